@@ -1,0 +1,72 @@
+"""Whose fault it is: every error of the server says who has to act.
+
+Laws:
+
+* `ClientError` is the client's fault: it is answered with its status (if nothing was sent) and the connection closes.
+* `AppError` is the application's fault: a 500 if nothing was sent, else the connection is cut.
+* `ClientGone` is nobody's fault: the peer left, or stopped taking bytes. It is an `OSError`, because that is what an
+  application blocked in `write()` or in a read of `wsgi.input` is prepared for.
+* `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process with exit code 1.
+
+Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
+"""
+
+from __future__ import annotations
+
+
+class ClientError(Exception):
+    """The request breaks a rule of HTTP, or a limit.
+
+    Args:
+        status: the 4xx or 5xx status to answer with.
+        reason: one line for the log and the body: which rule was broken.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
+
+
+class AppError(Exception):
+    """The application broke a rule of PEP 3333: the message says which, and what to do instead."""
+
+
+class ClientGone(OSError):
+    """The client has closed or reset the connection."""
+
+
+class ClientStalled(ClientGone, TimeoutError):
+    """The client is there, but a deadline passed without it sending or accepting a byte.
+
+    Args:
+        deadline: the name of the setting whose time ran out, such as ``write_timeout``.
+        seconds: that setting's value.
+    """
+
+    def __init__(self, deadline: str, seconds: float) -> None:
+        super().__init__(f"no progress for {seconds:g} s ({deadline})")
+        self.deadline = deadline
+        self.seconds = seconds
+
+
+class ConfigError(Exception):
+    """A setting has a value that cannot be used.
+
+    Args:
+        setting: the name the user knows it by.
+        why: what is wrong with the value, naming the value.
+        hint: what to write instead; may be empty.
+    """
+
+    def __init__(self, setting: str, why: str, hint: str = "") -> None:
+        super().__init__(setting, why, hint)
+        self.setting = setting
+        self.why = why
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.why}" + (f" ({self.hint})" if self.hint else "")

@@ -1,0 +1,44 @@
+"""The facts of one finished request, handed once to every observer (access log, metrics, tests)."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Outcome(enum.Enum):
+    """How a request ended, in the word the access log prints."""
+
+    FINISHED = "finished"  # the whole response was accepted by the kernel
+    CLIENT_GONE = "client-gone"  # closed or reset by the peer before the end
+    REFUSED = "refused"  # the request broke a rule or a limit: answered with a 4xx/5xx of ours
+    APP_ERROR = "app-error"  # the app failed: 500 or a cut
+    HEADER_TIMEOUT = "header-timeout"
+    BODY_TIMEOUT = "body-timeout"
+    WRITE_TIMEOUT = "write-timeout"
+    SHUTDOWN = "shutdown"  # cut by the server's own end
+    FILE_TOO_SHORT = "file-too-short"  # the file shrank while it was sent: cut
+    SERVER_ERROR = "server-error"  # our own bug: cut
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """Times are seconds, sizes are bytes; header names are lower-case bytes."""
+
+    peer: str  # address of the client, "" on a unix socket
+    peer_port: int
+    method: str
+    target: str  # the request target as received, latin-1
+    version: str  # "HTTP/1.1"
+    status: int  # 0 when no head was sent
+    outcome: Outcome
+    reason: str = ""  # one line why, when the outcome is not FINISHED
+    body_sent: int = 0  # bytes of body, without framing, that the kernel took
+    body_promised: int | None = None  # what Content-Length promised; None when not known ahead
+    started: float = 0.0  # UNIX time of the first byte of the request
+    duration: float = 0.0  # from that byte to the end of the response
+    request_headers: tuple[tuple[bytes, bytes], ...] = ()
+    response_headers: tuple[tuple[bytes, bytes], ...] = ()
+    environ: Mapping[str, Any] = field(default_factory=dict)  # for %({var}e)s; empty when no environ was built
