@@ -1,0 +1,70 @@
+# Everything a person types. Needs make and Python >= 3.11 with pip and venv; the rest is fetched into $(VENV).
+#
+#   make demo     serve examples/demo with sample files         (PORT=8000 HOST=127.0.0.1)
+#   make test     run all tests                                 (ARGS="-m 'not slow'" reaches pytest)
+#   make lint     ruff and mypy, changing nothing
+#   make format   let ruff rewrite the tree
+#   make clean    remove everything that make made
+#
+# What is installed is remembered by stamp files inside $(VENV), so the second run goes straight to the point.
+
+PYTHON ?= python3
+VENV   ?= .venv
+HOST   ?= 127.0.0.1
+PORT   ?= 8000
+FILES  ?= demo-files
+ARGS   ?=
+
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.installed $(FILES)/SHA256SUMS
+	@printf '\n  open   http://%s:%s/\n  or try curl -o /dev/null http://%s:%s/files/big.bin\n  stop   with Ctrl-C\n\n' \
+	  $(HOST) $(PORT) $(HOST) $(PORT)
+	@DEMO_FILES='$(FILES)' exec $(BIN)/trio-wsgi --bind $(HOST):$(PORT) --access-logfile - examples.demo.app:app
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(FILES) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(FILES)/SHA256SUMS: examples/demo/make_files.py | $(BIN)/pip
+	$(BIN)/python examples/demo/make_files.py $(FILES)
+
+# pip is the last thing that venv puts in place: a half-made environment is made again.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo '$(PYTHON) is missing or older than 3.11; name another: make PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+	  { echo '$(PYTHON) has no venv with pip (Debian: apt-get install python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+# mypy reads the types of what the code imports where it is there: hence the test extra as well.
+$(VENV)/.installed-lint: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable '.[test,lint]'
+	@touch $@ $(VENV)/.installed-test $(VENV)/.installed
