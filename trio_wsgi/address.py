@@ -1,0 +1,108 @@
+"""Where a server listens: one `--bind` value, parsed.
+
+Laws:
+
+* A text is one of HOST:PORT, [IPV6]:PORT, :PORT, PORT, HOST, unix:PATH and fd://N; anything else is refused
+  with the fix.
+* Nothing is looked up and nothing is opened here: a host name stays a name.
+* `parse_address(str(address)) == address`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+EVERY_HOST = "0.0.0.0"  # what ":8000" means
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A place to listen at; which fields count is told by `kind`.
+
+    Args:
+        kind: ``"tcp"`` (host and port), ``"unix"`` (path) or ``"fd"`` (a listening socket handed to us).
+        host: a name or an address, an IPv6 address without brackets.
+        port: 0 to 65535; 0 lets the kernel choose.
+        path: of the unix socket; a leading ``@`` means Linux' abstract name space.
+        fd: the number of the inherited descriptor.
+    """
+
+    kind: Literal["tcp", "unix", "fd"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    fd: int = -1
+
+    def __str__(self) -> str:
+        if self.kind == "unix":
+            return f"unix:{self.path}"
+        if self.kind == "fd":
+            return f"fd://{self.fd}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def url(self, scheme: str = "http") -> str:
+        """What a person can open: a URL for TCP, the address itself for everything else."""
+        return f"{scheme}://{self}" if self.kind == "tcp" else str(self)
+
+
+def parse_address(text: str) -> Address:
+    """Read one `--bind` value.
+
+    Args:
+        text: see the laws above; ``tcp://`` in front is allowed, as in gunicorn.
+
+    Returns:
+        The address, with 127.0.0.1 and 8000 for what was left out.
+
+    Raises:
+        ValueError: what is wrong with the text and what to write instead; name the setting around it.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        path = path.removeprefix("//")
+        if not path or "\0" in path:
+            raise ValueError(f"{text!r} has no path; write unix:/run/app.sock")
+        return Address("unix", path=path)
+    if text.startswith("fd://"):
+        number = text.removeprefix("fd://")
+        if not (number.isascii() and number.isdigit()):
+            raise ValueError(f"{text!r} has no descriptor number; write fd://3")
+        return Address("fd", fd=int(number))
+    rest = text.removeprefix("tcp://")
+    if "/" in rest or not rest or not rest.isprintable() or " " in rest:
+        raise ValueError(f"{text!r} is not an address; write HOST:PORT, [IPV6]:PORT or unix:PATH")
+    return _parse_tcp(rest)
+
+
+def _parse_tcp(text: str) -> Address:
+    if text.startswith("["):
+        host, bracket, after = text[1:].partition("]")
+        if not bracket or (after and not after.startswith(":")) or not _is_ipv6(host):
+            raise ValueError(f"{text!r} is not an IPv6 address; write [::1]:{DEFAULT_PORT}")
+        return Address("tcp", host=host, port=_parse_port(after[1:], text) if after else DEFAULT_PORT)
+    if text.count(":") > 1:
+        raise ValueError(f"{text!r} has more than one colon; write an IPv6 address as [::1]:{DEFAULT_PORT}")
+    host, colon, port = text.partition(":")
+    if not colon:
+        if text.isascii() and text.isdigit():
+            return Address("tcp", host=DEFAULT_HOST, port=_parse_port(text, text))
+        return Address("tcp", host=text, port=DEFAULT_PORT)
+    return Address("tcp", host=host or EVERY_HOST, port=_parse_port(port, text))
+
+
+def _parse_port(text: str, whole: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
+        raise ValueError(f"{whole!r} has no port between 0 and 65535; write HOST:{DEFAULT_PORT}")
+    return int(text)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True

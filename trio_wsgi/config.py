@@ -1,0 +1,270 @@
+"""Every setting of the server, each written once.
+
+Laws:
+
+* `Config` is immutable, hashable and valid: whoever holds one need not check anything again.
+* Flags, TOML keys, environment names, `--help`, `--print-config` and docs/configuration.md are made from
+  these declarations and from nothing else.
+* Seconds and bytes. A duration of ``none`` is `math.inf`.
+
+To add a setting, add one field under its section. The annotation chooses how it is read
+(see `setting.KINDS`).
+"""
+# ruff: noqa: RUF009 - calls in dataclass defaults are what a declaration is made of
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .address import Address, parse_address
+from .errors import ConfigError
+from .setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Strings, nearest, read_settings
+
+# The combined log format first, so that its parsers go on working; what we add stands at the end.
+DEFAULT_LOG_FORMAT = (
+    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+    " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
+)
+
+
+BINDING = Section("Binding", "Where connections come from.")
+THREADS = Section("Threads", "The application runs in threads; downloads that are under way hold none.")
+DEADLINES = Section(
+    "Deadlines", "None of them cuts a transfer that makes progress. 'none' switches a deadline off."
+)
+LIMITS = Section("Limits", "What a client may send; beyond, the answer is a 4xx and the connection closes.")
+WSGI = Section("WSGI", "The application and what it sees.")
+RESPONSES = Section("Responses", "How what the application produces leaves.")
+REQUESTS = Section("Requests", "How request bodies arrive.")
+LOGGING = Section("Logging")
+
+
+def _check_prefix(text: str) -> None:
+    if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
+        raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
+
+
+def _check_reference(text: str) -> None:
+    module, colon, attribute = text.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{text!r} does not name a callable; write module:callable")
+
+
+def _check_header_value(text: str) -> None:
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{text!r} cannot be a header's value; write printable ASCII")
+
+
+def _check_variable(pair: tuple[str, str]) -> None:
+    if pair[0].startswith("wsgi."):
+        raise ValueError(f"{pair[0]!r} belongs to the server (PEP 3333); choose another name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All settings of one server.
+
+    Args:
+        every setting by its name, checked: a wrong type or a value out of bounds is refused, lists become
+        tuples, sizes may be written as ``"64k"`` and durations as ``"none"``.
+
+    Raises:
+        ConfigError: names the setting, the value and the fix; show it to the operator.
+    """
+
+    # Binding
+    bind: Strings = BINDING.setting(
+        ("127.0.0.1:8000",),
+        "Address to listen at: HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://N. Repeatable. "
+        "Port 0 lets the kernel choose. Without any, PORT in the environment means 0.0.0.0:$PORT.",
+        flags=("-b",),
+        metavar="ADDRESS",
+        check=parse_address,
+        familiar="PORT",
+        familiar_form="0.0.0.0:{}",
+    )
+    backlog: int = BINDING.setting(
+        2048, "Connections the kernel queues while we are not accepting.", low=1, high=65535
+    )
+
+    # Threads
+    threads: int = THREADS.setting(8, "Threads that run the application.", low=1, high=10_000)
+    queue_size: int = THREADS.setting(
+        1024,
+        "Requests that may wait for a thread. Beyond, the answer is 503 with Retry-After. 0: none waits.",
+        metavar="N",
+    )
+    connection_limit: int = THREADS.setting(
+        10_000,
+        "Open connections. At the limit we stop accepting and the kernel queues; nobody is reset.",
+        low=1,
+    )
+
+    # Deadlines
+    header_timeout: Seconds = DEADLINES.setting(
+        30.0, "For a whole request head, from its first byte.", low=0.001
+    )
+    body_timeout: Seconds = DEADLINES.setting(60.0, "Without a byte of the request body arriving.", low=0.001)
+    write_timeout: Seconds = DEADLINES.setting(
+        60.0, "Without the client accepting a byte of the response.", low=0.001
+    )
+    keep_alive: Seconds = DEADLINES.setting(
+        75.0,
+        "A connection may idle between requests. Longer than the load balancer's. 0 switches keep-alive off.",
+    )
+    linger_timeout: Seconds = DEADLINES.setting(
+        5.0,
+        "Reading on after the last answer, so that a client that still sends can see it. 0: close at once.",
+        high=3600,
+    )
+    graceful_timeout: Seconds = DEADLINES.setting(
+        30.0, "For requests and downloads under way to finish after TERM. 0: cut at once; none: wait for all."
+    )
+
+    # Limits
+    limit_request_line: Size = LIMITS.setting(8190, "Bytes of a request line (414).", low=64, high=MIB)
+    limit_request_fields: int = LIMITS.setting(100, "Header fields of a request (431).", low=1, high=32768)
+    limit_request_field_size: Size = LIMITS.setting(
+        8190, "Bytes of one header field (431).", flags=("--limit-request-field_size",), low=64, high=MIB
+    )
+    limit_request_body: Size = LIMITS.setting(GIB, "Bytes of a request body (413). 0: unlimited.")
+
+    # WSGI
+    url_prefix: str = WSGI.setting(
+        "",
+        "Path under which the application lives, such as /app; becomes SCRIPT_NAME.",
+        metavar="/PATH",
+        check=_check_prefix,
+    )
+    url_scheme: str = WSGI.setting(
+        "http", "Scheme the application sees: wsgi.url_scheme.", choices=("http", "https")
+    )
+    var: Pairs = WSGI.setting((), "Variable for the WSGI environ. Repeatable.", check=_check_variable)
+    env: Pairs = WSGI.setting(
+        (),
+        "Variable for the process environment, set before the application is imported. Repeatable.",
+        flags=("-e",),
+    )
+    pass_authorization: bool = WSGI.setting(True, "Whether the application sees the Authorization header.")
+    middleware: Strings = WSGI.setting(
+        (),
+        "Callable that takes the application and returns one. Repeatable; the first is the outermost.",
+        metavar="MODULE:CALLABLE",
+        check=_check_reference,
+    )
+    chdir: str | None = WSGI.setting(
+        None, "Directory to change to before the application is imported.", metavar="DIR"
+    )
+    pythonpath: str = WSGI.setting(
+        "", "Directories to import from first, separated by commas.", metavar="DIR,DIR"
+    )
+
+    # Responses
+    write_policy: str = RESPONSES.setting(
+        "block",
+        "What write() does when the client does not take the data now: block waits, raise raises "
+        "BlockingIOError, buffer keeps all of it until the application returns. Per request: "
+        "environ['trio_wsgi.write_policy'].",
+        choices=("block", "raise", "buffer"),
+    )
+    write_buffer_size: Size = RESPONSES.setting(
+        MIB, "Memory for one response under 'buffer'; the rest goes to a temporary file."
+    )
+    output_buffering: Size = RESPONSES.setting(
+        0,
+        "How far an iterating application may run ahead of a slow client. 0: a block leaves before the next.",
+    )
+    sendfile: bool = RESPONSES.setting(
+        True,
+        "Files leave by sendfile(2). Switch it off where the file system breaks it; SENDFILE=0 does so, too.",
+        familiar="SENDFILE",
+    )
+    ident: str = RESPONSES.setting(
+        "trio-wsgi",
+        "The Server header, unless the application sets one. Empty: none.",
+        check=_check_header_value,
+    )
+    expose_tracebacks: bool = RESPONSES.setting(
+        False, "Show the traceback in the 500 page. For development only."
+    )
+
+    # Requests
+    request_buffering: bool = REQUESTS.setting(
+        True,
+        "Read the whole body before taking a thread, so that slow uploads hold none. Off: it is streamed.",
+    )
+    body_buffer_size: Size = REQUESTS.setting(
+        512 * KIB, "Memory for one request body; the rest goes to a temporary file."
+    )
+    temp_path: str | None = REQUESTS.setting(
+        None, "Directory for temporary files. Without it, the system's.", metavar="DIR"
+    )
+    temp_limit: Size = REQUESTS.setting(
+        10 * GIB, "Bytes one request or response may put on disk. 0: unlimited."
+    )
+
+    # Logging
+    access_logfile: str | None = LOGGING.setting(
+        None, "File for the access log; '-' is stdout. Without it, none.", metavar="FILE"
+    )
+    access_logformat: str = LOGGING.setting(
+        DEFAULT_LOG_FORMAT,
+        "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate.",
+        metavar="FORMAT",
+    )
+    error_logfile: str = LOGGING.setting("-", "File for the error log; '-' is stderr.", metavar="FILE")
+    log_level: str = LOGGING.setting(
+        "info", "Least severity in the error log.", choices=("debug", "info", "warning", "error", "critical")
+    )
+
+    def __post_init__(self) -> None:
+        for name, setting in SETTINGS.items():
+            object.__setattr__(self, name, setting.accept(getattr(self, name), name))
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """`bind`, parsed."""
+        return tuple(map(parse_address, self.bind))
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with other values.
+
+        Raises:
+            ConfigError: as `make_config`.
+        """
+        return dataclasses.replace(self, **_known(changes, ""))
+
+
+SETTINGS = read_settings(Config)
+
+
+def make_config(values: Mapping[str, Any], source: str = "") -> Config:
+    """A Config from a mapping whose keys nobody has checked.
+
+    Args:
+        values: names, with dashes or underscores, and Python or TOML values.
+        source: where they come from, for the error; may be empty.
+
+    Raises:
+        ConfigError: no such setting (with the nearest name), or a value that cannot be used.
+    """
+    return Config(**_known(values, source))
+
+
+def find_setting(name: str) -> str | None:
+    """The name of the setting a key means, written with dashes or underscores; None when there is none."""
+    spelt = name.replace("-", "_")
+    return spelt if spelt in SETTINGS else None
+
+
+def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    known = {}
+    for key, value in values.items():
+        name, label = find_setting(key), f"{key} in {source}" if source else key
+        if name is None:
+            raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), SETTINGS))
+        known[name] = SETTINGS[name].accept(value, label)
+    return known
