@@ -1,0 +1,26 @@
+"""Send bytes and pieces of open files on Trio sockets, by sendfile(2) where there is one.
+
+``send_some``, ``send_all`` and their ``nowait`` siblings serve one connection; a ``Pump`` serves thousands of
+slow ones in one task. It knows nothing of HTTP. See README.md.
+"""
+
+from __future__ import annotations
+
+from sendfile.delivery import Stalled, Transfer
+from sendfile.pump import Pump
+from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
+from sendfile.span import FileSpan, Part
+
+__all__ = [
+    "STEP",
+    "FileSpan",
+    "FileTooShort",
+    "Part",
+    "Pump",
+    "Stalled",
+    "Transfer",
+    "send_all",
+    "send_nowait",
+    "send_some",
+    "send_some_nowait",
+]

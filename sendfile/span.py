@@ -1,0 +1,80 @@
+"""A span: some bytes of an open file, named but not read.
+
+Laws:
+
+* A span is a value. It never changes and never owns its file: whoever opened the file closes it, after the
+  last span of it has been sent.
+* A span does not use the file's own position, so many spans of one file can be sent at the same time.
+* ``len()`` is a promise of that many bytes. A file that turns out shorter breaks it, and sending says so
+  (``FileTooShort``); nothing is ever made up in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+__all__ = ["FileSpan", "HasFileno", "Part", "after", "size"]
+
+_LARGEST_OFFSET = 2**63 - 1  # off_t with 64 bits
+
+
+class HasFileno(Protocol):
+    """Something the kernel knows by a descriptor: an open file, a socket."""
+
+    def fileno(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """The bytes ``[offset, offset + count)`` of an open regular file.
+
+    Args:
+        file: an open file with ``fileno()``, readable. A bare descriptor is refused: a number says nothing
+            about who closes it, and may stand for another file by the time it is used.
+        offset: first byte, from 0.
+        count: how many bytes, 0 or more; ``offset + count`` stays below 2**63.
+
+    Raises:
+        TypeError: ``file`` has no ``fileno()``.
+        ValueError: a bound does not hold.
+    """
+
+    file: HasFileno
+    offset: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.file, "fileno"):
+            raise TypeError(f"a span needs an open file with fileno(), not {self.file!r}")
+        if self.offset < 0 or self.count < 0 or self.offset + self.count > _LARGEST_OFFSET:
+            raise ValueError(f"no such span of a file: offset {self.offset}, count {self.count}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def split(self, n: int) -> tuple[FileSpan, FileSpan]:
+        """The first ``n`` bytes and the rest; ``n`` from 0 to ``len(self)``, else ValueError."""
+        if not 0 <= n <= self.count:
+            raise ValueError(f"cannot split {self.count} bytes after {n}")
+        return FileSpan(self.file, self.offset, n), FileSpan(self.file, self.offset + n, self.count - n)
+
+    def advance(self, n: int) -> FileSpan:
+        """What is left after the first ``n`` bytes; ``n`` from 0 to ``len(self)``, else ValueError."""
+        if not 0 <= n <= self.count:
+            raise ValueError(f"cannot advance by {n} in {self.count} bytes")
+        return FileSpan(self.file, self.offset + n, self.count - n)
+
+
+Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
+"""What can be sent: bytes at hand, or bytes of a file."""
+
+
+def size(part: Part) -> int:
+    """How many bytes ``part`` is; for a memoryview that is not its ``len()``, which counts items."""
+    return part.nbytes if isinstance(part, memoryview) else len(part)
+
+
+def after(part: Part, n: int) -> Part:
+    """What is left of ``part`` after its first ``n`` bytes, without copying any."""
+    return part.advance(n) if isinstance(part, FileSpan) else memoryview(part).cast("B")[n:]
