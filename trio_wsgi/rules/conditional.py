@@ -1,0 +1,287 @@
+"""Preconditions of a request against the validators of the answer (RFC 9110, sections 8.8 and 13).
+
+Laws:
+
+* Nothing a client sends makes a function of this module raise. What cannot be understood has no effect, and
+  where having no effect could do harm (If-Match, If-Range) the condition counts as false.
+* The order is that of section 13.2.2: If-Match, else If-Unmodified-Since; then If-None-Match, else
+  If-Modified-Since.
+* There is no clock here: whoever needs the present passes `now`, in whole seconds since 1970.
+* Names of request headers are lower-case bytes, as h11 gives them; names in an application's headers have any
+  case.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+CONDITIONAL_FIELDS = frozenset({b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since"})
+ANY_ETAG = b"*"  # what `parse_etag_list` gives for "*"; no entity tag looks like it
+
+_DAYS = b"Mon Tue Wed Thu Fri Sat Sun".split()
+_MONTHS = {name: n for n, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+_TIME = rb"(?P<H>\d\d):(?P<M>\d\d):(?P<S>\d\d)"
+_MONTH = rb"(?P<m>" + b"|".join(_MONTHS) + rb")"
+_SHORT_DAY = rb"(?:" + b"|".join(_DAYS) + rb")"
+_LONG_DAY = rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
+_DATE_FORMS = (
+    re.compile(_SHORT_DAY + rb", (?P<d>\d\d) " + _MONTH + rb" (?P<y>\d{4}) " + _TIME + rb" GMT"),  # IMF
+    re.compile(_LONG_DAY + rb", (?P<d>\d\d)-" + _MONTH + rb"-(?P<y>\d\d) " + _TIME + rb" GMT"),  # RFC 850
+    re.compile(_SHORT_DAY + rb" " + _MONTH + rb" (?P<d>[ \d]\d) " + _TIME + rb" (?P<y>\d{4})"),  # asctime
+)
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_LAST_SECOND = 253402300799  # of the year 9999: a later date has no HTTP form
+
+# Wider than the grammar by blanks inside the quotes: some applications make such tags, and they compare well.
+_ETAG = re.compile(rb'(?:W/)?"[^"\x00-\x08\x0a-\x1f\x7f]*"')
+_LIST_GAP = re.compile(rb"[ \t,]*")
+
+# Section 15.4.5: a 304 carries no metadata of content that it does not carry. What guides caches stays, and
+# so does everything that is not about the content (Set-Cookie, ...): the list is nginx's, widened by the
+# digests.
+_CONTENT_FIELDS = frozenset(
+    b"content-type content-length content-encoding content-language content-range content-md5 content-digest"
+    b" repr-digest digest accept-ranges transfer-encoding trailer".split()
+)
+# A 412 or 416 that kept these could be stored, and later be taken for the resource itself.
+_FRESHNESS_FIELDS = frozenset(b"cache-control expires age content-disposition content-location".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What tells one version of a representation from another.
+
+    Args:
+        etag: the entity tag as it stands in the header (``"x"`` or ``W/"x"``), or None.
+        last_modified: whole seconds since 1970, or None.
+    """
+
+    etag: bytes | None = None
+    last_modified: int | None = None
+
+
+class Precondition(enum.IntEnum):
+    """What a request's preconditions make of the answer; the value of the last two is the status to send."""
+
+    PROCEED = 0
+    NOT_MODIFIED = 304
+    FAILED = 412
+
+
+def field_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """Return the value of field `name` (lower-case), lines joined by commas (section 5.3); None if absent."""
+    values = [value for key, value in headers if key.lower() == name]
+    return b", ".join(values) if values else None
+
+
+def parse_http_date(value: bytes, *, now: int | None = None) -> int | None:
+    """Read an HTTP-date in any of its three forms (section 5.6.7).
+
+    Args:
+        value: the field's value.
+        now: the present, for the two-digit years of the RFC 850 form: a date more than 50 years ahead is in
+            the past. Without it the window is POSIX's (69 is 1969, 68 is 2068).
+
+    Returns:
+        Whole seconds since 1970, maybe negative; None for everything that is not a date, to be ignored.
+    """
+    value = value.strip(b" \t")
+    for form in _DATE_FORMS:
+        if found := form.fullmatch(value):
+            break
+    else:
+        return None
+    year, month, day = int(found["y"]), _MONTHS[found["m"]], int(found["d"])
+    clock = int(found["H"]), int(found["M"]), int(found["S"])
+    if clock[0] > 23 or clock[1] > 59 or clock[2] > 60:  # 60: a leap second is a valid time
+        return None
+    if len(found["y"]) == 2:
+        year = _full_year(year, (month, day, *clock), now)
+    try:
+        days = date(year, month, day).toordinal() - _EPOCH_DAY
+    except ValueError:  # the 30th of February, the year 0
+        return None
+    return days * 86400 + clock[0] * 3600 + clock[1] * 60 + clock[2]
+
+
+def _full_year(two_digits: int, rest: tuple[int, ...], now: int | None) -> int:
+    """Return the latest year with these digits that does not lie more than 50 years after `now`."""
+    if now is None or not 0 <= now <= _LAST_SECOND:
+        return two_digits + (1900 if two_digits >= 69 else 2000)
+    present = _EPOCH + timedelta(seconds=now)
+    limit = present.year + 50
+    year = limit - (limit - two_digits) % 100
+    if year == limit and rest > present.timetuple()[1:6]:
+        year -= 100
+    return year
+
+
+def format_http_date(seconds: int) -> bytes | None:
+    """Return `seconds` since 1970 as an IMF-fixdate (section 5.6.7); None if its year is not 1970 to 9999."""
+    if not 0 <= seconds <= _LAST_SECOND:
+        return None
+    moment = _EPOCH + timedelta(seconds=seconds)
+    month = tuple(_MONTHS)[moment.month - 1]
+    clock = b"%02d:%02d:%02d" % (moment.hour, moment.minute, moment.second)
+    return b"%s, %02d %s %04d %s GMT" % (_DAYS[moment.weekday()], moment.day, month, moment.year, clock)
+
+
+def parse_etag(value: bytes) -> bytes | None:
+    """Return the entity tag that `value` is, without blanks around it; None if it is none (section 8.8.3)."""
+    value = value.strip(b" \t")
+    return value if _ETAG.fullmatch(value) else None
+
+
+def parse_etag_list(value: bytes) -> tuple[bytes, ...]:
+    """Read the value of If-Match or If-None-Match.
+
+    Returns:
+        ``(ANY_ETAG,)`` for ``*``, else the tags in their order. Empty elements are no error (section
+        5.6.1.2), and an
+        element that is no tag is skipped: it can match nothing. Takes time proportional to the length of
+            `value`.
+    """
+    if value.strip(b" \t") == ANY_ETAG:
+        return (ANY_ETAG,)
+    tags: list[bytes] = []
+    gap = _LIST_GAP.match(value)
+    position = gap.end() if gap else 0
+    while position < len(value):
+        tag = _ETAG.match(value, position)
+        end = tag.end() if tag else position
+        comma = value.find(b",", end)
+        stop = comma if comma >= 0 else len(value)
+        if tag and not value[end:stop].strip(b" \t"):
+            tags.append(tag[0])
+        gap = _LIST_GAP.match(value, stop)
+        position = gap.end() if gap else len(value)
+    return tuple(tags)
+
+
+def strong_match(one: bytes, other: bytes) -> bool:
+    """Whether two entity tags are equal and neither is weak (section 8.8.3.2)."""
+    return one == other and not one.startswith(b"W/")
+
+
+def weak_match(one: bytes, other: bytes) -> bool:
+    """Whether two entity tags are equal but for their weakness (section 8.8.3.2)."""
+    return one.removeprefix(b"W/") == other.removeprefix(b"W/")
+
+
+def make_etag(inode: int, size: int, mtime_ns: int, variant: bytes = b"") -> bytes:
+    """Make the strong entity tag of a file.
+
+    The numbers go through a hash, because an inode's number is nobody's business outside.
+
+    Args:
+        inode, size, mtime_ns: of the open file, by fstat.
+        variant: what else tells this answer from others made of the same file: a content coding, or the
+            offset and count of a span that is not the whole file.
+    """
+    facts = b"%d %d %d %s" % (inode, size, mtime_ns, variant)
+    return b'"%s"' % hashlib.blake2s(facts, digest_size=12).hexdigest().encode()
+
+
+def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
+    """Read the validators out of an answer's headers; what is malformed or doubled counts as absent."""
+    headers = tuple(headers)
+    etag = field_value(headers, b"etag")
+    modified = field_value(headers, b"last-modified")
+    return Validators(
+        None if etag is None else parse_etag(etag), None if modified is None else parse_http_date(modified)
+    )
+
+
+def decide_precondition(
+    method: bytes,
+    request_headers: Iterable[tuple[bytes, bytes]],
+    validators: Validators,
+    *,
+    exists: bool = True,
+    now: int | None = None,
+) -> Precondition:
+    """Evaluate a request's preconditions in the order of RFC 9110, section 13.2.2.
+
+    The caller must ask only where the answer would be a 2xx (section 13.2.1), before the method has had its
+    effect.
+
+    Args:
+        request_headers: names in lower case.
+        validators: those of the selected representation.
+        exists: whether there is a selected representation at all; False makes ``*`` match nothing.
+        now: see `parse_http_date`.
+    """
+    fields: dict[bytes, bytes] = {}
+    for name, value in request_headers:
+        if name in CONDITIONAL_FIELDS:
+            fields[name] = fields[name] + b", " + value if name in fields else value
+    if not fields or method in (b"CONNECT", b"OPTIONS", b"TRACE"):
+        return Precondition.PROCEED
+    etag = validators.etag if exists else None
+    modified = validators.last_modified if exists else None
+    reads = method in (b"GET", b"HEAD")
+
+    if (tags := fields.get(b"if-match")) is not None:
+        if not _any_matches(tags, etag, exists, weak=False):
+            return Precondition.FAILED
+    elif (since := fields.get(b"if-unmodified-since")) is not None and modified is not None:
+        limit = parse_http_date(since, now=now)
+        if limit is not None and modified > limit:
+            return Precondition.FAILED
+
+    if (tags := fields.get(b"if-none-match")) is not None:
+        if _any_matches(tags, etag, exists, weak=True):
+            return Precondition.NOT_MODIFIED if reads else Precondition.FAILED
+    elif reads and (since := fields.get(b"if-modified-since")) is not None and modified is not None:
+        limit = parse_http_date(since, now=now)
+        if limit is not None and modified <= limit:
+            return Precondition.NOT_MODIFIED
+    return Precondition.PROCEED
+
+
+def _any_matches(value: bytes, etag: bytes | None, exists: bool, *, weak: bool) -> bool:
+    tags = parse_etag_list(value)
+    if tags == (ANY_ETAG,):
+        return exists
+    match = weak_match if weak else strong_match
+    return etag is not None and any(match(tag, etag) for tag in tags)
+
+
+def decide_if_range(value: bytes, validators: Validators, *, now: int | None = None) -> bool:
+    """Whether If-Range lets the Range stand (RFC 9110, section 13.1.5).
+
+    Args:
+        value: the field's value: one entity tag or one date.
+        validators: those of the selected representation.
+        now: the present. A Last-Modified less than a second old is no strong validator (section 8.8.2.2),
+            because the file may change again within the second: the condition is false. Without `now` it
+                counts as strong.
+
+    Returns:
+        False for a tag that is weak or differs, a date that is not exactly the Last-Modified, and for
+        anything else: then the Range is ignored and the whole representation sent.
+    """
+    if (tag := parse_etag(value)) is not None:
+        return validators.etag is not None and strong_match(tag, validators.etag)
+    moment = parse_http_date(value, now=now)
+    if moment is None or moment != validators.last_modified:
+        return False
+    return now is None or now - moment >= 1
+
+
+def not_modified_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return those of a 200's headers that its 304 has too (RFC 9110, section 15.4.5)."""
+    return [field for field in headers if field[0].lower() not in _CONTENT_FIELDS]
+
+
+def refusal_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return those of a 200's headers that a 412 or 416 may keep: nothing about content or caching."""
+    return [field for field in not_modified_headers(headers) if field[0].lower() not in _FRESHNESS_FIELDS]
