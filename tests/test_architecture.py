@@ -1,7 +1,8 @@
 """The rooms of the project: who may import whom, and what may be called where (DESIGN.md says why).
 
 Only the text of the modules is read (`ast`); nothing is imported. Relative imports count, and so do those
-under `if TYPE_CHECKING`. A law is a function from a module to its violations, lines of `file:line: what may not`.
+under `if TYPE_CHECKING`. A law is a function from a module to its violations, each of which tells file and
+line.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def imported_module(name: str, known: Iterable[str]) -> str | None:
 
 
 def keeps_floors(module: Module) -> Iterator[str]:
-    """errors, config, record ← rules ← wsgi ← net ← process ← cli: a floor imports what is below or beside."""
+    """config, errors ← rules ← wsgi ← net ← process ← cli: a floor imports what is below or beside."""
     for node, name in imports(module):
         top, _, rest = name.partition(".")
         if module.room and module.room not in FLOORS:

@@ -1,4 +1,4 @@
-"""The demo application holds PEP 3333 (`wsgiref.validate`) and RFC 9110 under a server that is not ours.
+"""The examples. The demo application holds PEP 3333 (`wsgiref.validate`) and RFC 9110 under another server.
 
 The standard library's server serves it, so a failure here is the application's and not trio-wsgi's.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import http.client
 import importlib.util
+import io
+import json
 import os
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +32,7 @@ def load(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -139,3 +143,43 @@ def test_sample_files_match_their_checksums(tmp_path: Path) -> None:
     for name, digest in sums.items():
         assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
     assert (tmp_path / "big.bin").read_bytes().endswith(b"last bytes of a large file\n")
+
+
+class FullEverySecondTime:
+    """A client whose buffer is full at each second write."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, object]] = []
+        self.asked = 0
+
+    def write(self, line: bytes) -> None:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            raise BlockingIOError
+        self.lines.append(json.loads(line))
+
+
+def test_raise_producer_merges_what_was_refused_and_loses_no_frame() -> None:
+    example = load(EXAMPLES / "raise_producer.py")
+    vars(example).update(FRAMES_PER_SECOND=1000, SAMPLES=10)
+    client, log = FullEverySecondTime(), io.StringIO()
+    producer = example.Producer(client.write)
+    example.run(producer, lambda timeout: False, 0.021, log)
+    assert producer.looked_at == 21
+    assert [line["frames"] for line in client.lines] == [1, *[2] * 10]
+    assert (producer.lines, producer.refused, producer.merged) == (11, 10, 10)
+    assert "0 frames had no room" in log.getvalue()
+
+
+def test_raise_producer_sets_its_policy_before_start_response() -> None:
+    example = load(EXAMPLES / "raise_producer.py")
+    vars(example).update(FRAMES_PER_SECOND=1000, SAMPLES=10)
+    environ = {"QUERY_STRING": "seconds=0.003", "wsgi.errors": io.StringIO()}
+    sent: list[bytes] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]]) -> Callable[[bytes], None]:
+        assert environ["trio_wsgi.write_policy"] == "raise"
+        return sent.append
+
+    assert list(example.app(environ, start_response)) == []
+    assert len(sent) == 3
