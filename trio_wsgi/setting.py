@@ -3,10 +3,10 @@
 Laws:
 
 * A setting is written once, as one field of a dataclass. Its annotation names its kind (`KINDS`), which knows
-  how to read it from text (flag, environment) and from a value (TOML, Python), how to check it and to show it.
+  how to read it from text (flag, environment) and from a value (TOML, Python), to check it and to show it.
 * What a kind shows as TOML reads back as the same value; so does what it shows for people.
-* A value that cannot be used is a `ConfigError` with the name the user wrote (flag, variable or key), the value
-  and the fix.
+* A value that cannot be used is a `ConfigError` with the name the user wrote (flag, variable or key), the
+  value and the fix.
 """
 
 from __future__ import annotations

@@ -1,0 +1,230 @@
+"""One line of the access log from the record of a request.
+
+Laws:
+
+* A format is compiled once; what is wrong with it is a `ConfigError` then, never a surprise while serving.
+* One record is one line of printable ASCII: everything that came from the client or the application has its
+  quotes, backslashes, controls and other bytes written as ``\\xNN``: a line can be neither broken nor forged.
+* What is not known is ``-``; the status of a request that got no answer is ``000``: columns keep their type.
+
+Atoms are gunicorn's (h l u t r m U q H s B b f a T M D L p, {header}i, {header}o, {variable}e), and ours:
+outcome, reason, sent, promised, rate.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import functools
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+
+from ..errors import ConfigError
+from ..record import RequestRecord
+
+Atom = Callable[[RequestRecord], str]
+
+_PLACE = re.compile(r"%(?:%|\((?P<name>[^)]+)\)s|)")
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+_UNSAFE_BARE = re.compile(r"[^!#-\[\]-~]")  # where the usual formats put no quotes around, a space forges too
+_MONTHS = (
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+)  # strftime's are translated
+
+
+def compile_format(text: str) -> Atom:
+    """Turn a format into the function that writes a line.
+
+    Args:
+        text: gunicorn's syntax: ``%(atom)s`` and ``%%``; anything else stands for itself.
+
+    Returns:
+        A function of a record, giving the line without a line end.
+
+    Raises:
+        ConfigError: for `access_logformat`: no such atom (with the nearest name), or a stray percent sign.
+    """
+    pieces: list[str] = []
+    atoms: list[Atom] = []
+    end = 0
+    for place in _PLACE.finditer(text):
+        pieces.append(text[end : place.start()])
+        end = place.end()
+        if place["name"] is not None:
+            pieces.append("%s")
+            atoms.append(_find_atom(place["name"]))
+        elif place[0] == "%%":
+            pieces.append("%%")
+        else:
+            around = text[place.start() : place.start() + 12]
+            raise ConfigError(
+                "access_logformat", f"{around!r} is not an atom", "write %(name)s, or %% for a percent sign"
+            )
+    template = "".join([*pieces, text[end:]])
+
+    def line(record: RequestRecord) -> str:
+        return template % tuple([atom(record) for atom in atoms])
+
+    return line
+
+
+def escape(text: str) -> str:
+    """The text as printable ASCII; quotes, backslashes and the others as ``\\xNN`` (latin-1, else UTF-8)."""
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return text  # nearly always: half the time of the expression
+    return _UNSAFE.sub(_escape_match, text)
+
+
+def _escape_match(match: re.Match[str]) -> str:
+    character = match[0]
+    raw = character.encode("latin-1") if character <= "\xff" else character.encode("utf-8", "surrogatepass")
+    return "".join([f"\\x{byte:02X}" for byte in raw])
+
+
+def _find_atom(name: str) -> Atom:
+    if name in _ATOMS:
+        return _ATOMS[name]
+    braced = re.fullmatch(r"\{(.+)\}([ioe])", name)
+    if braced is None:
+        near = difflib.get_close_matches(name, _ATOMS, n=1)
+        hint = (
+            f"did you mean %({near[0]})s?"
+            if near
+            else "there are " + " ".join([*_ATOMS, "{header}i {header}o {name}e"])
+        )
+        raise ConfigError("access_logformat", f"%({name})s is not an atom", hint)
+    return _BRACED[braced[2]](braced[1])
+
+
+# Atoms that take a name.
+
+
+def _request_header(name: str) -> Atom:
+    key = name.lower().encode("latin-1", "replace")
+    return lambda record: _header(record.request_headers, key)
+
+
+def _response_header(name: str) -> Atom:
+    key = name.lower().encode("latin-1", "replace")
+    return lambda record: _header(record.response_headers, key)
+
+
+def _variable(name: str) -> Atom:
+    def read(record: RequestRecord) -> str:
+        value = record.environ.get(name)
+        return "-" if value is None else escape(str(value)) or "-"
+
+    return read
+
+
+def _header(headers: tuple[tuple[bytes, bytes], ...], key: bytes) -> str:
+    found = b""
+    for name, value in headers:
+        if name == key:
+            found = found + b", " + value if found else value
+    return escape(found.decode("latin-1")) if found else "-"
+
+
+# Atoms of the request.
+
+
+def _user(record: RequestRecord) -> str:
+    """The user of Basic authorization (RFC 7617 §2); only claimed unless the application checked it."""
+    for name, value in record.request_headers:
+        if name == b"authorization":
+            scheme, _, credentials = value.partition(b" ")
+            if scheme.lower() != b"basic":
+                break
+            try:
+                user, colon, _ = base64.b64decode(credentials.strip(), validate=True).partition(b":")
+            except binascii.Error:
+                break
+            return _UNSAFE_BARE.sub(_escape_match, user.decode("latin-1")) or "-" if colon else "-"
+    return "-"
+
+
+def _request_line(record: RequestRecord) -> str:
+    if not record.method:
+        return "-"
+    return escape(f"{record.method} {record.target} {record.version}")
+
+
+def _path(record: RequestRecord) -> str:
+    """The path of the target; of an absolute one (RFC 9112 §3.2.2) what follows the authority."""
+    path = record.target.partition("?")[0]
+    if not path.startswith("/") and "://" in path:
+        _, slash, rest = path.partition("://")[2].partition("/")
+        path = slash + rest
+    return escape(path) or "-"
+
+
+def _query(record: RequestRecord) -> str:
+    return escape(record.target.partition("?")[2])
+
+
+def _started(record: RequestRecord) -> str:
+    return _clock_time(int(record.started))
+
+
+@functools.lru_cache(maxsize=64)
+def _clock_time(second: int) -> str:
+    """``[22/Nov/2026:10:38:58 +0000]``, in local time."""
+    at = time.localtime(second)
+    sign, minutes = "-" if at.tm_gmtoff < 0 else "+", abs(at.tm_gmtoff) // 60
+    day = f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year:04d}"
+    zone = f"{sign}{minutes // 60:02d}{minutes % 60:02d}"
+    return f"[{day}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {zone}]"
+
+
+# Atoms of the response.
+
+
+def _rate(record: RequestRecord) -> str:
+    return str(int(record.body_sent / record.duration)) if record.duration > 0 else "-"
+
+
+def _promised(record: RequestRecord) -> str:
+    return "-" if record.body_promised is None else str(record.body_promised)
+
+
+_ATOMS: Mapping[str, Atom] = {
+    "h": lambda record: escape(record.peer) or "-",
+    "l": lambda record: "-",
+    "u": _user,
+    "t": _started,
+    "r": _request_line,
+    "m": lambda record: escape(record.method) or "-",
+    "U": _path,
+    "q": _query,
+    "H": lambda record: escape(record.version) or "-",
+    "s": lambda record: f"{record.status:03d}",
+    "B": lambda record: str(record.body_sent),
+    "b": lambda record: str(record.body_sent) if record.body_sent else "-",
+    "f": _request_header("Referer"),
+    "a": _request_header("User-Agent"),
+    "T": lambda record: str(int(record.duration)),
+    "M": lambda record: str(int(record.duration * 1_000)),
+    "D": lambda record: str(int(record.duration * 1_000_000)),
+    "L": lambda record: f"{record.duration:.6f}",
+    "p": lambda record: f"<{os.getpid()}>",
+    "outcome": lambda record: record.outcome.value,
+    "reason": lambda record: escape(record.reason) or "-",
+    "sent": lambda record: str(record.body_sent),
+    "promised": _promised,
+    "rate": _rate,  # bytes a second, over the whole request
+}
+_BRACED: Mapping[str, Callable[[str], Atom]] = {"i": _request_header, "o": _response_header, "e": _variable}
