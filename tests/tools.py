@@ -1,6 +1,7 @@
 """The programs that tests talk to: a missing one fails the test, so that green means tried and not skipped.
 
-Where such a program cannot be had, TRIO_WSGI_TESTS_WITHOUT_TOOLS=1 turns the failures into skips.
+Where such a program cannot be had, TRIO_WSGI_TESTS_WITHOUT_TOOLS=1 turns the failures into skips: `make test`
+sets it, since it promises to work with Python and make alone; `.ci/run` does not.
 """
 
 from __future__ import annotations
