@@ -70,3 +70,11 @@ class ConfigError(Exception):
 
     def __str__(self) -> str:
         return f"{self.setting}: {self.why}" + (f" ({self.hint})" if self.hint else "")
+
+
+class AppLoadError(Exception):
+    """The application, or a middleware, cannot be imported, found or called: exit code 4.
+
+    The text says what was tried and what to do; where the module's own code failed, that error is the
+    ``__cause__``: show its traceback.
+    """

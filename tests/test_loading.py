@@ -1,0 +1,137 @@
+"""Rules of naming an application: what each reference loads, and what each wrong one is told."""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trio_wsgi.errors import AppLoadError
+from trio_wsgi.wsgi.loading import apply_middleware, load_app
+
+SOURCE = """
+def application(environ, start_response): ...
+def other(environ, start_response): ...
+def factory(*args, **kwargs):
+    def made(environ, start_response): ...
+    made.got = args, kwargs
+    return made
+def broken(): raise LookupError("no database")
+def quits(): raise SystemExit(3)
+class site:
+    @staticmethod
+    def wsgi(environ, start_response): ...
+number = 3
+def outer(app): return lambda environ, start_response: ["outer", *app(environ, start_response)]
+def inner(app): return lambda environ, start_response: ["inner", *app(environ, start_response)]
+def nothing(app): return None
+def fails(app): raise RuntimeError("boom")
+"""
+_names = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of a name nobody has imported."""
+    name = f"loading_{next(_names)}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    (tmp_path / f"{name}_app.py").write_text("def app(environ, start_response): ...\nprivate = 1\n")
+    (tmp_path / f"{name}_none.py").write_text("def main(): ...\n")
+    (tmp_path / f"{name}_bad.py").write_text("import json\nimport there_is_no_such_module\n")
+    (tmp_path / f"{name}_syntax.py").write_text("def (:\n")
+    (tmp_path / f"{name}_exit.py").write_text("raise SystemExit('run me as a script')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    yield name
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("{m}", "application"),
+        ("{m}_app", "app"),
+        ("{m}:other", "other"),
+        ("{m}:site.wsgi", "wsgi"),
+        ("{m}:factory()", "made"),
+        ("{m}: factory ( )", "made"),
+    ],
+)
+def test_reference_names_a_callable(module: str, reference: str, name: str) -> None:
+    assert load_app(reference.format(m=module)).__name__ == name  # type: ignore[attr-defined]
+
+
+def test_factory_takes_literals(module: str) -> None:
+    app = load_app(module + ":factory('a', -1, [True], debug=None, names={'x': 1})")
+    assert app.got == (("a", -1, [True]), {"debug": None, "names": {"x": 1}})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("", ["write module:attribute"]),
+        ("{m}:", ["write module:attribute"]),
+        (":app", ["write module:attribute"]),
+        ("no_such_thing:app", ["no module 'no_such_thing'", "--chdir or --pythonpath"]),
+        ("{m}.sub:app", ["no module '{m}.sub'"]),
+        ("{m}.py:application", ["is a file name", "write the module: {m}:application"]),
+        ("./{m}.py", ["is a file name", "write the module: {m}:app"]),
+        ("..{m}:app", ["importing '..{m}' failed: TypeError"]),
+        ("{m}_bad:app", ["importing '{m}_bad' failed: ModuleNotFoundError", "there_is_no_such_module"]),
+        ("{m}_syntax:app", ["importing '{m}_syntax' failed: SyntaxError"]),
+        ("{m}_exit:app", ["failed: SystemExit: run me as a script"]),
+        ("{m}_none", ["neither application nor app", "write {m}_none:NAME", "it has main"]),
+        ("{m}:aplication", ["'{m}' has no 'aplication'", "it has application"]),
+        ("{m}:site.wsg", ["'{m}:site' has no 'wsg'", "it has wsgi"]),
+        ("{m}:number", ["is a int, which cannot be called", "PEP 3333"]),
+        ("{m}:number()", ["leave out the parentheses"]),
+        ("{m}:broken()", ["failed: LookupError: no database"]),
+        ("{m}:quits()", ["failed: SystemExit: 3"]),
+        ("{m}:factory(open)", ["arguments are not literals"]),
+        ("{m}:factory(**dict)", ["arguments are not literals"]),
+        ("{m}:factory(**{{'a': 1}})", ["keywords one by one"]),
+        ("{m}:factory()()", ["is neither a name nor a call"]),
+        ("{m}:a b", ["is not an expression"]),
+        ("{m}:[1][0]", ["is neither a name nor a call"]),
+    ],
+)
+def test_a_wrong_reference_is_told_the_fix(module: str, reference: str, words: list[str]) -> None:
+    with pytest.raises(AppLoadError) as info:
+        load_app(reference.format(m=module))
+    for word in words:
+        assert word.format(m=module) in str(info.value)
+
+
+def test_nothing_is_evaluated(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AppLoadError):
+        load_app(module + ":factory(print('evaluated'))")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_traceback_of_the_module_is_kept(module: str) -> None:
+    with pytest.raises(AppLoadError) as info:
+        load_app(f"{module}_bad:app")
+    text = "".join(traceback.format_exception(info.value))
+    assert f"{module}_bad.py" in text
+    assert "line 2" in text
+
+
+def test_the_first_middleware_is_the_outermost(module: str) -> None:
+    app = apply_middleware(lambda environ, start_response: ["app"], [f"{module}:outer", f"{module}:inner"])  # type: ignore[arg-type]
+    assert app({}, None) == ["outer", "inner", "app"]  # type: ignore[arg-type, comparison-overlap]
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("{m}:nothing", "returned a NoneType"),
+        ("{m}:fails", "failed: RuntimeError: boom"),
+        ("{m}:none", "has no 'none'"),
+    ],
+)
+def test_a_wrong_middleware_is_named(module: str, reference: str, words: str) -> None:
+    with pytest.raises(AppLoadError, match=module) as info:
+        apply_middleware(load_app(module), [reference.format(m=module)])
+    assert words in str(info.value)

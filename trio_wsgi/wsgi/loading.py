@@ -1,0 +1,167 @@
+"""From ``module:attribute`` to the callable it names.
+
+Laws:
+
+* Nothing is evaluated: arguments of a factory are literals, attributes are looked up one by one.
+* What the module's own code raises is kept as the cause, with its traceback; what we raise says what to
+  write instead.
+* `sys.path` is the caller's: the command line puts the working directory in front, as gunicorn does.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import AppLoadError
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+USUAL_NAMES = ("application", "app")  # looked for when the reference names no attribute
+
+
+class _Call(NamedTuple):
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+
+def load_app(reference: str) -> WSGIApplication:
+    """Import the application.
+
+    Args:
+        reference: ``module:attribute``, where the attribute may be dotted (``module:site.wsgi``) or a call
+            with literal arguments (``module:create_app("production", debug=False)``); or ``module`` alone, for its
+            ``application`` or ``app``.
+
+    Raises:
+        AppLoadError: not found, not importable, or not callable; the text names the fix. Exit with code 4.
+    """
+    found = _resolve(reference)
+    if not callable(found):
+        raise AppLoadError(
+            f"{reference!r} is a {_type_name(found)}, which cannot be called; name a WSGI application: "
+            "a callable that takes environ and start_response (PEP 3333)"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApplication:
+    """Wrap the application; the first reference is the outermost: it sees a request first.
+
+    Args:
+        references: each ``module:callable`` is called with the application and returns the next one.
+
+    Raises:
+        AppLoadError: a middleware cannot be loaded, fails when called, or returns what cannot be called.
+    """
+    for reference in reversed(references):
+        make: Callable[[WSGIApplication], WSGIApplication] = load_app(reference)  # type: ignore[assignment]
+        try:
+            app = make(app)
+        except Exception as error:
+            raise AppLoadError(f"middleware {reference!r} failed: {_describe(error)}") from error
+        if not callable(app):
+            raise AppLoadError(
+                f"middleware {reference!r} returned a {_type_name(app)}, which cannot be called; "
+                "it must return a WSGI application"
+            )
+    return app
+
+
+def _resolve(reference: str) -> Any:
+    module_name, colon, expression = reference.partition(":")
+    if not module_name or (colon and not expression):
+        raise AppLoadError(f"{reference!r} names no application; write module:attribute")
+    path, call = _parse(reference, expression) if colon else ((), None)
+    found: Any = _import(reference, module_name)
+    if not colon:
+        for name in USUAL_NAMES:
+            if hasattr(found, name):
+                return getattr(found, name)
+        raise AppLoadError(
+            f"module {module_name!r} has neither {' nor '.join(USUAL_NAMES)}; write {module_name}:NAME"
+            + _near("", vars(found))
+        )
+    where = module_name
+    for name in path:
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise AppLoadError(f"{where!r} has no {name!r}" + _near(name, dir(found))) from None
+        where = f"{where}:{name}" if where == module_name else f"{where}.{name}"
+    return found if call is None else _make(reference, found, call)
+
+
+def _make(reference: str, factory: Any, call: _Call) -> Any:
+    if not callable(factory):
+        raise AppLoadError(
+            f"{reference!r} calls a {_type_name(factory)}, which is no function; leave out the parentheses"
+        )
+    try:
+        return factory(*call.arguments, **call.keywords)
+    except (Exception, SystemExit) as error:
+        raise AppLoadError(f"{reference!r} failed: {_describe(error)}") from error
+
+
+def _parse(reference: str, expression: str) -> tuple[tuple[str, ...], _Call | None]:
+    """The attribute names, and the call behind them if there is one."""
+    wrong = f"{reference!r} is not module:attribute or module:factory(literals)"
+    try:
+        node = ast.parse(expression.strip(), mode="eval").body
+    except SyntaxError:
+        raise AppLoadError(f"{wrong}: {expression!r} is not an expression") from None
+    call = None
+    if isinstance(node, ast.Call):
+        try:
+            keywords = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+            call = _Call(tuple(map(ast.literal_eval, node.args)), keywords)
+        except ValueError:
+            raise AppLoadError(f"{wrong}: its arguments are not literals such as 1, 'text' or True") from None
+        if "None" in keywords:  # **mapping has no name
+            raise AppLoadError(f"{wrong}: write its keywords one by one")
+        node = node.func
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        raise AppLoadError(f"{wrong}: {expression!r} is neither a name nor a call")
+    return (node.id, *reversed(names)), call
+
+
+def _import(reference: str, name: str) -> Any:
+    if "/" in name or name.endswith(".py"):
+        stem = name.removesuffix(".py").replace("/", ".").strip(".")
+        attribute = reference.removeprefix(name) or ":app"
+        raise AppLoadError(f"{name!r} is a file name; write the module: {stem}{attribute}")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
+        missing = error.name
+    except (Exception, SystemExit) as error:
+        raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
+    raise AppLoadError(
+        f"there is no module {missing!r} in {Path.cwd()} or elsewhere on sys.path; "
+        "start in its directory, or give --chdir or --pythonpath"
+    )
+
+
+def _near(name: str, names: Sequence[str] | dict[str, Any]) -> str:
+    public = [other for other in names if not other.startswith("_")]
+    near = difflib.get_close_matches(name, public, n=3) or (public if len(public) <= 8 else [])
+    return f"; it has {', '.join(near)}" if near else ""
+
+
+def _type_name(value: Any) -> str:
+    return type(value).__name__
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
