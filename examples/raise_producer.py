@@ -71,7 +71,7 @@ class Frame:
 class Producer:
     """Measures, looks for alarms, and hands on what the client can take."""
 
-    write: Write
+    write: Write = field(repr=False)
     looked_at: int = 0
     alarms: int = 0
     lines: int = 0
