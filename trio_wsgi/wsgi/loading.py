@@ -35,8 +35,8 @@ def load_app(reference: str) -> WSGIApplication:
 
     Args:
         reference: ``module:attribute``, where the attribute may be dotted (``module:site.wsgi``) or a call
-            with literal arguments (``module:create_app("production", debug=False)``); or ``module`` alone, for its
-            ``application`` or ``app``.
+            with literal arguments (``module:create_app("production", debug=False)``); or ``module`` alone,
+            for its ``application`` or ``app``.
 
     Raises:
         AppLoadError: not found, not importable, or not callable; the text names the fix. Exit with code 4.

@@ -1,0 +1,97 @@
+"""The settings for readers: docs/configuration.md and the text of `--print-config`.
+
+Laws:
+
+* Nothing about a setting is said here that its declaration does not say.
+* What `--print-config` prints is TOML that `-c` reads back as the same settings.
+
+``python -m trio_wsgi.reference > docs/configuration.md`` writes the page; a test holds it current.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+from .config import SETTINGS
+from .setting import Section, Setting
+from .sources import Loaded
+
+_INTRO = """\
+# Configuration
+
+<!-- Made from trio_wsgi/config.py by `python -m trio_wsgi.reference > docs/configuration.md`: edit there. -->
+
+Every setting can be given in four places. The first that names it counts; a list is replaced, not added to:
+
+1. a flag: `--header-timeout 10`
+2. the environment: `TRIO_WSGI_HEADER_TIMEOUT=10`; several values are separated as a shell does:
+   `TRIO_WSGI_BIND="127.0.0.1:8000 unix:/run/app.sock"`
+3. a TOML file: `-c FILE` (or `TRIO_WSGI_CONFIG`), else `pyproject.toml` in the working directory. The keys
+   stand in a table `[tool.trio-wsgi]` or `[trio-wsgi]`, or, in a file of its own, at the top:
+   `header-timeout = 10`, with dashes or underscores
+4. `PORT` (listen at 0.0.0.0:$PORT) and `SENDFILE`, as other servers know them.
+
+In Python they are the fields of `trio_wsgi.config.Config`: `Config(header_timeout=10)`.
+
+- A *duration* is in seconds: `30`, `1.5`, also `500ms`, `5m`, `1h`; `none` switches the deadline off.
+- A *size* is in bytes: `8190`, also `64k`, `1m`, `1g` (powers of 1024).
+- *Yes and no* are `--sendfile` and `--no-sendfile`, `TRIO_WSGI_SENDFILE=0`, `sendfile = false`.
+- *KEY=VALUE* is a table in TOML: `env = { MODE = "production" }`.
+
+`--check-config` validates all of it and imports the application; `--print-config` shows every value and where
+it came from. A wrong name or value ends the process with exit code 1, an application that cannot be imported
+with 4.
+"""
+
+
+def sections() -> Iterator[tuple[Section, list[Setting]]]:
+    """The settings in order, by section."""
+    for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
+        yield section, list(settings)
+
+
+def describe_default(setting: Setting) -> str:
+    """Such as ``30 s`` or ``64k``; empty where nothing is the default."""
+    shown = setting.show(setting.default)
+    return f"{shown} {setting.kind.unit}" if shown and setting.kind.unit and shown != "none" else shown
+
+
+def format_markdown() -> str:
+    """The page docs/configuration.md."""
+    parts = [_INTRO]
+    for section, settings in sections():
+        rows = ["| Setting | Default | Meaning |", "|---|---|---|", *map(_row, settings)]
+        parts.append(
+            "\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""])
+        )
+    return "\n".join(parts)
+
+
+def format_toml(loaded: Loaded) -> str:
+    """Every setting with its value and, as a comment, where it came from; unset ones are commented out."""
+    parts = []
+    for section, settings in sections():
+        parts.append(f"# {section.title}")
+        for setting in settings:
+            value = getattr(loaded.config, setting.name)
+            key = setting.name.replace("_", "-")
+            line = f"# {key} is not set" if value is None else f"{key} = {setting.kind.toml(value)}"
+            parts.append(f"{line}  # {loaded.origins[setting.name]}")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _row(setting: Setting) -> str:
+    flags = [*setting.flags, setting.flag]
+    if setting.kind.metavar == "":
+        names = f"`{setting.flag}`, `--no-{setting.flag[2:]}`"
+    else:
+        choices = "\\|".join(setting.choices) or setting.metavar
+        names = ", ".join(f"`{flag} {choices}`" for flag in flags)
+    default = describe_default(setting)
+    return f"| {names} | {f'`{default}`' if default else ''} | {setting.help.replace('|', chr(92) + '|')} |"
+
+
+if __name__ == "__main__":
+    print(format_markdown(), end="")

@@ -1,0 +1,150 @@
+"""Where the values of settings come from, and which of them counts.
+
+Laws:
+
+* Flags beat the environment (TRIO_WSGI_*), it beats the file, that beats the variables other servers know
+  (PORT, SENDFILE), and they beat the defaults. A list is replaced, not added to.
+* Every value keeps its origin in words, for `--print-config` and for errors.
+* A name that is no setting is an error with the nearest one, wherever it was written.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .config import SETTINGS, Config, find_setting
+from .errors import ConfigError
+from .setting import ENVIRONMENT_PREFIX, nearest
+
+DEFAULT_FILE = "pyproject.toml"
+TABLE_NAMES = ("trio-wsgi", "trio_wsgi")
+FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
+
+
+class Given(NamedTuple):
+    value: Any
+    origin: str
+
+
+Layer = dict[str, Given]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Config, and for each setting where its value came from: ``default``, a flag, a variable or a file."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+
+def load_config(
+    flags: Mapping[str, str | Sequence[str]],
+    environ: Mapping[str, str],
+    file: str | None = None,
+) -> Loaded:
+    """Gather every source into one Config.
+
+    Args:
+        flags: the texts given on the command line, by setting; lists for repeatable ones.
+        environ: the process environment.
+        file: a TOML file to read; else that of TRIO_WSGI_CONFIG; else ./pyproject.toml if it has our table.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown name, or a value that cannot be used.
+    """
+    file = file or environ.get(FILE_VARIABLE) or None
+    layers = (
+        _read_familiar(environ),
+        _read_default_file() if file is None else _read_file(Path(file)),
+        _read_environment(environ),
+        _read_flags(flags),
+    )
+    given: Layer = {}
+    for layer in layers:
+        given |= layer
+    config = Config(**{name: value for name, (value, _) in given.items()})
+    return Loaded(config, {name: given[name].origin if name in given else "default" for name in SETTINGS})
+
+
+def _read_familiar(environ: Mapping[str, str]) -> Layer:
+    layer = {}
+    for name, setting in SETTINGS.items():
+        text = environ.get(setting.familiar) if setting.familiar else None
+        if text:
+            value = setting.parse(setting.familiar_form.format(text), setting.familiar)
+            layer[name] = Given(value, setting.familiar)
+    return layer
+
+
+def _read_environment(environ: Mapping[str, str]) -> Layer:
+    layer = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
+            continue
+        name = find_setting(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
+        if name is None or variable != SETTINGS[name].variable:
+            known = [setting.variable for setting in SETTINGS.values()]
+            raise ConfigError(variable, "there is no such setting", nearest(variable.upper(), known))
+        layer[name] = Given(SETTINGS[name].parse(text, variable), variable)
+    return layer
+
+
+def _read_flags(flags: Mapping[str, str | Sequence[str]]) -> Layer:
+    return {
+        name: Given(SETTINGS[name].parse(text, SETTINGS[name].flag), SETTINGS[name].flag)
+        for name, text in flags.items()
+    }
+
+
+def _read_default_file() -> Layer:
+    path = Path(DEFAULT_FILE)
+    if not path.is_file():
+        return {}
+    table = _find_table(_read_toml(path))
+    return {} if table is None else _read_table(table, path)
+
+
+def _read_file(path: Path) -> Layer:
+    content = _read_toml(path)
+    table = _find_table(content)
+    if table is None and path.name == DEFAULT_FILE:
+        raise ConfigError("--config", f"{path} has no table [tool.trio-wsgi]", "add one")
+    return _read_table(content if table is None else table, path)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "--config", f"{path} cannot be read: {error.strerror}", "write a TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("--config", f"{path} is not TOML: {error}", "see https://toml.io") from None
+
+
+def _find_table(content: dict[str, Any]) -> dict[str, Any] | None:
+    """Our table, at the top or under [tool]; None when there is neither and all keys are ours."""
+    tool = content.get("tool")
+    for tables in (tool if isinstance(tool, dict) else {}, content):
+        for name in TABLE_NAMES:
+            table = tables.get(name)
+            if isinstance(table, dict):
+                return table
+    return None
+
+
+def _read_table(table: dict[str, Any], path: Path) -> Layer:
+    layer: Layer = {}
+    for key, value in table.items():
+        name, label = find_setting(key), f"{key} in {path}"
+        if name is None:
+            raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), SETTINGS))
+        if name in layer:
+            raise ConfigError(label, "it is written twice, with dashes and with underscores", "keep one")
+        layer[name] = Given(SETTINGS[name].accept(value, label), str(path))
+    return layer
