@@ -1,0 +1,203 @@
+"""The command `trio-wsgi`: from the words of a command line to a running server.
+
+Laws:
+
+* Flags are made from `SETTINGS`; only what is no setting (the application, --config, ...) is written here.
+* Exit codes are gunicorn's: 0 clean, 1 for a wrong command line or setting, 4 for an application that cannot
+  be loaded.
+* The process is prepared (environment, working directory, import path) before the application is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from .config import SETTINGS, Config
+from .errors import AppLoadError, ConfigError
+from .process import worker
+from .reference import describe_default, format_toml, sections
+from .rules.logline import compile_format
+from .setting import Setting, nearest
+from .sources import Loaded, load_config
+from .version import __version__
+from .wsgi.loading import apply_middleware, load_app
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+EXIT_USAGE = 1
+EXIT_APP_LOAD = 4
+
+_DESCRIPTION = "Serve a WSGI application; its files leave from the kernel."
+_EPILOG = (
+    "Sizes may be written as 64k, 1m or 1g, durations as 30, 5m or none. Every setting can also be given "
+    "as TRIO_WSGI_<NAME> in the environment, and in TOML: -c FILE, or [tool.trio-wsgi] in ./pyproject.toml."
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError("command line", message, "see trio-wsgi --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; settings that were not given are absent from its result."""
+    parser = _Parser(
+        prog="trio-wsgi",
+        usage="%(prog)s [options] MODULE:APP",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "app",
+        nargs="?",
+        metavar="MODULE:APP",
+        help="the application: module:attribute, module:factory(), or a module with application or app in it",
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
+    parser.add_argument(
+        "--check-config", action="store_true", help="check settings and application, serve nothing"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every setting and where it came from"
+    )
+    parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {__version__}")
+    for section, settings in sections():
+        group = parser.add_argument_group(section.title, section.intro)
+        for setting in settings:
+            _add_setting(group, setting)
+    return parser
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
+    default = describe_default(setting)
+    text = (setting.help + (f" (default: {default})" if default else "")).replace("%", "%%")
+    if setting.kind.metavar == "":
+        group.add_argument(
+            setting.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+        )
+        return
+    group.add_argument(
+        *setting.flags,
+        setting.flag,
+        dest=setting.name,
+        action="append" if setting.kind.repeatable else "store",
+        default=argparse.SUPPRESS,
+        metavar="|".join(setting.choices) or setting.metavar,
+        help=text,
+    )
+
+
+def parse_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, str | list[str]]]:
+    """The command's own options, and the texts of the settings that were given.
+
+    Raises:
+        ConfigError: an unknown flag (with the nearest one), a missing value, or too many words.
+    """
+    options, rest = parser.parse_known_args(argv)
+    for word in rest:
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            raise ConfigError(flag, "there is no such flag", nearest(flag, parser._option_string_actions))
+    if rest:
+        raise ConfigError("command line", f"{rest[0]!r} is one word too many", "name one application")
+    given = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    return options, {name: _as_text(value) for name, value in given.items()}
+
+
+def _as_text(value: bool | str | list[str]) -> str | list[str]:
+    return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the words after the program's name; else those of the process.
+
+    Returns:
+        The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
+    """
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        print(f"trio-wsgi: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except AppLoadError as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        print(f"trio-wsgi: error: {error}", file=sys.stderr)
+        return EXIT_APP_LOAD
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = build_parser()
+    try:
+        options, flags = parse_arguments(parser, argv)
+    except SystemExit:  # --help and --version have printed
+        return 0
+    loaded = load_config(flags, os.environ, options.config)
+    compile_format(loaded.config.access_logformat)
+    if options.print_config:
+        print(format_toml(loaded), end="")
+        if not options.check_config:
+            return 0
+    if options.app is None and not options.check_config:
+        raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
+    prepare_process(loaded.config)
+    if options.check_config:
+        return _check(options.app, loaded)
+
+    def load() -> WSGIApplication:
+        return apply_middleware(load_app(options.app), loaded.config.middleware)
+
+    return worker.run(load, loaded.config)
+
+
+def prepare_process(config: Config) -> None:
+    """Set the environment, the working directory and the import path of the application, as gunicorn does.
+
+    Raises:
+        ConfigError: a directory that is not there or cannot be written to.
+    """
+    os.environ.update(config.env)
+    if config.chdir is not None:
+        try:
+            os.chdir(config.chdir)
+        except OSError as error:
+            raise ConfigError("chdir", f"cannot change to {config.chdir!r}: {error.strerror}") from None
+    paths = [str(Path.cwd()), *(str(Path(path).resolve()) for path in config.pythonpath.split(",") if path)]
+    for path in paths:
+        if path in sys.path:
+            sys.path.remove(path)
+        sys.path.insert(0, path)
+    temp = config.temp_path
+    if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
+        raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
+
+
+def _check(reference: str | None, loaded: Loaded) -> int:
+    """Tell what would be served; loading the application raises what serving would raise."""
+    print(f"settings: {_count_origins(loaded.origins)}")
+    print(f"listen at: {', '.join(address.url() for address in loaded.config.addresses)}")
+    if reference is None:
+        print("application: none named, so none imported")
+    else:
+        app = apply_middleware(load_app(reference), loaded.config.middleware)
+        print(f"application: {reference} is a {type(app).__module__}.{type(app).__qualname__}")
+    print("ok")
+    return 0
+
+
+def _count_origins(origins: Mapping[str, str]) -> str:
+    given = [f"{name} from {origin}" for name, origin in origins.items() if origin != "default"]
+    return ", ".join(given) or "all defaults"
