@@ -1,5 +1,5 @@
 """`python -m trio_wsgi`: the command."""
 
-from .cli import main
+from trio_wsgi.cli import main
 
 raise SystemExit(main())

@@ -16,20 +16,18 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from .config import SETTINGS, Config
-from .errors import AppLoadError, ConfigError
-from .process import worker
-from .reference import describe_default, format_toml, sections
-from .rules.logline import compile_format
-from .setting import Setting, nearest
-from .sources import Loaded, load_config
-from .version import __version__
-from .wsgi.loading import apply_middleware, load_app
-
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+from trio_wsgi.config import SETTINGS, Config
+from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.process import worker
+from trio_wsgi.reference import describe_default, format_toml, sections
+from trio_wsgi.rules.logline import compile_format
+from trio_wsgi.setting import Setting, nearest
+from trio_wsgi.sources import Loaded, load_config
+from trio_wsgi.version import __version__
+from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware, load_app
 
 EXIT_USAGE = 1
 EXIT_APP_LOAD = 4
@@ -160,7 +158,7 @@ def _run(argv: Sequence[str]) -> int:
     def load() -> WSGIApplication:
         return apply_middleware(load_app(options.app), loaded.config.middleware)
 
-    return worker.run(load, loaded.config)
+    return worker.serve_process(load, loaded.config)
 
 
 def prepare_process(config: Config) -> None:

@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .address import Address, parse_address
-from .errors import ConfigError
-from .setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Strings, nearest, read_settings
+from trio_wsgi.address import Address, parse_address
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Strings, nearest, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.
 DEFAULT_LOG_FORMAT = (

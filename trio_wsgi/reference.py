@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from .config import SETTINGS
-from .setting import Section, Setting
-from .sources import Loaded
+from trio_wsgi.config import SETTINGS
+from trio_wsgi.setting import Section, Setting
+from trio_wsgi.sources import Loaded
 
 _INTRO = """\
 # Configuration

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigError
+from trio_wsgi.errors import ConfigError
 
 # Annotations of settings. To a type checker they are plain types; their names choose the kind.
 Size = int  # bytes

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .config import SETTINGS, Config, find_setting
-from .errors import ConfigError
-from .setting import ENVIRONMENT_PREFIX, nearest
+from trio_wsgi.config import SETTINGS, Config, find_setting
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
 DEFAULT_FILE = "pyproject.toml"
 TABLE_NAMES = ("trio-wsgi", "trio_wsgi")

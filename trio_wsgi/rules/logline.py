@@ -22,8 +22,8 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from ..errors import ConfigError
-from ..record import RequestRecord
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.record import RequestRecord
 
 Atom = Callable[[RequestRecord], str]
 

@@ -15,12 +15,10 @@ import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from ..errors import AppLoadError
-
-if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+from trio_wsgi.errors import AppLoadError
+from trio_wsgi.wsgi.call import WSGIApplication
 
 USUAL_NAMES = ("application", "app")  # looked for when the reference names no attribute
 
