@@ -87,7 +87,7 @@ class ChunkScanner:
             how many of them belong to this body: all, until its end; what follows is the next request.
 
         Raises:
-            ClientError: 400 for broken framing or a forbidden trailer, 431 for trailers beyond the limits. None
+            ClientError: 400 for broken framing or a forbidden trailer, 431 for trailers beyond limits. None
                 of `data` may then be given to anybody.
 
         Spec: RFC 9112 §7.1, RFC 9110 §6.5.

@@ -1,0 +1,205 @@
+"""The application's threads: who gets one, who waits, who is turned away.
+
+Laws:
+
+* A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox and
+  come back by `run_sync_soon`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new thread.
+* Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
+  warm, and no more of them are awake than the load needs.
+* Cancelling a caller cancels the scope of the slot that runs its call: the app sees `Cancelled` in whatever it asks of the
+  loop. The caller waits for the thread all the same; such a slot ends and is replaced.
+* Calls that close what an app has opened (`run_closing`) are always admitted, go first, and run even when their caller has gone.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from contextvars import Context, copy_context
+from typing import Any, TypeVar
+
+import outcome
+import trio
+
+T = TypeVar("T")
+
+
+class Overloaded(Exception):  # noqa: N818 - it says how the server is, not what failed
+    """All threads are busy and the queue is full: answer 503."""
+
+
+class _Call:
+    """One call on its way through a thread."""
+
+    __slots__ = ("context", "fn", "result", "slot", "task")
+
+    def __init__(self, fn: Callable[[], Any]) -> None:
+        self.fn = fn
+        self.context: Context = copy_context()
+        self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
+        self.slot: _Slot | None = None  # who runs it; None while it waits
+        self.result: outcome.Outcome[Any] | None = None
+
+
+class _Slot:
+    """One thread of the pool, with the scope of the task that hosts it."""
+
+    __slots__ = ("_report", "_token", "inbox", "scope")
+
+    def __init__(self, report: Callable[[_Slot, _Call | None], None]) -> None:
+        self.inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.scope = trio.CancelScope()
+        self._report = report
+        self._token = trio.lowlevel.current_trio_token()
+
+    def loop_in_thread(self) -> None:
+        """Say that the thread is there, then run calls until None comes."""
+        call: _Call | None = None
+        with suppress(trio.RunFinishedError):
+            while True:
+                self._token.run_sync_soon(self._report, self, call)
+                call = None  # an idle thread keeps no request alive
+                call = self.inbox.get()
+                if call is None:
+                    return
+                call.result = outcome.capture(call.context.run, call.fn)
+
+
+class AppThreads:
+    """Runs calls in a bounded number of threads; made by `open_threads`.
+
+    Args:
+        nursery: hosts the slots.
+        threads: how many at most; they are started when they are needed.
+        queue_size: calls that may wait for one.
+    """
+
+    def __init__(self, nursery: trio.Nursery, threads: int, queue_size: int) -> None:
+        self._nursery = nursery
+        self._threads = threads
+        self._queue_size = queue_size
+        self._limiter = trio.CapacityLimiter(threads)  # its own: slots must not eat the one that everybody shares
+        self._slots: set[_Slot] = set()
+        self._starting = 0  # slots whose thread is not there yet
+        self._idle: list[_Slot] = []  # the last one is the warmest
+        self._waiting: deque[_Call] = deque()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+
+    async def run(self, fn: Callable[[], T]) -> T:
+        """Run `fn` in a thread and return its result.
+
+        Raises:
+            Overloaded: there is no thread and no place in the queue.
+
+        Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its result
+        is still returned.
+        """
+        free = len(self._idle) + self._starting + self._threads - len(self._slots)
+        if len(self._waiting) >= self._queue_size + free:
+            raise Overloaded
+        call = _Call(fn)
+        self._waiting.append(call)
+        self._hand_out()
+        return await self._wait(call, self._abort_request)  # type: ignore[no-any-return]
+
+    async def run_closing(self, fn: Callable[[], object]) -> None:
+        """Run `fn`, which frees what an app has opened and must not raise, before any request that waits.
+
+        Cancellation: stops the waiting; `fn` is run all the same.
+        """
+        call = _Call(fn)
+        self._waiting.appendleft(call)
+        self._hand_out()
+        await self._wait(call, self._abort_closing)
+
+    async def _wait(self, call: _Call, abort: Callable[[_Call], trio.lowlevel.Abort]) -> Any:
+        call.task = trio.lowlevel.current_task()
+        result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))
+        if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
+            # The thread saw the cancellation of its slot; this task is to see its own.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return result.unwrap()
+
+    def _abort_request(self, call: _Call) -> trio.lowlevel.Abort:
+        if call.slot is None:
+            self._waiting.remove(call)
+            return trio.lowlevel.Abort.SUCCEEDED
+        call.slot.scope.cancel()
+        return trio.lowlevel.Abort.FAILED
+
+    def _abort_closing(self, call: _Call) -> trio.lowlevel.Abort:
+        call.task = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    # -- slots ---------------------------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Give waiting calls to idle slots, and start slots for the others."""
+        while self._waiting and self._idle:
+            slot = self._idle.pop()
+            call = self._waiting.popleft()
+            call.slot = slot
+            slot.inbox.put(call)
+        while len(self._waiting) > self._starting and len(self._slots) < self._threads:
+            slot = _Slot(self._report)
+            self._slots.add(slot)
+            self._starting += 1
+            self._nursery.start_soon(self._host, slot)
+
+    async def _host(self, slot: _Slot) -> None:
+        """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
+        try:
+            with slot.scope:
+                await trio.to_thread.run_sync(
+                    slot.loop_in_thread, limiter=self._limiter, thread_name="trio-wsgi app"
+                )
+        finally:
+            self._slots.discard(slot)
+            self._hand_out()
+
+    def _report(self, slot: _Slot, call: _Call | None) -> None:
+        """On the loop: a thread has started (None), or is done with a call."""
+        if call is None:
+            self._starting -= 1
+        elif call.task is not None:
+            trio.lowlevel.reschedule(call.task, outcome.Value(call.result))
+        if slot.scope.cancel_called:
+            slot.inbox.put(None)
+            return
+        self._idle.append(slot)
+        self._hand_out()
+        if self._closing:
+            self._end_idle()
+
+    def close(self) -> None:
+        """Let every thread end when it has nothing left to do; for the owner of the nursery."""
+        self._closing = True
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().inbox.put(None)
+
+
+@asynccontextmanager
+async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThreads]:
+    """The pool of application threads; leaving it waits until every thread has come back.
+
+    Args:
+        threads: how many at most.
+        queue_size: calls that may wait for one.
+    """
+    async with trio.open_nursery() as nursery:
+        # Requests are cancelled one by one, by their connections, which end before the pool does; what is left then are
+        # calls that close files, and they are not to be cancelled.
+        nursery.cancel_scope.shield = True
+        pool = AppThreads(nursery, threads, queue_size)
+        try:
+            yield pool
+        finally:
+            pool.close()

@@ -1,0 +1,168 @@
+"""One connection: its nursery, its requests one after the other, and its end.
+
+Laws:
+
+* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last, once.
+* A client can end its own connection and nothing else: whatever escapes is logged here.
+* A connection with bytes that nobody has read is not closed before it was given time to read our answer (lingering close), or
+  the kernel would reset it and destroy that answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import socket
+
+import trio
+
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.net.exchange import Exchange, Peer
+from trio_wsgi.net.service import Service
+from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.wire import RECEIVE_SIZE, Wire
+from trio_wsgi.rules.head import RequestHead
+
+log = logging.getLogger("trio_wsgi.error")
+
+
+class State(enum.Enum):
+    """What a connection is doing."""
+
+    IDLE = "waiting for a request"
+    READING_HEAD = "reading head"
+    SERVING = "serving"
+    LINGERING = "lingering"
+    CLOSED = "closed"
+
+
+class Connection:
+    """One accepted connection.
+
+    Args:
+        service: what all connections share.
+        sock: connected, non-blocking; owned from now on.
+        peer: who is at the other end.
+    """
+
+    def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
+        self._service = service
+        self._peer = peer
+        self._transport = PlainTransport(sock, service.pump, service.config.sendfile)
+        self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body)
+        self._idle: trio.CancelScope | None = None  # around the wait for a request
+        self._draining = False
+        self.state = State.IDLE
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.state.value}, {self._peer.address}>"
+
+    async def run(self) -> None:
+        """Serve until the client, a deadline or the server ends it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._serve(nursery)
+        except Exception:
+            log.exception("%r failed; please report this", self)
+        finally:
+            self.state = State.CLOSED
+            self._transport.close()
+
+    def drain(self) -> None:
+        """Take no further request: an idle connection ends at once, a busy one after its response."""
+        self._draining = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        timeout = self._service.config.header_timeout
+        unread = False
+        while True:
+            try:
+                head = await self._next_head(timeout)
+            except (ClientError, ClientGone) as exc:
+                exchange = self._exchange(nursery, None)
+                self.state = State.SERVING
+                await exchange.refuse(exc)
+                unread = True  # more of what was refused may be on its way
+                break
+            if head is None:
+                return
+            self.state = State.SERVING
+            exchange = self._exchange(nursery, head)
+            try:
+                await exchange.run()
+            finally:
+                if exchange.cut and self._wire.ends_by_closing:
+                    self._transport.abort()
+            if not exchange.keep or not self._wire.start_next_cycle():
+                break
+            timeout = self._service.config.keep_alive
+        unread = unread or not self._wire.body_done or self._wire.has_input or self._has_unread()
+        if unread and not exchange.cut:
+            await self._linger()
+
+    def _exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
+        return Exchange(self._service, self._wire, nursery, self._peer, head, lambda: self._draining)
+
+    async def _next_head(self, idle_timeout: float) -> RequestHead | None:
+        """The next request, None when there is none to come.
+
+        Raises:
+            ClientError, ClientGone: it began, and was no good.
+        """
+        wire = self._wire
+        if not wire.has_input:
+            await self._wait_idle(idle_timeout)
+        try:
+            return wire.receive_head_nowait()
+        except trio.WouldBlock:
+            if not wire.has_input:  # the time is up, or the server drains
+                return None
+        except ClientGone:
+            if not wire.has_input:
+                return None
+            raise
+        return await self._rest_of_head()
+
+    async def _wait_idle(self, timeout: float) -> None:
+        self.state = State.IDLE
+        with trio.CancelScope() as self._idle:
+            self._idle.deadline = trio.current_time() + timeout
+            if self._draining:
+                self._idle.cancel()
+            await self._transport.wait_readable()
+        self._idle = None
+
+    async def _rest_of_head(self) -> RequestHead:
+        self.state = State.READING_HEAD
+        timeout = self._service.config.header_timeout
+        with trio.move_on_after(timeout):
+            while True:
+                await self._transport.wait_readable()
+                try:
+                    return self._wire.receive_head_nowait()
+                except trio.WouldBlock:
+                    continue
+        raise ClientStalled("header_timeout", timeout)
+
+    async def _linger(self) -> None:
+        """Tell the client that nothing more comes, and read on until it has seen it (RFC 9112 §9.6)."""
+        self.state = State.LINGERING
+        self._transport.end_sending()
+        with trio.move_on_after(self._service.config.linger_timeout):
+            while True:
+                await self._transport.wait_readable()
+                try:
+                    if not self._transport.receive_nowait(RECEIVE_SIZE):
+                        return
+                except trio.WouldBlock:
+                    continue
+                except ClientGone:
+                    return
+
+    def _has_unread(self) -> bool:
+        try:
+            return bool(self._transport.receive_nowait(1))
+        except (trio.WouldBlock, ClientGone):
+            return False

@@ -1,0 +1,360 @@
+"""One request and its response, from the head that has arrived to the record that is handed to the observers.
+
+Laws:
+
+* Exactly one record is emitted, whatever happens.
+* What the app opened is closed exactly once, after the last byte or after the failure.
+* A failure is answered if no byte of a response was framed; otherwise the connection is cut, so that the client can tell.
+* The connection may be kept only when the request was read, and the response sent, to the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any
+
+import trio
+
+from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled
+from trio_wsgi.net.apps import Overloaded
+from trio_wsgi.net.inlet import ArrivingBody, gather_body, wait_body
+from trio_wsgi.net.outlet import Outlet
+from trio_wsgi.net.service import Service
+from trio_wsgi.net.transport import FileTooShort
+from trio_wsgi.net.wire import Wire
+from trio_wsgi.record import Outcome, RequestRecord
+from trio_wsgi.rules.environ import Site, build_environ
+from trio_wsgi.rules.head import RequestHead
+from trio_wsgi.rules.headers import finish_headers, http_date
+from trio_wsgi.wsgi import bridge
+from trio_wsgi.wsgi.call import call_app
+from trio_wsgi.wsgi.errorlog import ErrorLog
+from trio_wsgi.wsgi.filewrapper import FileWrapper, ReadFileWrapper
+from trio_wsgi.wsgi.input import open_input
+from trio_wsgi.wsgi.policies import ENVIRON_KEY
+from trio_wsgi.wsgi.ports import Head, RawHeaders
+from trio_wsgi.wsgi.response import Answer, Response
+from trio_wsgi.wsgi.spool import Spool
+
+log = logging.getLogger("trio_wsgi.error")
+
+UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
+
+_STALLS = {
+    "header_timeout": Outcome.HEADER_TIMEOUT,
+    "body_timeout": Outcome.BODY_TIMEOUT,
+    "write_timeout": Outcome.WRITE_TIMEOUT,
+}
+_REASONS = {
+    400: b"Bad Request",
+    404: b"Not Found",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+    505: b"HTTP Version Not Supported",
+}
+_RETRY_AFTER = b"1"  # seconds
+
+
+class _AppFailed(Exception):  # noqa: N818 - carries what the app raised out of its thread
+    """The app raised; the error is the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end, and which site it came to."""
+
+    site: Site
+    address: tuple[str, int] | None  # None on a unix socket
+
+
+class Exchange:
+    """One request on one connection.
+
+    Args:
+        service: what all connections share.
+        wire: of the connection.
+        nursery: of the connection.
+        peer: who asks.
+        head: the request, or None when what arrived was no request that could be read.
+        draining: tells whether the server is about to go, so that the connection is not kept.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        wire: Wire,
+        nursery: trio.Nursery,
+        peer: Peer,
+        head: RequestHead | None,
+        draining: Callable[[], bool],
+    ) -> None:
+        self._service = service
+        self._wire = wire
+        self._peer = peer
+        self._head = head
+        self._draining = draining
+        config = service.config
+        self._outlet = Outlet(wire, nursery, self._dress, config.write_timeout, config.output_buffering)
+        self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
+        self._environ: dict[str, Any] = {}
+        self._started = time.time()
+        self._clock = trio.current_time()
+        self._promised: int | None = None
+        self._outcome = Outcome.FINISHED
+        self._reason = ""
+        self.keep = head is not None and head.keep_alive and config.keep_alive > 0
+        self.cut = False  # the client is to see that the response is not whole
+
+    # -- the way through -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the request; `keep` tells whether the connection may take another one."""
+        async with self._settling():
+            assert self._head is not None
+            async with self._receiving_body(self._head) as (body, length):
+                answer = await self._ask_app(self._head, body, length)
+                await self._send(answer)
+            if self.keep:
+                await self._finish_body()
+
+    async def refuse(self, exc: Exception) -> None:
+        """Answer what could not be read as a request, and leave a record of it."""
+        async with self._settling():
+            raise exc
+
+    @asynccontextmanager
+    async def _settling(self) -> AsyncIterator[None]:
+        """Turn what goes wrong into an answer or a cut; emit the record."""
+        try:
+            try:
+                yield
+            except Exception as exc:
+                self._judge(exc)
+                await self._answer_failure(exc)
+        except trio.Cancelled:
+            self.keep, self.cut = False, self._wire.response_started
+            self._set_outcome(Outcome.SHUTDOWN, "the server shut down")
+            raise
+        except Exception as exc:  # the client did not even take the answer to its failure
+            self.keep = False
+            log.debug("could not answer: %s", exc)
+        finally:
+            self._emit()
+
+    @asynccontextmanager
+    async def _receiving_body(self, head: RequestHead) -> AsyncIterator[tuple[IO[bytes], int | None]]:
+        """The body as the app's `wsgi.input`, and its length if it is known."""
+        config = self._service.config
+        if not head.has_body:
+            yield io.BytesIO(), head.content_length
+        elif config.request_buffering and not head.expects_continue:
+            spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
+            with contextlib.closing(spool):
+                await gather_body(self._wire, spool, config.body_timeout)
+                yield spool.open_reader(), len(spool)
+        else:
+            self._arriving = ArrivingBody(
+                self._wire, config.body_timeout, config.write_timeout, head.expects_continue
+            )
+            yield open_input(self._arriving), head.content_length
+
+    async def _ask_app(self, head: RequestHead, body: IO[bytes], length: int | None) -> Answer:
+        service = self._service
+        environ = build_environ(self._peer.site, head, peer=self._peer.address, body_length=length)
+        errors = ErrorLog()
+        environ["wsgi.input"] = body
+        environ["wsgi.errors"] = errors
+        environ["wsgi.file_wrapper"] = FileWrapper if service.config.sendfile else ReadFileWrapper
+        environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
+        environ[ENVIRON_KEY] = service.config.write_policy
+        self._environ = environ
+        response = Response(environ["REQUEST_METHOD"], environ, self._outlet, service.buffering)
+        call = partial(_call_in_thread, partial(call_app, service.app, environ, response, service.config.sendfile))
+        try:
+            return await service.threads.run(call)
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            errors.flush()
+
+    async def _send(self, answer: Answer) -> None:
+        try:
+            await self._outlet.deliver(answer.head, answer.parts, answer.length, whole=not answer.missing)
+            if answer.missing:
+                raise _AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
+        finally:
+            await self._close(answer)
+
+    async def _close(self, answer: Answer) -> None:
+        close = partial(_close_logging, answer.close)
+        if answer.close_at_once:
+            close()
+            return
+        # Also when cancelled: it is the app's own clean-up. It is run in any case; this only bounds the wait for it.
+        with trio.move_on_after(self._service.config.linger_timeout, shield=True):
+            await self._service.threads.run_closing(close)
+
+    async def _finish_body(self) -> None:
+        """Read what the app left of the body, up to a bound; beyond it the connection is not worth it."""
+        wire = self._wire
+        if self._arriving is not None and (self._arriving.expects_continue or self._arriving.failure):
+            self.keep = False
+            return
+        with trio.move_on_after(self._service.config.linger_timeout):
+            unread = 0
+            while not wire.body_done and unread < UNREAD_MAX:
+                try:
+                    unread += len(wire.receive_body_nowait())
+                except trio.WouldBlock:
+                    await wait_body(wire, self._service.config.body_timeout)
+                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
+                    break
+        self.keep = wire.body_done
+
+    # -- what the response carries -------------------------------------------------------------------------------
+
+    def _dress(self, head: Head, length: int | None) -> RawHeaders:
+        """The app's headers, completed for the wire."""
+        request = self._head
+        if self._arriving is not None and self._arriving.expects_continue:
+            self.keep = False  # the client may or may not send its body now; nobody can tell (RFC 9110 §10.1.1)
+        if self._draining():
+            self.keep = False
+        headers = finish_headers(
+            head.headers,
+            status=head.status,
+            date=http_date(time.time()),
+            server=self._service.config.ident.encode("latin-1"),
+            length=length,
+            close=not self.keep,
+        )
+        promised = [value for name, value in headers if name.lower() == b"content-length"]
+        self._promised = int(promised[0]) if promised else None
+        if request is not None and request.version == b"1.0" and self.keep:
+            if self._wire.body_done and (promised or head.status in (204, 304)):
+                headers.append((b"Connection", b"keep-alive"))
+            else:
+                self.keep = False
+        return headers
+
+    # -- what went wrong -----------------------------------------------------------------------------------------
+
+    def _judge(self, exc: Exception) -> None:
+        """Whose fault it is: the outcome, and one line in the log."""
+        cause = exc.__cause__ if isinstance(exc, _AppFailed) else exc
+        self.cut = self._wire.response_started
+        if isinstance(cause, ClientError):
+            self._set_outcome(Outcome.REFUSED, cause.reason, keep=False)
+        elif isinstance(cause, Overloaded):
+            self._set_outcome(Outcome.REFUSED, "all threads are busy and queue_size is reached")
+        elif isinstance(cause, ClientStalled):
+            self._set_outcome(_STALLS[cause.deadline], str(cause), keep=False)
+        elif isinstance(cause, ClientGone):
+            self._set_outcome(Outcome.CLIENT_GONE, cause.strerror or str(cause), keep=False)
+        elif isinstance(cause, FileTooShort):
+            self._set_outcome(Outcome.FILE_TOO_SHORT, str(cause), keep=False)
+        elif isinstance(exc, _AppFailed):
+            self._set_outcome(Outcome.APP_ERROR, f"{type(cause).__name__}: {cause}".splitlines()[0], keep=not self.cut)
+            log.error("%s: the application failed", self._label(), exc_info=cause)
+            return
+        else:
+            self._set_outcome(Outcome.SERVER_ERROR, repr(exc), keep=False)
+            log.error("%s: the server failed; please report this", self._label(), exc_info=exc)
+            return
+        log.info("%s: %s, %s", self._label(), self._outcome.value, self._reason)
+
+    async def _answer_failure(self, exc: Exception) -> None:
+        cause = exc.__cause__ if isinstance(exc, _AppFailed) else exc
+        if self.cut:
+            self.keep = False
+            return
+        headers = [(b"Content-Type", b"text/plain; charset=utf-8")]
+        status, text = 500, ""
+        if isinstance(cause, ClientError):
+            status, text = cause.status, cause.reason
+        elif isinstance(cause, Overloaded):
+            status, text = 503, "the server is busy, try again"
+            headers.append((b"Retry-After", _RETRY_AFTER))
+        elif isinstance(cause, ClientStalled) and cause.deadline != "write_timeout":
+            status, text = 408, str(cause)
+        elif isinstance(cause, ClientGone):
+            return
+        elif self._service.config.expose_tracebacks and cause is not None:
+            text = "\n" + "".join(traceback.format_exception(cause))
+        reason = _REASONS.get(status, b"Error")
+        body = f"{status} {reason.decode()}{': ' if text else ''}{text}\n".encode()
+        has_body = self._head is None or self._head.method != b"HEAD"
+        if self.keep and not self._wire.body_done:
+            self.keep = False
+        await self._outlet.deliver(Head(status, reason, headers), [body] if has_body else [], len(body), whole=True)
+
+    def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
+        self._outcome = outcome
+        self._reason = reason
+        self.keep = self.keep and keep
+
+    # -- what is told of it --------------------------------------------------------------------------------------
+
+    def _label(self) -> str:
+        address = self._peer.address
+        who = f"{address[0]}:{address[1]}" if address else "unix"
+        if self._head is None:
+            return who
+        return f"{who} {self._head.method.decode('ascii')} {self._head.target.decode('latin-1')!r}"
+
+    def _emit(self) -> None:
+        head, address, sent = self._head, self._peer.address or ("", 0), self._outlet.sent_head
+        record = RequestRecord(
+            peer=address[0],
+            peer_port=address[1],
+            method=head.method.decode("ascii") if head else "-",
+            target=head.target.decode("latin-1") if head else "-",
+            version=f"HTTP/{head.version.decode('ascii')}" if head else "-",
+            status=sent.status if sent else 0,
+            outcome=self._outcome,
+            reason=self._reason,
+            body_sent=self._outlet.body_sent,
+            body_promised=self._promised,
+            started=self._started,
+            duration=trio.current_time() - self._clock,
+            request_headers=head.headers if head else (),
+            response_headers=tuple(sent.headers) if sent else (),
+            environ=self._environ,
+        )
+        for observer in self._service.observers:
+            try:
+                observer(record)
+            except Exception:
+                log.exception("an observer of finished requests failed")
+
+
+def _call_in_thread(call: Callable[[], Answer]) -> Answer:
+    """What the app raises is its failure, be it SystemExit; only the cancellation of the request is ours."""
+    try:
+        return call()
+    except bridge.Cancelled:
+        raise
+    except BaseException as exc:
+        raise _AppFailed from exc
+
+
+def _close_logging(close: Callable[[], object]) -> None:
+    try:
+        close()
+    except Exception:
+        log.exception("close() of the application's file failed")

@@ -1,0 +1,103 @@
+"""The request's body: read while it arrives by the app's thread, or gathered before a thread is taken.
+
+Laws:
+
+* `100 Continue` is sent when the body is asked for, and not before (RFC 9110 §10.1.1). A request that expects it is
+  therefore never gathered ahead.
+* Gathering waits on the loop; a thread is used only to write to disk.
+* Whoever gathered a body closes it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from sendfile import Part
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.net.wire import Wire
+from trio_wsgi.wsgi import bridge
+from trio_wsgi.wsgi.spool import Spool
+
+WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
+
+
+class ArrivingBody:
+    """The body as the application's thread receives it (`wsgi.ports.Inlet`).
+
+    Args:
+        wire: of the connection; the thread owns it.
+        timeout: seconds without a byte (body_timeout).
+        write_timeout: seconds for a client that does not take the `100 Continue`.
+        expects_continue: whether the client waits for it.
+    """
+
+    def __init__(self, wire: Wire, timeout: float, write_timeout: float, expects_continue: bool) -> None:
+        self._wire = wire
+        self._timeout = timeout
+        self._write_timeout = write_timeout
+        self.expects_continue = expects_continue
+        self.failure: ClientError | ClientGone | None = None
+
+    def receive(self) -> bytes:
+        """See `wsgi.ports.Inlet`."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            if self.expects_continue:
+                self.expects_continue = False
+                self._send_continue()
+            while True:
+                try:
+                    return self._wire.receive_body_nowait()
+                except trio.WouldBlock:
+                    bridge.run(wait_body, self._wire, self._timeout)
+        except (ClientError, ClientGone) as exc:
+            self.failure = exc
+            raise
+
+    def _send_continue(self) -> None:
+        parts: deque[Part] = deque(self._wire.frame_continue())
+        self._wire.transport.send_nowait(parts)
+        if parts:
+            bridge.run(self._wire.transport.deliver, parts, self._write_timeout)
+
+
+async def wait_body(wire: Wire, timeout: float) -> None:
+    """Wait for bytes of the body.
+
+    Raises:
+        ClientStalled: none came for `timeout` seconds.
+    """
+    with trio.move_on_after(timeout) as scope:
+        await wire.transport.wait_readable()
+    if scope.cancelled_caught:
+        raise ClientStalled("body_timeout", timeout)
+
+
+async def gather_body(wire: Wire, spool: Spool, timeout: float) -> None:
+    """Receive the whole body into `spool`.
+
+    Raises:
+        ClientError, ClientGone: it did not arrive, or is too large.
+        OSError: there is no room for it.
+    """
+    blocks: list[bytes] = []
+    size = 0
+    while True:
+        try:
+            block = wire.receive_body_nowait()
+        except trio.WouldBlock:
+            await wait_body(wire, timeout)
+            continue
+        blocks.append(block)
+        size += len(block)
+        if not block or size >= WRITE_SIZE:
+            if spool.fits(size):
+                spool.write_all(blocks)
+            else:
+                await trio.to_thread.run_sync(spool.write_all, blocks)
+            blocks, size = [], 0
+        if not block:
+            return

@@ -1,0 +1,184 @@
+"""The response's way out: framed by h11, taken by the kernel at once, or delivered by the loop.
+
+Laws:
+
+* While the app runs, its thread owns the sending and sends without a hop; only where it would block does it ask the loop to
+  deliver. Once the thread is done, the connection's task owns it (`deliver`).
+* While the sending is lent to the backlog, nothing else sends.
+* The head is framed with the first bytes that are taken, so a response that failed before may still be another one.
+* After a failure everything here fails with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from sendfile import Part
+from trio_wsgi.errors import ClientGone, ClientStalled
+from trio_wsgi.net.backlog import Backlog
+from trio_wsgi.net.wire import Wire
+from trio_wsgi.wsgi import bridge
+from trio_wsgi.wsgi.ports import Head, RawHeaders
+
+Dress = Callable[[Head, int | None], RawHeaders]
+
+
+class Outlet:
+    """One response's way out (`wsgi.ports.Outlet`, and what the loop needs of it).
+
+    Args:
+        wire: of the connection.
+        nursery: of the connection; where lent parts are sent.
+        dress: completes the app's headers for the wire, given the body's length if it is known.
+        write_timeout: seconds without a byte taken by the client.
+        ahead: bytes that `push` may be ahead of the client (output_buffering).
+    """
+
+    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, write_timeout: float, ahead: int) -> None:
+        self._wire = wire
+        self._dress = dress
+        self._write_timeout = write_timeout
+        self._ahead = ahead
+        self._head: Head | None = None  # taken, not yet framed
+        self._backlog = Backlog(nursery, self._deliver_noting)
+        self._lent = False  # known to the owner alone: the backlog has the baton
+        self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
+        self._framed = 0  # bytes of body
+        self.failure: Exception | None = None
+        self.sent_head: Head | None = None  # as it went out
+
+    # -- in the application's thread (wsgi.ports.Outlet) ---------------------------------------------------------
+
+    def start(self, head: Head) -> None:
+        self._head = head
+
+    def send(self, data: bytes) -> None:
+        if self._lent:
+            bridge.run(self._backlog.wait_drained)
+            self._lent = False
+        self._send_nowait(self._frame_block(data))
+        if self._unsent:
+            bridge.run(self._deliver, self._unsent)
+
+    def offer(self, data: bytes) -> None:
+        if self._lent and not bridge.run_sync(self._backlog.take_back):
+            raise _refused()
+        self._lent = False
+        if not self._wire.transport.writable_nowait():
+            raise _refused()
+        self._send_nowait(self._frame_block(data))
+        self._lend_rest()
+
+    def push(self, data: bytes) -> None:
+        parts = self._frame_block(data)
+        if self._lent and bridge.run(self._backlog.extend, parts, self._ahead):
+            return
+        self._lent = False
+        self._send_nowait(parts)
+        self._lend_rest()
+
+    def wait_writable(self, timeout: float | None) -> bool:
+        return bridge.run(self._wait_writable, math.inf if timeout is None else timeout)
+
+    def _lend_rest(self) -> None:
+        if self._unsent:
+            bridge.run_sync(self._backlog.lend, self._unsent)
+            self._unsent = deque()
+            self._lent = True
+
+    def _send_nowait(self, parts: deque[Part]) -> None:
+        self._unsent = parts
+        try:
+            self._wire.transport.send_nowait(parts)
+        except ClientGone as exc:
+            self.failure = exc
+            raise
+
+    def _frame_block(self, data: bytes) -> deque[Part]:
+        if self.failure is not None:
+            raise self.failure
+        parts: deque[Part] = deque(self._frame_head(None))
+        self._frame_body(data, parts)
+        return parts
+
+    # -- on the event loop ---------------------------------------------------------------------------------------
+
+    async def deliver(self, head: Head | None, parts: list[Part], length: int | None, whole: bool) -> None:
+        """Send what is left of the response, after all that went before.
+
+        Args:
+            head: if it was not sent yet.
+            parts: the rest of the body.
+            length: of the whole body, for the head; None when it has none.
+            whole: whether this ends the response; False when the body is shorter than was promised.
+
+        Raises:
+            ClientGone: the client has left or stalled.
+            FileTooShort: a file ended early.
+        """
+        if self._lent:
+            await self._backlog.wait_drained()
+            self._lent = False
+        if self.failure is not None:
+            raise self.failure
+        self._unsent = deque()
+        if head is not None:
+            self._head = head
+            self._unsent.extend(self._frame_head(length))
+        for part in parts:
+            self._frame_body(part, self._unsent)
+        if whole:
+            self._unsent.extend(self._wire.frame_end())
+        await self._deliver(self._unsent)
+
+    async def _deliver(self, parts: deque[Part]) -> None:
+        await self._deliver_noting(parts, None)
+
+    async def _deliver_noting(self, parts: deque[Part], progress: Callable[[int], None] | None) -> None:
+        try:
+            await self._wire.transport.deliver(parts, self._write_timeout, progress)
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+    async def _wait_writable(self, timeout: float) -> bool:
+        with trio.move_on_after(timeout):
+            await self._backlog.wait_drained()
+            with trio.move_on_after(self._write_timeout) as stall:
+                await self._wire.transport.wait_writable()
+            if stall.cancelled_caught:
+                self.failure = ClientStalled("write_timeout", self._write_timeout)
+                raise self.failure
+            return True
+        return False
+
+    # -- framing -------------------------------------------------------------------------------------------------
+
+    def _frame_head(self, length: int | None) -> list[Part]:
+        if self._head is None:
+            return []
+        head, self._head = self._head, None
+        headers = self._dress(head, length)
+        self.sent_head = Head(head.status, head.reason, headers)
+        return self._wire.frame_head(head.status, head.reason, headers)
+
+    def _frame_body(self, part: Part, into: deque[Part]) -> None:
+        if len(part):
+            into.extend(self._wire.frame_data(part))
+            self._framed += len(part)
+
+    @property
+    def body_sent(self) -> int:
+        """Bytes of body that the kernel took, exact but for chunk framing of a response that was cut."""
+        unsent = sum(map(len, self._unsent)) + sum(map(len, self._backlog.parts))
+        return max(0, self._framed - unsent)
+
+
+def _refused() -> BlockingIOError:
+    error = BlockingIOError("the client does not take the block now: nothing of it was written")
+    error.characters_written = 0
+    return error

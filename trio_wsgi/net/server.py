@@ -1,0 +1,204 @@
+"""The server: listeners, the nursery of connections, and how they end.
+
+Laws:
+
+* Structure is lifetime: services (pump, threads) ⊃ connections ⊃ accepting. What is inside ends first.
+* A drain is: stop accepting, tell every connection, set a deadline on all of them.
+* At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset.
+* A client can end its own connection and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Sequence
+
+import trio
+
+from sendfile import Pump
+from trio_wsgi.address import Address
+from trio_wsgi.config import Config
+from trio_wsgi.net.apps import open_threads
+from trio_wsgi.net.connection import Connection
+from trio_wsgi.net.exchange import Peer
+from trio_wsgi.net.listeners import Listener, adopt_all, open_listeners, resolve
+from trio_wsgi.net.observe import AccessLog
+from trio_wsgi.net.service import Observer, Service, build_service
+from trio_wsgi.rules.environ import Site
+from trio_wsgi.version import __version__
+from trio_wsgi.wsgi.call import WSGIApplication
+
+log = logging.getLogger("trio_wsgi.error")
+
+# accept(2): the connection's own trouble, and a lack of something that others will give back
+_LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_SCARCE_PAUSE = 0.1  # seconds until something may have been given back
+
+
+class Server:
+    """A WSGI server for one app.
+
+    Args:
+        app: the WSGI application.
+        config: the settings; the defaults if None.
+        observers: called with the `RequestRecord` of every finished request, on the event loop; must be quick.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, config: Config | None = None, *, observers: Sequence[Observer] = ()
+    ) -> None:
+        self._app = app
+        self.config = Config() if config is None else config
+        self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
+        self._accepting = trio.CancelScope()
+        self._connections: set[Connection] = set()
+        self._room = trio.Semaphore(self.config.connection_limit)
+
+    def __repr__(self) -> str:
+        state = "draining" if self._accepting.cancel_called else "serving"
+        return f"<Server {state}, {len(self._connections)} connections>"
+
+    async def serve(
+        self,
+        listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until `drain` or cancellation.
+
+        Args:
+            listeners: listening sockets to use instead of `config.bind`; the caller closes them.
+            task_status: gets the bound addresses once connections are accepted.
+
+        Raises:
+            ConfigError: an address cannot be listened at.
+
+        Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an app
+            that ignores its cancellation delays it.
+        """
+        if listeners is not None:
+            adopted = adopt_all(listeners)
+            try:
+                await self.serve_opened(adopted, task_status=task_status)
+            finally:
+                for listener in adopted:
+                    listener.sock.close()
+            return
+        resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
+        with open_listeners(resolved, self.config.backlog) as opened:
+            await self.serve_opened(opened, task_status=task_status)
+
+    async def serve_opened(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """`serve` at listeners that are open already; they are closed when the server drains."""
+        config = self.config
+        async with (
+            trio.open_nursery() as services,
+            open_threads(config.threads, config.queue_size) as threads,
+        ):
+            pump = Pump()
+            await services.start(pump.run)
+            service = build_service(self._app, config, threads, pump, self._observers)
+            async with trio.open_nursery() as connections:
+                with self._accepting:
+                    async with trio.open_nursery() as acceptors:
+                        for listener in listeners:
+                            acceptors.start_soon(self._accept, service, listener, connections)
+                        task_status.started(tuple(listener.address for listener in listeners))
+                for listener in listeners:  # whoever comes now is to be refused, not to wait in the queue
+                    listener.sock.close()
+                for connection in self._connections:
+                    connection.drain()
+                connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+            services.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Stop accepting; idle connections end at once, busy ones after their response or `graceful_timeout` seconds.
+
+        `serve` returns when they have. May be called again, and before `serve`.
+        """
+        self._accepting.cancel()
+
+    async def _accept(self, service: Service, listener: Listener, nursery: trio.Nursery) -> None:
+        site = _build_site(service.config, listener)
+        while True:
+            await self._room.acquire()
+            try:
+                sock, where = await _accept_one(listener.sock)
+            except BaseException:
+                self._room.release()
+                raise
+            address = (where[0], where[1]) if isinstance(where, tuple) else None
+            nursery.start_soon(self._run_connection, service, sock, Peer(site, address))
+
+    async def _run_connection(self, service: Service, sock: socket.socket, peer: Peer) -> None:
+        connection = Connection(service, sock, peer)
+        self._connections.add(connection)
+        try:
+            if self._accepting.cancel_called:
+                connection.drain()
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            self._room.release()
+
+
+async def serve(
+    app: WSGIApplication,
+    config: Config | None = None,
+    *,
+    listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
+    observers: Sequence[Observer] = (),
+    task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a WSGI app inside a Trio program: `addresses = await nursery.start(trio_wsgi.serve, app, config)`.
+
+    Runs until it is cancelled. Arguments and errors are those of `Server` and `Server.serve`; make a `Server` to drain it.
+    """
+    await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
+
+
+async def _accept_one(listener: socket.socket) -> tuple[socket.socket, object]:
+    """The next connection, non-blocking; survives what clients and a lack of descriptors do to accept(2)."""
+    scarce = False
+    while True:
+        try:
+            sock, where = listener.accept()
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(listener)
+        except OSError as exc:
+            if exc.errno in _SCARCE:
+                if not scarce:
+                    log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", exc.strerror)
+                scarce = True
+                await trio.sleep(_SCARCE_PAUSE)
+            elif exc.errno in _LOST:
+                await trio.lowlevel.checkpoint()
+            else:
+                raise
+        else:
+            sock.setblocking(False)
+            if listener.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock, where
+
+
+def _build_site(config: Config, listener: Listener) -> Site:
+    return Site(
+        server_name=listener.server_name,
+        server_port=listener.server_port,
+        script_name=config.url_prefix,
+        scheme=config.url_scheme,
+        software=f"trio-wsgi/{__version__}",
+        multithread=config.threads > 1,
+        multiprocess=False,
+        pass_authorization=config.pass_authorization,
+        extra=dict(config.var),
+    )

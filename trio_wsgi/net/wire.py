@@ -1,0 +1,223 @@
+"""The HTTP of one connection: bytes to requests and responses to bytes, by h11 and without waiting.
+
+Laws:
+
+* One owner at a time: the connection's task, or the application thread that the task waits for.
+* h11 is the only author of framing. It is given exactly one message: the head once our stricter rules have passed it,
+  the body up to its last byte. What follows stays here and is the next request.
+* The next request is not looked at before the body of the last one is consumed.
+* Whatever breaks a rule raises `ClientError`; after that nothing more is read as HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import h11
+
+from sendfile import Part
+from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.rules.chunks import ChunkScanner
+from trio_wsgi.rules.head import HeadLimits, RequestHead, check_head, find_head_end, parse_request, skip_blank_lines
+
+RECEIVE_SIZE = 64 * 1024
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Wire:
+    """HTTP/1.1 over one transport.
+
+    Args:
+        transport: connected.
+        limits: how large a request's head may be.
+        body_limit: bytes of a request's body; 0 for no limit.
+    """
+
+    def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int) -> None:
+        self.transport = transport
+        self._limits = limits
+        self._body_limit = body_limit
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.total)
+        self._received = bytearray()  # and not yet given to h11
+        self._scanned = 0  # bytes of it in which the head's end was looked for
+        self._head: RequestHead | None = None
+        self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
+        self.body_size = 0  # bytes of body that arrived
+
+    def __repr__(self) -> str:
+        return f"<Wire {self._h11.their_state} → {self._h11.our_state}, {len(self._received)} bytes ahead>"
+
+    # -- receiving -----------------------------------------------------------------------------------------------
+
+    @property
+    def has_input(self) -> bool:
+        """Whether bytes of the next request have arrived already."""
+        return bool(self._received)
+
+    @property
+    def body_done(self) -> bool:
+        """Whether the request was received to its end."""
+        return self._body is None
+
+    def receive_head_nowait(self) -> RequestHead:
+        """The next request, up to its body.
+
+        Raises:
+            trio.WouldBlock: it has not arrived whole.
+            ClientGone: the peer closed; `has_input` tells whether in the middle of a head.
+            ClientError: it is no request that we take.
+        """
+        while (raw := self._cut_head()) is None:
+            data = self.transport.receive_nowait(RECEIVE_SIZE)
+            if not data:
+                raise ClientGone(0, "closed by the client")
+            self._received += data
+        check_head(raw, self._limits)
+        return self._parse_head(raw)
+
+    def _cut_head(self) -> bytes | None:
+        received = self._received
+        if not self._scanned and (blank := skip_blank_lines(received)):
+            del received[:blank]
+        end = find_head_end(received, self._scanned, self._limits)
+        if end < 0:
+            self._scanned = len(received)
+            return None
+        raw = bytes(received[:end])
+        del received[:end]
+        self._scanned = 0
+        return raw
+
+    def _parse_head(self, raw: bytes) -> RequestHead:
+        self._h11.receive_data(raw)
+        request = self._next_event()
+        assert type(request) is h11.Request
+        head = parse_request(request.method, request.target, request.headers, request.http_version)
+        self._head = head
+        self.body_size = 0
+        if head.chunked:
+            self._body = ChunkScanner(self._limits)
+        elif head.content_length:
+            self._body = _Counted(head.content_length)
+        else:
+            self._next_event()  # the end of the message
+        if self._body_limit and (head.content_length or 0) > self._body_limit:
+            raise ClientError(
+                413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}"
+            )
+        return head
+
+    def receive_body_nowait(self) -> bytes:
+        """The next bytes of the body, b"" at its end.
+
+        Raises:
+            trio.WouldBlock: none have arrived.
+            ClientGone: the peer closed before the end.
+            ClientError: the framing is wrong, or the body larger than the limit.
+        """
+        while self._body is not None:
+            event = self._next_event()
+            if event is h11.NEED_DATA:
+                self._feed_body(self._body)
+            elif type(event) is h11.EndOfMessage:
+                self._body = None
+            elif event.data:
+                return bytes(event.data)
+        return b""
+
+    def _feed_body(self, body: _Counted | ChunkScanner) -> None:
+        data: bytes | bytearray = self._received
+        if data:
+            self._received = bytearray()
+        else:
+            data = self.transport.receive_nowait(RECEIVE_SIZE)
+            if not data:
+                raise ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
+        count = body.feed(data)
+        self.body_size = body.body_bytes
+        if self._body_limit and self.body_size > self._body_limit:
+            raise ClientError(413, f"a body of more than {self._body_limit} bytes (limit_request_body)")
+        if count < len(data):
+            self._received += memoryview(data)[count:]
+            data = data[:count]
+        self._h11.receive_data(bytes(data))
+
+    def _next_event(self) -> Any:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise ClientError(exc.error_status_hint, str(exc)) from exc
+
+    # -- framing -------------------------------------------------------------------------------------------------
+
+    def frame_continue(self) -> list[Part]:
+        """An interim `100 Continue`; nothing where it would come too late (RFC 9110 §10.1.1)."""
+        if self._h11.our_state is not h11.SEND_RESPONSE:
+            return []
+        return self._frame(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0."""
+        if self._head is not None and self._head.version == b"1.0" and _says(headers, b"connection", b"keep-alive"):
+            self._become_http11(self._head)
+        response = h11.Response(status_code=status, reason=reason, headers=list(headers))
+        return self._frame(response)
+
+    def frame_data(self, part: Part) -> list[Part]:
+        """A piece of the body; it is passed through unread, whatever it is."""
+        return self._frame(h11.Data(data=part))  # type: ignore[arg-type]
+
+    def frame_end(self) -> list[Part]:
+        """The end of the response."""
+        return self._frame(h11.EndOfMessage())
+
+    def _frame(self, event: Any) -> list[Part]:
+        # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.
+        return list(self._h11.send_with_data_passthrough(event) or ())
+
+    def _become_http11(self, head: RequestHead) -> None:
+        # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
+        # it is made to see the same request in 1.1; its body was received before.
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.total)
+        self._h11.receive_data(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % head.method)
+        self._next_event()
+        self._next_event()
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a head was framed for the present request."""
+        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+
+    @property
+    def ends_by_closing(self) -> bool:
+        """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
+        return self.response_started and self._head is not None and self._h11.their_http_version == b"1.0"
+
+    def start_next_cycle(self) -> bool:
+        """Make ready for the next request; False when the connection must close instead."""
+        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+            return False
+        self._h11.start_next_cycle()
+        self._head = None
+        return True
+
+
+class _Counted:
+    """A body whose Content-Length is known."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self.body_bytes = 0
+
+    def feed(self, data: bytes | bytearray) -> int:
+        """How many bytes of `data` belong to the body."""
+        count = min(len(data), self._length - self.body_bytes)
+        self.body_bytes += count
+        return count
+
+
+def _says(headers: Headers, name: bytes, value: bytes) -> bool:
+    return any(key.lower() == name and text.lower() == value for key, text in headers)

@@ -1,0 +1,261 @@
+"""What an answer becomes by the request's preconditions and Range: status, headers and the bytes to send.
+
+Laws:
+
+* Preconditions go before ranges (RFC 9110, section 13.2.2), and both concern only GET and HEAD here: every
+  other method has had its effect by the time an application answers, and a 412 would then be a lie.
+* An answer that the application has made partial itself (206, Content-Range), and every status but 200, is
+  left alone; its bytes are still cut to its Content-Length.
+* What is sent lies within the span given: parts are bytes to send as they are, or (offset, count) from its
+  start.
+* `FileAnswer.length` is exactly what the parts hold, and Content-Length says the same, but where there is no
+  body by RFC 9110 (HEAD, 204, 304) and where the application promises more than its file holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trio_wsgi.rules.conditional import (
+    CONDITIONAL_FIELDS,
+    Headers,
+    Precondition,
+    Validators,
+    decide_if_range,
+    decide_precondition,
+    field_value,
+    format_http_date,
+    not_modified_headers,
+    refusal_headers,
+    validators_of,
+)
+from trio_wsgi.rules.ranges import (
+    DEFAULT_MAX_RANGES,
+    IGNORE,
+    Part,
+    RangeDecision,
+    build_multipart,
+    content_range,
+    decide_ranges,
+    parts_length,
+    unsatisfied_range,
+)
+
+HeaderList = list[tuple[bytes, bytes]]
+
+_READS = (b"GET", b"HEAD")
+_EMPTY = (b"Content-Length", b"0")
+_MOST_DIGITS = 18  # of a Content-Length that a file can have
+# Digests of the bytes in the message do not hold for a part of them; Repr-Digest does (RFC 9530, section 3).
+_WHOLE_CONTENT_FIELDS = (b"content-length", b"content-md5", b"content-digest", b"digest")
+
+
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """What the operator allows for the application's files.
+
+    Args:
+        ranges: answer Range requests.
+        max_ranges: see `trio_wsgi.rules.ranges.decide_ranges`.
+        add_validators: give a file an ETag and a Last-Modified where the application has set none.
+    """
+
+    ranges: bool = True
+    max_ranges: int = DEFAULT_MAX_RANGES
+    add_validators: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BodilessAnswer:
+    """A 304 or 412 in place of the application's answer. No body follows it."""
+
+    status: int
+    reason: bytes
+    headers: HeaderList
+
+
+@dataclass(frozen=True, slots=True)
+class FileAnswer:
+    """The head to send and what follows it.
+
+    Args:
+        parts: bytes, or (offset, count) relative to the start of the span; empty when nothing is to be sent.
+        length: how many bytes the parts are.
+    """
+
+    status: int
+    reason: bytes
+    headers: HeaderList
+    parts: list[Part]
+    length: int
+
+
+def decide_app_answer(
+    method: bytes, request_headers: Headers, status: int, headers: Headers, *, now: int | None = None
+) -> BodilessAnswer | None:
+    """Decide whether a 304 or 412 goes out in place of an answer of the application.
+
+    Costs next to nothing for a request without preconditions. A caller that gets an answer may close the
+    application's iterable at once.
+
+    Args:
+        request_headers: names in lower case.
+        status: the application's.
+        headers: the application's, names in any case; those of the result are a selection of them.
+        now: seconds since 1970, for dates with two-digit years.
+
+    Returns:
+        None to send the application's own answer: for other methods than GET and HEAD, for an answer without
+        validators, for a 206 and everything that is no 2xx. A 304 replaces only a 200 (RFC 9110, section
+        15.4.5).
+    """
+    if method not in _READS or not 200 <= status < 300 or status == 206:
+        return None
+    if not any(name in CONDITIONAL_FIELDS for name, _ in request_headers):
+        return None
+    decision = _evaluate(method, request_headers, validators_of(headers), now)
+    if decision is Precondition.PROCEED or (decision is Precondition.NOT_MODIFIED and status != 200):
+        return None
+    return _bodiless(decision, headers)
+
+
+def _evaluate(
+    method: bytes, request_headers: Headers, validators: Validators, now: int | None
+) -> Precondition:
+    """Evaluate preconditions where the answer takes part in validation at all: by having a validator."""
+    if validators.etag is None and validators.last_modified is None:
+        return Precondition.PROCEED
+    return decide_precondition(method, request_headers, validators, now=now)
+
+
+def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
+    if decision is Precondition.NOT_MODIFIED:
+        return BodilessAnswer(304, b"Not Modified", not_modified_headers(headers))
+    return BodilessAnswer(412, b"Precondition Failed", [*refusal_headers(headers), _EMPTY])
+
+
+def decide_file_answer(
+    method: bytes,
+    request_headers: Headers,
+    status: int,
+    headers: Headers,
+    size: int,
+    validators: Validators,
+    options: FileOptions,
+    *,
+    boundary: bytes,
+    reason: bytes = b"OK",
+    now: int | None = None,
+) -> FileAnswer:
+    """Decide what is sent for an answer whose body is a span of a file.
+
+    Args:
+        request_headers: names in lower case.
+        status, reason, headers: the application's; header names in any case.
+        size: bytes in the span. A smaller Content-Length of the application cuts it; a larger one is kept,
+            with the whole span for a body and no preconditions or ranges: the caller sees `length` fall
+                short, and cuts.
+        validators: the file's own, for an answer that has none. They must belong to this very span: see
+            `variant` of `make_etag` for one that is not the whole file.
+        boundary: fresh and random for each answer; see `build_multipart` for what it may consist of.
+        now: seconds since 1970. No Last-Modified is later (RFC 9110, section 8.8.2.1), and one of this very
+            second is no strong validator.
+    """
+    promised = _content_length(headers)
+    whole = size if promised is None else min(size, promised)
+    if promised is None:
+        headers = _without(headers, b"content-length")
+        if status >= 200 and status not in (204, 304):
+            headers = [*headers, (b"Content-Length", b"%d" % size)]
+    names = {name.lower() for name, _ in headers}
+    served = status == 200 and method in _READS and b"content-range" not in names
+    if not served or (promised or 0) > size:
+        return _everything(method, status, reason, headers, whole)
+
+    # A body cut short by its Content-Length is not the file that the file's validators are for.
+    if options.add_validators and whole == size:
+        headers = _with_validators(headers, names, validators, now)
+    known = validators_of(headers)
+    decision = _evaluate(method, request_headers, known, now)
+    if decision is not Precondition.PROCEED:
+        short = _bodiless(decision, headers)
+        return FileAnswer(short.status, short.reason, short.headers, [], 0)
+
+    most = options.max_ranges if options.ranges else 0
+    if most > 0 and b"accept-ranges" not in names:
+        headers = [*headers, (b"Accept-Ranges", b"bytes")]
+    value = _standing_range(method, request_headers, headers, known, now)
+    wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
+    if wanted.decision is RangeDecision.UNSATISFIABLE:
+        place = (b"Content-Range", unsatisfied_range(whole))
+        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [], 0)
+    if wanted.decision is RangeDecision.PARTIAL:
+        return _partial(headers, whole, wanted.ranges, boundary)
+    return _everything(method, status, reason, headers, whole)
+
+
+def _standing_range(
+    method: bytes, request_headers: Headers, headers: Headers, validators: Validators, now: int | None
+) -> bytes | None:
+    """Return the Range to be considered: of a GET (RFC 9110, section 14.2), if the answer and If-Range let it be."""
+    value = field_value(request_headers, b"range") if method == b"GET" else None
+    if value is None or not _accepts_ranges(headers):
+        return None
+    if_range = field_value(request_headers, b"if-range")
+    return value if if_range is None or decide_if_range(if_range, validators, now=now) else None
+
+
+def _partial(headers: Headers, size: int, ranges: Sequence[tuple[int, int]], boundary: bytes) -> FileAnswer:
+    """Return the 206 with these ranges (RFC 9110, section 15.3.7)."""
+    kept = _without(headers, *_WHOLE_CONTENT_FIELDS)
+    if len(ranges) == 1:
+        parts: list[Part] = list(ranges)
+        kept.append((b"Content-Range", content_range(*ranges[0], size)))
+    else:  # section 15.3.7.2: Content-Type and Content-Range move into the parts
+        parts = build_multipart(ranges, size, field_value(headers, b"content-type"), boundary)
+        kept = _without(kept, b"content-type")
+        kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + boundary))
+    length = parts_length(parts)
+    kept.append((b"Content-Length", b"%d" % length))
+    return FileAnswer(206, b"Partial Content", kept, parts, length)
+
+
+def _everything(method: bytes, status: int, reason: bytes, headers: Headers, size: int) -> FileAnswer:
+    bodiless = method == b"HEAD" or status < 200 or status in (204, 304)
+    parts: list[Part] = [] if bodiless or not size else [(0, size)]
+    return FileAnswer(status, reason, list(headers), parts, parts_length(parts))
+
+
+def _with_validators(
+    headers: Headers, names: set[bytes], validators: Validators, now: int | None
+) -> HeaderList:
+    """Return the headers with the file's validators where the application has none of that name."""
+    added = list(headers)
+    if b"etag" not in names and validators.etag is not None:
+        added.append((b"ETag", validators.etag))
+    modified = validators.last_modified
+    if b"last-modified" not in names and modified is not None:
+        text = format_http_date(modified if now is None else min(modified, now))
+        if text is not None:
+            added.append((b"Last-Modified", text))
+    return added
+
+
+def _content_length(headers: Headers) -> int | None:
+    """Read the application's Content-Length; one that is malformed or contradicts itself counts as none."""
+    values = {value.strip(b" \t") for name, value in headers if name.lower() == b"content-length"}
+    if len(values) != 1:
+        return None
+    (value,) = values
+    return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else None
+
+
+def _accepts_ranges(headers: Headers) -> bool:
+    """Whether the answer's Accept-Ranges lets ranges be: an application says ``none`` to switch them off."""
+    value = field_value(headers, b"accept-ranges")
+    return value is None or b"bytes" in [unit.strip(b" \t").lower() for unit in value.split(b",")]
+
+
+def _without(headers: Headers, *names: bytes) -> HeaderList:
+    return [field for field in headers if field[0].lower() not in names]

@@ -1,0 +1,209 @@
+"""What an application says to `start_response`: checked, and completed by what the server adds (PEP 3333).
+
+Laws:
+
+* A wrong status or header is an `AppError` that names the culprit; nothing is repaired but blanks around a value.
+* The application's spelling of a name goes out as it is; comparisons are by the lower-case name.
+* Date and Server are there exactly once: the application's own, else ours.
+* How a message is delimited and whether the connection lives on is the server's business: hop-by-hop headers
+  are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from trio_wsgi.errors import AppError
+
+Headers = list[tuple[bytes, bytes]]
+
+# wsgiref.util's list, which is that of RFC 2616 §13.5.1, and the two names that are seen for the same things.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection keep-alive proxy-authenticate proxy-authorization te trailers transfer-encoding upgrade"
+        b" proxy-connection trailer"
+    ).split()
+)
+_STATUS = re.compile(r"([2-5][0-9]{2}) ([^\x00-\x1f\x7f]*+)")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may stand in a file's name
+_LENGTH_DIGITS_MAX = 20  # what h11 takes
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def check_status(status: object) -> tuple[int, bytes]:
+    """Read the status of `start_response`.
+
+    Args:
+        status: such as ``"200 OK"``; the reason may be empty, the space before it may not be missing.
+
+    Returns:
+        the code, 200 to 599, and the reason.
+
+    Raises:
+        AppError: it is not such a string.
+
+    Spec: PEP 3333, "The start_response() Callable"; RFC 9110 §15.
+    """
+    if not isinstance(status, str):
+        raise AppError(f"status must be str, got {type(status).__name__}: {_show(status)}")
+    return _read_status(status)
+
+
+@lru_cache(maxsize=256)
+def _read_status(status: str) -> tuple[int, bytes]:
+    parts = _STATUS.fullmatch(status)
+    if parts is None:
+        raise AppError(
+            f"status must be a code from 200 to 599, a space and a reason without control characters,"
+            f" got {_show(status)}"
+        )
+    try:
+        return int(parts[1]), parts[2].encode("latin-1")
+    except UnicodeEncodeError:
+        raise AppError(f"status must be latin-1, got {_show(status)}") from None
+
+
+def check_headers(headers: object) -> Headers:
+    """Read the headers of `start_response`.
+
+    Args:
+        headers: a list of ``(name, value)`` tuples of str.
+
+    Returns:
+        the same as bytes, in the same order and spelling, without blanks around values (h11 refuses them).
+
+    Raises:
+        AppError: naming the header and the rule: types, characters, hop-by-hop, Content-Length.
+
+    Spec: PEP 3333, "The start_response() Callable" and "Other HTTP Features"; RFC 9110 §5.5, §8.6.
+    """
+    if not isinstance(headers, list):
+        raise AppError(f"headers must be a list, got {type(headers).__name__}")
+    checked: Headers = []
+    has_length = False
+    for item in headers:
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise AppError(f"a header must be a (name, value) tuple, got {_show(item)}")
+        name, value = item
+        if not isinstance(name, str):
+            raise AppError(f"header name must be str, got {type(name).__name__}: {_show(name)}")
+        if not isinstance(value, str):
+            raise AppError(f"value of header {name} must be str, got {type(value).__name__}: {_show(value)}")
+        raw_name, is_length = _read_name(name)
+        # isprintable is the fast answer for nearly all; the expression knows exactly.
+        if not value.isprintable() and _CONTROL.search(value) is not None:
+            raise AppError(f"value of header {name} has a control character: {_show(value)}")
+        try:
+            raw_value = value.encode("latin-1").strip(b" \t")
+        except UnicodeEncodeError:
+            raise AppError(
+                f"value of header {name} must be latin-1, got {_show(value)};"
+                " encode other text as its header's specification says"
+            ) from None
+        if is_length:
+            if has_length:
+                raise AppError("Content-Length is set more than once")
+            if not raw_value.isdigit() or len(raw_value) > _LENGTH_DIGITS_MAX:
+                raise AppError(f"Content-Length must be a decimal number, got {_show(value)}")
+            has_length = True
+        checked.append((raw_name, raw_value))
+    return checked
+
+
+@lru_cache(maxsize=512)
+def _read_name(name: str) -> tuple[bytes, bool]:
+    """A header's name as bytes, and whether it is Content-Length."""
+    if _NAME.fullmatch(name) is None:
+        raise AppError(f"header name is not a token (RFC 9110 §5.1): {_show(name)}")
+    raw = name.encode("ascii")
+    lower = raw.lower()
+    if lower in HOP_BY_HOP:
+        raise AppError(f"header {name} is hop-by-hop: only the server may set it (PEP 3333)")
+    return raw, lower == b"content-length"
+
+
+def _show(value: object) -> str:
+    """A value of the application's in an error, at a bounded length and whatever its repr does."""
+    try:
+        text = ascii(value)
+    except Exception:  # the application's own __repr__
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """The values of all headers called `name` (lower case), in their order."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The one value that all headers called `name` (lower case) make together; None if there is none.
+
+    Spec: RFC 9110 §5.2 (a comma), RFC 9113 §8.2.3 (a semicolon for Cookie).
+    """
+    values = get_all(headers, name)
+    if not values:
+        return None
+    return (b"; " if name == b"cookie" else b", ").join(values)
+
+
+def http_date(timestamp: float) -> bytes:
+    """An IMF-fixdate (RFC 9110 §5.6.7) of a UNIX time in seconds, 0 <= timestamp < year 10000."""
+    return _format_date(int(timestamp))
+
+
+@lru_cache(maxsize=64)
+def _format_date(second: int) -> bytes:
+    moment = datetime.fromtimestamp(second, UTC)
+    day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
+    return (
+        f"{day}, {moment.day:02} {month} {moment.year:04}"
+        f" {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
+    ).encode("ascii")
+
+
+def body_allowed(method: bytes | str, status: int) -> bool:
+    """Whether a response has a body: not to HEAD, not with 1xx, 204, 304 (RFC 9110 §6.4.1, §9.3.2)."""
+    return method not in (b"HEAD", "HEAD") and status >= 200 and status not in (204, 304)
+
+
+def finish_headers(
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    date: bytes,
+    server: bytes,
+    length: int | None,
+    close: bool,
+    status: int = 200,
+) -> Headers:
+    """Complete an application's headers by what the server owes.
+
+    Args:
+        headers: from `check_headers`; not changed.
+        date, server: the values to add where the application set none; an empty `server` adds none.
+        length: the body's length where the server knows it; the application's own Content-Length wins.
+        close: whether to announce that the connection ends.
+        status: 204 (and 1xx) loses any Content-Length, 304 keeps the application's (RFC 9110 §8.6).
+
+    Returns:
+        a new list: the application's headers first, in their order.
+    """
+    finished = list(headers)
+    names = {name.lower() for name, _ in finished}
+    if status == 204 or status < 200:
+        if b"content-length" in names:
+            finished = [item for item in finished if item[0].lower() != b"content-length"]
+    elif length is not None and b"content-length" not in names:
+        finished.append((b"Content-Length", b"%d" % length))
+    if b"date" not in names:
+        finished.append((b"Date", date))
+    if server and b"server" not in names:
+        finished.append((b"Server", server))
+    if close:
+        finished.append((b"Connection", b"close"))
+    return finished

@@ -1,0 +1,84 @@
+"""The call of the app in its thread: from the environ to what is left to send (PEP 3333).
+
+Laws:
+
+* What the app has finished producing is returned, not sent: a list, a file, a buffered body leave after the thread is free.
+* A block of any other iterable is sent before the next is asked for.
+* `close()` of the iterable is called exactly once: here, or, when the server sends its file, by whoever sent it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from trio_wsgi.errors import AppError
+from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, open_span
+from trio_wsgi.wsgi.response import Answer, ExcInfo, Response, Write
+
+log = logging.getLogger("trio_wsgi.error")
+
+StartResponse = Callable[[str, list[tuple[str, str]], ExcInfo | None], Write]
+WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, sendfile: bool = True) -> Answer:
+    """Run the app to its end and return what is left to send.
+
+    Raises:
+        AppError: it broke a rule of PEP 3333.
+        ClientGone: the client left before it was done.
+        BaseException: whatever the app raised.
+    """
+    result: object = app(environ, response.start_response)
+    if isinstance(result, FileWrapper) and sendfile and (span := open_span(result.filelike)) is not None:
+        try:
+            answer = response.finish([span])
+        except BaseException:
+            result.close()
+            raise
+        return _closing_too(answer, result)
+    try:
+        return response.finish(_blocks_left(result, response))
+    finally:
+        _close(result)
+
+
+def _blocks_left(result: object, response: Response) -> list[Any]:
+    """Send the blocks of an iterable; those of a list are all known, and are left for later."""
+    if isinstance(result, list | tuple):
+        for block in result:
+            if not isinstance(block, bytes):
+                raise AppError(f"the list returned by the application holds {type(block).__name__}, not only bytes")
+        return list(result)
+    if isinstance(result, FileWrapper):
+        result.iterated_by_server = True
+    elif isinstance(result, str | bytes) or not isinstance(result, Iterable):
+        raise AppError(f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list")
+    for block in result:
+        if not response.send_block(block):
+            break
+    return []
+
+
+def _closing_too(answer: Answer, result: FileWrapper) -> Answer:
+    finish = answer.close
+
+    def close() -> None:
+        finish()
+        result.close()
+
+    answer.close = close
+    answer.close_at_once = closes_at_once(result.filelike)
+    return answer
+
+
+def _close(result: object) -> None:
+    close = getattr(result, "close", None)
+    if close is None:
+        return
+    try:
+        close()
+    except Exception:  # the response itself is whole
+        log.exception("close() of the application's iterable failed")

@@ -1,0 +1,145 @@
+"""`wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling"), and when the kernel may send its file.
+
+Laws:
+
+* The wrapper is a true iterator over any file-like object; iterating it is always right.
+* A span for the kernel is made only where it is certain to be the bytes that `read()` would give: `read` is the
+  built-in one of Python's own file objects over a regular file. A `fileno()` alone proves nothing: that of a `GzipFile`
+  leads to other bytes than its `read()`.
+* The bytes start at the file's current position (`tell()`, which knows of bytes read ahead into Python's buffer).
+* The wrapper closes the file once; it owns it from the moment it is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import stat
+import sys
+from collections.abc import Callable
+from tempfile import _TemporaryFileWrapper
+from typing import Any, Protocol
+
+from sendfile import FileSpan
+from trio_wsgi.errors import AppError
+
+log = logging.getLogger("trio_wsgi.error")
+
+DEFAULT_BLOCK_SIZE = 64 * 1024
+
+
+class Readable(Protocol):
+    """What PEP 3333 asks of a file-like object; `close`, `seek`, `tell` and `fileno` are used where they exist."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class FileWrapper:
+    """An iterator over a file's blocks, which the server may replace by `sendfile`.
+
+    Args:
+        filelike: an object with `read(size)`; from now on the wrapper closes it.
+        block_size: bytes per block when it is iterated.
+    """
+
+    #: Whether blocks are asked for by the server itself, which has its reasons, and not by a middleware.
+    iterated_by_server = False
+
+    def __init__(self, filelike: Readable, block_size: int = DEFAULT_BLOCK_SIZE) -> None:
+        self.filelike = filelike
+        self.block_size = block_size
+        self._close: Callable[[], object] | None = getattr(filelike, "close", None)
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.iterated_by_server:
+            self._say_fast_path_is_lost(sys._getframe(1).f_globals.get("__name__", "?"))
+        data: object = self.filelike.read(self.block_size)
+        if isinstance(data, str):
+            raise AppError(
+                f"wsgi.file_wrapper was given a file opened in text mode, {self.filelike!r}: open it with mode 'rb'"
+            )
+        if not data:
+            raise StopIteration
+        if not isinstance(data, bytes):
+            raise AppError(f"read() of {self.filelike!r} gave {type(data).__name__}, not bytes")
+        return data
+
+    def close(self) -> None:
+        """Close the file; once, however often it is called."""
+        close, self._close = self._close, None
+        if close is not None:
+            close()
+
+    def _say_fast_path_is_lost(self, iterated_by: str) -> None:
+        self.iterated_by_server = True  # said for this one
+        if iterated_by not in _said_lost and open_span(self.filelike) is not None:
+            _said_lost.add(iterated_by)
+            log.warning(
+                "a wsgi.file_wrapper is iterated by %s and read through Python: sendfile serves it only where the app's "
+                "own return value reaches the server unwrapped (said once)",
+                iterated_by,
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        # Those who wrap the wrapper look for these (Werkzeug seeks to the start of a range instead of reading up to it);
+        # they exist exactly where the file has them.
+        if name in {"seek", "tell", "seekable"}:
+            return getattr(self.filelike, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class ReadFileWrapper(FileWrapper):
+    """The wrapper where sendfile is switched off: always read and sent like any other iterable."""
+
+    iterated_by_server = True
+
+
+_said_lost: set[str] = set()  # modules that were named in the log already
+
+
+def plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.FileIO | None:
+    """The built-in file whose bytes `filelike.read` gives, or None where that is not certain.
+
+    It looks through `tempfile`'s wrapper and through objects whose `read` is the very method of another file, as that of
+    Django's `File` is.
+    """
+    if isinstance(filelike, _TemporaryFileWrapper):
+        filelike = filelike.file
+    read = getattr(filelike, "read", None)
+    file = getattr(read, "__self__", None)
+    if isinstance(file, io.BufferedReader | io.BufferedRandom):
+        built_in = type(file).read in _BUILT_IN_READS and type(file.raw) is io.FileIO
+    else:
+        built_in = type(file) is io.FileIO
+    return file if built_in and file is not None and read == file.read else None
+
+
+_BUILT_IN_READS = {io.BufferedReader.read, io.BufferedRandom.read}
+
+
+def open_span(filelike: object) -> FileSpan | None:
+    """The bytes from the file's position to its end as a span, or None where they must be read by iterating.
+
+    Files that the kernel calls empty are not spanned: those of /proc hold bytes all the same.
+    """
+    file = plain_file(filelike)
+    if file is None or not file.readable():
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(file, io.BufferedRandom):
+            file.flush()
+        status = os.fstat(file.fileno())
+        offset = file.tell()
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return FileSpan(file, offset, max(0, status.st_size - offset))
+    return None
+
+
+def closes_at_once(filelike: object) -> bool:
+    """Whether closing it runs no code of the app's and so may happen on the event loop."""
+    return type(filelike) in {io.BufferedReader, io.FileIO} and "close" not in getattr(filelike, "__dict__", ())

@@ -1,0 +1,225 @@
+"""One response as the app builds it: `start_response`, `write`, and the account of its length (PEP 3333).
+
+Laws:
+
+* The head leaves with the first non-empty block, never before; until then `start_response` with `exc_info` replaces it.
+* Never a byte more than Content-Length: what is too much is cut off, and logged once.
+* After HEAD, and with 204 and 304, no byte of a body leaves.
+* Whoever finds that the app broke a rule raises `AppError` and says which.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from sendfile import FileSpan, Part
+from trio_wsgi.errors import AppError
+from trio_wsgi.rules.headers import body_allowed, check_headers, check_status, get_all
+from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
+from trio_wsgi.wsgi.ports import Head, Outlet
+from trio_wsgi.wsgi.spool import Spool
+
+log = logging.getLogger("trio_wsgi.error")
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
+Write = Callable[[bytes], None]
+
+
+class Phase(enum.Enum):
+    """How far a response has come."""
+
+    NO_HEAD = "start_response not called yet"
+    HEAD_KNOWN = "head known, nothing sent"
+    SENT = "head sent"
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is left to send when the app's thread is done: the last thing it returns.
+
+    Whoever takes it sends `parts` and then calls `close` (in an application thread unless `close_at_once`), once,
+    whether they could be sent or not.
+    """
+
+    head: Head | None  # None when it was sent already
+    parts: list[Part] = field(default_factory=list)
+    length: int | None = None  # of the whole body; None: it has none, and says nothing of a length
+    missing: int = 0  # bytes that Content-Length promised and the app did not give
+    close: Callable[[], object] = _nothing
+    close_at_once: bool = True  # close() cannot block
+
+
+class Response:
+    """The response to one request, from the app's side; lives in the app's thread.
+
+    Args:
+        method: of the request.
+        environ: of the request; the app may choose its write policy in it, until its first `write`.
+        outlet: the way out.
+        buffering: where bytes may wait.
+    """
+
+    def __init__(
+        self, method: str, environ: MutableMapping[str, Any], outlet: Outlet, buffering: Buffering
+    ) -> None:
+        self._method = method
+        self._environ = environ
+        self._outlet = outlet
+        self._buffering = buffering
+        self._phase = Phase.NO_HEAD
+        self._head: Head | None = None
+        self._promised: int | None = None  # Content-Length, where the app set it
+        self._taken = 0  # bytes of body that the app gave and that count
+        self._has_body = True
+        self._overrun = False
+        self._policy: WritePolicy | None = None  # known at the first write()
+        self._spool: Spool | None = None
+
+    def __repr__(self) -> str:
+        return f"<Response {self._phase.value}, {self._taken} of {self._promised} bytes>"
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether it is too late for another answer."""
+        return self._phase is Phase.SENT
+
+    # -- what the app calls --------------------------------------------------------------------------------------
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None) -> Write:
+        """PEP 3333's `start_response`."""
+        if exc_info is not None:
+            try:
+                if self.head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # a traceback that refers to this frame would keep both alive
+        elif self._head is not None:
+            raise AppError("start_response was called a second time without exc_info")
+        code, reason = check_status(status)
+        checked = check_headers(headers)
+        self._head = Head(code, reason, checked)
+        self._phase = Phase.HEAD_KNOWN
+        length = get_all(checked, b"content-length")
+        self._promised = int(length[0]) if length else None
+        self._has_body = body_allowed(self._method, code)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """PEP 3333's `write`, under the request's write policy.
+
+        Raises:
+            BlockingIOError: under **raise** only; nothing of `data` was taken.
+            OSError: under **block** and **raise** when the client has gone, under **buffer** when there is no room.
+        """
+        if self._policy is None:
+            self._policy = choose_policy(self._environ, self._buffering.write_policy)
+            if self._policy is WritePolicy.BUFFER:
+                limits = self._buffering
+                self._spool = Spool(limits.write_buffer_size, limits.temp_limit, limits.temp_path)
+        self._take(data, self._outlet.offer if self._policy is WritePolicy.RAISE else self._outlet.send, "write()")
+
+    # -- what the server calls -----------------------------------------------------------------------------------
+
+    def send_block(self, block: bytes) -> bool:
+        """Send one block of the app's iterable; False when it was more than Content-Length, and no more is wanted."""
+        self._take(block, self._outlet.push if self._buffering.output_buffering else self._outlet.send, "the iterable")
+        return not self._overrun
+
+    def finish(self, rest: list[Part]) -> Answer:
+        """The app is done: what is left to send is what was buffered, then `rest`, the last of the body."""
+        if self._head is None:
+            raise AppError("the application returned without calling start_response")
+        parts = self._spool.parts() if self._spool is not None else []
+        parts += self._clip_parts(rest)
+        length = self._promised
+        if length is None and self._head.status not in (204, 304):
+            length = self._taken
+        return Answer(
+            head=None if self.head_sent else self._head,
+            parts=parts if self._has_body else [],
+            length=length,
+            missing=(self._promised or self._taken) - self._taken if self._has_body else 0,
+            close=self.close,
+        )
+
+    def close(self) -> None:
+        """Free what is buffered; may be called again."""
+        if self._spool is not None:
+            self._spool.close()
+
+    # -- the account of bytes ------------------------------------------------------------------------------------
+
+    def _take(self, data: bytes, send: Write, source: str) -> None:
+        if not isinstance(data, bytes):
+            raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
+        if self._head is None:
+            raise AppError("the application gave a block of its body before it called start_response")
+        data = self._clip(data)
+        if data and self._spool is None:
+            self._send(data, send)
+        elif data and self._spool is not None and self._has_body:
+            self._spool.write(data)
+        self._taken += len(data)
+
+    def _send(self, data: bytes, send: Write) -> None:
+        first = self._phase is not Phase.SENT
+        if first:
+            assert self._head is not None
+            self._outlet.start(self._head)
+        if not self._has_body:  # the head leaves when it would for GET, so that it is the same
+            send, data = self._outlet.send, b""
+        self._phase = Phase.SENT  # whatever happens now, another answer would come too late ...
+        try:
+            send(data)
+        except BlockingIOError:
+            if first:  # ... unless the block was refused whole
+                self._phase = Phase.HEAD_KNOWN
+            raise
+
+    def _clip(self, data: bytes) -> bytes:
+        room = self._room()
+        if room is None or len(data) <= room:
+            return data
+        self._note_overrun()
+        return data[:room]
+
+    def _clip_parts(self, parts: list[Part]) -> list[Part]:
+        kept: list[Part] = []
+        for part in parts:
+            room = self._room()
+            if room is not None and len(part) > room:
+                # More of a file than Content-Length is how a range is served, and no error.
+                if not isinstance(part, FileSpan):
+                    self._note_overrun()
+                part = part.split(room)[0] if isinstance(part, FileSpan) else part[:room]
+            self._taken += len(part)
+            if part:
+                kept.append(part)
+        return kept
+
+    def _room(self) -> int | None:
+        return None if self._promised is None else self._promised - self._taken
+
+    def _note_overrun(self) -> None:
+        if not self._overrun:
+            self._overrun = True
+            log.warning(
+                "%s %s: the body is longer than its Content-Length of %s bytes; the rest is not sent",
+                self._method,
+                self._environ.get("RAW_URI", "?"),
+                self._promised,
+            )
+
+
+def _described(data: object) -> str:
+    if isinstance(data, int):  # what iterating a bytes object gives
+        return "an int: return [b'...'], not b'...'"
+    return f"{type(data).__name__} ({data!r:.40})"

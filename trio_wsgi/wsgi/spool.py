@@ -1,0 +1,112 @@
+"""Bytes that wait for a slow reader or a late decision: in memory first, then in a temporary file.
+
+Laws:
+
+* The file has no name (`O_TMPFILE`, or unlinked at once), so that nothing is left behind, even after kill -9.
+* A spool that failed once (disk full, limit reached) stays failed: what it holds is not the whole.
+* Writing may block on the disk: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import tempfile
+from typing import IO
+
+from sendfile import FileSpan, Part
+
+
+class Spool:
+    """Collects bytes; up to `memory` bytes stay in memory.
+
+    Args:
+        memory: bytes kept in memory before everything moves to a file.
+        limit: bytes in all; 0 means no limit.
+        directory: where the temporary file is made; None for the system's choice.
+    """
+
+    def __init__(self, memory: int, limit: int, directory: str | None) -> None:
+        self._memory = memory
+        self._limit = limit
+        self._directory = directory
+        self._blocks: list[bytes] = []
+        self._file: IO[bytes] | None = None
+        self._size = 0
+        self.failure: OSError | None = None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def write(self, data: bytes) -> None:
+        """Take all of `data`.
+
+        Raises:
+            OSError: the disk is full, or the limit is reached; every later call raises it again.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self._check_limit(len(data))
+            if self._file is None and not self.fits(len(data)):
+                self._move_to_file()
+            if self._file is None:
+                self._blocks.append(data)
+            else:
+                self._file.write(data)
+        except OSError as exc:
+            self.failure = exc
+            raise
+        self._size += len(data)
+
+    def write_all(self, blocks: list[bytes]) -> None:
+        """`write` each of them."""
+        for block in blocks:
+            self.write(block)
+
+    def fits(self, more: int) -> bool:
+        """Whether `more` bytes can be written without touching the disk."""
+        return self._file is None and self._size + more <= self._memory
+
+    def _check_limit(self, more: int) -> None:
+        if self._limit and self._size + more > self._limit:
+            raise OSError(
+                errno.EFBIG, f"{self._size + more} bytes to hold, but temp_limit is {self._limit}: raise it, or write less"
+            )
+
+    def _move_to_file(self) -> None:
+        self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0x10000, prefix="trio-wsgi-")
+        self._file.writelines(self._blocks)
+        self._blocks.clear()
+
+    def parts(self) -> list[Part]:
+        """What it holds, to be sent; valid until `close`.
+
+        Raises:
+            OSError: not all of it could be held.
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self._file is None:
+            return [b"".join(self._blocks)] if self._blocks else []
+        try:
+            self._file.flush()
+        except OSError as exc:
+            self.failure = exc
+            raise
+        return [FileSpan(self._file, 0, self._size)]
+
+    def open_reader(self) -> IO[bytes]:
+        """What it holds as a file to read from its start; the spool still owns it."""
+        if self._file is None:
+            return io.BytesIO(b"".join(self._blocks))
+        self._file.seek(0)
+        return self._file
+
+    def close(self) -> None:
+        """Free the memory and the file; may be called again."""
+        self._blocks.clear()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk, when the last bytes are flushed
+                self._file.close()
