@@ -4,7 +4,7 @@ Laws:
 
 * Every key and every CGI value is a native str that holds latin-1 characters only: bytes, one character each.
 * A client can set nothing but what is its own: HTTP_* of names without an underscore (a dashed name and its
-  underscored double would share a key), never HTTP_PROXY (CVE-2016-5385). What the operator sets wins over all.
+  underscored double would share a key), never HTTP_PROXY (CVE-2016-5385). The operator wins over all.
 * The scheme is the listener's. What an absolute-form target claims about it is not believed.
 * The body is told as it will be read: de-chunked, it has a length and no transfer coding (RFC 9112 §7.1.3).
 """

@@ -2,7 +2,7 @@
 
 Laws:
 
-* A wrong status or header is an `AppError` that names the culprit; nothing is repaired but blanks around a value.
+* A wrong status or header is an `AppError` that names the culprit; only blanks around a value are repaired.
 * The application's spelling of a name goes out as it is; comparisons are by the lower-case name.
 * Date and Server are there exactly once: the application's own, else ours.
 * How a message is delimited and whether the connection lives on is the server's business: hop-by-hop headers
