@@ -104,9 +104,7 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("headers", "key", "value"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
-)
+@pytest.mark.parametrize(("headers", "key", "value"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS])
 def test_headers(headers: list[tuple[bytes, bytes]], key: str, value: str | None) -> None:
     assert build(make_head(*headers)).get(key) == value
 
@@ -205,9 +203,7 @@ def test_operators_text_becomes_latin_1_and_comes_back(text: str) -> None:
     assert wsgi_str(text).encode("latin-1") == raw
 
 
-NAMES = st.one_of(
-    st.binary(max_size=8), st.sampled_from([b"cookie", b"content-type", b"x-a", b"x_a", b"expect"])
-)
+NAMES = st.one_of(st.binary(max_size=8), st.sampled_from([b"cookie", b"content-type", b"x-a", b"x_a", b"expect"]))
 
 
 @given(st.binary(max_size=20), st.lists(st.tuples(NAMES, st.binary(max_size=8)), max_size=5), st.booleans())
@@ -216,9 +212,7 @@ def test_everything_is_latin_1_str_and_nothing_but_client_errors_is_raised(
 ) -> None:
     try:
         head = make_head(*headers, target=b"/" + path)
-        environ = build_environ(
-            make_site(script_name="/x" * prefixed), head, peer=("fe80::1", 1), body_length=None
-        )
+        environ = build_environ(make_site(script_name="/x" * prefixed), head, peer=("fe80::1", 1), body_length=None)
     except ClientError:
         return
     for key, value in environ.items():

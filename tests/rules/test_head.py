@@ -257,9 +257,7 @@ REQUESTS_REFUSED = [
     [row[1:] for row in REQUESTS_REFUSED],
     ids=[row[0] for row in REQUESTS_REFUSED],
 )
-def test_a_wrong_request_is_refused(
-    status: int, parts: dict[str, Any], headers: list[tuple[bytes, bytes]]
-) -> None:
+def test_a_wrong_request_is_refused(status: int, parts: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(ClientError) as caught:
         parse(*headers, **parts)
     assert caught.value.status == status, caught.value
@@ -349,9 +347,7 @@ def test_body_and_expectation() -> None:
 
 
 PIECES = st.sampled_from(
-    b"\r\n|\r|\n| |\t|:|X|Host: a|Content-Length: 5|\x00|\xe4|Transfer-Encoding: chunked|\r\n\r\n|http://".split(
-        b"|"
-    )
+    b"\r\n|\r|\n| |\t|:|X|Host: a|Content-Length: 5|\x00|\xe4|Transfer-Encoding: chunked|\r\n\r\n|http://".split(b"|")
 )
 WILD = st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=20).map(b"".join))
 

@@ -107,18 +107,14 @@ WRONG_HEADERS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("headers", "raw"), [row[1:] for row in RIGHT_HEADERS], ids=[row[0] for row in RIGHT_HEADERS]
-)
+@pytest.mark.parametrize(("headers", "raw"), [row[1:] for row in RIGHT_HEADERS], ids=[row[0] for row in RIGHT_HEADERS])
 def test_right_headers(headers: object, raw: list[tuple[bytes, bytes]]) -> None:
     checked = check_headers(headers)
     assert checked == raw
     h11.Response(status_code=200, headers=checked)
 
 
-@pytest.mark.parametrize(
-    ("headers", "word"), [row[1:] for row in WRONG_HEADERS], ids=[row[0] for row in WRONG_HEADERS]
-)
+@pytest.mark.parametrize(("headers", "word"), [row[1:] for row in WRONG_HEADERS], ids=[row[0] for row in WRONG_HEADERS])
 def test_wrong_headers_are_named(headers: object, word: str) -> None:
     with pytest.raises(AppError, match=word):
         check_headers(headers)
@@ -136,15 +132,11 @@ def test_an_error_shows_a_bounded_part_of_the_value_whatever_its_repr_does() -> 
     assert len(str(caught.value)) < 300
 
 
-TEXT = st.one_of(
-    st.text(max_size=8), st.sampled_from(["X", "Content-Length", "5", "a\tb", " x", "\xa0", "\x85"])
-)
+TEXT = st.one_of(st.text(max_size=8), st.sampled_from(["X", "Content-Length", "5", "a\tb", " x", "\xa0", "\x85"]))
 ANYTHING = st.one_of(st.none(), st.integers(), st.binary(max_size=4), TEXT)
 
 
-@given(
-    st.one_of(ANYTHING, st.lists(st.one_of(ANYTHING, st.tuples(ANYTHING, ANYTHING), st.tuples(TEXT, TEXT))))
-)
+@given(st.one_of(ANYTHING, st.lists(st.one_of(ANYTHING, st.tuples(ANYTHING, ANYTHING), st.tuples(TEXT, TEXT)))))
 def test_arbitrary_objects_raise_nothing_but_app_errors_and_the_rest_h11_takes(value: object) -> None:
     try:
         headers = check_headers(value)

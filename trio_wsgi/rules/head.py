@@ -224,9 +224,7 @@ def parse_framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | Non
     return int(length), False
 
 
-def parse_request(
-    method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], version: bytes
-) -> RequestHead:
+def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], version: bytes) -> RequestHead:
     """Read what h11 has parsed as a request of ours.
 
     Args:

@@ -162,8 +162,7 @@ def _format_date(second: int) -> bytes:
     moment = datetime.fromtimestamp(second, UTC)
     day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
     return (
-        f"{day}, {moment.day:02} {month} {moment.year:04}"
-        f" {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
+        f"{day}, {moment.day:02} {month} {moment.year:04} {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
     ).encode("ascii")
 
 

@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Target(NamedTuple):
     scheme: bytes | None  # b"http" or b"https", lower case
 
 
+@lru_cache(maxsize=256)
 def check_authority(authority: bytes) -> None:
     """Check ``host[:port]`` of a Host header or an absolute-form target; an empty one is refused.
 
