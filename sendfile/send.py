@@ -214,7 +214,7 @@ def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel:
 
 
 def send_steps(sock: HasFileno, parts: deque[Part], limit: int, *, kernel: bool = True) -> Iterator[int]:
-    """Steps until ``parts`` is empty, the kernel is full or ``limit`` bytes are out; yields the bytes of each."""
+    """Steps until ``parts`` is empty, the kernel is full or ``limit`` bytes are out; yields their bytes."""
     while parts and limit > 0:
         try:
             sent = send_step(sock, parts, min(limit, STEP), kernel=kernel)
