@@ -120,9 +120,7 @@ def decide_app_answer(
     return _bodiless(decision, headers)
 
 
-def _evaluate(
-    method: bytes, request_headers: Headers, validators: Validators, now: int | None
-) -> Precondition:
+def _evaluate(method: bytes, request_headers: Headers, validators: Validators, now: int | None) -> Precondition:
     """Evaluate preconditions where the answer takes part in validation at all: by having a validator."""
     if validators.etag is None and validators.last_modified is None:
         return Precondition.PROCEED
@@ -227,9 +225,7 @@ def _everything(method: bytes, status: int, reason: bytes, headers: Headers, siz
     return FileAnswer(status, reason, list(headers), parts, parts_length(parts))
 
 
-def _with_validators(
-    headers: Headers, names: set[bytes], validators: Validators, now: int | None
-) -> HeaderList:
+def _with_validators(headers: Headers, names: set[bytes], validators: Validators, now: int | None) -> HeaderList:
     """Return the headers with the file's validators where the application has none of that name."""
     added = list(headers)
     if b"etag" not in names and validators.etag is not None:
