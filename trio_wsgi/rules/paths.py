@@ -1,0 +1,94 @@
+"""From the path of a URL to the names to open under a mount's root, one by one.
+
+Laws:
+
+* A path is taken apart while it is still percent-encoded, and each segment is decoded once: an encoded slash
+  can not become a separator (RFC 3986, sections 2.2 and 3.3).
+* No name that is given out is empty, ``.`` or ``..``, or has a slash, a backslash or a NUL in it. So a walk
+  that opens each name relative to the directory before it leaves the root only by a symlink.
+* Names are bytes, as the file system has them. Nothing is normalised.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_FORBIDDEN = re.compile(rb"[/\\\x00]")
+_WELL_KNOWN = b".well-known"  # RFC 8615: made to be served, dot or not
+
+
+@dataclass(frozen=True, slots=True)
+class MountPath:
+    """A path that lies under a mount.
+
+    Args:
+        names: to open one after the other from the mount's root; empty for the root itself. Empty when
+            refused too.
+        directory: the path ended in a slash: only a directory may answer.
+        refused: why there can be nothing of this name, for the log; "" when there may be. Answer 404 and do
+            not ask the application: the path is the mount's.
+    """
+
+    names: tuple[bytes, ...] = ()
+    directory: bool = False
+    refused: str = ""
+
+
+def split_mount(path: bytes, prefix: bytes, *, hidden: bool = False) -> MountPath | None:
+    """Split a request's path at a mount.
+
+    Args:
+        path: the path of the request target, percent-encoded, without the query.
+        prefix: where the mount stands, percent-encoded, such as ``/static`` or ``/``; a slash at its end is
+            the same.
+        hidden: whether names that begin with a dot are served (``.well-known`` always is).
+
+    Returns:
+        None when the path is not under the mount: someone else's. Slashes that follow each other count as
+        one, as in nginx. The mount itself without a slash (``/static``) is a `MountPath` without names that
+        is no directory yet: redirect it.
+    """
+    if not path.startswith(b"/"):
+        return None
+    raw = [segment for segment in path.split(b"/") if segment]
+    wanted = [unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment]
+    if [unquote_to_bytes(segment) for segment in raw[: len(wanted)]] != wanted:
+        return None
+    names: list[bytes] = []
+    for segment in raw[len(wanted) :]:
+        name = unquote_to_bytes(segment)
+        if _BROKEN_ESCAPE.search(segment):
+            return MountPath(refused="broken percent-encoding")
+        if name in (b".", b".."):
+            return MountPath(refused="dot segment")
+        if _FORBIDDEN.search(name):
+            return MountPath(refused="slash, backslash or NUL in a name")
+        if not hidden and name.startswith(b".") and name != _WELL_KNOWN:
+            return MountPath(refused="hidden name")
+        names.append(name)
+    return MountPath(tuple(names), path.endswith(b"/"))
+
+
+def directory_location(path: bytes, query: bytes | None = None) -> bytes:
+    """Return the Location that sends a client from a directory's name to the same with a slash at its end.
+
+    Slashes that follow each other are made one, because ``//host/`` at the beginning would lead to another
+    host, and what may not stand in a URI is encoded.
+
+    Args:
+        path: the path of the request target, percent-encoded.
+        query: what followed the question mark, or None.
+    """
+    segments = [quote_from_bytes(part, "%:@!$&'()*+,;=~").encode() for part in path.split(b"/") if part]
+    location = b"/" + b"".join(segment + b"/" for segment in segments)
+    if query is None:
+        return location
+    return location + b"?" + quote_from_bytes(query, "%/?:@!$&'()*+,;=~[]").encode()
+
+
+def encode_name(name: bytes) -> bytes:
+    """Return a file's name as a segment of a URL: `split_mount` gives these bytes back."""
+    return quote_from_bytes(name, "").encode()
