@@ -28,7 +28,7 @@ __all__ = ["Delivery", "Stalled", "Transfer"]
 _SLACK = 1 / 16
 
 
-class Stalled(TimeoutError):  # noqa: N818
+class Stalled(TimeoutError):
     """The peer took no byte for ``seconds``. It may be gone or may just not read; close the connection."""
 
     def __init__(self, seconds: float) -> None:
@@ -64,7 +64,7 @@ class Delivery:
         progress: called with the number of bytes after each step.
     """
 
-    __slots__ = ("done", "error", "fd", "idle_timeout", "kernel", "moved_at", "open", "parts", "progress",
+    __slots__ = ("done", "error", "fd", "idle_timeout", "kernel", "moved_at", "open", "parts", "progress", "queued",
                  "scope", "sock", "task")  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class Delivery:
         self.progress = progress
         self.done = 0
         self.open = False  # is it on a pump's table?
+        self.queued = False  # is it about to be stepped?
         self.error: BaseException | None = None  # why it ended, if not well
         self.moved_at = 0.0
         self.scope: trio.CancelScope | None = None

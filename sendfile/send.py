@@ -52,7 +52,7 @@ _KERNEL_CANNOT = frozenset(
 )
 
 
-class FileTooShort(Exception):  # noqa: N818
+class FileTooShort(Exception):
     """A file ended before its span did, because it was cut after the span had been measured.
 
     The promised length cannot be kept any more; the only honest thing left is to close the connection.
