@@ -21,9 +21,7 @@ ROOT = Path(__file__).parent.parent
 GROUND = ("address", "config", "errors", "record", "reference", "setting", "sources", "version")
 ROOMS = ("rules", "wsgi", "net", "process")
 ROOF = ("__init__", "__main__", "cli")
-FLOORS = {
-    name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF)) for name in names
-}
+FLOORS = {name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF)) for name in names}
 
 RUN_TIME = {"trio", "h11", "outcome", "trio_wsgi", "sendfile"}  # outcome is what trio asks for and takes
 TYPES_ONLY = {"_typeshed"}  # type checkers have it, Python has not

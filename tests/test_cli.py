@@ -103,9 +103,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--temp-path", "nowhere", "a:b"], "temp_path: 'nowhere' is no writable directory"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line_and_exit_code_1(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, *words)
     assert (code, out) == (1, "")
     assert err.startswith("trio-wsgi: error: ")
@@ -126,9 +124,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(
         (["--write-timeout=none", "--keep-alive=0"], {"write_timeout": float("inf"), "keep_alive": 0.0}),
     ],
 )
-def test_flags(
-    words: list[str], values: dict[str, object], capsys: pytest.CaptureFixture[str], site: Path
-) -> None:
+def test_flags(words: list[str], values: dict[str, object], capsys: pytest.CaptureFixture[str], site: Path) -> None:
     """Seen through --print-config, whose output is read back."""
     code, out, err = run(capsys, "--print-config", *words)
     assert (code, err) == (0, "")

@@ -132,9 +132,7 @@ def test_config_is_immutable_hashable_and_travels() -> None:
 
 
 def test_python_values_are_made_immutable() -> None:
-    config = make_config(
-        {"bind": "127.0.0.1:0", "env": {"A": "1", "B": "2"}, "middleware": ["a:b"], "keep_alive": 2}
-    )
+    config = make_config({"bind": "127.0.0.1:0", "env": {"A": "1", "B": "2"}, "middleware": ["a:b"], "keep_alive": 2})
     assert config.bind == ("127.0.0.1:0",)
     assert config.env == (("A", "1"), ("B", "2"))
     assert config.middleware == ("a:b",)
@@ -197,9 +195,7 @@ def test_a_wrong_value_is_told_the_fix(values: dict[str, Any], words: str) -> No
         ({}, {"TRIO_WSGI_CONFIG": "none.toml"}, "--config: none.toml cannot be read: No such file"),
     ],
 )
-def test_an_error_names_what_the_user_wrote(
-    flags: dict[str, Any], environ: dict[str, str], words: str
-) -> None:
+def test_an_error_names_what_the_user_wrote(flags: dict[str, Any], environ: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError) as info:
         load_config(flags, environ)
     assert words in str(info.value)
@@ -222,9 +218,7 @@ def test_precedence() -> None:
     assert bind(False, False, False, False) == (("127.0.0.1:8000",), "default")
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("0", False), ("no", False), ("1", True), ("YES", True), ("", True)]
-)
+@pytest.mark.parametrize(("text", "value"), [("0", False), ("no", False), ("1", True), ("YES", True), ("", True)])
 def test_sendfile_variable_is_heeded_as_by_gunicorn(text: str, value: bool) -> None:
     assert load_config({}, {"SENDFILE": text}).config.sendfile is value
 
@@ -339,9 +333,7 @@ def test_reading_numbers_ends_in_a_value_or_a_value_error(text: str) -> None:
 def test_printed_toml_reads_back(env: dict[str, str], middleware: list[str], prefix: str) -> None:
     """What --print-config prints is a file -c reads as the same settings."""
     try:
-        config = make_config(
-            {"env": env, "middleware": middleware, "pythonpath": prefix, "error_logfile": prefix}
-        )
+        config = make_config({"env": env, "middleware": middleware, "pythonpath": prefix, "error_logfile": prefix})
     except ConfigError:
         config = make_config({"pythonpath": prefix})
     origins = dict.fromkeys(SETTINGS, "flag")

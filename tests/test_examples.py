@@ -63,9 +63,7 @@ def port(files: Path) -> Iterator[int]:
         thread.join()
 
 
-def ask(
-    port: int, method: str, path: str, body: bytes | None = None
-) -> tuple[int, http.client.HTTPMessage, bytes]:
+def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(method, path, body)
@@ -109,10 +107,7 @@ def test_file_arrives_with_its_length_name_and_date(port: int, name: str) -> Non
     if name.isascii():
         assert headers["Content-Disposition"] == f'attachment; filename="{name}"'
     else:  # RFC 6266 §5: the plain name for old clients, the true one in `filename*`
-        assert (
-            headers["Content-Disposition"]
-            == "inline; filename=\"Gr__e.txt\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.txt"
-        )
+        assert headers["Content-Disposition"] == "inline; filename=\"Gr__e.txt\"; filename*=UTF-8''Gr%C3%BC%C3%9Fe.txt"
 
 
 def test_head_of_a_file_has_the_head_of_get(port: int) -> None:  # RFC 9110 §9.3.2

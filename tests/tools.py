@@ -29,13 +29,9 @@ def require_tool(name: str) -> str:
     Raises:
         pytest.fail.Exception: it is not installed (or skip.Exception, as said above).
     """
-    path = shutil.which(
-        name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
-    )
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
     if path is not None:
         return path
     if os.environ.get("TRIO_WSGI_TESTS_WITHOUT_TOOLS") == "1":
         pytest.skip(f"{name} is not installed")
-    pytest.fail(
-        f"{name} is not installed (Debian: apt-get install {PACKAGES.get(name, name)})", pytrace=False
-    )
+    pytest.fail(f"{name} is not installed (Debian: apt-get install {PACKAGES.get(name, name)})", pytrace=False)

@@ -1,7 +1,7 @@
 """trio-wsgi: a WSGI server on Trio and h11 that hands out big files from the kernel.
 
     async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(trio_wsgi.serve, app, trio_wsgi.Config(bind=["127.0.0.1:0"]))
+        (address,) = await nursery.start(trio_wsgi.serve, app, trio_wsgi.Config(bind=("127.0.0.1:0",)))
 
 Everything a program needs is here; the rooms below may change.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ConfigError
+from trio_wsgi.errors import AppError, AppLoadError, ClientError, ClientGone, ClientStalled, ConfigError
 from trio_wsgi.net.server import Server, serve
 from trio_wsgi.process.worker import run
 from trio_wsgi.record import Outcome, RequestRecord
@@ -19,6 +19,7 @@ from trio_wsgi.version import __version__
 __all__ = [
     "Address",
     "AppError",
+    "AppLoadError",
     "ClientError",
     "ClientGone",
     "ClientStalled",

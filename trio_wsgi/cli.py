@@ -60,12 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="the application: module:attribute, module:factory(), or a module with application or app in it",
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
-    parser.add_argument(
-        "--check-config", action="store_true", help="check settings and application, serve nothing"
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print every setting and where it came from"
-    )
+    parser.add_argument("--check-config", action="store_true", help="check settings and application, serve nothing")
+    parser.add_argument("--print-config", action="store_true", help="print every setting and where it came from")
     parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {__version__}")
     for section, settings in sections():
         group = parser.add_argument_group(section.title, section.intro)
@@ -78,9 +74,7 @@ def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
     default = describe_default(setting)
     text = (setting.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     if setting.kind.metavar == "":
-        group.add_argument(
-            setting.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-        )
+        group.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         return
     group.add_argument(
         *setting.flags,

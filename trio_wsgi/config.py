@@ -32,9 +32,7 @@ DEFAULT_LOG_FORMAT = (
 
 BINDING = Section("Binding", "Where connections come from.")
 THREADS = Section("Threads", "The application runs in threads; downloads that are under way hold none.")
-DEADLINES = Section(
-    "Deadlines", "None of them cuts a transfer that makes progress. 'none' switches a deadline off."
-)
+DEADLINES = Section("Deadlines", "None of them cuts a transfer that makes progress. 'none' switches a deadline off.")
 LIMITS = Section("Limits", "What a client may send; beyond, the answer is a 4xx and the connection closes.")
 WSGI = Section("WSGI", "The application and what it sees.")
 RESPONSES = Section("Responses", "How what the application produces leaves.")
@@ -86,9 +84,7 @@ class Config:
         familiar="PORT",
         familiar_form="0.0.0.0:{}",
     )
-    backlog: int = BINDING.setting(
-        2048, "Connections the kernel queues while we are not accepting.", low=1, high=65535
-    )
+    backlog: int = BINDING.setting(2048, "Connections the kernel queues while we are not accepting.", low=1, high=65535)
 
     # Threads
     threads: int = THREADS.setting(8, "Threads that run the application.", low=1, high=10_000)
@@ -104,13 +100,9 @@ class Config:
     )
 
     # Deadlines
-    header_timeout: Seconds = DEADLINES.setting(
-        30.0, "For a whole request head, from its first byte.", low=0.001
-    )
+    header_timeout: Seconds = DEADLINES.setting(30.0, "For a whole request head, from its first byte.", low=0.001)
     body_timeout: Seconds = DEADLINES.setting(60.0, "Without a byte of the request body arriving.", low=0.001)
-    write_timeout: Seconds = DEADLINES.setting(
-        60.0, "Without the client accepting a byte of the response.", low=0.001
-    )
+    write_timeout: Seconds = DEADLINES.setting(60.0, "Without the client accepting a byte of the response.", low=0.001)
     keep_alive: Seconds = DEADLINES.setting(
         75.0,
         "A connection may idle between requests. Longer than the load balancer's. 0 switches keep-alive off.",
@@ -139,9 +131,7 @@ class Config:
         metavar="/PATH",
         check=_check_prefix,
     )
-    url_scheme: str = WSGI.setting(
-        "http", "Scheme the application sees: wsgi.url_scheme.", choices=("http", "https")
-    )
+    url_scheme: str = WSGI.setting("http", "Scheme the application sees: wsgi.url_scheme.", choices=("http", "https"))
     var: Pairs = WSGI.setting((), "Variable for the WSGI environ. Repeatable.", check=_check_variable)
     env: Pairs = WSGI.setting(
         (),
@@ -155,12 +145,8 @@ class Config:
         metavar="MODULE:CALLABLE",
         check=_check_reference,
     )
-    chdir: str | None = WSGI.setting(
-        None, "Directory to change to before the application is imported.", metavar="DIR"
-    )
-    pythonpath: str = WSGI.setting(
-        "", "Directories to import from first, separated by commas.", metavar="DIR,DIR"
-    )
+    chdir: str | None = WSGI.setting(None, "Directory to change to before the application is imported.", metavar="DIR")
+    pythonpath: str = WSGI.setting("", "Directories to import from first, separated by commas.", metavar="DIR,DIR")
 
     # Responses
     write_policy: str = RESPONSES.setting(
@@ -187,9 +173,7 @@ class Config:
         "The Server header, unless the application sets one. Empty: none.",
         check=_check_header_value,
     )
-    expose_tracebacks: bool = RESPONSES.setting(
-        False, "Show the traceback in the 500 page. For development only."
-    )
+    expose_tracebacks: bool = RESPONSES.setting(False, "Show the traceback in the 500 page. For development only.")
 
     # Requests
     request_buffering: bool = REQUESTS.setting(
@@ -202,9 +186,7 @@ class Config:
     temp_path: str | None = REQUESTS.setting(
         None, "Directory for temporary files. Without it, the system's.", metavar="DIR"
     )
-    temp_limit: Size = REQUESTS.setting(
-        10 * GIB, "Bytes one request or response may put on disk. 0: unlimited."
-    )
+    temp_limit: Size = REQUESTS.setting(10 * GIB, "Bytes one request or response may put on disk. 0: unlimited.")
 
     # Logging
     access_logfile: str | None = LOGGING.setting(

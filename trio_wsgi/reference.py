@@ -62,9 +62,7 @@ def format_markdown() -> str:
     parts = [_INTRO]
     for section, settings in sections():
         rows = ["| Setting | Default | Meaning |", "|---|---|---|", *map(_row, settings)]
-        parts.append(
-            "\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""])
-        )
+        parts.append("\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""]))
     return "\n".join(parts)
 
 

@@ -287,9 +287,7 @@ class Setting:
         low, high = self.low or 0, self.high
         if high is not None:
             return f"write a value from {self.kind.show(low)} to {self.kind.show(high)}"
-        return f"write {self.kind.show(low)} or more" + (
-            "; none: no deadline" if self.kind.unit == "s" else ""
-        )
+        return f"write {self.kind.show(low)} or more" + ("; none: no deadline" if self.kind.unit == "s" else "")
 
     def _try(self, read: Callable[[Any], Any], value: Any, label: str) -> Any:
         try:

@@ -149,9 +149,7 @@ def send_file(environ: WSGIEnvironment, start_response: StartResponse) -> Iterab
 
 
 def content_type(name: str) -> str:
-    kind = mimetypes.guess_type(name)[0] or (
-        "text/plain" if name == "SHA256SUMS" else "application/octet-stream"
-    )
+    kind = mimetypes.guess_type(name)[0] or ("text/plain" if name == "SHA256SUMS" else "application/octet-stream")
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
 
 

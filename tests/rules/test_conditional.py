@@ -254,9 +254,7 @@ NONE = Validators()
         (b"TRACE", {"if-none-match": b"*"}, BOTH, P),
     ],
 )
-def test_preconditions(
-    method: bytes, fields: dict[str, bytes], validators: Validators, expected: Precondition
-) -> None:
+def test_preconditions(method: bytes, fields: dict[str, bytes], validators: Validators, expected: Precondition) -> None:
     request = [(name.encode(), value) for name, value in fields.items()]
     assert decide_precondition(method, request, validators) is expected
 
@@ -334,12 +332,8 @@ def test_validators_of_an_answer() -> None:
 
 any_value = st.binary(max_size=40) | st.text(alphabet='W/"*,ab \t', max_size=30).map(str.encode)
 any_value |= st.sampled_from([IMF, EARLIER, LATER, b'"v"', b"*"])
-any_name = st.sampled_from(
-    [b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"x"]
-)
-any_validators = st.builds(
-    Validators, st.sampled_from([None, b'"v"', b'W/"v"', b'"u"']), st.none() | st.integers()
-)
+any_name = st.sampled_from([b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"x"])
+any_validators = st.builds(Validators, st.sampled_from([None, b'"v"', b'W/"v"', b'"u"']), st.none() | st.integers())
 
 
 @given(
@@ -406,9 +400,7 @@ def test_equals_a_naive_model(  # type: ignore[no-untyped-def]
         elif if_unmodified is not None and modified is not None and modified > if_unmodified:
             return F
         if if_none_match is not None:
-            same = (
-                current is not None and if_none_match != "*" and current[1] in [t[1] for t in if_none_match]
-            )
+            same = current is not None and if_none_match != "*" and current[1] in [t[1] for t in if_none_match]
             if if_none_match == "*" or same:
                 return N if safe else F
         elif safe and if_modified is not None and modified is not None and modified <= if_modified:

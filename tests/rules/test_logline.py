@@ -114,9 +114,7 @@ def test_atom(text: str, changes: dict[str, object], expected: str) -> None:
     assert line(text, **changes) == expected
 
 
-@pytest.mark.parametrize(
-    ("zone", "expected"), [("UTC", "+0000"), ("EST5EDT", "-0500"), ("<+0545>-5:45", "+0545")]
-)
+@pytest.mark.parametrize(("zone", "expected"), [("UTC", "+0000"), ("EST5EDT", "-0500"), ("<+0545>-5:45", "+0545")])
 def test_time_is_local_and_says_its_zone(zone: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", zone)
     time.tzset()
@@ -161,9 +159,7 @@ def test_a_wrong_format_is_refused_when_compiled(text: str, words: list[str]) ->
 
 
 @given(st.text(), st.text(), st.binary(), st.binary(), st.text())
-def test_no_client_breaks_a_line(
-    method: str, target: str, agent: bytes, credentials: bytes, reason: str
-) -> None:
+def test_no_client_breaks_a_line(method: str, target: str, agent: bytes, credentials: bytes, reason: str) -> None:
     """Whatever the client sends: one line of printable ASCII, and as many quotes as the format has."""
     text = line(
         DEFAULT_LOG_FORMAT + ' "%(reason)s" %({User-Agent}i)s',

@@ -201,11 +201,9 @@ def test_multipart_example() -> None:
     """§15.3.7.2: the RFC's example."""
     parts = build_multipart([(500, 500), (7000, 1000)], 8000, b"application/pdf", b"THIS_STRING_SEPARATES")
     assert parts == [
-        b"--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\n"
-        b"Content-Range: bytes 500-999/8000\r\n\r\n",
+        b"--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\nContent-Range: bytes 500-999/8000\r\n\r\n",
         (500, 500),
-        b"\r\n--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\n"
-        b"Content-Range: bytes 7000-7999/8000\r\n\r\n",
+        b"\r\n--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\nContent-Range: bytes 7000-7999/8000\r\n\r\n",
         (7000, 1000),
         b"\r\n--THIS_STRING_SEPARATES--\r\n",
     ]

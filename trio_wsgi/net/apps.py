@@ -2,13 +2,15 @@
 
 Laws:
 
-* A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox and
-  come back by `run_sync_soon`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new thread.
+* A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox
+  and come back by `run_sync_soon`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new
+  thread.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm, and no more of them are awake than the load needs.
-* Cancelling a caller cancels the scope of the slot that runs its call: the app sees `Cancelled` in whatever it asks of the
-  loop. The caller waits for the thread all the same; such a slot ends and is replaced.
-* Calls that close what an app has opened (`run_closing`) are always admitted, go first, and run even when their caller has gone.
+* Cancelling a caller cancels the scope of the slot that runs its call: the app sees `Cancelled` in whatever it asks of
+  the loop. The caller waits for the thread all the same; such a slot ends and is replaced.
+* Calls that close what an app has opened (`run_closing`) are always admitted, go first, and run even when their caller
+  has gone.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import trio
 T = TypeVar("T")
 
 
-class Overloaded(Exception):  # noqa: N818 - it says how the server is, not what failed
+class Overloaded(Exception):
     """All threads are busy and the queue is full: answer 503."""
 
 
@@ -50,7 +52,9 @@ class _Slot:
 
     def __init__(self, report: Callable[[_Slot, _Call | None], None]) -> None:
         self.inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self.scope = trio.CancelScope()
+        # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
+        # closes files.
+        self.scope = trio.CancelScope(shield=True)
         self._report = report
         self._token = trio.lowlevel.current_trio_token()
 
@@ -88,7 +92,9 @@ class AppThreads:
         self._closing = False
 
     def __repr__(self) -> str:
-        return f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+        return (
+            f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
+        )
 
     async def run(self, fn: Callable[[], T]) -> T:
         """Run `fn` in a thread and return its result.
@@ -96,8 +102,8 @@ class AppThreads:
         Raises:
             Overloaded: there is no thread and no place in the queue.
 
-        Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its result
-        is still returned.
+        Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its
+        result is still returned.
         """
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
@@ -155,9 +161,7 @@ class AppThreads:
         """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
         try:
             with slot.scope:
-                await trio.to_thread.run_sync(
-                    slot.loop_in_thread, limiter=self._limiter, thread_name="trio-wsgi app"
-                )
+                await trio.to_thread.run_sync(slot.loop_in_thread, limiter=self._limiter, thread_name="trio-wsgi app")
         finally:
             self._slots.discard(slot)
             self._hand_out()
@@ -195,9 +199,6 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
         queue_size: calls that may wait for one.
     """
     async with trio.open_nursery() as nursery:
-        # Requests are cancelled one by one, by their connections, which end before the pool does; what is left then are
-        # calls that close files, and they are not to be cancelled.
-        nursery.cancel_scope.shield = True
         pool = AppThreads(nursery, threads, queue_size)
         try:
             yield pool

@@ -2,10 +2,11 @@
 
 Laws:
 
-* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last, once.
+* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last,
+  once.
 * A client can end its own connection and nothing else: whatever escapes is logged here.
-* A connection with bytes that nobody has read is not closed before it was given time to read our answer (lingering close), or
-  the kernel would reset it and destroy that answer.
+* A connection with bytes that nobody has read is not closed before it was given time to read our answer (lingering
+  close), or the kernel would reset it and destroy that answer.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Laws:
 
 * Exactly one record is emitted, whatever happens.
 * What the app opened is closed exactly once, after the last byte or after the failure.
-* A failure is answered if no byte of a response was framed; otherwise the connection is cut, so that the client can tell.
+* A failure is answered if no byte of a response was framed; otherwise the connection is cut, so that the client can
+  tell.
 * The connection may be kept only when the request was read, and the response sent, to the end.
 """
 
@@ -69,7 +70,7 @@ _REASONS = {
 _RETRY_AFTER = b"1"  # seconds
 
 
-class _AppFailed(Exception):  # noqa: N818 - carries what the app raised out of its thread
+class _AppFailed(Exception):
     """The app raised; the error is the cause."""
 
 
@@ -167,9 +168,7 @@ class Exchange:
                 await gather_body(self._wire, spool, config.body_timeout)
                 yield spool.open_reader(), len(spool)
         else:
-            self._arriving = ArrivingBody(
-                self._wire, config.body_timeout, config.write_timeout, head.expects_continue
-            )
+            self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             yield open_input(self._arriving), head.content_length
 
     async def _ask_app(self, head: RequestHead, body: IO[bytes], length: int | None) -> Answer:

@@ -23,7 +23,6 @@ import trio
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
 
-
 Resolved = tuple[Address, tuple[int, tuple[str, int]] | None]  # with family and socket address, for TCP
 
 
@@ -59,9 +58,7 @@ def resolve(addresses: Iterable[Address]) -> list[Resolved]:
             found.append((address, None))
             continue
         try:
-            infos = socket.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as exc:
             raise ConfigError("bind", f"{address}: {exc.strerror or exc}", "name a host that resolves here") from exc
         found += [(address, (int(family), (str(where[0]), int(where[1])))) for family, _, _, _, where in infos]
@@ -69,9 +66,7 @@ def resolve(addresses: Iterable[Address]) -> list[Resolved]:
 
 
 @contextmanager
-def open_listeners(
-    resolved: Iterable[Resolved], backlog: int
-) -> Iterator[list[Listener]]:
+def open_listeners(resolved: Iterable[Resolved], backlog: int) -> Iterator[list[Listener]]:
     """Listen at all of them.
 
     Args:

@@ -2,8 +2,8 @@
 
 Laws:
 
-* While the app runs, its thread owns the sending and sends without a hop; only where it would block does it ask the loop to
-  deliver. Once the thread is done, the connection's task owns it (`deliver`).
+* While the app runs, its thread owns the sending and sends without a hop; only where it would block does it ask the
+  loop to deliver. Once the thread is done, the connection's task owns it (`deliver`).
 * While the sending is lent to the backlog, nothing else sends.
 * The head is framed with the first bytes that are taken, so a response that failed before may still be another one.
 * After a failure everything here fails with it.

@@ -13,7 +13,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -76,8 +77,8 @@ class Server:
         Raises:
             ConfigError: an address cannot be listened at.
 
-        Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an app
-            that ignores its cancellation delays it.
+        Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
+            app that ignores its cancellation delays it.
         """
         if listeners is not None:
             adopted = adopt_all(listeners)
@@ -100,11 +101,9 @@ class Server:
         """`serve` at listeners that are open already; they are closed when the server drains."""
         config = self.config
         async with (
-            trio.open_nursery() as services,
+            _open_pump() as pump,
             open_threads(config.threads, config.queue_size) as threads,
         ):
-            pump = Pump()
-            await services.start(pump.run)
             service = build_service(self._app, config, threads, pump, self._observers)
             async with trio.open_nursery() as connections:
                 with self._accepting:
@@ -117,7 +116,6 @@ class Server:
                 for connection in self._connections:
                     connection.drain()
                 connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
-            services.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Stop accepting; idle connections end at once, busy ones after their response or `graceful_timeout` seconds.
@@ -160,9 +158,28 @@ async def serve(
 ) -> None:
     """Serve a WSGI app inside a Trio program: `addresses = await nursery.start(trio_wsgi.serve, app, config)`.
 
-    Runs until it is cancelled. Arguments and errors are those of `Server` and `Server.serve`; make a `Server` to drain it.
+    Runs until it is cancelled. Arguments and errors are those of `Server` and `Server.serve`; make a `Server` to drain
+    it.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
+
+
+@asynccontextmanager
+async def _open_pump() -> AsyncIterator[Pump]:
+    """A running pump, which outlives its deliveries: when all is cancelled, each of them sees its own cancellation."""
+    pump = Pump()
+    stop = trio.CancelScope(shield=True)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with stop:
+            await pump.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield pump
+        finally:
+            stop.cancel()
 
 
 async def _accept_one(listener: socket.socket) -> tuple[socket.socket, object]:

@@ -43,9 +43,7 @@ def build_service(
         threads=threads,
         pump=pump,
         observers=observers,
-        head_limits=HeadLimits(
-            config.limit_request_line, config.limit_request_fields, config.limit_request_field_size
-        ),
+        head_limits=HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
         buffering=Buffering(
             write_policy=config.write_policy,
             write_buffer_size=config.write_buffer_size,

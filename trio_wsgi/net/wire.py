@@ -80,8 +80,9 @@ class Wire:
 
     def _cut_head(self) -> bytes | None:
         received = self._received
-        if not self._scanned and (blank := skip_blank_lines(received)):
-            del received[:blank]
+        if received.startswith(b"\r"):
+            del received[: skip_blank_lines(received)]
+            self._scanned = 0
         end = find_head_end(received, self._scanned, self._limits)
         if end < 0:
             self._scanned = len(received)
@@ -105,9 +106,7 @@ class Wire:
         else:
             self._next_event()  # the end of the message
         if self._body_limit and (head.content_length or 0) > self._body_limit:
-            raise ClientError(
-                413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}"
-            )
+            raise ClientError(413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}")
         return head
 
     def receive_body_nowait(self) -> bytes:
@@ -138,7 +137,7 @@ class Wire:
                 raise ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
         count = body.feed(data)
         self.body_size = body.body_bytes
-        if self._body_limit and self.body_size > self._body_limit:
+        if self._body_limit and body.announced > self._body_limit:
             raise ClientError(413, f"a body of more than {self._body_limit} bytes (limit_request_body)")
         if count < len(data):
             self._received += memoryview(data)[count:]
@@ -209,12 +208,12 @@ class _Counted:
     """A body whose Content-Length is known."""
 
     def __init__(self, length: int) -> None:
-        self._length = length
+        self.announced = length
         self.body_bytes = 0
 
     def feed(self, data: bytes | bytearray) -> int:
         """How many bytes of `data` belong to the body."""
-        count = min(len(data), self._length - self.body_bytes)
+        count = min(len(data), self.announced - self.body_bytes)
         self.body_bytes += count
         return count
 

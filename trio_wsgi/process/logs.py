@@ -2,8 +2,8 @@
 
 Laws:
 
-* The event loop never waits for a log: records pass through a bounded queue to one thread that writes them. When nobody reads
-  standard output, lines are dropped and counted; requests go on.
+* The event loop never waits for a log: records pass through a bounded queue to one thread that writes them. When nobody
+  reads standard output, lines are dropped and counted; requests go on.
 * Files are opened before anything is served, and can be reopened after they were rotated (`reopen`).
 """
 
@@ -41,7 +41,9 @@ class _Queueing(logging.handlers.QueueHandler):
         else:
             if self.dropped:
                 lost, self.dropped = self.dropped, 0
-                record.msg = f"[{lost} log lines before this one were dropped: nobody read the log] {record.getMessage()}"
+                record.msg = (
+                    f"[{lost} log lines before this one were dropped: nobody read the log] {record.getMessage()}"
+                )
                 record.args = None
 
 
@@ -74,7 +76,9 @@ class Logs:
         try:
             handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as exc:
-            raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
+            raise ConfigError(
+                setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written"
+            ) from exc
         self._files.append(handler)
         return handler
 

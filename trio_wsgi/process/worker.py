@@ -3,7 +3,8 @@
 Laws:
 
 * TERM drains: it takes no new connection, lets what is under way finish up to `graceful_timeout`, exits 0.
-* INT and QUIT are quick: everything under way is cut, cleanly. A second signal of any of the three ends the process at once.
+* INT and QUIT are quick: everything under way is cut, cleanly. A second signal of any of the three ends the process at
+  once.
 * An application thread that ignores all this does not keep the process alive.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 import trio
 
-from trio_wsgi.config import Config
+from trio_wsgi.config import Config, make_config
 from trio_wsgi.net.listeners import Listener, open_listeners, resolve
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.logs import Logs, open_logs
@@ -44,7 +45,7 @@ def run(app: WSGIApplication, **settings: Any) -> int:
     Raises:
         ConfigError: a setting cannot be used.
     """
-    return serve_process(lambda: app, Config(**settings))
+    return serve_process(lambda: app, make_config(settings))
 
 
 def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> int:

@@ -2,7 +2,8 @@
 
 Laws:
 
-* What the app has finished producing is returned, not sent: a list, a file, a buffered body leave after the thread is free.
+* What the app has finished producing is returned, not sent: a list, a file, a buffered body leave after the thread is
+  free.
 * A block of any other iterable is sent before the next is asked for.
 * `close()` of the iterable is called exactly once: here, or, when the server sends its file, by whoever sent it.
 """
@@ -55,7 +56,9 @@ def _blocks_left(result: object, response: Response) -> list[Any]:
     if isinstance(result, FileWrapper):
         result.iterated_by_server = True
     elif isinstance(result, str | bytes) or not isinstance(result, Iterable):
-        raise AppError(f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list")
+        raise AppError(
+            f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list"
+        )
     for block in result:
         if not response.send_block(block):
             break

@@ -80,14 +80,14 @@ class FileWrapper:
         if iterated_by not in _said_lost and open_span(self.filelike) is not None:
             _said_lost.add(iterated_by)
             log.warning(
-                "a wsgi.file_wrapper is iterated by %s and read through Python: sendfile serves it only where the app's "
-                "own return value reaches the server unwrapped (said once)",
+                "a wsgi.file_wrapper is iterated by %s and read through Python: sendfile serves it only where the "
+                "app's own return value reaches the server unwrapped (said once)",
                 iterated_by,
             )
 
     def __getattr__(self, name: str) -> Any:
-        # Those who wrap the wrapper look for these (Werkzeug seeks to the start of a range instead of reading up to it);
-        # they exist exactly where the file has them.
+        # Those who wrap the wrapper look for these (Werkzeug seeks to the start of a range instead of reading up to
+        # it); they exist exactly where the file has them.
         if name in {"seek", "tell", "seekable"}:
             return getattr(self.filelike, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -105,8 +105,8 @@ _said_lost: set[str] = set()  # modules that were named in the log already
 def plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.FileIO | None:
     """The built-in file whose bytes `filelike.read` gives, or None where that is not certain.
 
-    It looks through `tempfile`'s wrapper and through objects whose `read` is the very method of another file, as that of
-    Django's `File` is.
+    It looks through `tempfile`'s wrapper and through objects whose `read` is the very method of another file, as that
+    of Django's `File` is.
     """
     if isinstance(filelike, _TemporaryFileWrapper):
         filelike = filelike.file

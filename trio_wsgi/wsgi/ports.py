@@ -57,7 +57,7 @@ class Outlet(Protocol):
         """
 
     def push(self, data: bytes) -> None:
-        """Take `data` and send it while the app goes on; waits only while more than `output_buffering` bytes are unsent.
+        """Take `data` and send it while the app goes on; waits while more than `output_buffering` bytes are unsent.
 
         Raises:
             ClientGone: as for `send`.

@@ -67,9 +67,7 @@ class Response:
         buffering: where bytes may wait.
     """
 
-    def __init__(
-        self, method: str, environ: MutableMapping[str, Any], outlet: Outlet, buffering: Buffering
-    ) -> None:
+    def __init__(self, method: str, environ: MutableMapping[str, Any], outlet: Outlet, buffering: Buffering) -> None:
         self._method = method
         self._environ = environ
         self._outlet = outlet

@@ -72,11 +72,12 @@ class Spool:
     def _check_limit(self, more: int) -> None:
         if self._limit and self._size + more > self._limit:
             raise OSError(
-                errno.EFBIG, f"{self._size + more} bytes to hold, but temp_limit is {self._limit}: raise it, or write less"
+                errno.EFBIG,
+                f"{self._size + more} bytes to hold, but temp_limit is {self._limit}: raise it, or write less",
             )
 
     def _move_to_file(self) -> None:
-        self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0x10000, prefix="trio-wsgi-")
+        self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0x10000, prefix="trio-wsgi-")  # noqa: SIM115
         self._file.writelines(self._blocks)
         self._blocks.clear()
 

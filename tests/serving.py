@@ -1,0 +1,145 @@
+"""A server to test against: inside the test's own Trio loop, or as the command that a user types."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import trio_wsgi
+from trio_wsgi import Config, RequestRecord, Server
+
+
+@dataclass
+class Served:
+    """A running server: where it is and what it has recorded."""
+
+    server: Server
+    host: str
+    port: int
+    records: list[RequestRecord] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    async def connect(self, receive_buffer: int | None = None) -> trio.SocketStream:
+        """A raw TCP connection; a small `receive_buffer` (bytes) makes the server feel a slow reader soon."""
+        sock = trio.socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await sock.connect((self.host, self.port))
+        return trio.SocketStream(sock)
+
+    async def exchange(self, request: bytes, timeout: float = 10.0) -> bytes:
+        """Send bytes, end the sending side, and read all that comes until the server closes."""
+        with trio.fail_after(timeout):
+            async with await self.connect() as stream:
+                await stream.send_all(request)
+                return await receive_all(stream)
+
+    async def record(self, count: int = 1) -> RequestRecord:
+        """The newest record, once there are `count` of them."""
+        with trio.fail_after(10):
+            while len(self.records) < count:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        return self.records[-1]
+
+
+async def receive_all(stream: trio.SocketStream) -> bytes:
+    """All bytes until the server ends the connection; a reset ends it, too."""
+    received = bytearray()
+    with contextlib.suppress(trio.BrokenResourceError):
+        async for chunk in stream:
+            received += chunk
+    return bytes(received)
+
+
+@asynccontextmanager
+async def serving(app: Callable[..., Any], **settings: Any) -> AsyncIterator[Served]:
+    """Serve `app` on a free port of 127.0.0.1 until the block ends; `settings` are those of Config."""
+    records: list[RequestRecord] = []
+    settings.setdefault("bind", ("127.0.0.1:0",))
+    server = Server(app, Config(**settings), observers=(records.append,))
+    async with trio.open_nursery() as nursery:
+        (address, *_) = await nursery.start(server.serve)
+        yield Served(server, address.host, address.port, records)
+        nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Command:
+    """The command `trio-wsgi` as a process."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    url: str = ""
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 15.0) -> int:
+        """The exit code."""
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def command(*arguments: str, cwd: str | Path | None = None, wait: bool = True, **environ: str) -> Iterator[Command]:
+    """Run `python -m trio_wsgi ARGUMENTS` with output in one log; killed, by its pid, when the block ends."""
+    log = tempfile.NamedTemporaryFile(prefix="trio-wsgi-test-", suffix=".log", delete=False)  # noqa: SIM115
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRIO_WSGI_", "PORT"))}
+    # What is tested is this checkout, wherever the process changes to.
+    root = str(Path(trio_wsgi.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+    environment["PYTHONUNBUFFERED"] = "1"
+    with log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trio_wsgi", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=environment | environ,
+        )
+    running = Command(process, Path(log.name))
+    try:
+        if wait:
+            running.url = _wait_listening(running)
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        running.log_path.unlink()
+
+
+def _wait_listening(running: Command, timeout: float = 20.0) -> str:
+    patience = time.monotonic() + timeout
+    while time.monotonic() < patience:
+        if found := re.search(r"listening at (\S+?)[, ]", running.log):
+            return found[1]
+        if running.process.poll() is not None:
+            break
+        time.sleep(0.02)
+    raise AssertionError(f"the server did not start; it said:\n{running.log}")
