@@ -36,6 +36,7 @@ DEADLINES = Section("Deadlines", "None of them cuts a transfer that makes progre
 LIMITS = Section("Limits", "What a client may send; beyond, the answer is a 4xx and the connection closes.")
 WSGI = Section("WSGI", "The application and what it sees.")
 RESPONSES = Section("Responses", "How what the application produces leaves.")
+FILES = Section("Files", "How files leave: the application's own, and those of mounts.")
 REQUESTS = Section("Requests", "How request bodies arrive.")
 LOGGING = Section("Logging")
 
@@ -163,17 +164,30 @@ class Config:
         0,
         "How far an iterating application may run ahead of a slow client. 0: a block leaves before the next.",
     )
-    sendfile: bool = RESPONSES.setting(
-        True,
-        "Files leave by sendfile(2). Switch it off where the file system breaks it; SENDFILE=0 does so, too.",
-        familiar="SENDFILE",
-    )
     ident: str = RESPONSES.setting(
         "trio-wsgi",
         "The Server header, unless the application sets one. Empty: none.",
         check=_check_header_value,
     )
     expose_tracebacks: bool = RESPONSES.setting(False, "Show the traceback in the 500 page. For development only.")
+
+    optimize_send_headers: bool = RESPONSES.setting(
+        False,
+        "Close the application's iterable after its head where no body is sent (HEAD, 304), instead of running it "
+        "to its end.",
+    )
+
+    # Files
+    sendfile: bool = FILES.setting(
+        True,
+        "Files leave by sendfile(2). Switch it off where the file system breaks it; SENDFILE=0 does so, too.",
+        familiar="SENDFILE",
+    )
+    allow_ranges: bool = FILES.setting(True, "Answer Range requests for files, unless the application did so itself.")
+    max_ranges: int = FILES.setting(
+        32, "Ranges in one request; with more of them the whole file is sent.", low=1, high=1000
+    )
+    file_validators: bool = FILES.setting(True, "Give files an ETag and Last-Modified where the application sets none.")
 
     # Requests
     request_buffering: bool = REQUESTS.setting(

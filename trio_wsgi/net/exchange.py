@@ -181,8 +181,8 @@ class Exchange:
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
         self._environ = environ
-        response = Response(environ["REQUEST_METHOD"], environ, self._outlet, service.buffering)
-        call = partial(_call_in_thread, partial(call_app, service.app, environ, response, service.config.sendfile))
+        response = Response(head, environ, self._outlet, service.buffering, service.answers)
+        call = partial(_call_in_thread, partial(call_app, service.app, environ, response))
         try:
             return await service.threads.run(call)
         except BaseException:

@@ -9,9 +9,11 @@ from sendfile import Pump
 from trio_wsgi.config import Config
 from trio_wsgi.net.apps import AppThreads
 from trio_wsgi.record import RequestRecord
+from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.head import HeadLimits
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
+from trio_wsgi.wsgi.response import AnswerOptions
 
 Observer = Callable[[RequestRecord], None]
 
@@ -31,6 +33,7 @@ class Service:
     observers: tuple[Observer, ...]
     head_limits: HeadLimits
     buffering: Buffering
+    answers: AnswerOptions
 
 
 def build_service(
@@ -50,6 +53,10 @@ def build_service(
             temp_path=config.temp_path,
             temp_limit=config.temp_limit,
             output_buffering=config.output_buffering,
+        ),
+        answers=AnswerOptions(
             sendfile=config.sendfile,
+            files=FileOptions(config.allow_ranges, config.max_ranges, config.file_validators),
+            optimize_send_headers=config.optimize_send_headers,
         ),
     )

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from trio_wsgi.errors import AppError
-from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, open_span
+from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once
 from trio_wsgi.wsgi.response import Answer, ExcInfo, Response, Write
+from trio_wsgi.wsgi.unwrap import find_file
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -24,7 +25,7 @@ StartResponse = Callable[[str, list[tuple[str, str]], ExcInfo | None], Write]
 WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
-def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, sendfile: bool = True) -> Answer:
+def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
     """Run the app to its end and return what is left to send.
 
     Raises:
@@ -33,13 +34,14 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, 
         BaseException: whatever the app raised.
     """
     result: object = app(environ, response.start_response)
-    if isinstance(result, FileWrapper) and sendfile and (span := open_span(result.filelike)) is not None:
+    found = find_file(result) if response.options.sendfile else None
+    if found is not None:
         try:
-            answer = response.finish([span])
+            answer = response.finish_with_file(found.span, found.status)
         except BaseException:
-            result.close()
+            _close(result)
             raise
-        return _closing_too(answer, result)
+        return _closing_too(answer, result, at_once=isinstance(result, FileWrapper) and closes_at_once(found.filelike))
     try:
         return response.finish(_blocks_left(result, response))
     finally:
@@ -65,15 +67,15 @@ def _blocks_left(result: object, response: Response) -> list[Any]:
     return []
 
 
-def _closing_too(answer: Answer, result: FileWrapper) -> Answer:
+def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
     finish = answer.close
 
     def close() -> None:
         finish()
-        result.close()
+        _close(result)
 
     answer.close = close
-    answer.close_at_once = closes_at_once(result.filelike)
+    answer.close_at_once = at_once
     return answer
 
 

@@ -27,6 +27,8 @@ from trio_wsgi.errors import AppError
 
 log = logging.getLogger("trio_wsgi.error")
 
+FileStatus = os.stat_result
+
 DEFAULT_BLOCK_SIZE = 64 * 1024
 
 
@@ -122,11 +124,8 @@ def plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.F
 _BUILT_IN_READS = {io.BufferedReader.read, io.BufferedRandom.read}
 
 
-def open_span(filelike: object) -> FileSpan | None:
-    """The bytes from the file's position to its end as a span, or None where they must be read by iterating.
-
-    Files that the kernel calls empty are not spanned: those of /proc hold bytes all the same.
-    """
+def open_span(filelike: object) -> tuple[FileSpan, FileStatus] | None:
+    """The bytes from the file's position to its end, with its status; None where they must be read by iterating."""
     file = plain_file(filelike)
     if file is None or not file.readable():
         return None
@@ -135,8 +134,9 @@ def open_span(filelike: object) -> FileSpan | None:
             file.flush()
         status = os.fstat(file.fileno())
         offset = file.tell()
-        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
-            return FileSpan(file, offset, max(0, status.st_size - offset))
+        # Files of /proc and the like are called empty and hold bytes all the same.
+        if stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(file.fileno(), 1, 0)):
+            return FileSpan(file, offset, max(0, status.st_size - offset)), status
     return None
 
 

@@ -37,7 +37,6 @@ class Buffering:
     temp_path: str | None = None
     temp_limit: int = 0  # of one response on disk; 0: no limit
     output_buffering: int = 0  # that an iterable may run ahead of the client
-    sendfile: bool = True
 
 
 def choose_policy(environ: Mapping[str, Any], default: str) -> WritePolicy:

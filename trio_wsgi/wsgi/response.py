@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -19,7 +20,11 @@ from typing import Any
 
 from sendfile import FileSpan, Part
 from trio_wsgi.errors import AppError
+from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
+from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import body_allowed, check_headers, check_status, get_all
+from trio_wsgi.wsgi.files import answer_file
+from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
 from trio_wsgi.wsgi.ports import Head, Outlet
 from trio_wsgi.wsgi.spool import Spool
@@ -57,21 +62,45 @@ class Answer:
     close_at_once: bool = True  # close() cannot block
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What the server makes of an app's answers.
+
+    Args:
+        sendfile: the kernel may send their files.
+        files: ranges and validators of file answers.
+        optimize_send_headers: close the app's iterable once it is clear that no body is sent.
+    """
+
+    sendfile: bool = True
+    files: FileOptions = FileOptions()  # noqa: RUF009 - frozen
+    optimize_send_headers: bool = False
+
+
 class Response:
     """The response to one request, from the app's side; lives in the app's thread.
 
     Args:
-        method: of the request.
+        request: what is answered.
         environ: of the request; the app may choose its write policy in it, until its first `write`.
         outlet: the way out.
         buffering: where bytes may wait.
+        options: what the server makes of the answer: files by sendfile, ranges, preconditions.
     """
 
-    def __init__(self, method: str, environ: MutableMapping[str, Any], outlet: Outlet, buffering: Buffering) -> None:
-        self._method = method
+    def __init__(
+        self,
+        request: RequestHead,
+        environ: MutableMapping[str, Any],
+        outlet: Outlet,
+        buffering: Buffering,
+        options: AnswerOptions,
+    ) -> None:
+        self._request = request
         self._environ = environ
         self._outlet = outlet
         self._buffering = buffering
+        self.options = options
         self._phase = Phase.NO_HEAD
         self._head: Head | None = None
         self._promised: int | None = None  # Content-Length, where the app set it
@@ -107,7 +136,7 @@ class Response:
         self._phase = Phase.HEAD_KNOWN
         length = get_all(checked, b"content-length")
         self._promised = int(length[0]) if length else None
-        self._has_body = body_allowed(self._method, code)
+        self._has_body = body_allowed(self._request.method, code)
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -127,14 +156,17 @@ class Response:
     # -- what the server calls -----------------------------------------------------------------------------------
 
     def send_block(self, block: bytes) -> bool:
-        """Send one block of the app's iterable; False when it was more than Content-Length, and no more is wanted."""
+        """Send one block of the app's iterable; False when no more of them is wanted."""
         self._take(block, self._outlet.push if self._buffering.output_buffering else self._outlet.send, "the iterable")
-        return not self._overrun
+        wanted = self._has_body or not self.options.optimize_send_headers
+        return wanted and not self._overrun
 
     def finish(self, rest: list[Part]) -> Answer:
         """The app is done: what is left to send is what was buffered, then `rest`, the last of the body."""
         if self._head is None:
             raise AppError("the application returned without calling start_response")
+        if not self.head_sent:
+            self._settle_head(self._head)
         parts = self._spool.parts() if self._spool is not None else []
         parts += self._clip_parts(rest)
         length = self._promised
@@ -148,10 +180,27 @@ class Response:
             close=self.close,
         )
 
+    def finish_with_file(self, span: FileSpan, status: FileStatus) -> Answer:
+        """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it."""
+        if self._head is None or self.head_sent or self._taken:
+            return self.finish([span])
+        file = answer_file(self._request, self._head, span, status, self.options.files)
+        return Answer(head=file.head, parts=file.parts, missing=file.missing, close=self.close)
+
     def close(self) -> None:
         """Free what is buffered; may be called again."""
         if self._spool is not None:
             self._spool.close()
+
+    def _settle_head(self, head: Head) -> Head:
+        """Now that the head is about to leave, preconditions may put another in its place (RFC 9110 §13)."""
+        request = self._request
+        instead = decide_app_answer(request.method, request.headers, head.status, head.headers, now=int(time.time()))
+        if instead is not None:
+            head = self._head = Head(instead.status, instead.reason, instead.headers)
+            self._has_body = False
+            self._promised = None
+        return head
 
     # -- the account of bytes ------------------------------------------------------------------------------------
 
@@ -171,7 +220,7 @@ class Response:
         first = self._phase is not Phase.SENT
         if first:
             assert self._head is not None
-            self._outlet.start(self._head)
+            self._outlet.start(self._settle_head(self._head))
         if not self._has_body:  # the head leaves when it would for GET, so that it is the same
             send, data = self._outlet.send, b""
         self._phase = Phase.SENT  # whatever happens now, another answer would come too late ...
@@ -211,8 +260,8 @@ class Response:
             self._overrun = True
             log.warning(
                 "%s %s: the body is longer than its Content-Length of %s bytes; the rest is not sent",
-                self._method,
-                self._environ.get("RAW_URI", "?"),
+                self._request.method.decode("ascii"),
+                self._request.target.decode("latin-1"),
                 self._promised,
             )
 
