@@ -38,7 +38,7 @@ from trio_wsgi.rules.headers import finish_headers, http_date
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import call_app
 from trio_wsgi.wsgi.errorlog import ErrorLog
-from trio_wsgi.wsgi.filewrapper import FileWrapper, ReadFileWrapper
+from trio_wsgi.wsgi.filewrapper import FileWrapper
 from trio_wsgi.wsgi.input import open_input
 from trio_wsgi.wsgi.policies import ENVIRON_KEY
 from trio_wsgi.wsgi.ports import Head, RawHeaders
@@ -177,7 +177,7 @@ class Exchange:
         errors = ErrorLog()
         environ["wsgi.input"] = body
         environ["wsgi.errors"] = errors
-        environ["wsgi.file_wrapper"] = FileWrapper if service.config.sendfile else ReadFileWrapper
+        environ["wsgi.file_wrapper"] = FileWrapper
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
         self._environ = environ

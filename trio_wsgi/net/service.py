@@ -55,7 +55,6 @@ def build_service(
             output_buffering=config.output_buffering,
         ),
         answers=AnswerOptions(
-            sendfile=config.sendfile,
             files=FileOptions(config.allow_ranges, config.max_ranges, config.file_validators),
             optimize_send_headers=config.optimize_send_headers,
         ),

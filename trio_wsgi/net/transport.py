@@ -62,7 +62,7 @@ class PlainTransport:
             ClientGone: the peer has closed or reset the connection.
         """
         try:
-            return send_nowait(self.sock, parts)
+            return send_nowait(self.sock, parts, kernel=self._kernel)
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 

@@ -34,14 +34,14 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         BaseException: whatever the app raised.
     """
     result: object = app(environ, response.start_response)
-    found = find_file(result) if response.options.sendfile else None
+    found = find_file(result)
     if found is not None:
         try:
             answer = response.finish_with_file(found.span, found.status)
         except BaseException:
             _close(result)
             raise
-        return _closing_too(answer, result, at_once=isinstance(result, FileWrapper) and closes_at_once(found.filelike))
+        return _closing_too(answer, result, at_once=type(result) is FileWrapper and closes_at_once(found.filelike))
     try:
         return response.finish(_blocks_left(result, response))
     finally:

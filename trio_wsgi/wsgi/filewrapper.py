@@ -43,15 +43,20 @@ class FileWrapper:
 
     Args:
         filelike: an object with `read(size)`; from now on the wrapper closes it.
-        block_size: bytes per block when it is iterated.
+        blksize: bytes per block when it is iterated; at least 1.
+
+    Raises:
+        ValueError: blksize would end the file at once, or read all of it at once.
     """
 
     #: Whether blocks are asked for by the server itself, which has its reasons, and not by a middleware.
     iterated_by_server = False
 
-    def __init__(self, filelike: Readable, block_size: int = DEFAULT_BLOCK_SIZE) -> None:
+    def __init__(self, filelike: Readable, blksize: int = DEFAULT_BLOCK_SIZE) -> None:
+        if blksize < 1:
+            raise ValueError(f"blksize must be at least 1 byte, not {blksize}")
         self.filelike = filelike
-        self.block_size = block_size
+        self.blksize = blksize
         self._close: Callable[[], object] | None = getattr(filelike, "close", None)
 
     def __iter__(self) -> FileWrapper:
@@ -60,11 +65,13 @@ class FileWrapper:
     def __next__(self) -> bytes:
         if not self.iterated_by_server:
             self._say_fast_path_is_lost(sys._getframe(1).f_globals.get("__name__", "?"))
-        data: object = self.filelike.read(self.block_size)
+        data: object = self.filelike.read(self.blksize)
         if isinstance(data, str):
             raise AppError(
                 f"wsgi.file_wrapper was given a file opened in text mode, {self.filelike!r}: open it with mode 'rb'"
             )
+        if data is None:
+            raise AppError(f"{self.filelike!r} is non-blocking and has nothing to read yet: make it a blocking file")
         if not data:
             raise StopIteration
         if not isinstance(data, bytes):
@@ -82,8 +89,8 @@ class FileWrapper:
         if iterated_by not in _said_lost and open_span(self.filelike) is not None:
             _said_lost.add(iterated_by)
             log.warning(
-                "a wsgi.file_wrapper is iterated by %s and read through Python: sendfile serves it only where the "
-                "app's own return value reaches the server unwrapped (said once)",
+                "a wsgi.file_wrapper is iterated by %s and read through Python, in the app's thread: sendfile serves "
+                "it only where the app's own return value reaches the server unwrapped (said once)",
                 iterated_by,
             )
 
@@ -93,12 +100,6 @@ class FileWrapper:
         if name in {"seek", "tell", "seekable"}:
             return getattr(self.filelike, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-
-class ReadFileWrapper(FileWrapper):
-    """The wrapper where sendfile is switched off: always read and sent like any other iterable."""
-
-    iterated_by_server = True
 
 
 _said_lost: set[str] = set()  # modules that were named in the log already
@@ -127,17 +128,24 @@ _BUILT_IN_READS = {io.BufferedReader.read, io.BufferedRandom.read}
 def open_span(filelike: object) -> tuple[FileSpan, FileStatus] | None:
     """The bytes from the file's position to its end, with its status; None where they must be read by iterating."""
     file = plain_file(filelike)
-    if file is None or not file.readable():
-        return None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+        if file is None or not file.readable():
+            return None
         if isinstance(file, io.BufferedRandom):
             file.flush()
         status = os.fstat(file.fileno())
         offset = file.tell()
-        # Files of /proc and the like are called empty and hold bytes all the same.
-        if stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(file.fileno(), 1, 0)):
+        if stat.S_ISREG(status.st_mode) and _holds_its_size(file.fileno(), status):
             return FileSpan(file, offset, max(0, status.st_size - offset)), status
     return None
+
+
+def _holds_its_size(fd: int, status: FileStatus) -> bool:
+    """Whether st_size is true. /proc calls its files empty, /sys gives them a page; neither has blocks on a disk."""
+    if status.st_blocks:
+        return True
+    size = status.st_size
+    return bool(os.pread(fd, 1, size - 1)) if size else not os.pread(fd, 1, 0)
 
 
 def closes_at_once(filelike: object) -> bool:

@@ -67,12 +67,10 @@ class AnswerOptions:
     """What the server makes of an app's answers.
 
     Args:
-        sendfile: the kernel may send their files.
         files: ranges and validators of file answers.
         optimize_send_headers: close the app's iterable once it is clear that no body is sent.
     """
 
-    sendfile: bool = True
     files: FileOptions = FileOptions()  # noqa: RUF009 - frozen
     optimize_send_headers: bool = False
 

@@ -34,7 +34,7 @@ class FoundFile:
 
 def find_file(result: object) -> FoundFile | None:
     """The file that iterating `result` would give, or None where that is not certain."""
-    if isinstance(result, FileWrapper):
+    if type(result) is FileWrapper:  # what a subclass gives is its own
         found = open_span(result.filelike)
         return None if found is None else FoundFile(*found, result.filelike)
     look_inside = _KNOWN.get((type(result).__module__, type(result).__qualname__))
