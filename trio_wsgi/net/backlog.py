@@ -5,20 +5,25 @@ Laws:
 * It is a baton. An application thread lends it together with the parts that the kernel did not take, and sends nothing
   itself until it has asked for it back and got it.
 * All of this runs on the loop; the thread reaches it only through the bridge. There is nothing to lock.
-* The task that sends lives in the connection's nursery; what stops it is told to whoever asks next.
+* The task that sends lives in the connection's nursery. It ends when everything lent so far is sent, and not before;
+  what else stops it, its cancellation included, is told to everybody who asks from then on.
+* Small blocks that wait cost no more than their bytes: they are put together.
 """
 
 from __future__ import annotations
 
-import math
+import errno
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from sendfile import Part
+from trio_wsgi.errors import ClientGone
 
 Deliver = Callable[[deque[Part], Callable[[int], None]], Awaitable[None]]
+
+_COALESCED = 16 * 1024  # bytes up to which waiting blocks are put together
 
 
 class Backlog:
@@ -35,7 +40,7 @@ class Backlog:
         self.parts: deque[Part] = deque()
         self._size = 0
         self._running = False
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._moved = trio.Event()  # set, and replaced, whenever the size falls or the task ends
 
     def __repr__(self) -> str:
@@ -43,11 +48,29 @@ class Backlog:
 
     def lend(self, parts: deque[Part]) -> None:
         """Take parts over and send them from now on, after what is here already."""
-        self.parts.extend(parts)
-        self._size += sum(map(len, parts))
+        for part in parts:
+            self._append(part)
         if not self._running:
             self._running = True
             self._nursery.start_soon(self._send)
+
+    async def lend_within(self, parts: deque[Part], limit: int) -> None:
+        """`lend`, and wait until at most `limit` bytes are unsent.
+
+        Raises:
+            whatever ended the sending.
+        """
+        self.lend(parts)
+        while self._running and self._size > limit:
+            await self._moved.wait()
+        self._check()
+
+    async def extend(self, parts: deque[Part], limit: int) -> bool:
+        """`lend_within` while something is unsent; else False: nothing was taken, and the sending is the thread's."""
+        if self.take_back():
+            return False
+        await self.lend_within(parts, limit)
+        return True
 
     def take_back(self) -> bool:
         """Whether all is sent, so that the sending may go back to the thread.
@@ -55,39 +78,40 @@ class Backlog:
         Raises:
             whatever ended the sending.
         """
-        if self._failure is not None:
-            raise self._failure
+        self._check()
         return not self._running
 
-    async def extend(self, parts: deque[Part], limit: int) -> bool:
-        """Add parts and wait until no more than `limit` bytes are unsent; False when all was sent already.
-
-        When False, nothing was added, and the sending is the thread's again.
-        """
-        if self.take_back():
-            return False
-        self.lend(parts)
-        await self.wait_below(limit)
-        return True
-
-    async def wait_below(self, limit: float) -> None:
-        """Wait until at most `limit` bytes are unsent. Deadline: the delivery's own."""
-        while self._running and self._size > limit:
-            await self._moved.wait()
-        if self._failure is not None:
-            raise self._failure
-
     async def wait_drained(self) -> None:
-        """Wait until all is sent. Deadline: the delivery's own."""
+        """Wait until all is sent. Deadline: the delivery's own.
+
+        Raises:
+            whatever ended the sending.
+        """
         while self._running:
             await self._moved.wait()
-        await self.wait_below(math.inf)
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # or it would keep the frame of everybody who was told
+
+    def _append(self, part: Part) -> None:
+        self._size += len(part)
+        last = self.parts[-1] if self.parts else None
+        if isinstance(part, bytes) and isinstance(last, bytes) and len(last) + len(part) <= _COALESCED:
+            self.parts[-1] = last + part
+        else:
+            self.parts.append(part)
 
     async def _send(self) -> None:
         try:
-            await self._deliver(self.parts, self._note)
+            while self.parts:  # more may have been lent between the end of a delivery and our next turn
+                await self._deliver(self.parts, self._note)
         except Exception as exc:  # told to whoever asks next, in whichever thread
             self._failure = exc
+        except BaseException:
+            self._failure = ClientGone(errno.ECANCELED, "the connection was ended by the server")
+            raise
         finally:
             self._running = False
             self._wake()

@@ -6,11 +6,13 @@ Laws:
   loop to deliver. Once the thread is done, the connection's task owns it (`deliver`).
 * While the sending is lent to the backlog, nothing else sends.
 * The head is framed with the first bytes that are taken, so a response that failed before may still be another one.
-* After a failure everything here fails with it.
+* After a failure everything here fails with it; after a cancellation nothing more is sent.
+* A client that takes no byte for `write_timeout` has stalled, whether the app waits for it, tries again or computes.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 from collections import deque
 from collections.abc import Callable
@@ -21,10 +23,10 @@ from sendfile import Part
 from trio_wsgi.errors import ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.wire import Wire
+from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.ports import Head, RawHeaders
 
-Dress = Callable[[Head, int | None], RawHeaders]
+Dress = Callable[[Head, int | None], Headers]
 
 
 class Outlet:
@@ -48,6 +50,7 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
+        self._full_since: float | None = None  # when the kernel refused a block, and has taken none since
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -57,6 +60,7 @@ class Outlet:
         self._head = head
 
     def send(self, data: bytes) -> None:
+        self._check()
         if self._lent:
             bridge.run(self._backlog.wait_drained)
             self._lent = False
@@ -65,30 +69,41 @@ class Outlet:
             bridge.run(self._deliver, self._unsent)
 
     def offer(self, data: bytes) -> None:
-        if self._lent and not bridge.run_sync(self._backlog.take_back):
-            raise _refused()
+        self._check()
+        if (self._lent or not self._wire.transport.writable_nowait()) and not bridge.run_sync(self._take_back):
+            raise BlockingIOError(errno.EAGAIN, "the client does not take the block now: nothing of it was written", 0)
         self._lent = False
-        if not self._wire.transport.writable_nowait():
-            raise _refused()
+        self._full_since = None
         self._send_nowait(self._frame_block(data))
-        self._lend_rest()
+        if self._unsent:
+            bridge.run_sync(self._backlog.lend, self._hand_over())
 
     def push(self, data: bytes) -> None:
+        self._check()
         parts = self._frame_block(data)
         if self._lent and bridge.run(self._backlog.extend, parts, self._ahead):
             return
         self._lent = False
         self._send_nowait(parts)
-        self._lend_rest()
+        if self._unsent:
+            bridge.run(self._backlog.lend_within, self._hand_over(), self._ahead)
 
     def wait_writable(self, timeout: float | None) -> bool:
-        return bridge.run(self._wait_writable, math.inf if timeout is None else timeout)
+        self._check()
+        return bridge.run(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
-    def _lend_rest(self) -> None:
-        if self._unsent:
-            bridge.run_sync(self._backlog.lend, self._unsent)
-            self._unsent = deque()
-            self._lent = True
+    def _check(self) -> None:
+        """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
+        bridge.check_cancelled()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)  # or it would keep the frame, and the block, of every attempt
+
+    def _hand_over(self) -> deque[Part]:
+        parts, self._unsent, self._lent = self._unsent, deque(), True
+        return parts
 
     def _send_nowait(self, parts: deque[Part]) -> None:
         self._unsent = parts
@@ -99,8 +114,6 @@ class Outlet:
             raise
 
     def _frame_block(self, data: bytes) -> deque[Part]:
-        if self.failure is not None:
-            raise self.failure
         parts: deque[Part] = deque(self._frame_head(None))
         self._frame_body(data, parts)
         return parts
@@ -120,11 +133,7 @@ class Outlet:
             ClientGone: the client has left or stalled.
             FileTooShort: a file ended early.
         """
-        if self._lent:
-            await self._backlog.wait_drained()
-            self._lent = False
-        if self.failure is not None:
-            raise self.failure
+        await self.settle()
         self._unsent = deque()
         if head is not None:
             self._head = head
@@ -135,6 +144,17 @@ class Outlet:
             self._unsent.extend(self._wire.frame_end())
         await self._deliver(self._unsent)
 
+    async def settle(self) -> None:
+        """Wait until what was accepted from the app has left; for a response that ends here, whole or not.
+
+        Raises:
+            ClientGone: the client has left or stalled, now or before.
+        """
+        if self._lent:
+            await self._backlog.wait_drained()
+            self._lent = False
+        self._raise_failure()
+
     async def _deliver(self, parts: deque[Part]) -> None:
         await self._deliver_noting(parts, None)
 
@@ -144,15 +164,37 @@ class Outlet:
         except Exception as exc:
             self.failure = exc
             raise
+        except BaseException:  # what was not sent is missing for whatever would come after it
+            self.failure = ClientGone(errno.ECANCELED, "the connection was ended by the server")
+            raise
+
+    def _take_back(self) -> bool:
+        """Whether a block would be taken now.
+
+        Raises:
+            ClientGone: the client has left; or it stalled, however the app spent the time since it was refused.
+        """
+        if not self._backlog.take_back():
+            return False
+        if self._wire.transport.writable_nowait():
+            self._full_since = None
+            return True
+        now = trio.current_time()
+        if self._full_since is None:
+            self._full_since = now
+        elif now >= self._full_since + self._write_timeout:
+            self.failure = ClientStalled("write_timeout", self._write_timeout)
+            raise self.failure
+        return False
 
     async def _wait_writable(self, timeout: float) -> bool:
         with trio.move_on_after(timeout):
-            await self._backlog.wait_drained()
-            with trio.move_on_after(self._write_timeout) as stall:
-                await self._wire.transport.wait_writable()
-            if stall.cancelled_caught:
-                self.failure = ClientStalled("write_timeout", self._write_timeout)
-                raise self.failure
+            while not self._take_back():
+                if self._full_since is None:
+                    await self._backlog.wait_drained()
+                    continue
+                with trio.move_on_at(self._full_since + self._write_timeout):
+                    await self._wire.transport.wait_writable()
             return True
         return False
 
@@ -176,9 +218,3 @@ class Outlet:
         """Bytes of body that the kernel took, exact but for chunk framing of a response that was cut."""
         unsent = sum(map(len, self._unsent)) + sum(map(len, self._backlog.parts))
         return max(0, self._framed - unsent)
-
-
-def _refused() -> BlockingIOError:
-    error = BlockingIOError("the client does not take the block now: nothing of it was written")
-    error.characters_written = 0
-    return error

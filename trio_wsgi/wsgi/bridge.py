@@ -3,8 +3,8 @@
 Laws:
 
 * Nothing else in `wsgi/` imports trio.
-* `run` and `run_sync` execute in the task that hosts this thread, so cancelling the request reaches the thread as
-  `Cancelled` out of these calls, and nowhere else.
+* `run` and `run_sync` execute in the task that hosts this thread. Cancelling the request reaches the thread as
+  `Cancelled` out of `run`, where that waits, and out of `check_cancelled`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
 
 
 def run_sync(fn: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Run `fn(*args)`, which must not block, on the event loop and wait for its result.
+    """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation."""
+    return trio.from_thread.run_sync(fn, *args)
+
+
+def check_cancelled() -> None:
+    """What a thread calls that may go on for long without waiting.
 
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
     """
-    return trio.from_thread.run_sync(fn, *args)
+    trio.from_thread.check_cancelled()
