@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GROUND = ("address", "config", "errors", "record", "reference", "setting", "sources", "version")
-ROOMS = ("rules", "wsgi", "net", "process")
+ROOMS = ("rules", "disk", "wsgi", "net", "process")
 ROOF = ("__init__", "__main__", "cli")
 FLOORS = {name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF)) for name in names}
 
@@ -39,10 +39,11 @@ FORBIDDEN_IMPORTS = {
         "logging",
         "subprocess",
     },
+    "disk": {"trio", "h11", "socket"},
     "wsgi": {"trio", "h11", "socket"},
     "process": {"h11"},
 }
-SENDFILE_NOUNS = {"FileSpan", "Part"}  # all that rules/ and wsgi/ know of sendfile: what to send, not how
+SENDFILE_NOUNS = {"FileSpan", "Part"}  # all that rules/, disk/ and wsgi/ know of sendfile: what to send, not how
 FORBIDDEN_CALLS = {  # in rules/: files, output, clocks
     *("open", "print", "input"),
     *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "sleep")),
@@ -106,7 +107,7 @@ def imported_module(name: str, known: Iterable[str]) -> str | None:
 
 
 def keeps_floors(module: Module) -> Iterator[str]:
-    """config, errors ← rules ← wsgi ← net ← process ← cli: a floor imports what is below or beside."""
+    """config, errors ← rules ← disk ← wsgi ← net ← process ← cli: a floor imports what is below or beside."""
     for node, name in imports(module):
         top, _, rest = name.partition(".")
         if module.room and module.room not in FLOORS:
@@ -126,7 +127,7 @@ def keeps_to_its_room(module: Module) -> Iterator[str]:
         if name.split(".")[0] in forbidden:
             yield module.tells(node, f"{module.room} may not import {name}")
         top, last = name.split(".")[0], name.split(".")[-1]
-        if module.room in {"rules", "wsgi"} and top == "sendfile" and last not in SENDFILE_NOUNS:
+        if module.room in {"rules", "disk", "wsgi"} and top == "sendfile" and last not in SENDFILE_NOUNS:
             yield module.tells(node, f"{module.room} may know what sendfile sends, not how: {name}")
 
 
@@ -141,7 +142,7 @@ def has_few_dependencies(module: Module) -> Iterator[str]:
 
 
 def is_sync_where_threads_run(module: Module) -> Iterator[str]:
-    if module.room in {"rules", "wsgi"} and module.name != BRIDGE:
+    if module.room in {"rules", "disk", "wsgi"} and module.name != BRIDGE:
         for node in ast.walk(module.tree):
             if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
                 yield module.tells(node, f"{module.room} runs outside the event loop: no async, no await")

@@ -15,6 +15,7 @@ To add a setting, add one field under its section. The annotation chooses how it
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,12 @@ LOGGING = Section("Logging")
 def _check_prefix(text: str) -> None:
     if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
         raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
+
+
+def _check_mount(text: str) -> None:
+    prefix, equals, directory = text.partition("=")
+    if not (prefix.startswith("/") and equals and directory) or not prefix.isascii() or "?" in prefix or "#" in prefix:
+        raise ValueError(f"{text!r} is not a mount; write /url=DIR")
 
 
 def _check_reference(text: str) -> None:
@@ -188,6 +195,39 @@ class Config:
         32, "Ranges in one request; with more of them the whole file is sent.", low=1, high=1000
     )
     file_validators: bool = FILES.setting(True, "Give files an ETag and Last-Modified where the application sets none.")
+
+    static: Strings = FILES.setting(
+        (),
+        "Directory to serve under a URL, before the application and without a thread of its. Repeatable; the longest "
+        "URL wins.",
+        metavar="/URL=DIR",
+        check=_check_mount,
+    )
+    static_index: Strings = FILES.setting(
+        ("index.html",), "File that answers for its directory. Repeatable.", metavar="NAME"
+    )
+    static_expires: Seconds = FILES.setting(
+        math.inf, "For how long files of mounts may be cached (Cache-Control). none: nothing is said of it."
+    )
+    static_listing: bool = FILES.setting(False, "Show the entries of a directory that has no index.")
+    follow_symlinks: bool = FILES.setting(False, "Follow symlinks that lead out of a directory that is served.")
+    accel: Strings = FILES.setting(
+        (),
+        "Directory in which the application may name files to be sent. It names them in X-Accel-Redirect by this "
+        "internal path, or in X-Sendfile by their own. Repeatable.",
+        metavar="/PATH/=DIR",
+        check=_check_mount,
+    )
+    limit_rate: Size = FILES.setting(
+        0,
+        "Bytes per second of one response. 0: no limit. Per response: X-Accel-Limit-Rate, or "
+        "environ['trio_wsgi.limit_rate'].",
+    )
+    limit_rate_after: Size = FILES.setting(0, "Bytes of a response that go out before limit_rate holds.")
+    min_send_rate: Size = FILES.setting(
+        0, "Bytes per second that a client must take on average over min_send_grace; a slower one is cut. 0: none."
+    )
+    min_send_grace: Seconds = FILES.setting(30.0, "Over how long min_send_rate is measured.", low=1)
 
     # Requests
     request_buffering: bool = REQUESTS.setting(

@@ -11,7 +11,6 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import time
@@ -24,9 +23,11 @@ from typing import IO, Any
 
 import trio
 
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled
+from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.mount import Mount, find_mount
+from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.apps import Overloaded
-from trio_wsgi.net.inlet import ArrivingBody, gather_body, wait_body
+from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.transport import FileTooShort
@@ -34,15 +35,15 @@ from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.environ import Site, build_environ
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import finish_headers, http_date
+from trio_wsgi.rules.headers import Head, Headers, finish_headers, http_date
+from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import call_app
 from trio_wsgi.wsgi.errorlog import ErrorLog
 from trio_wsgi.wsgi.filewrapper import FileWrapper
 from trio_wsgi.wsgi.input import open_input
 from trio_wsgi.wsgi.policies import ENVIRON_KEY
-from trio_wsgi.wsgi.ports import Head, RawHeaders
-from trio_wsgi.wsgi.response import Answer, Response
+from trio_wsgi.wsgi.response import Response
 from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
@@ -112,6 +113,7 @@ class Exchange:
         self._outlet = Outlet(wire, nursery, self._dress, config.write_timeout, config.output_buffering)
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
         self._environ: dict[str, Any] = {}
+        self._errors = ErrorLog()
         self._started = time.time()
         self._clock = trio.current_time()
         self._promised: int | None = None
@@ -126,9 +128,12 @@ class Exchange:
         """Serve the request; `keep` tells whether the connection may take another one."""
         async with self._settling():
             assert self._head is not None
-            async with self._receiving_body(self._head) as (body, length):
-                answer = await self._ask_app(self._head, body, length)
-                await self._send(answer)
+            if (found := find_mount(self._service.mounts, self._head)) is not None:
+                await self._send(await self._ask_mount(self._head, *found))
+            else:
+                async with self._receiving_body(self._head) as (body, length):
+                    answer = await self._ask_app(self._head, body, length)
+                    await self._send(answer)
             if self.keep:
                 await self._finish_body()
 
@@ -164,19 +169,24 @@ class Exchange:
             yield io.BytesIO(), head.content_length
         elif config.request_buffering and not head.expects_continue:
             spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
-            with contextlib.closing(spool):
-                await gather_body(self._wire, spool, config.body_timeout)
-                yield spool.open_reader(), len(spool)
+            try:
+                yield await gather_body(self._wire, spool, config.body_timeout), len(spool)
+            finally:
+                await free_body(spool)
         else:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             yield open_input(self._arriving), head.content_length
 
+    async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
+        if head.expects_continue:
+            self.keep = False  # nobody will ask for the body
+        return await self._service.disk.run(partial(mount.answer, head, path))
+
     async def _ask_app(self, head: RequestHead, body: IO[bytes], length: int | None) -> Answer:
         service = self._service
         environ = build_environ(self._peer.site, head, peer=self._peer.address, body_length=length)
-        errors = ErrorLog()
         environ["wsgi.input"] = body
-        environ["wsgi.errors"] = errors
+        environ["wsgi.errors"] = self._errors
         environ["wsgi.file_wrapper"] = FileWrapper
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
@@ -189,7 +199,7 @@ class Exchange:
             response.close()
             raise
         finally:
-            errors.flush()
+            self._errors.flush()
 
     async def _send(self, answer: Answer) -> None:
         try:
@@ -227,9 +237,11 @@ class Exchange:
 
     # -- what the response carries -------------------------------------------------------------------------------
 
-    def _dress(self, head: Head, length: int | None) -> RawHeaders:
+    def _dress(self, head: Head, length: int | None) -> Headers:
         """The app's headers, completed for the wire."""
         request = self._head
+        if self._arriving is not None and self._arriving.failure is not None:
+            self.keep = False  # the app answers in spite of a body that did not arrive whole
         if self._arriving is not None and self._arriving.expects_continue:
             self.keep = False  # the client may or may not send its body now; nobody can tell (RFC 9110 §10.1.1)
         if self._draining():
@@ -268,8 +280,12 @@ class Exchange:
         elif isinstance(cause, FileTooShort):
             self._set_outcome(Outcome.FILE_TOO_SHORT, str(cause), keep=False)
         elif isinstance(exc, _AppFailed):
-            self._set_outcome(Outcome.APP_ERROR, f"{type(cause).__name__}: {cause}".splitlines()[0], keep=not self.cut)
+            self._set_outcome(Outcome.APP_ERROR, _one_line(cause), keep=not self.cut)
             log.error("%s: the application failed", self._label(), exc_info=cause)
+            return
+        elif isinstance(cause, NoRoom):
+            self._set_outcome(Outcome.SERVER_ERROR, str(cause), keep=False)
+            log.error("%s: %s", self._label(), cause)
             return
         else:
             self._set_outcome(Outcome.SERVER_ERROR, repr(exc), keep=False)
@@ -281,6 +297,7 @@ class Exchange:
         cause = exc.__cause__ if isinstance(exc, _AppFailed) else exc
         if self.cut:
             self.keep = False
+            await self._outlet.settle()  # what was accepted from the app is still on its way
             return
         headers = [(b"Content-Type", b"text/plain; charset=utf-8")]
         status, text = 500, ""
@@ -289,6 +306,9 @@ class Exchange:
         elif isinstance(cause, Overloaded):
             status, text = 503, "the server is busy, try again"
             headers.append((b"Retry-After", _RETRY_AFTER))
+        elif isinstance(cause, NoRoom):
+            status, text = 503, "no room for the request's body"
+            headers.append((b"Retry-After", _RETRY_AFTER))
         elif isinstance(cause, ClientStalled) and cause.deadline != "write_timeout":
             status, text = 408, str(cause)
         elif isinstance(cause, ClientGone):
@@ -296,7 +316,7 @@ class Exchange:
         elif self._service.config.expose_tracebacks and cause is not None:
             text = "\n" + "".join(traceback.format_exception(cause))
         reason = _REASONS.get(status, b"Error")
-        body = f"{status} {reason.decode()}{': ' if text else ''}{text}\n".encode()
+        body = f"{status} {reason.decode()}{': ' if text else ''}{text}\n".encode(errors="backslashreplace")
         has_body = self._head is None or self._head.method != b"HEAD"
         if self.keep and not self._wire.body_done:
             self.keep = False
@@ -317,6 +337,7 @@ class Exchange:
         return f"{who} {self._head.method.decode('ascii')} {self._head.target.decode('latin-1')!r}"
 
     def _emit(self) -> None:
+        self._errors.flush()  # what close() of the app's file said
         head, address, sent = self._head, self._peer.address or ("", 0), self._outlet.sent_head
         record = RequestRecord(
             peer=address[0],
@@ -355,5 +376,10 @@ def _call_in_thread(call: Callable[[], Answer]) -> Answer:
 def _close_logging(close: Callable[[], object]) -> None:
     try:
         close()
-    except Exception:
+    except BaseException:  # SystemExit, too, would end the server
         log.exception("close() of the application's file failed")
+
+
+def _one_line(exc: BaseException | None) -> str:
+    """An exception of the app's in one line, whatever its `__str__` does."""
+    return "".join(traceback.format_exception_only(exc)).partition("\n")[0]

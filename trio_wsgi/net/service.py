@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from sendfile import Pump
 from trio_wsgi.config import Config
+from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.apps import AppThreads
+from trio_wsgi.net.mounts import Directories, file_options
 from trio_wsgi.record import RequestRecord
-from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.head import HeadLimits
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
@@ -34,10 +35,18 @@ class Service:
     head_limits: HeadLimits
     buffering: Buffering
     answers: AnswerOptions
+    mounts: tuple[Mount, ...]
+    disk: AppThreads  # for what mounts do, which no app may keep waiting
 
 
 def build_service(
-    app: WSGIApplication, config: Config, threads: AppThreads, pump: Pump, observers: tuple[Observer, ...]
+    app: WSGIApplication,
+    config: Config,
+    observers: tuple[Observer, ...],
+    threads: AppThreads,
+    disk: AppThreads,
+    pump: Pump,
+    directories: Directories,
 ) -> Service:
     """A service from its settings."""
     return Service(
@@ -55,7 +64,10 @@ def build_service(
             output_buffering=config.output_buffering,
         ),
         answers=AnswerOptions(
-            files=FileOptions(config.allow_ranges, config.max_ranges, config.file_validators),
+            files=file_options(config),
             optimize_send_headers=config.optimize_send_headers,
+            accel=directories.accel,
         ),
+        mounts=directories.mounts,
+        disk=disk,
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -33,6 +34,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may s
 _LENGTH_DIGITS_MAX = 20  # what h11 takes
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Status and headers of a response, checked; header names in the spelling they are sent in."""
+
+    status: int
+    reason: bytes
+    headers: Headers
 
 
 def check_status(status: object) -> tuple[int, bytes]:

@@ -11,12 +11,15 @@ Laws:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sized
+from contextlib import suppress
+from typing import Any, TypeGuard
 
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError
+from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once
-from trio_wsgi.wsgi.response import Answer, ExcInfo, Response, Write
+from trio_wsgi.wsgi.response import ExcInfo, Response, Write
 from trio_wsgi.wsgi.unwrap import find_file
 
 log = logging.getLogger("trio_wsgi.error")
@@ -33,38 +36,55 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         ClientGone: the client left before it was done.
         BaseException: whatever the app raised.
     """
-    result: object = app(environ, response.start_response)
-    found = find_file(result)
-    if found is not None:
-        try:
-            answer = response.finish_with_file(found.span, found.status)
-        except BaseException:
-            _close(result)
-            raise
-        return _closing_too(answer, result, at_once=type(result) is FileWrapper and closes_at_once(found.filelike))
+    result: object = None
     try:
-        return response.finish(_blocks_left(result, response))
-    finally:
+        result = app(environ, response.start_response)
+        found = find_file(result)
+        if found is None:
+            answer = response.finish(_blocks_left(result, response))
+        else:
+            answer = response.finish_with_file(found.span, found.status)
+    except BaseException:
+        response.close()
         _close(result)
+        raise
+    if found is not None:
+        return _closing_too(answer, result, at_once=type(result) is FileWrapper and closes_at_once(found.filelike))
+    _close(result)
+    return answer
 
 
 def _blocks_left(result: object, response: Response) -> list[Any]:
     """Send the blocks of an iterable; those of a list are all known, and are left for later."""
-    if isinstance(result, list | tuple):
-        for block in result:
-            if not isinstance(block, bytes):
-                raise AppError(f"the list returned by the application holds {type(block).__name__}, not only bytes")
-        return list(result)
-    if isinstance(result, FileWrapper):
-        result.iterated_by_server = True
-    elif isinstance(result, str | bytes) or not isinstance(result, Iterable):
+    if isinstance(result, str | bytes | bytearray | memoryview) or not _is_iterable(result):
         raise AppError(
             f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list"
         )
+    if _is_all_known(result):
+        blocks = list(result)
+        for block in blocks:
+            if not isinstance(block, bytes):
+                raise AppError(f"the list returned by the application holds {type(block).__name__}, not only bytes")
+        return blocks
+    if isinstance(result, FileWrapper):
+        result.iterated_by_server = True
     for block in result:
         if not response.send_block(block):
             break
     return []
+
+
+def _is_iterable(result: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(result, Iterable) or hasattr(type(result), "__getitem__")
+
+
+def _is_all_known(result: Iterable[Any]) -> bool:
+    """Whether nothing has to be computed to have all blocks: a list, or one block (PEP 3333, "Content-Length")."""
+    if type(result).__iter__ in (list.__iter__, tuple.__iter__):  # those of a subclass may do anything
+        return True
+    with suppress(Exception):  # the application's own __len__
+        return isinstance(result, Sized) and len(result) == 1
+    return False
 
 
 def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
@@ -75,15 +95,16 @@ def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
         _close(result)
 
     answer.close = close
-    answer.close_at_once = at_once
+    answer.close_at_once = at_once and answer.close_at_once
     return answer
 
 
 def _close(result: object) -> None:
-    close = getattr(result, "close", None)
-    if close is None:
-        return
     try:
-        close()
-    except Exception:  # the response itself is whole
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+    except bridge.Cancelled:
+        raise
+    except BaseException:  # be it SystemExit: it changes nothing about the response
         log.exception("close() of the application's iterable failed")

@@ -8,19 +8,9 @@ Laws:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-RawHeaders = list[tuple[bytes, bytes]]
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Status and headers of a response as the app gave them, checked."""
-
-    status: int
-    reason: bytes
-    headers: RawHeaders
+from trio_wsgi.rules.headers import Head
 
 
 class Inlet(Protocol):

@@ -2,7 +2,8 @@
 
 Laws:
 
-* The head leaves with the first non-empty block, never before; until then `start_response` with `exc_info` replaces it.
+* The head leaves with the first non-empty block, never before; until then `start_response` with `exc_info` begins the
+  answer anew: head, and what was buffered of the body.
 * Never a byte more than Content-Length: what is too much is cut off, and logged once.
 * After HEAD, and with 204 and 304, no byte of a body leaves.
 * Whoever finds that the app broke a rule raises `AppError` and says which.
@@ -14,19 +15,20 @@ import enum
 import logging
 import time
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from sendfile import FileSpan, Part
+from trio_wsgi.disk.accel import AccelMap, read_order
+from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import body_allowed, check_headers, check_status, get_all
-from trio_wsgi.wsgi.files import answer_file
+from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all
 from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
-from trio_wsgi.wsgi.ports import Head, Outlet
+from trio_wsgi.wsgi.ports import Outlet
 from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
@@ -35,31 +37,16 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType]
 Write = Callable[[bytes], None]
 
 
+LIMIT_RATE_KEY = "trio_wsgi.limit_rate"  # in the environ, from the app: bytes per second
+
+
 class Phase(enum.Enum):
     """How far a response has come."""
 
     NO_HEAD = "start_response not called yet"
     HEAD_KNOWN = "head known, nothing sent"
     SENT = "head sent"
-
-
-def _nothing() -> None: ...
-
-
-@dataclass(slots=True)
-class Answer:
-    """What is left to send when the app's thread is done: the last thing it returns.
-
-    Whoever takes it sends `parts` and then calls `close` (in an application thread unless `close_at_once`), once,
-    whether they could be sent or not.
-    """
-
-    head: Head | None  # None when it was sent already
-    parts: list[Part] = field(default_factory=list)
-    length: int | None = None  # of the whole body; None: it has none, and says nothing of a length
-    missing: int = 0  # bytes that Content-Length promised and the app did not give
-    close: Callable[[], object] = _nothing
-    close_at_once: bool = True  # close() cannot block
+    FINISHED = "given over to be sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +56,12 @@ class AnswerOptions:
     Args:
         files: ranges and validators of file answers.
         optimize_send_headers: close the app's iterable once it is clear that no body is sent.
+        accel: where the app may have files sent by naming them; None: its headers mean nothing to us.
     """
 
     files: FileOptions = FileOptions()  # noqa: RUF009 - frozen
     optimize_send_headers: bool = False
+    accel: AccelMap | None = None
 
 
 class Response:
@@ -104,6 +93,9 @@ class Response:
         self._promised: int | None = None  # Content-Length, where the app set it
         self._taken = 0  # bytes of body that the app gave and that count
         self._has_body = True
+        self._named: tuple[bytes, bytes] | None = None  # the file that is sent in place of the app's body
+        self._limit_rate: int | None = None
+        self._runs_ahead = buffering.output_buffering > 0
         self._overrun = False
         self._policy: WritePolicy | None = None  # known at the first write()
         self._spool: Spool | None = None
@@ -114,7 +106,7 @@ class Response:
     @property
     def head_sent(self) -> bool:
         """Whether it is too late for another answer."""
-        return self._phase is Phase.SENT
+        return self._phase in (Phase.SENT, Phase.FINISHED)
 
     # -- what the app calls --------------------------------------------------------------------------------------
 
@@ -132,9 +124,16 @@ class Response:
         checked = check_headers(headers)
         self._head = Head(code, reason, checked)
         self._phase = Phase.HEAD_KNOWN
-        length = get_all(checked, b"content-length")
+        if self.options.accel is not None:
+            self._head = self._take_orders(self._head)
+        length = get_all(self._head.headers, b"content-length")
         self._promised = int(length[0]) if length else None
         self._has_body = body_allowed(self._request.method, code)
+        self._taken = 0  # nothing was sent yet, and what is buffered belongs to the answer that this one replaces
+        self._overrun = False
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = self._open_spool()
         return self.write
 
     def write(self, data: bytes) -> None:
@@ -147,48 +146,89 @@ class Response:
         if self._policy is None:
             self._policy = choose_policy(self._environ, self._buffering.write_policy)
             if self._policy is WritePolicy.BUFFER:
-                limits = self._buffering
-                self._spool = Spool(limits.write_buffer_size, limits.temp_limit, limits.temp_path)
+                self._spool = self._open_spool()
         self._take(data, self._outlet.offer if self._policy is WritePolicy.RAISE else self._outlet.send, "write()")
 
     # -- what the server calls -----------------------------------------------------------------------------------
 
     def send_block(self, block: bytes) -> bool:
         """Send one block of the app's iterable; False when no more of them is wanted."""
-        self._take(block, self._outlet.push if self._buffering.output_buffering else self._outlet.send, "the iterable")
-        wanted = self._has_body or not self.options.optimize_send_headers
+        self._take(block, self._outlet.push if self._runs_ahead else self._outlet.send, "the iterable")
+        wanted = (self._has_body and self._named is None) or not self.options.optimize_send_headers
         return wanted and not self._overrun
 
     def finish(self, rest: list[Part]) -> Answer:
         """The app is done: what is left to send is what was buffered, then `rest`, the last of the body."""
         if self._head is None:
             raise AppError("the application returned without calling start_response")
-        if not self.head_sent:
-            self._settle_head(self._head)
+        if self._named is not None:
+            return self._finish_with_named(self._head, self._named)
+        head = None if self.head_sent else self._settle_head(self._head)
         parts = self._spool.parts() if self._spool is not None else []
         parts += self._clip_parts(rest)
         length = self._promised
         if length is None and self._head.status not in (204, 304):
             length = self._taken
+        self._phase = Phase.FINISHED
         return Answer(
-            head=None if self.head_sent else self._head,
+            head=head,
             parts=parts if self._has_body else [],
             length=length,
             missing=(self._promised or self._taken) - self._taken if self._has_body else 0,
             close=self.close,
+            close_at_once=self._spool is None or not self._spool.on_disk,
+            limit_rate=self._asked_rate(),
         )
 
     def finish_with_file(self, span: FileSpan, status: FileStatus) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it."""
-        if self._head is None or self.head_sent or self._taken:
+        if self._head is None or self.head_sent or self._taken or self._named is not None:
             return self.finish([span])
-        file = answer_file(self._request, self._head, span, status, self.options.files)
-        return Answer(head=file.head, parts=file.parts, missing=file.missing, close=self.close)
+        answer = answer_file(self._request, self._head, span, status, self.options.files)
+        answer.limit_rate = self._asked_rate()
+        self._phase = Phase.FINISHED
+        return answer
+
+    def _finish_with_named(self, head: Head, named: tuple[bytes, bytes]) -> Answer:
+        """The app named a file (X-Accel-Redirect, X-Sendfile): it is sent in place of the app's own body."""
+        assert self.options.accel is not None
+        found = self.options.accel.open(named)
+        self._phase = Phase.FINISHED
+        if found is None:
+            log.warning("%s: %s: there is no such file", named[0].decode(), named[1].decode("latin-1"))
+            return say(self._request, 404, b"Not Found")
+        opened, content_type = found
+        if not get_all(head.headers, b"content-type"):
+            head = Head(head.status, head.reason, [*head.headers, (b"Content-Type", content_type)])
+        span = FileSpan(opened.file, 0, opened.status.st_size)
+        answer = answer_file(self._request, head, span, opened.status, self.options.files)
+        answer.close = opened.file.close
+        answer.limit_rate = self._asked_rate()
+        return answer
 
     def close(self) -> None:
         """Free what is buffered; may be called again."""
         if self._spool is not None:
             self._spool.close()
+
+    def _open_spool(self) -> Spool:
+        limits = self._buffering
+        return Spool(limits.write_buffer_size, limits.temp_limit, limits.temp_path)
+
+    def _take_orders(self, head: Head) -> Head:
+        """What the app says to the server, in headers that stay inside."""
+        order = read_order(head)
+        self._named = order.target
+        self._limit_rate = order.limit_rate
+        if order.buffering is not None:
+            self._runs_ahead = order.buffering and self._buffering.output_buffering > 0
+        return order.head
+
+    def _asked_rate(self) -> int | None:
+        asked = self._environ.get(LIMIT_RATE_KEY, self._limit_rate)
+        if asked is not None and (not isinstance(asked, int) or asked < 0):
+            raise AppError(f"environ[{LIMIT_RATE_KEY!r}] is {asked!r}: it must be bytes per second, 0 for no limit")
+        return asked
 
     def _settle_head(self, head: Head) -> Head:
         """Now that the head is about to leave, preconditions may put another in its place (RFC 9110 §13)."""
@@ -207,6 +247,8 @@ class Response:
             raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
         if self._head is None:
             raise AppError("the application gave a block of its body before it called start_response")
+        if self._phase is Phase.FINISHED:
+            raise AppError(f"{source} came after the application had returned: the answer is complete")
         data = self._clip(data)
         if data and self._spool is None:
             self._send(data, send)

@@ -1,0 +1,120 @@
+"""X-Accel-Redirect and X-Sendfile: the application names a file, and we send it.
+
+Laws:
+
+* Only files below a directory that the operator mapped are sent; any other name is the application's error, never a
+  leak.
+* The headers that carry the name stay inside, whatever comes of it.
+* The app's other headers are kept, but those that describe a body that is not sent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from trio_wsgi.disk.root import Absent, OpenedFile, Root
+from trio_wsgi.errors import AppError
+from trio_wsgi.rules.headers import Head, Headers
+from trio_wsgi.rules.mediatypes import guess_type
+from trio_wsgi.rules.paths import split_mount
+
+_REDIRECT = b"x-accel-redirect"
+_SENDFILE = b"x-sendfile"
+_LIMIT_RATE = b"x-accel-limit-rate"
+_BUFFERING = b"x-accel-buffering"
+_OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING}
+_OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"content-range"}
+
+
+@dataclass(frozen=True, slots=True)
+class AccelOrder:
+    """What the app asked of the server by its headers.
+
+    Args:
+        head: without those headers.
+        target: the file it named, with the header it named it in; None when it sends a body of its own.
+        limit_rate: bytes per second; None when it said nothing, 0 for no limit.
+        buffering: whether the server may let the response run ahead of the client; None when it said nothing.
+    """
+
+    head: Head
+    target: tuple[bytes, bytes] | None = None
+    limit_rate: int | None = None
+    buffering: bool | None = None
+
+
+def read_order(head: Head) -> AccelOrder:
+    """Take the orders out of an app's head. A file is sent only in place of a 200."""
+    said = {name.lower(): value for name, value in head.headers if name.lower() in _OURS}
+    if not said:
+        return AccelOrder(head)
+    target = None
+    for name in (_REDIRECT, _SENDFILE):
+        if head.status == 200 and name in said and target is None:
+            target = (name, said[name])
+    dropped = _OURS | (_OF_THE_BODY if target else set())
+    headers: Headers = [item for item in head.headers if item[0].lower() not in dropped]
+    rate = said.get(_LIMIT_RATE, b"")
+    buffering = said.get(_BUFFERING, b"").lower()
+    return AccelOrder(
+        head=Head(head.status, head.reason, headers),
+        target=target,
+        limit_rate=int(rate) if rate.isdigit() else None,
+        buffering={b"yes": True, b"no": False}.get(buffering),
+    )
+
+
+class AccelMap:
+    """The directories that an app may name files in.
+
+    Args:
+        roots: each with the internal path it is known by, percent-encoded, such as ``/protected``.
+    """
+
+    def __init__(self, roots: Sequence[tuple[bytes, Root]]) -> None:
+        self._roots = tuple(roots)
+
+    def __bool__(self) -> bool:
+        return bool(self._roots)
+
+    def open(self, target: tuple[bytes, bytes]) -> tuple[OpenedFile, bytes] | None:
+        """Open the file that an app named, and guess its type; None when it is not there. Blocks on the disk.
+
+        Args:
+            target: the header's name, and its value: for X-Accel-Redirect an internal path (percent-encoded, as in
+                nginx), for X-Sendfile the absolute name of a file.
+
+        Raises:
+            AppError: it is not below a directory that the operator mapped.
+            OSError: descriptors ran out, or the disk failed.
+        """
+        header, value = target
+        for prefix, root in self._roots:
+            names = _below_prefix(value, prefix) if header == _REDIRECT else _below_directory(value, root)
+            if names is None:
+                continue
+            try:
+                opened = root.open(names)
+            except (Absent, PermissionError):
+                return None
+            return (opened, guess_type(names[-1])) if isinstance(opened, OpenedFile) else None
+        raise AppError(
+            f"{header.decode()}: {value.decode('latin-1')!r} is not below a directory given by --accel: nothing is sent"
+        )
+
+
+def _below_prefix(value: bytes, prefix: bytes) -> tuple[bytes, ...] | None:
+    path = split_mount(value.partition(b"?")[0], prefix, hidden=True)
+    return None if path is None or path.refused else path.names
+
+
+def _below_directory(value: bytes, root: Root) -> tuple[bytes, ...] | None:
+    base = os.fsencode(root.path).rstrip(b"/") + b"/"
+    name = value if value.startswith(b"/") else unquote_to_bytes(value)
+    if not name.startswith(base) or b"\x00" in name:
+        return None
+    names = tuple(part for part in name[len(base) :].split(b"/") if part)
+    return None if b".." in names or b"." in names else names

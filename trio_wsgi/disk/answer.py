@@ -1,0 +1,83 @@
+"""What a thread hands over to be sent, and how an opened file becomes one: what the rules decide, as spans.
+
+Laws:
+
+* `rules.fileanswer` decides, here only offsets become spans; every file is answered here, whoever opened it.
+* A file's own validators are those of the very bytes that are sent: a part of a file is not the file.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sendfile import FileSpan, Part
+from trio_wsgi.rules.conditional import Validators, make_etag
+from trio_wsgi.rules.fileanswer import FileOptions, decide_file_answer
+from trio_wsgi.rules.head import RequestHead
+from trio_wsgi.rules.headers import Head, body_allowed, get_all
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is left to send: the last thing that a thread returns.
+
+    Whoever takes it sends `parts` and then calls `close` once, whether they could be sent or not; in an application
+    thread unless `close_at_once`.
+    """
+
+    head: Head | None  # None when it was sent already
+    parts: list[Part] = field(default_factory=list)
+    length: int | None = None  # of the whole body, for the head; None: it has none, or the head says it
+    missing: int = 0  # bytes that Content-Length promises and that are not there
+    close: Callable[[], object] = _nothing
+    close_at_once: bool = True  # close() cannot block
+    limit_rate: int | None = None  # bytes per second; 0 for no limit, None for the configured one
+
+
+def say(request: RequestHead, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
+    """A short answer of the server's own, in plain text."""
+    body = b"%d %b\n" % (status, reason)
+    common = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
+    return Answer(Head(status, reason, [*headers, *common]), [] if request.method == b"HEAD" else [body])
+
+
+def answer_file(
+    request: RequestHead, head: Head, span: FileSpan, status: os.stat_result, options: FileOptions, variant: bytes = b""
+) -> Answer:
+    """Answer `request` with a file: preconditions, ranges, or all of it.
+
+    Args:
+        head: as the app, or the mount, would have it for the whole span.
+        status: of the file, from fstat(2).
+        variant: tells representations of one file apart in the entity tag.
+    """
+    if span.offset or span.count != status.st_size:
+        variant = b"%b%d-%d" % (variant, span.offset, span.count)
+    answer = decide_file_answer(
+        request.method,
+        request.headers,
+        head.status,
+        head.headers,
+        span.count,
+        Validators(make_etag(status.st_ino, status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
+        options,
+        boundary=secrets.token_hex(16).encode("ascii"),
+        reason=head.reason,
+        now=int(time.time()),
+    )
+    parts: list[Part] = [
+        part if isinstance(part, bytes) else FileSpan(span.file, span.offset + part[0], part[1])
+        for part in answer.parts
+    ]
+    missing = 0
+    if body_allowed(request.method, answer.status):
+        promised = get_all(answer.headers, b"content-length")
+        missing = int(promised[0]) - answer.length if promised else 0
+    return Answer(Head(answer.status, answer.reason, answer.headers), parts, missing=missing)

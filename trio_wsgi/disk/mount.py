@@ -1,0 +1,166 @@
+"""A directory that is served under a URL, before the application and without it.
+
+Laws:
+
+* GET and HEAD only; everything below the URL is the mount's, found or not.
+* A directory's URL ends in a slash; one without is redirected, so that relative links work.
+* A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
+  and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
+  more.
+* What is opened is closed here unless it is handed out in the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sendfile import FileSpan
+from trio_wsgi.disk.answer import Answer, answer_file, say
+from trio_wsgi.disk.root import Absent, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.rules.accept import choose_encoding
+from trio_wsgi.rules.fileanswer import FileOptions
+from trio_wsgi.rules.head import RequestHead
+from trio_wsgi.rules.headers import Head
+from trio_wsgi.rules.mediatypes import guess_type
+from trio_wsgi.rules.paths import MountPath, directory_location, split_mount
+
+log = logging.getLogger("trio_wsgi.error")
+
+SUFFIXES = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # our favourite first
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What the operator allows for mounts.
+
+    Args:
+        index: names of files that answer for their directory.
+        expires: seconds that answers may be cached; infinite to say nothing of it.
+        listing: show the entries of a directory without an index.
+        files: ranges and validators.
+    """
+
+    index: tuple[str, ...] = ("index.html",)
+    expires: float = math.inf
+    listing: bool = False
+    files: FileOptions = field(default_factory=FileOptions)
+
+
+class Mount:
+    """One directory under one URL.
+
+    Args:
+        prefix: of the URL's path, percent-encoded.
+        root: the directory; closed by whoever made it.
+        options: see there.
+    """
+
+    def __init__(self, prefix: bytes, root: Root, options: MountOptions) -> None:
+        self._prefix = prefix
+        self._root = root
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<Mount {self._prefix!r} = {self._root.path}>"
+
+    def find(self, request: RequestHead) -> MountPath | None:
+        """The names to open for a request, or None when it is not for this mount. Does not block."""
+        return split_mount(request.path, self._prefix)
+
+    def answer(self, request: RequestHead, path: MountPath) -> Answer:
+        """Answer a request that `find` found to be ours. Blocks on the disk.
+
+        Raises:
+            OSError: the disk failed, or descriptors ran out.
+        """
+        if request.method not in {b"GET", b"HEAD"}:
+            return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
+        try:
+            if path.refused:
+                raise Absent(path.refused)
+            opened = self._root.open(path.names)
+            if isinstance(opened, OpenedFile):
+                if path.directory:
+                    opened.file.close()
+                    raise Absent("a file's name with a slash at its end")
+                return self._with_file(request, path.names, opened)
+            return self._with_directory(request, path)
+        except PermissionError:
+            return say(request, 403, b"Forbidden")
+        except Absent as exc:
+            log.debug("%r: %s: %s", self, request.target.decode("latin-1"), exc)
+            return say(request, 404, b"Not Found")
+
+    def _with_directory(self, request: RequestHead, path: MountPath) -> Answer:
+        if not path.directory:
+            location = directory_location(request.path, request.query or None)
+            return say(request, 301, b"Moved Permanently", [(b"Location", location)])
+        for name in self._options.index:
+            names = (*path.names, name.encode())
+            try:
+                opened = self._root.open(names)
+            except Absent:
+                continue
+            if isinstance(opened, OpenedFile):
+                return self._with_file(request, names, opened)
+        raise Absent("a directory without an index")
+
+    def _with_file(self, request: RequestHead, names: Sequence[bytes], opened: OpenedFile) -> Answer:
+        """The file, or the sibling of it that the client prefers. Takes over `opened`."""
+        headers = [(b"Content-Type", guess_type(names[-1]))]
+        if self._options.expires < math.inf:
+            headers.append((b"Cache-Control", b"max-age=%d" % self._options.expires))
+        siblings = self._open_siblings(names, opened)
+        try:
+            variant = b""
+            if siblings:
+                headers.append((b"Vary", b"Accept-Encoding"))
+                coding = choose_encoding(_accept_encoding(request), list(siblings))
+                if coding in siblings:
+                    headers.append((b"Content-Encoding", coding.encode()))
+                    variant = coding.encode()
+                    opened.file.close()
+                    opened = siblings.pop(coding)
+            span = FileSpan(opened.file, 0, opened.status.st_size)
+            answer = answer_file(request, Head(200, b"OK", headers), span, opened.status, self._options.files, variant)
+        except BaseException:
+            opened.file.close()
+            raise
+        finally:
+            for sibling in siblings.values():
+                sibling.file.close()
+        answer.close = opened.file.close
+        return answer
+
+    def _open_siblings(self, names: Sequence[bytes], plain: OpenedFile) -> dict[str, OpenedFile]:
+        siblings: dict[str, OpenedFile] = {}
+        if names[-1].endswith(tuple(SUFFIXES.values())):
+            return siblings
+        for coding, suffix in SUFFIXES.items():
+            try:
+                opened = self._root.open((*names[:-1], names[-1] + suffix))
+            except (Absent, PermissionError):
+                continue
+            if isinstance(opened, OpenedDirectory):
+                continue
+            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+                opened.file.close()
+            else:
+                siblings[coding] = opened
+        return siblings
+
+
+def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, MountPath] | None:
+    """The first mount that a request is for. Does not block."""
+    for mount in mounts:
+        if (path := mount.find(request)) is not None:
+            return mount, path
+    return None
+
+
+def _accept_encoding(request: RequestHead) -> bytes | None:
+    values = [value for name, value in request.headers if name == b"accept-encoding"]
+    return b",".join(values) if values else None
