@@ -86,6 +86,8 @@ class FileWrapper:
 
     def _say_fast_path_is_lost(self, iterated_by: str) -> None:
         self.iterated_by_server = True  # said for this one
+        if iterated_by.startswith("trio_wsgi."):  # an object of another's gave us the wrapper as its iterator
+            iterated_by = "a middleware"
         if iterated_by not in _said_lost and open_span(self.filelike) is not None:
             _said_lost.add(iterated_by)
             log.warning(
