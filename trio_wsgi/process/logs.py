@@ -2,124 +2,282 @@
 
 Laws:
 
-* The event loop never waits for a log: records pass through a bounded queue to one thread that writes them. When nobody
-  reads standard output, lines are dropped and counted; requests go on.
-* Files are opened before anything is served, and can be reopened after they were rotated (`reopen`).
+* The event loop never waits for a log: lines pass through a bounded queue to one thread that writes them. When nobody
+  reads standard output, or the disk is full, lines are dropped and counted; requests go on, and the process ends.
+* Lines are written whole, in batches, at the end of the file and by descriptor: nobody who waits for a reader holds a
+  lock of Python's own streams, which the end of the process would wait for.
+* Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import logging.handlers
+import os
 import queue
+import select
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 
-FLUSH_TIMEOUT = 0.5  # seconds
-QUEUE_SIZE = 10_000  # records
+log = logging.getLogger("trio_wsgi.error")
+
+FLUSH_TIMEOUT = 0.5  # seconds without a line taken, after which the end of a process waits no longer for its log
+DRAIN_TIMEOUT = 5.0  # seconds for all of them
+QUEUE_SIZE = 10_000  # lines
+BATCH_SIZE = 64 * 1024  # bytes of lines that are written at once
 ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
-class _Queueing(logging.handlers.QueueHandler):
-    """Puts records into the queue, and counts those that find no room."""
 
-    dropped = 0
+class _Stream:
+    """Standard output or error, or what stands in for it where the process has none."""
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._fd: int | None = None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._fd = stream.fileno()
+
+    def write(self, lines: bytes) -> None:
+        """Write all of them; waits for the reader.
+
+        Raises:
+            OSError, ValueError: nobody will read them.
+        """
+        if self._fd is not None:
+            _write_all(self._fd, lines)
+        elif self._stream is not None:
+            self._stream.write(lines.decode())
+            self._stream.flush()
+
+    def reopen(self) -> None:
+        """Nothing: a stream is not ours to open."""
+
+    def close(self) -> None:
+        """Nothing: nor to close."""
+
+
+class _File:
+    """A log file, which others may move away or remove."""
+
+    def __init__(self, path: str) -> None:
+        self._path = os.path.abspath(path)  # noqa: PTH100 - the application may change directory; links stay
+        self._fd = os.open(self._path, _APPEND, 0o666)
+
+    def write(self, lines: bytes) -> None:
+        """Write all of them, to the file that has the name now.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        if not self._is_named():
+            with contextlib.suppress(OSError):  # else into the old one: better there than nowhere
+                self.reopen()
+        _write_all(self._fd, lines)
+
+    def _is_named(self) -> bool:
         try:
-            self.queue.put_nowait(record)
+            return os.path.samestat(Path(self._path).stat(), os.fstat(self._fd))
+        except OSError:
+            return False
+
+    def reopen(self) -> None:
+        """Open what has the name now.
+
+        Raises:
+            OSError: it cannot be opened; the old file stays in use.
+        """
+        fd = os.open(self._path, _APPEND, 0o666)
+        os.close(self._fd)
+        self._fd = fd
+
+    def close(self) -> None:
+        """No more is written."""
+        os.close(self._fd)
+
+
+class _Writer(logging.Handler):
+    """Formats records where they are logged, and writes them in a thread of its own.
+
+    Args:
+        target: where lines go.
+        formatter: makes them of records.
+    """
+
+    def __init__(self, target: _Stream | _File, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._target = target
+        self.setFormatter(formatter)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_SIZE)  # None: the end, or time to reopen
+        self._dropped = 0
+        self._reopening = False
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="trio-wsgi log", daemon=True)
+        self._thread.start()
+
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """None: what happens in `emit` is safe in all threads, and nobody is to wait here at exit."""
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put its line into the queue, or count it as dropped."""
+        try:
+            line = self.format(record)
+            if self._dropped:
+                line = f"[{self._dropped} log lines before this one were dropped: nobody took them]\n{line}"
+            self._lines.put_nowait(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._dropped = 0
         except queue.Full:
-            self.dropped += 1
-        else:
-            if self.dropped:
-                lost, self.dropped = self.dropped, 0
-                record.msg = (
-                    f"[{lost} log lines before this one were dropped: nobody read the log] {record.getMessage()}"
-                )
-                record.args = None
+            self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def reopen(self) -> None:
+        """Let the thread open the file anew before it writes on."""
+        self._reopening = True
+        self._wake()
+
+    def drain(self) -> bool:
+        """Wait until what was logged is written; False when nobody takes it."""
+        left = self._lines.unfinished_tasks
+        end = time.monotonic() + DRAIN_TIMEOUT
+        patience = time.monotonic() + FLUSH_TIMEOUT
+        while left and time.monotonic() < min(patience, end):
+            time.sleep(0.005)
+            if self._lines.unfinished_tasks < left:
+                left = self._lines.unfinished_tasks
+                patience = time.monotonic() + FLUSH_TIMEOUT
+        return not left
+
+    def stop(self) -> None:
+        """Write what is left, and end; a thread that nobody reads from is left behind."""
+        drained = self.drain()
+        self._stopping = True
+        if drained:
+            self._wake()
+            self._thread.join()
+            self._target.close()
+        self.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(queue.Full):  # then it is awake
+            self._lines.put_nowait(None)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            batch = self._next_batch()
+            if self._reopening:
+                self._reopening = False
+                self._reopen()
+            lines = [line for line in batch if line is not None]
+            try:
+                if lines:
+                    self._target.write(b"".join(lines))
+            except (OSError, ValueError):  # there is nowhere left to tell it but the next line
+                self._dropped += len(lines)
+            finally:
+                for _ in batch:
+                    self._lines.task_done()
+
+    def _reopen(self) -> None:
+        try:
+            self._target.reopen()
+        except OSError as exc:
+            log.error("cannot reopen %s: %s; going on in the old file", exc.filename, exc.strerror)
+
+    def _next_batch(self) -> list[bytes | None]:
+        batch = [self._lines.get()]
+        size = 0
+        with contextlib.suppress(queue.Empty):
+            while size < BATCH_SIZE:
+                batch.append(self._lines.get_nowait())
+                size += len(batch[-1] or b"")
+        return batch
 
 
 @dataclass
 class Logs:
     """The open logs of a process."""
 
-    _files: list[logging.FileHandler] = field(default_factory=list)
-    _queues: list[queue.Queue[logging.LogRecord]] = field(default_factory=list)
+    _writers: list[_Writer]
 
     def flush(self) -> None:
-        """Give the writing thread a moment to write what it has; for a process that ends without unwinding."""
-        patience = time.monotonic() + FLUSH_TIMEOUT
-        while any(not records.empty() for records in self._queues) and time.monotonic() < patience:
-            time.sleep(0.01)
+        """Give the writing threads a moment to write what they have; for a process that ends without unwinding."""
+        for writer in self._writers:
+            writer.drain()
 
     def reopen(self) -> None:
         """Open the files anew, after they were moved away; standard streams stay."""
-        for handler in self._files:
-            handler.acquire()
-            try:
-                handler.close()  # FileHandler opens again with the next record
-            finally:
-                handler.release()
-
-    def open_handler(self, setting: str, path: str, stream: TextIO) -> logging.Handler:
-        """A handler that writes to `path`, or to `stream` for '-'."""
-        if path == "-":
-            return logging.StreamHandler(stream)
-        try:
-            handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
-        except OSError as exc:
-            raise ConfigError(
-                setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written"
-            ) from exc
-        self._files.append(handler)
-        return handler
+        for writer in self._writers:
+            writer.reopen()
 
 
 @contextmanager
 def open_logs(config: Config) -> Iterator[Logs]:
-    """Set up both loggers; what is logged inside is written by the time this is left.
+    """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
 
     Raises:
         ConfigError: a log file cannot be opened.
     """
-    logs = Logs()
-    errors = logs.open_handler("error_logfile", config.error_logfile, sys.stderr)
-    errors.setFormatter(logging.Formatter(ERROR_FORMAT, TIME_FORMAT))
-    routes = [("trio_wsgi.error", config.log_level.upper(), errors)]
-    if config.access_logfile is not None:
-        access = logs.open_handler("access_logfile", config.access_logfile, sys.stdout)
-        access.setFormatter(logging.Formatter("%(message)s"))
-        routes.append(("trio_wsgi.access", "INFO", access))
-    else:
-        logging.getLogger("trio_wsgi.access").setLevel(logging.CRITICAL)
-    listeners = [_attach(*route) for route in routes]
-    logs._queues.extend(records for records, _, _ in listeners)
-    try:
+    errors = logging.Formatter(ERROR_FORMAT, TIME_FORMAT)
+    plain = logging.Formatter("%(message)s")
+    with contextlib.ExitStack() as stack:
+        target = _open("error_logfile", config.error_logfile, sys.stderr)
+        logs = Logs([stack.enter_context(_route("trio_wsgi.error", config.log_level.upper(), target, errors))])
+        if config.access_logfile is None:
+            access_log = logging.getLogger("trio_wsgi.access")
+            stack.callback(access_log.setLevel, access_log.level)
+            access_log.setLevel(logging.CRITICAL)
+        else:
+            target = _open("access_logfile", config.access_logfile, sys.stdout)
+            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain)))
         yield logs
-    finally:
-        for (name, _, handler), (_, listener, queueing) in zip(routes, listeners, strict=True):
-            logging.getLogger(name).removeHandler(queueing)
-            listener.stop()
-            handler.close()
 
 
-def _attach(
-    name: str, level: str, handler: logging.Handler
-) -> tuple[queue.Queue[logging.LogRecord], logging.handlers.QueueListener, logging.Handler]:
-    records: queue.Queue[logging.LogRecord] = queue.Queue(QUEUE_SIZE)
-    queueing = _Queueing(records)
-    listener = logging.handlers.QueueListener(records, handler)
-    listener.start()
+def _open(setting: str, path: str, stream: TextIO | None) -> _Stream | _File:
+    if path == "-":
+        return _Stream(stream)
+    try:
+        return _File(path)
+    except OSError as exc:
+        raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
+
+
+@contextmanager
+def _route(name: str, level: str, target: _Stream | _File, formatter: logging.Formatter) -> Iterator[_Writer]:
+    """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
+    before = logger.level, logger.propagate
+    writer = _Writer(target, formatter)
+    logger.addHandler(writer)
     logger.setLevel(level)
     logger.propagate = False
-    logger.addHandler(queueing)
-    return records, listener, queueing
+    try:
+        yield writer
+    finally:
+        logger.removeHandler(writer)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+        writer.stop()
+
+
+def _write_all(fd: int, lines: bytes) -> None:
+    while lines:
+        try:
+            lines = lines[os.write(fd, lines) :]
+        except BlockingIOError:  # whoever shares the pipe with us made it non-blocking
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
