@@ -6,6 +6,7 @@ Laws:
 * `AppError` is the application's fault: a 500 if nothing was sent, else the connection is cut.
 * `ClientGone` is nobody's fault: the peer left, or stopped taking bytes. It is an `OSError`, because that is what an
   application blocked in `write()` or in a read of `wsgi.input` is prepared for.
+* `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says where there is no room.
 * `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process with exit code 1.
 
 Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
@@ -51,6 +52,13 @@ class ClientStalled(ClientGone, TimeoutError):
         super().__init__(f"no progress for {seconds:g} s ({deadline})")
         self.deadline = deadline
         self.seconds = seconds
+
+
+class NoRoom(Exception):
+    """A request's body cannot be kept until it is whole: the disk is full, or cannot be written.
+
+    The text names the directory, the reason and the fix.
+    """
 
 
 class ConfigError(Exception):

@@ -4,23 +4,31 @@ Laws:
 
 * `100 Continue` is sent when the body is asked for, and not before (RFC 9110 §10.1.1). A request that expects it is
   therefore never gathered ahead.
-* Gathering waits on the loop; a thread is used only to write to disk.
+* Gathering waits on the loop; a thread is used only for what touches the disk. However fast a client sends, others get
+  their turn.
 * Whoever gathered a body closes it.
 """
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from collections import deque
+from collections.abc import Callable
+from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
 from sendfile import Part
-from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.spool import Spool
 
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class ArrivingBody:
@@ -76,28 +84,51 @@ async def wait_body(wire: Wire, timeout: float) -> None:
         raise ClientStalled("body_timeout", timeout)
 
 
-async def gather_body(wire: Wire, spool: Spool, timeout: float) -> None:
+async def gather_body(wire: Wire, spool: Spool, timeout: float) -> IO[bytes]:
     """Receive the whole body into `spool`.
+
+    Returns:
+        the body as a file to read from its start.
 
     Raises:
         ClientError, ClientGone: it did not arrive, or is too large.
-        OSError: there is no room for it.
+        NoRoom: the disk does not take it.
     """
-    blocks: list[bytes] = []
-    size = 0
+    gathered = bytearray()
     while True:
         try:
             block = wire.receive_body_nowait()
         except trio.WouldBlock:
             await wait_body(wire, timeout)
             continue
-        blocks.append(block)
-        size += len(block)
-        if not block or size >= WRITE_SIZE:
-            if spool.fits(size):
-                spool.write_all(blocks)
+        gathered += block
+        if not block or len(gathered) >= WRITE_SIZE:
+            if spool.fits(len(gathered)):
+                spool.write(gathered)
+                await trio.lowlevel.checkpoint()
             else:
-                await trio.to_thread.run_sync(spool.write_all, blocks)
-            blocks, size = [], 0
+                await _on_disk(spool, spool.write, gathered)
+            gathered = bytearray()
         if not block:
-            return
+            return await _on_disk(spool, spool.open_reader) if spool.on_disk else spool.open_reader()
+
+
+async def free_body(spool: Spool) -> None:
+    """Close `spool`; giving back a large file's blocks takes its time, so that is done in a thread."""
+    if spool.on_disk:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(spool.close)
+    else:
+        spool.close()
+
+
+async def _on_disk(spool: Spool, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    try:
+        return await trio.to_thread.run_sync(fn, *args)
+    except OSError as exc:
+        if exc.errno == errno.EFBIG:  # temp_limit, or the process's own limit of a file's size
+            raise ClientError(413, f"the body is too large to be kept: {exc.strerror}") from exc
+        where = spool.directory or tempfile.gettempdir()
+        raise NoRoom(
+            f"no room in {where} for a request's body: {exc.strerror}; make room, or name another temp_path"
+        ) from exc

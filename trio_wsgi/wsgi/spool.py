@@ -4,7 +4,8 @@ Laws:
 
 * The file has no name (`O_TMPFILE`, or unlinked at once), so that nothing is left behind, even after kill -9.
 * A spool that failed once (disk full, limit reached) stays failed: what it holds is not the whole.
-* Writing may block on the disk: call it in a thread.
+* Small blocks cost no more than their bytes: a client that sends thousands of them takes no more memory than others.
+* Once it is on disk, everything here may block on it, `close` too: call it in a thread.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Spool:
     def __init__(self, memory: int, limit: int, directory: str | None) -> None:
         self._memory = memory
         self._limit = limit
-        self._directory = directory
-        self._blocks: list[bytes] = []
+        self.directory = directory
+        self._held = bytearray()
         self._file: IO[bytes] | None = None
         self._size = 0
         self.failure: OSError | None = None
@@ -39,7 +40,12 @@ class Spool:
     def __len__(self) -> int:
         return self._size
 
-    def write(self, data: bytes) -> None:
+    @property
+    def on_disk(self) -> bool:
+        """Whether it has outgrown the memory."""
+        return self._file is not None
+
+    def write(self, data: bytes | bytearray) -> None:
         """Take all of `data`.
 
         Raises:
@@ -52,18 +58,13 @@ class Spool:
             if self._file is None and not self.fits(len(data)):
                 self._move_to_file()
             if self._file is None:
-                self._blocks.append(data)
+                self._held += data
             else:
                 self._file.write(data)
         except OSError as exc:
             self.failure = exc
             raise
         self._size += len(data)
-
-    def write_all(self, blocks: list[bytes]) -> None:
-        """`write` each of them."""
-        for block in blocks:
-            self.write(block)
 
     def fits(self, more: int) -> bool:
         """Whether `more` bytes can be written without touching the disk."""
@@ -77,9 +78,9 @@ class Spool:
             )
 
     def _move_to_file(self) -> None:
-        self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0x10000, prefix="trio-wsgi-")  # noqa: SIM115
-        self._file.writelines(self._blocks)
-        self._blocks.clear()
+        self._file = tempfile.TemporaryFile(dir=self.directory, buffering=0x10000, prefix="trio-wsgi-")  # noqa: SIM115
+        self._file.write(self._held)
+        self._held = bytearray()
 
     def parts(self) -> list[Part]:
         """What it holds, to be sent; valid until `close`.
@@ -90,24 +91,33 @@ class Spool:
         if self.failure is not None:
             raise self.failure
         if self._file is None:
-            return [b"".join(self._blocks)] if self._blocks else []
-        try:
-            self._file.flush()
-        except OSError as exc:
-            self.failure = exc
-            raise
+            return [bytes(self._held)] if self._held else []
+        self._flush(self._file)
         return [FileSpan(self._file, 0, self._size)]
 
     def open_reader(self) -> IO[bytes]:
-        """What it holds as a file to read from its start; the spool still owns it."""
+        """What it holds, handed over as a file to read from its start; `close` frees it all the same.
+
+        Raises:
+            OSError: not all of it could be held.
+        """
         if self._file is None:
-            return io.BytesIO(b"".join(self._blocks))
+            held, self._held = self._held, bytearray()
+            return io.BytesIO(held)
+        self._flush(self._file)
         self._file.seek(0)
         return self._file
 
+    def _flush(self, file: IO[bytes]) -> None:
+        try:
+            file.flush()
+        except OSError as exc:
+            self.failure = exc
+            raise
+
     def close(self) -> None:
         """Free the memory and the file; may be called again."""
-        self._blocks.clear()
+        self._held = bytearray()
         if self._file is not None:
             with contextlib.suppress(OSError):  # a full disk, when the last bytes are flushed
                 self._file.close()

@@ -1,0 +1,81 @@
+"""Ask a WSGI app one thing through a real server, and see what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+from answers import Answer, read_answer
+from serving import Served, receive_all, serving
+
+from trio_wsgi import RequestRecord
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], None]]
+App = Callable[[Environ, StartResponse], Any]
+
+PLAIN = [("Content-Type", "text/plain")]
+
+
+def request(
+    method: str = "GET",
+    target: str = "/",
+    *headers: str,
+    body: bytes = b"",
+    chunked: bool = False,
+    version: str = "1.1",
+) -> bytes:
+    """The bytes of a request that asks for the connection to be closed after it."""
+    lines = [f"{method} {target} HTTP/{version}", "Host: test", "Connection: close", *headers]
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+        body = b"".join(b"%x\r\n%b\r\n" % (len(body[i : i + 7]), body[i : i + 7]) for i in range(0, len(body), 7))
+        body += b"0\r\n\r\n"
+    elif body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+@dataclass
+class Asked:
+    """What one request came to."""
+
+    raw: bytes
+    record: RequestRecord
+    method: str
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; h11 raises where it is not whole."""
+        return read_answer(self.raw, self.method)
+
+
+async def ask(app: App, sent: bytes | None = None, **settings: Any) -> Asked:
+    """Serve `app` for one request (GET / unless `sent` says otherwise) and read until the server closes."""
+    sent = request() if sent is None else sent
+    async with serving(app, **settings) as served:
+        raw = await exchange_open(served, sent)
+        return Asked(raw, await served.record(), sent.partition(b" ")[0].decode())
+
+
+async def exchange_open(served: Served, sent: bytes, timeout: float = 10.0) -> bytes:
+    """Send bytes and read until the server closes; the client's side stays open, so that reading too far hangs."""
+    with trio.fail_after(timeout):
+        async with await served.connect() as stream:
+            with contextlib.suppress(trio.BrokenResourceError):  # it was answered before it was all sent
+                await stream.send_all(sent)
+            return await receive_all(stream)
+
+
+def error_lines(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    """What the error log says at `level` or above, with the text of exceptions."""
+    return [
+        record.getMessage() + (f" | {record.exc_info[1]!r}" if record.exc_info else "")
+        for record in caplog.records
+        if record.name == "trio_wsgi.error" and record.levelno >= level
+    ]
