@@ -48,7 +48,9 @@ class Served:
         """Send bytes, end the sending side, and read all that comes until the server closes."""
         with trio.fail_after(timeout):
             async with await self.connect() as stream:
-                await stream.send_all(request)
+                with contextlib.suppress(trio.BrokenResourceError):  # it was answered before it was all sent
+                    await stream.send_all(request)
+                    await stream.send_eof()
                 return await receive_all(stream)
 
     async def record(self, count: int = 1) -> RequestRecord:

@@ -76,11 +76,11 @@ class Connection:
             self._idle.cancel()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        timeout = self._service.config.header_timeout
+        idle_setting = "header_timeout"
         unread = False
         while True:
             try:
-                head = await self._next_head(timeout)
+                head = await self._next_head(idle_setting)
             except (ClientError, ClientGone) as exc:
                 exchange = self._exchange(nursery, None)
                 self.state = State.SERVING
@@ -98,7 +98,7 @@ class Connection:
                     self._transport.abort()
             if not exchange.keep or not self._wire.start_next_cycle():
                 break
-            timeout = self._service.config.keep_alive
+            idle_setting = "keep_alive"
         unread = unread or not self._wire.body_done or self._wire.has_input or self._has_unread()
         if unread and not exchange.cut:
             await self._linger()
@@ -106,34 +106,41 @@ class Connection:
     def _exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
         return Exchange(self._service, self._wire, nursery, self._peer, head, lambda: self._draining)
 
-    async def _next_head(self, idle_timeout: float) -> RequestHead | None:
+    async def _next_head(self, idle_setting: str) -> RequestHead | None:
         """The next request, None when there is none to come.
 
         Raises:
             ClientError, ClientGone: it began, and was no good.
         """
         wire = self._wire
-        if not wire.has_input:
-            await self._wait_idle(idle_timeout)
-        try:
-            return wire.receive_head_nowait()
-        except trio.WouldBlock:
-            if not wire.has_input:  # the time is up, or the server drains
-                return None
-        except ClientGone:
-            if not wire.has_input:
-                return None
-            raise
-        return await self._rest_of_head()
+        patience: float = getattr(self._service.config, idle_setting)
+        deadline = trio.current_time() + patience
+        while True:
+            over = not wire.has_input and await self._wait_idle(deadline)
+            try:
+                return wire.receive_head_nowait()
+            except trio.WouldBlock:
+                if wire.has_input:
+                    return await self._rest_of_head()
+                if over:
+                    if not self._draining:
+                        log.debug("%r: no request for %g s (%s)", self, patience, idle_setting)
+                    return None
+                # nothing but empty lines came
+            except ClientGone:
+                if not wire.has_input:
+                    return None
+                raise
 
-    async def _wait_idle(self, timeout: float) -> None:
+    async def _wait_idle(self, deadline: float) -> bool:
+        """Wait for bytes; True when instead the time is up, or the server drains."""
         self.state = State.IDLE
-        with trio.CancelScope() as self._idle:
-            self._idle.deadline = trio.current_time() + timeout
+        with trio.CancelScope(deadline=deadline) as self._idle:
             if self._draining:
                 self._idle.cancel()
             await self._transport.wait_readable()
-        self._idle = None
+        over, self._idle = self._idle.cancelled_caught, None
+        return over
 
     async def _rest_of_head(self) -> RequestHead:
         self.state = State.READING_HEAD

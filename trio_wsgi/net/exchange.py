@@ -317,7 +317,7 @@ class Exchange:
             text = "\n" + "".join(traceback.format_exception(cause))
         reason = _REASONS.get(status, b"Error")
         body = f"{status} {reason.decode()}{': ' if text else ''}{text}\n".encode(errors="backslashreplace")
-        has_body = self._head is None or self._head.method != b"HEAD"
+        has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
         if self.keep and not self._wire.body_done:
             self.keep = False
         await self._outlet.deliver(Head(status, reason, headers), [body] if has_body else [], len(body), whole=True)
@@ -332,19 +332,20 @@ class Exchange:
     def _label(self) -> str:
         address = self._peer.address
         who = f"{address[0]}:{address[1]}" if address else "unix"
-        if self._head is None:
+        asked = self._wire.asked
+        if asked is None:
             return who
-        return f"{who} {self._head.method.decode('ascii')} {self._head.target.decode('latin-1')!r}"
+        return f"{who} {asked.method.decode('ascii')} {asked.target.decode('latin-1')!r}"
 
     def _emit(self) -> None:
         self._errors.flush()  # what close() of the app's file said
-        head, address, sent = self._head, self._peer.address or ("", 0), self._outlet.sent_head
+        asked, address, sent = self._wire.asked, self._peer.address or ("", 0), self._outlet.sent_head
         record = RequestRecord(
             peer=address[0],
             peer_port=address[1],
-            method=head.method.decode("ascii") if head else "-",
-            target=head.target.decode("latin-1") if head else "-",
-            version=f"HTTP/{head.version.decode('ascii')}" if head else "-",
+            method=asked.method.decode("ascii") if asked else "-",
+            target=asked.target.decode("latin-1") if asked else "-",
+            version=f"HTTP/{asked.http_version.decode('ascii')}" if asked else "-",
             status=sent.status if sent else 0,
             outcome=self._outcome,
             reason=self._reason,
@@ -352,7 +353,7 @@ class Exchange:
             body_promised=self._promised,
             started=self._started,
             duration=trio.current_time() - self._clock,
-            request_headers=head.headers if head else (),
+            request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple(sent.headers) if sent else (),
             environ=self._environ,
         )

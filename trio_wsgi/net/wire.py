@@ -44,7 +44,9 @@ class Wire:
         self._received = bytearray()  # and not yet given to h11
         self._scanned = 0  # bytes of it in which the head's end was looked for
         self._head: RequestHead | None = None
+        self.asked: h11.Request | None = None  # the present request as h11 read it, though we may refuse it
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
+        self._length_known = False  # of the present response, by its Content-Length
         self.body_size = 0  # bytes of body that arrived
 
     def __repr__(self) -> str:
@@ -96,6 +98,7 @@ class Wire:
         self._h11.receive_data(raw)
         request = self._next_event()
         assert type(request) is h11.Request
+        self.asked = request
         head = parse_request(request.method, request.target, request.headers, request.http_version)
         self._head = head
         self.body_size = 0
@@ -163,6 +166,7 @@ class Wire:
         if self._head is not None and self._head.version == b"1.0" and _says(headers, b"connection", b"keep-alive"):
             self._become_http11(self._head)
         response = h11.Response(status_code=status, reason=reason, headers=list(headers))
+        self._length_known = any(name.lower() == b"content-length" for name, _ in headers)
         return self._frame(response)
 
     def frame_data(self, part: Part) -> list[Part]:
@@ -193,14 +197,15 @@ class Wire:
     @property
     def ends_by_closing(self) -> bool:
         """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
-        return self.response_started and self._head is not None and self._h11.their_http_version == b"1.0"
+        framed = self._length_known or self._h11.their_http_version != b"1.0"
+        return self.response_started and self._head is not None and not framed
 
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
         self._h11.start_next_cycle()
-        self._head = None
+        self._head = self.asked = None
         return True
 
 
