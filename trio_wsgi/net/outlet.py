@@ -20,7 +20,7 @@ from collections.abc import Callable
 import trio
 
 from sendfile import Part
-from trio_wsgi.errors import ClientGone, ClientStalled
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers
@@ -50,6 +50,7 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
+        self._ended = False  # what comes now would reach into the next response
         self._full_since: float | None = None  # when the kernel refused a block, and has taken none since
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
@@ -95,6 +96,8 @@ class Outlet:
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
         bridge.check_cancelled()
+        if self._ended:
+            raise AppError("write() came after its response had ended")
         self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -134,6 +137,7 @@ class Outlet:
             FileTooShort: a file ended early.
         """
         await self.settle()
+        self._ended = True
         self._unsent = deque()
         if head is not None:
             self._head = head

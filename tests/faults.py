@@ -1,0 +1,65 @@
+"""Clients that are a trouble: each takes a connected stream and does one bad thing, for as long as its block lasts."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+
+import trio
+
+
+class StopsReading:
+    """Reads some bytes and never again, but stays connected.
+
+    Args:
+        stream: connected; the request was sent.
+        after: bytes it reads first.
+    """
+
+    def __init__(self, stream: trio.SocketStream, after: int = 0) -> None:
+        self.stream = stream
+        self._after = after
+
+    async def run(self) -> bytes:
+        """What it read."""
+        received = bytearray()
+        while len(received) < self._after:
+            chunk = await self.stream.receive_some(self._after - len(received))
+            if not chunk:
+                break
+            received += chunk
+        return bytes(received)
+
+
+class OneByteAtATime:
+    """Reads `count` single bytes, one system call each, and then like everybody else."""
+
+    def __init__(self, stream: trio.SocketStream, count: int = 1000) -> None:
+        self.stream = stream
+        self._count = count
+
+    async def run(self) -> bytes:
+        """All it got until the server closed or reset the connection."""
+        received = bytearray()
+        with suppress(trio.BrokenResourceError):
+            while chunk := await self.stream.receive_some(1 if len(received) < self._count else 65536):
+                received += chunk
+        return bytes(received)
+
+
+class Vanishes:
+    """Reads `after` bytes and is gone: with an orderly close, or with a reset."""
+
+    def __init__(self, stream: trio.SocketStream, after: int = 0, reset: bool = False) -> None:
+        self.stream = stream
+        self._after = after
+        self._reset = reset
+
+    async def run(self) -> bytes:
+        """What it read."""
+        received = await StopsReading(self.stream, self._after).run()
+        if self._reset:  # close(2) with SO_LINGER 0, socket(7)
+            self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.stream.socket.close()
+        return received

@@ -1,0 +1,854 @@
+"""The write callable: one suite that block, raise and buffer all pass, then what each of them promises beyond it.
+
+Clients are raw sockets with small receive buffers, so that the kernel is full soon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import h11
+import pytest
+import trio
+from answers import read_answer, read_answers
+from downloads import Client, known_bytes, make_file
+from faults import OneByteAtATime, StopsReading, Vanishes
+from serving import Served, receive_all, serving
+
+from trio_wsgi import Outcome
+
+POLICIES = ["block", "raise", "buffer"]
+SMALL = 4096  # bytes of a client's receive buffer
+REQUESTS = {  # name → request, and the headers the app adds
+    "chunked": (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", False),
+    "content-length": (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", True),
+    "http/1.0": (b"GET / HTTP/1.0\r\n\r\n", False),
+    "http/1.0 with content-length": (b"GET / HTTP/1.0\r\n\r\n", True),
+}
+Write = Callable[[bytes], object]
+
+policies = pytest.mark.parametrize("policy", POLICIES)
+
+
+def write_all(environ: dict[str, Any], write: Write, blocks: Iterable[bytes]) -> int:
+    """Write each block as an app of any policy may: try again when it is refused. Returns the refusals."""
+    refused = 0
+    for block in blocks:
+        while True:
+            try:
+                write(block)
+            except BlockingIOError as refusal:
+                refused += 1
+                assert refusal.characters_written == 0
+                assert environ["trio_wsgi.wait_writable"](20)
+            else:
+                break
+    return refused
+
+
+def cut_up(data: bytes, seed: int, largest: int = 200_000) -> Iterator[bytes]:
+    """`data` in blocks of all magnitudes, empty ones among them."""
+    dice = random.Random(seed)
+    offset = 0
+    while offset < len(data):
+        size = dice.choice([0, 1, dice.randrange(100), dice.randrange(5000), dice.randrange(largest)])
+        yield data[offset : offset + size]
+        offset += size
+
+
+def app_of(
+    data: bytes, seed: int = 1, length: bool = False, returns: Callable[[dict[str, Any]], Any] = lambda environ: []
+) -> Callable[..., Any]:
+    """An app that writes `data` in odd blocks and then returns something."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        headers = [("Content-Length", str(len(data)))] if length else []
+        write = start_response("200 OK", [("Content-Type", "application/octet-stream"), *headers])
+        write_all(environ, write, cut_up(data, seed))
+        return returns(environ)
+
+    return app
+
+
+async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> bytes:
+    with trio.fail_after(20):
+        async with await served.connect(receive_buffer) as stream:
+            await stream.send_all(request)
+            return await receive_all(stream)
+
+
+GET = REQUESTS["chunked"][0]
+
+
+# -- all three ---------------------------------------------------------------------------------------------------
+
+
+@policies
+@pytest.mark.parametrize("framing", REQUESTS)
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_the_same_bytes_arrive(policy: str, framing: str, seed: int) -> None:
+    """PEP 3333, "The write() Callable"; bjoern#144: nothing is repeated or lost when the kernel is full."""
+    data = known_bytes(1_500_000, seed)
+    request, length = REQUESTS[framing]
+    async with serving(app_of(data, seed, length), write_policy=policy) as served:
+        answer = read_answer(await ask(served, request))
+        assert hashlib.sha256(answer.body).digest() == hashlib.sha256(data).digest()
+        record = await served.record()
+    assert (record.outcome, record.body_sent) == (Outcome.FINISHED, len(data))
+    if policy == "buffer" or length:
+        assert answer.value("content-length") == str(len(data))
+
+
+@policies
+async def test_one_byte_at_a_time(policy: str) -> None:
+    data = known_bytes(700_000)
+    async with serving(app_of(data), write_policy=policy) as served:
+        with trio.fail_after(20):
+            async with await served.connect(SMALL) as stream:
+                await stream.send_all(GET)
+                raw = await OneByteAtATime(stream, 2000).run()
+        assert read_answer(raw).body == data
+
+
+@policies
+async def test_head_is_get_without_its_body(policy: str) -> None:
+    """RFC 9110 §9.3.2."""
+    data = known_bytes(300_000)
+    async with serving(app_of(data), write_policy=policy) as served:
+        get = read_answer(await ask(served, GET))
+        head = read_answer(await ask(served, GET.replace(b"GET", b"HEAD")), "HEAD")
+    assert head.body == b""
+    assert [pair for pair in head.headers if pair[0] != b"date"] == [pair for pair in get.headers if pair[0] != b"date"]
+
+
+@policies
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+async def test_no_body_with_statuses_that_have_none(policy: str, status: str) -> None:
+    """RFC 9110 §15.3.5, §15.4.5."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write_all(environ, start_response(status, []), [b"never sent"] * 3)
+        return []
+
+    async with serving(app, write_policy=policy) as served:
+        raw = await ask(served, GET)
+    assert raw.startswith(b"HTTP/1.1 " + status.encode()[:3])
+    assert raw.endswith(b"\r\n\r\n")
+    assert raw.count(b"\r\n\r\n") == 1
+
+
+@policies
+@pytest.mark.parametrize("kind", ["list", "generator"])
+@pytest.mark.parametrize("framing", REQUESTS)
+async def test_write_then_an_iterable(policy: str, kind: str, framing: str) -> None:
+    """PEP 3333: what was written comes before what is iterated."""
+    data, rest = known_bytes(400_000), [b"the", b"", b" rest " * 10_000, b"!"]
+    request, length = REQUESTS[framing]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        total = len(data) + sum(map(len, rest))
+        write = start_response("200 OK", [("Content-Length", str(total))] if length else [])
+        write_all(environ, write, cut_up(data, 3))
+        return rest if kind == "list" else (block for block in rest)
+
+    async with serving(app, write_policy=policy) as served:
+        assert read_answer(await ask(served, request)).body == data + b"".join(rest)
+
+
+@policies
+@pytest.mark.parametrize("sendfile", [True, False])
+async def test_write_then_a_file_wrapper(policy: str, sendfile: bool, tmp_path: Any) -> None:
+    """A returned file comes after what was written, framed like the rest (waitress breaks it)."""
+    data = known_bytes(300_000, 1)
+    path = tmp_path / "file"
+    content = make_file(path, 500_000, 2)
+
+    def wrap(environ: dict[str, Any]) -> Any:
+        file = path.open("rb")
+        file.seek(1000)
+        return environ["wsgi.file_wrapper"](file)
+
+    async with serving(app_of(data, returns=wrap), write_policy=policy, sendfile=sendfile) as served:
+        assert read_answer(await ask(served, GET)).body == data + content[1000:]
+
+
+@policies
+async def test_write_inside_the_generator(policy: str) -> None:
+    """Not forbidden by PEP 3333: the order is that of the calls."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+
+        def blocks() -> Iterator[bytes]:
+            for number in range(50):
+                write_all(environ, write, [b"w%03d" % number * 1000])
+                yield b"y%03d" % number * 1000
+
+        return blocks()
+
+    async with serving(app, write_policy=policy) as served:
+        body = read_answer(await ask(served, GET)).body
+    assert body == b"".join(b"w%03d" % n * 1000 + b"y%03d" % n * 1000 for n in range(50))
+
+
+@policies
+async def test_no_more_than_content_length(policy: str) -> None:
+    """PEP 3333, "Handling the Content-Length Header"; web2py#2658: never into the next response."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write_all(environ, start_response("200 OK", [("Content-Length", "5")]), [b"12", b"34567", b"8"])
+        return [b"9"]
+
+    async with serving(app, write_policy=policy) as served:
+        client = Client(await served.connect())
+        async with client.stream:
+            for _ in range(3):
+                reply = await client.ask()
+                assert (reply.body, reply.whole) == (b"12345", True)
+
+
+@policies
+async def test_less_than_content_length_is_cut(policy: str) -> None:
+    """The client can tell that it is not all."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write_all(environ, start_response("200 OK", [("Content-Length", "10")]), [b"123"])
+        return []
+
+    async with serving(app, write_policy=policy) as served:
+        client = Client(await served.connect())
+        async with client.stream:
+            reply = await client.ask()
+        assert (reply.body, reply.whole) == (b"123", False)
+        assert (await served.record()).outcome is Outcome.APP_ERROR
+
+
+@policies
+async def test_keep_alive_in_order(policy: str) -> None:
+    """RFC 9112 §9.3.2: the next response begins after the last byte of this one, lent bytes included."""
+    data = known_bytes(900_000)
+    async with serving(app_of(data), write_policy=policy, threads=1) as served:
+        async with await served.connect(SMALL) as stream:
+            with trio.fail_after(20):
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 2 + GET)
+                raw = await receive_all(stream)
+        assert [answer.body == data for answer in read_answers(raw, ["GET"] * 3)] == [True] * 3
+
+
+@policies
+async def test_an_error_before_anything_was_written_is_a_500(policy: str) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        start_response("200 OK", [("X-Mine", "1")])(b"")
+        raise ValueError("before the first byte")
+
+    async with serving(app, write_policy=policy) as served:
+        answer = read_answer(await ask(served, GET))
+        assert (answer.status, answer.values("x-mine")) == (500, [])
+        assert (await served.record()).outcome is Outcome.APP_ERROR
+
+
+@policies
+@pytest.mark.parametrize("framing", REQUESTS)
+async def test_an_error_half_way(policy: str, framing: str) -> None:
+    """buffer: a clean 500. Else: all that was accepted, then a cut that no client takes for the end."""
+    data = known_bytes(1_000_000)
+    request, length = REQUESTS[framing]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [("Content-Length", "2000000")] if length else [])
+        write_all(environ, write, cut_up(data, 4))
+        raise ValueError("half-way")
+
+    async with serving(app, write_policy=policy) as served:
+        with trio.fail_after(10):
+            async with await served.connect(SMALL) as stream:
+                await stream.send_all(request)
+                raw, end = bytearray(), "closed"
+                try:
+                    async for chunk in stream:
+                        raw += chunk
+                except trio.BrokenResourceError:
+                    end = "reset"
+        record = await served.record()
+    assert record.outcome is Outcome.APP_ERROR
+    if policy == "buffer":
+        answer = read_answer(bytes(raw))
+        assert answer.status == 500
+        assert b"half-way" not in answer.body
+        return
+    assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
+    if framing == "http/1.0":
+        assert end == "reset"
+    elif length:
+        assert raw.endswith(data)
+    else:
+        assert not raw.endswith(b"0\r\n\r\n")
+        assert b"".join(h11_data(bytes(raw))) == data
+    assert record.body_sent == len(data)
+
+
+def h11_data(raw: bytes) -> Iterator[bytes]:
+    """The body of a response that is cut."""
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("Host", "t")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(raw)
+    assert isinstance(client.next_event(), h11.Response)
+    while isinstance(event := client.next_event(), h11.Data):
+        yield bytes(event.data)
+    assert event is h11.NEED_DATA
+
+
+@policies
+async def test_the_client_stops_reading(policy: str) -> None:
+    """The write deadline reaches the app as an OSError that names the setting and its seconds; buffer never waits."""
+    seen: list[BaseException | None] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        try:
+            write_all(environ, start_response("200 OK", []), itertools.repeat(bytes(65536), 160))
+        except BaseException as error:
+            seen.append(error)
+            raise
+        seen.append(None)
+        return []
+
+    async with serving(app, write_policy=policy, write_timeout=0.3, threads=1) as served:
+        async with await served.connect(SMALL) as stream:
+            await stream.send_all(GET)
+            await StopsReading(stream, 1000).run()
+            record = await served.record()
+        assert record.outcome is Outcome.WRITE_TIMEOUT
+        assert "write_timeout" in record.reason
+    (error,) = seen
+    if policy == "buffer":
+        assert error is None
+    else:
+        assert isinstance(error, OSError)
+        assert not isinstance(error, BlockingIOError)
+        assert "write_timeout" in str(error)
+        assert "0.3 s" in str(error)
+
+
+@policies
+@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+async def test_the_client_vanishes(policy: str, reset: bool) -> None:
+    """The app gets an OSError and its thread is free for the next; hypercorn#210, waitress#308."""
+    seen: list[BaseException | None] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/next":
+            return [b"next"]
+        try:
+            write_all(environ, write, itertools.repeat(bytes(65536), 160))
+        except BaseException as error:
+            seen.append(error)
+            raise
+        seen.append(None)
+        return []
+
+    async with serving(app, write_policy=policy, threads=1) as served:
+        stream = await served.connect(SMALL)
+        await stream.send_all(GET)
+        await Vanishes(stream, 0 if policy == "buffer" else 5000, reset).run()
+        assert (await served.record()).outcome is Outcome.CLIENT_GONE
+        assert read_answer(await ask(served, GET.replace(b"/ ", b"/next "))).body == b"next"
+    (error,) = seen
+    assert error is None if policy == "buffer" else type(error).__name__ == "ClientGone" and isinstance(error, OSError)
+
+
+@pytest.mark.parametrize("policy", ["block", "raise"])
+async def test_a_swallowed_failure_stays_one(policy: str) -> None:
+    """Every later write fails as the first did, and an app that goes on regardless piles nothing up."""
+    depths: list[int] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        errors = 0
+        for _ in range(2000):
+            try:
+                write(bytes(65536))
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError as error:
+                errors += 1
+                depth, traceback = 0, error.__traceback__
+                while traceback is not None:
+                    depth, traceback = depth + 1, traceback.tb_next
+                depths.append(depth)
+        return [b"as if nothing had been"]
+
+    async with serving(app, write_policy=policy) as served:
+        stream = await served.connect(SMALL)
+        await stream.send_all(GET)
+        await Vanishes(stream, 100).run()
+        assert (await served.record()).outcome is Outcome.CLIENT_GONE
+    assert len(depths) > 100
+    assert max(depths) < 20
+
+
+@policies
+async def test_write_after_the_end_is_refused(policy: str) -> None:
+    """A write kept beyond its request does not reach into the next response on the connection."""
+    kept: list[Write] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        for write in kept:
+            with pytest.raises(Exception, match="after the application had returned"):
+                write(b"too late")
+        write = start_response("200 OK", [("Content-Length", "2")])
+        kept.append(write)
+        write(b"ok")
+        return []
+
+    async with serving(app, write_policy=policy) as served:
+        client = Client(await served.connect())
+        async with client.stream:
+            for _ in range(3):
+                reply = await client.ask()
+                assert (reply.status, reply.body, reply.whole) == (200, b"ok", True)
+
+
+async def test_write_after_a_500_is_refused() -> None:
+    """Nor does one whose request failed."""
+    kept: list[Write] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [("Content-Length", "4")])
+        if not kept:
+            kept.append(write)
+            raise ValueError
+        with pytest.raises(Exception, match="after its response had ended"):
+            kept[0](b"late")
+        return [b"good"]
+
+    async with serving(app) as served:
+        client = Client(await served.connect())
+        async with client.stream:
+            assert (await client.ask()).status == 500
+            assert (await client.ask()).body == b"good"
+
+
+# -- which one ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_policy_is_chosen_per_request() -> None:
+    """environ['trio_wsgi.write_policy'] holds the configured one, and may be set until the first write."""
+    seen: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        seen.append(environ["trio_wsgi.write_policy"])
+        write = start_response("200 OK", [])
+        environ["trio_wsgi.write_policy"] = environ["QUERY_STRING"]
+        write(b"body")
+        environ["trio_wsgi.write_policy"] = "too late to matter"
+        write(b", more")
+        return []
+
+    async with serving(app, write_policy="raise") as served:
+        for policy in POLICIES:
+            answer = read_answer(await ask(served, GET.replace(b"/ ", b"/?%b " % policy.encode())))
+            assert answer.body == b"body, more"
+            assert bool(answer.values("content-length")) == (policy == "buffer")
+    assert seen == ["raise"] * 3
+
+
+@pytest.mark.parametrize("name", ["wait", "", None, 7, ["block"]])
+async def test_a_wrong_name_is_an_error_that_lists_the_right_ones(name: object, caplog: Any) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        environ["trio_wsgi.write_policy"] = name
+        start_response("200 OK", [])(b"body")
+        return []
+
+    async with serving(app) as served:
+        assert read_answer(await ask(served, GET)).status == 500
+    assert f"environ['trio_wsgi.write_policy'] is {name!r}: it must be one of 'block', 'raise', 'buffer'" in caplog.text
+
+
+# -- block -------------------------------------------------------------------------------------------------------
+
+
+async def test_block_returns_when_the_kernel_has_it_all() -> None:
+    """When write() returns, no byte of it is left in this process: a client gets it without our help."""
+    block = known_bytes(3_000_000)
+    wrote, go_on = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [("Content-Length", str(len(block) + 1))])
+        write(block)
+        wrote.set()
+        go_on.wait(10)
+        return [b"!"]
+
+    async with serving(app) as served, await served.connect(SMALL) as stream:
+        await stream.send_all(GET)
+        await trio.sleep(0.1)
+        assert not wrote.is_set()
+        received = bytearray()
+        with trio.fail_after(20):
+            while not received.endswith(block[-100:]):
+                received += await stream.receive_some(65536)
+        assert wrote.wait(1)
+        go_on.set()
+
+
+# -- raise -------------------------------------------------------------------------------------------------------
+
+
+def fill(write: Write, block: bytes) -> int:
+    """Write until it is refused; the number of blocks taken."""
+    for count in itertools.count():
+        try:
+            write(block)
+        except BlockingIOError:
+            return count
+    raise AssertionError
+
+
+@pytest.mark.parametrize("size", [100, 70_000, 8_000_000])
+async def test_raise_refuses_at_once(size: int) -> None:
+    """It never waits: neither for the kernel nor for an earlier block that is still being sent."""
+    waited: list[float] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        fill(write, bytes(size))
+        for _ in range(20):
+            began = time.monotonic()
+            with pytest.raises(BlockingIOError, match="nothing of it was written") as refusal:
+                write(bytes(size))
+            waited.append(time.monotonic() - began)
+            assert refusal.value.characters_written == 0
+            assert refusal.value.errno is not None
+        raise ConnectionAbortedError("enough")
+
+    settings: dict[str, Any] = {"write_policy": "raise", "write_timeout": 0.3}
+    async with serving(app, **settings) as served, await served.connect(SMALL) as stream:
+        await stream.send_all(GET)
+        await served.record()
+    assert len(waited) == 20
+    assert sorted(waited)[10] < 0.05
+
+
+async def test_raise_keeps_sending_what_it_accepted() -> None:
+    """An accepted block leaves whole while the app does not come near the server."""
+    block = known_bytes(8_000_000)
+    computing, received_all = threading.Event(), threading.Event()
+    arrived_meanwhile: list[bool] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [("Content-Length", str(len(block) + 1))])
+        write(block)
+        computing.set()
+        arrived_meanwhile.append(received_all.wait(10))
+        write_all(environ, write, [b"!"])
+        return []
+
+    async with serving(app, write_policy="raise") as served:
+        with trio.fail_after(20):
+            async with await served.connect(SMALL * 4) as stream:
+                await stream.send_all(GET)
+                received = bytearray()
+                while not received.endswith(block[-100:]):
+                    received += await stream.receive_some(65536)
+                assert computing.is_set()
+                received_all.set()
+                received += await receive_all(stream)
+        assert read_answer(bytes(received)).body == block + b"!"
+    assert arrived_meanwhile == [True]
+
+
+async def test_wait_writable_tells_whether_a_write_will_be_taken() -> None:
+    """False when its time passes first, at once for 0; True as soon as there is room, and then the write is taken."""
+    seen: dict[str, Any] = {}
+    full = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        wait_writable = environ["trio_wsgi.wait_writable"]
+        seen["before the head"] = wait_writable(0)
+        write = start_response("200 OK", [])
+        seen["fresh"] = wait_writable(0), wait_writable(None), wait_writable(-1)
+        fill(write, bytes(50_000))
+        began = time.monotonic()
+        seen["full, 0"] = wait_writable(0), wait_writable(-5)
+        seen["at once"] = time.monotonic() - began
+        began = time.monotonic()
+        seen["full"] = wait_writable(0.2)
+        seen["waited"] = time.monotonic() - began
+        full.set()
+        seen["reads again"] = wait_writable(None)
+        write(b"taken")
+        return []
+
+    async with serving(app, write_policy="raise") as served:
+        with trio.fail_after(20):
+            async with await served.connect(SMALL) as stream:
+                await stream.send_all(GET)
+                while not full.is_set():  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+                assert read_answer(await receive_all(stream)).body.endswith(b"taken")
+    assert seen["before the head"] is True
+    assert seen["fresh"] == (True, True, True)
+    assert seen["full, 0"] == (False, False)
+    assert seen["at once"] < 0.15
+    assert seen["full"] is False
+    assert 0.19 < seen["waited"] < 2
+    assert seen["reads again"] is True
+
+
+RETRIES: dict[str, Callable[[Any], object]] = {
+    "wait_writable(None)": lambda wait_writable: wait_writable(None),
+    "wait_writable in small steps": lambda wait_writable: wait_writable(0.03),
+    "sleep": lambda wait_writable: time.sleep(0.03),
+}
+
+
+@pytest.mark.parametrize("retry", RETRIES)
+@pytest.mark.parametrize("size", [500, 9_000_000], ids=["nothing lent", "a block lent"])
+async def test_raise_tells_of_a_stalled_client(retry: str, size: int) -> None:
+    """However an app tries again, write_timeout ends it."""
+    seen: list[OSError] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        while True:
+            fill(write, bytes(size))
+            try:
+                RETRIES[retry](environ["trio_wsgi.wait_writable"])
+            except OSError as error:
+                seen.append(error)
+                raise
+
+    async with serving(app, write_policy="raise", write_timeout=0.3) as served:
+        async with await served.connect(SMALL) as stream:
+            await stream.send_all(GET)
+            with trio.fail_after(5):
+                record = await served.record()
+        assert record.outcome is Outcome.WRITE_TIMEOUT
+        assert record.duration < 3
+    if retry != "sleep":  # there it came out of write()
+        assert "write_timeout" in str(seen[0])
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+async def test_wait_writable_raises_when_the_client_goes(reset: bool) -> None:
+    full = threading.Event()
+    seen: list[BaseException] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        try:
+            while True:
+                fill(write, bytes(60_000))
+                full.set()
+                environ["trio_wsgi.wait_writable"](None)
+        except OSError as error:
+            seen.append(error)
+            raise
+
+    async with serving(app, write_policy="raise") as served:
+        stream = await served.connect(SMALL)
+        await stream.send_all(GET)
+        with trio.fail_after(10):
+            while not full.is_set():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await Vanishes(stream, 100, reset).run()
+        assert (await served.record()).outcome is Outcome.CLIENT_GONE
+    assert type(seen[0]).__name__ == "ClientGone"
+
+
+async def test_a_refusal_let_out_is_an_app_error() -> None:
+    """500 if nothing was sent; else what was accepted, and a cut."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] == "/early":
+            raise BlockingIOError("as if the first block had been refused")
+        write = start_response("200 OK", [])
+        for number in itertools.count():
+            write(b"%09d\n" % number * 100)
+        return []
+
+    async with serving(app, write_policy="raise") as served:
+        assert read_answer(await ask(served, GET.replace(b"/ ", b"/early "))).status == 500
+        async with await served.connect(SMALL) as stream:
+            await stream.send_all(GET)
+            await trio.sleep(0.2)
+            with trio.fail_after(10):
+                body = b"".join(h11_data(await receive_all(stream)))
+        record = await served.record(2)
+    assert record.outcome is Outcome.APP_ERROR
+    assert "BlockingIOError" in record.reason
+    assert len(body) == record.body_sent
+    assert body == b"".join(b"%09d\n" % number * 100 for number in range(len(body) // 1000))
+
+
+async def test_a_first_block_that_is_refused_leaves_the_head_unsent() -> None:
+    """On a connection that is full of an earlier response, the refused response may still become a 500."""
+    phase = threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] == "/full":
+            start_response("200 OK", [])
+            return [bytes(int(environ["QUERY_STRING"]))]
+        write = start_response("200 OK", [])
+        try:
+            write(b"never")
+        except BlockingIOError:
+            phase.set()
+            raise
+        return []
+
+    async with serving(app, write_policy="raise") as served:
+        # How much the kernel holds is its own business: some size will end with its buffer full.
+        for size in range(2_000_000, 9_000_000, 400_000):
+            request = b"GET /full?%d HTTP/1.1\r\nHost: t\r\n\r\n" % size
+            async with await served.connect(SMALL) as stream:
+                await stream.send_all(request + GET)
+                with trio.move_on_after(0.1):
+                    while not phase.is_set():  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                with trio.fail_after(10):
+                    first, second = read_answers(await receive_all(stream), ["GET", "GET"])
+            assert (first.status, len(first.body)) == (200, size)
+            if second.status == 500:
+                break
+    assert phase.is_set()
+    assert second.status == 500
+
+
+# -- buffer ------------------------------------------------------------------------------------------------------
+
+
+async def test_buffer_sends_nothing_before_the_app_returns() -> None:
+    """Head and body leave together, with an exact Content-Length."""
+    wrote, go_on = threading.Event(), threading.Event()
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        write(b"x" * 100_000)
+        wrote.set()
+        go_on.wait(10)
+        return [b"!"]
+
+    async with serving(app, write_policy="buffer") as served, await served.connect() as stream:
+        await stream.send_all(GET)
+        with trio.fail_after(10):
+            while not wrote.is_set():  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        with trio.move_on_after(0.1) as silence:
+            await stream.receive_some(1)
+        assert silence.cancelled_caught
+        go_on.set()
+        with trio.fail_after(10):
+            answer = read_answer(await receive_all(stream))
+    assert answer.value("content-length") == "100001"
+
+
+@pytest.mark.parametrize("memory", [0, 1, 65536, 10_000_000])
+async def test_buffer_in_memory_and_on_disk(memory: int, tmp_path: Any) -> None:
+    """The same bytes wherever the limit of memory lies; nothing is ever visible in temp_path."""
+    data = known_bytes(2_000_000)
+
+    def look(environ: dict[str, Any]) -> Any:
+        assert list(tmp_path.iterdir()) == []
+        return [b"!"]
+
+    settings = {"write_policy": "buffer", "write_buffer_size": memory, "temp_path": str(tmp_path)}
+    async with serving(app_of(data, returns=look), **settings) as served:
+        assert read_answer(await ask(served, GET)).body == data + b"!"
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_buffer_frees_the_thread(tmp_path: Any) -> None:
+    """With one thread, another request is served while a slow client downloads what was buffered."""
+    data = known_bytes(6_000_000)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/hello":
+            return [b"hello"]
+        write_all(environ, write, cut_up(data, 5))
+        return []
+
+    settings = {"write_policy": "buffer", "temp_path": str(tmp_path), "threads": 1}
+    async with serving(app, **settings) as served, await served.connect(SMALL) as slow:
+        await slow.send_all(GET)
+        with trio.fail_after(5):
+            begin = await slow.receive_some(1)
+            answer = read_answer(await ask(served, GET.replace(b"/ ", b"/hello ")))
+        assert answer.body == b"hello"
+        assert len(served.records) == 1  # the slow one is not done
+        with trio.fail_after(20):
+            assert read_answer(begin + await receive_all(slow)).body == data
+
+
+async def test_buffer_forgets_when_the_app_starts_anew() -> None:
+    """PEP 3333, exc_info: nothing was sent yet, so the error page takes the place of the half page."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [("Content-Length", "1000")])
+        write(b"half a page")
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("503 Later", [("Content-Length", "5")], sys.exc_info())
+        return [b"sorry"]
+
+    async with serving(app, write_policy="buffer") as served:
+        answer = read_answer(await ask(served, GET))
+        assert (await served.record()).outcome is Outcome.FINISHED
+    assert (answer.status, answer.body) == (503, b"sorry")
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+@pytest.mark.parametrize("rest", ["nothing", "list", "generator"])
+async def test_temp_limit_is_an_oserror_and_a_clean_500(swallow: bool, rest: str, tmp_path: Any, caplog: Any) -> None:
+    """Also when the app swallows it: what is buffered is not the whole. No file is left."""
+    seen: list[OSError] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        for _ in range(50):
+            try:
+                write(bytes(10_000))
+            except OSError as error:
+                seen.append(error)
+                if not swallow:
+                    raise
+        return {"nothing": [], "list": [b"tail"], "generator": (b for b in [b"tail"])}[rest]
+
+    settings = {"write_buffer_size": 20_000, "temp_path": str(tmp_path), "temp_limit": 100_000}
+    async with serving(app, write_policy="buffer", **settings) as served:
+        assert read_answer(await ask(served, GET)).status == 500
+        assert (await served.record()).outcome is Outcome.APP_ERROR
+        assert list(tmp_path.iterdir()) == []
+    assert "temp_limit" in str(seen[0])
+    assert "100000" in str(seen[0])
+    assert len(seen) == (40 if swallow else 1)
+    assert "temp_limit" in caplog.text
+
+
+async def test_temp_path_that_is_not_there(tmp_path: Any) -> None:
+    """An OSError in the app that names the directory, and a clean 500."""
+    seen: list[OSError] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        try:
+            start_response("200 OK", [])(bytes(100))
+        except OSError as error:
+            seen.append(error)
+            raise
+        return []
+
+    settings = {"write_buffer_size": 10, "temp_path": str(tmp_path / "gone")}
+    async with serving(app, write_policy="buffer", **settings) as served:
+        assert read_answer(await ask(served, GET)).status == 500
+    assert "gone" in str(seen[0])
