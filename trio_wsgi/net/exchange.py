@@ -155,9 +155,12 @@ class Exchange:
             self.keep, self.cut = False, self._wire.response_started
             self._set_outcome(Outcome.SHUTDOWN, "the server shut down")
             raise
-        except Exception as exc:  # the client did not even take the answer to its failure
+        except ClientGone as exc:  # the client did not even take the answer to its failure
             self.keep = False
-            log.debug("could not answer: %s", exc)
+            log.debug("%s: could not answer: %s", self._label(), exc)
+        except Exception:
+            self.keep, self.cut = False, self._wire.response_started
+            log.exception("%s: the answer to a failure failed; please report this", self._label())
         finally:
             self._emit()
 
@@ -202,6 +205,8 @@ class Exchange:
             self._errors.flush()
 
     async def _send(self, answer: Answer) -> None:
+        if self._wire.body_left > UNREAD_MAX:
+            self.keep = False  # nobody reads it any more
         try:
             await self._outlet.deliver(answer.head, answer.parts, answer.length, whole=not answer.missing)
             if answer.missing:
@@ -279,7 +284,7 @@ class Exchange:
             self._set_outcome(Outcome.CLIENT_GONE, cause.strerror or str(cause), keep=False)
         elif isinstance(cause, FileTooShort):
             self._set_outcome(Outcome.FILE_TOO_SHORT, str(cause), keep=False)
-        elif isinstance(exc, _AppFailed):
+        elif isinstance(exc, _AppFailed | AppError):  # the latter: its file could not be read
             self._set_outcome(Outcome.APP_ERROR, _one_line(cause), keep=not self.cut)
             log.error("%s: the application failed", self._label(), exc_info=cause)
             return

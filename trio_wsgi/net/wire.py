@@ -64,6 +64,11 @@ class Wire:
         """Whether the request was received to its end."""
         return self._body is None
 
+    @property
+    def body_left(self) -> int:
+        """Bytes of the request's body that are announced and have not arrived."""
+        return self._body.announced - self._body.body_bytes if self._body is not None else 0
+
     def receive_head_nowait(self) -> RequestHead:
         """The next request, up to its body.
 
