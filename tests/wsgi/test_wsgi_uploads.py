@@ -19,6 +19,10 @@ from trio_wsgi import Outcome
 HALF = b"x" * 4096
 
 
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def digest(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """Answers with the SHA-256 of the body."""
     summed = hashlib.sha256()
@@ -97,15 +101,15 @@ async def test_a_temporary_file_has_no_name_and_is_freed(tmp_path: Path) -> None
 
     def open_files() -> list[str]:
         names = []
-        for number in os.listdir("/proc/self/fd"):
+        for number in Path("/proc/self/fd").iterdir():
             try:
-                names.append(os.readlink(f"/proc/self/fd/{number}"))
+                names.append(str(number.readlink()))
             except FileNotFoundError:
                 continue
         return [name for name in names if name.startswith(str(tmp_path))]
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-        seen.append((os.listdir(tmp_path), open_files()))
+        seen.append((names_in(tmp_path), open_files()))
         start_response("200 OK", PLAIN)
         if environ["PATH_INFO"] == "/fail":
             raise RuntimeError("half-way")
@@ -117,9 +121,9 @@ async def test_a_temporary_file_has_no_name_and_is_freed(tmp_path: Path) -> None
         async with await served.connect() as stream:  # one that leaves while its body is on disk
             await stream.send_all(request("POST", "/", "Content-Length: 9000000") + b"x" * 2_000_000)
             with trio.fail_after(5):
-                while not open_files():
+                while not open_files():  # noqa: ASYNC110
                     await trio.sleep(0.01)
-            assert os.listdir(tmp_path) == []
+            assert names_in(tmp_path) == []
         await served.record(3)
         assert open_files() == []
     for listed, opened in seen:
@@ -135,7 +139,7 @@ async def test_more_than_temp_limit_is_413(chunked: bool, caplog: pytest.LogCapt
     assert asked.record.outcome is Outcome.REFUSED
     assert "temp_limit" in asked.record.reason
     assert error_lines(caplog) == []  # nobody's but the client's
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
 
 
 async def test_a_directory_that_cannot_be_written_is_503_and_named_in_the_log(
@@ -155,7 +159,7 @@ async def test_a_full_disk_is_503_and_said_in_one_line(
     size: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def on_a_full_disk(**_: object) -> Any:
-        return open("/dev/full", "w+b", buffering=65536)  # noqa: SIM115
+        return Path("/dev/full").open("w+b", buffering=65536)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", on_a_full_disk)
     asked = await ask(digest, request("POST", body=b"x" * size), body_buffer_size=1000)
