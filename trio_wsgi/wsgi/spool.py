@@ -24,7 +24,7 @@ class Spool:
 
     Args:
         memory: bytes kept in memory before everything moves to a file.
-        limit: bytes in all; 0 means no limit.
+        limit: bytes in the file; 0 means no limit.
         directory: where the temporary file is made; None for the system's choice.
     """
 
@@ -51,16 +51,14 @@ class Spool:
         Raises:
             OSError: the disk is full, or the limit is reached; every later call raises it again.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_failure()
         try:
-            self._check_limit(len(data))
-            if self._file is None and not self.fits(len(data)):
-                self._move_to_file()
-            if self._file is None:
+            if self.fits(len(data)):
                 self._held += data
             else:
-                self._file.write(data)
+                self._check_limit(len(data))
+                file = self._file or self._move_to_file()
+                file.write(data)
         except OSError as exc:
             self.failure = exc
             raise
@@ -77,10 +75,15 @@ class Spool:
                 f"{self._size + more} bytes to hold, but temp_limit is {self._limit}: raise it, or write less",
             )
 
-    def _move_to_file(self) -> None:
+    def _check_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)  # or it would keep the frame, and the data, of every attempt
+
+    def _move_to_file(self) -> IO[bytes]:
         self._file = tempfile.TemporaryFile(dir=self.directory, buffering=0x10000, prefix="trio-wsgi-")  # noqa: SIM115
         self._file.write(self._held)
         self._held = bytearray()
+        return self._file
 
     def parts(self) -> list[Part]:
         """What it holds, to be sent; valid until `close`.
@@ -88,10 +91,9 @@ class Spool:
         Raises:
             OSError: not all of it could be held.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_failure()
         if self._file is None:
-            return [bytes(self._held)] if self._held else []
+            return [self._held] if self._held else []
         self._flush(self._file)
         return [FileSpan(self._file, 0, self._size)]
 
@@ -101,6 +103,7 @@ class Spool:
         Raises:
             OSError: not all of it could be held.
         """
+        self._check_failure()
         if self._file is None:
             held, self._held = self._held, bytearray()
             return io.BytesIO(held)
