@@ -167,7 +167,8 @@ class Response:
         parts = self._spool.parts() if self._spool is not None else []
         parts += self._clip_parts(rest)
         length = self._promised
-        if length is None and self._head.status not in (204, 304):
+        # An empty body after HEAD says nothing of GET's: many apps drop it themselves.
+        if length is None and self._head.status not in (204, 304) and (self._has_body or self._taken):
             length = self._taken
         self._phase = Phase.FINISHED
         return Answer(
