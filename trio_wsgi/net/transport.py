@@ -3,25 +3,42 @@
 Laws:
 
 * `*_nowait` may be called in whichever thread owns the wire at the moment; everything `async` runs on the event loop.
-* The peer's leaving is `ClientGone`, whatever errno it came as.
+* The peer's leaving is `ClientGone`, whatever errno it came as; a file that cannot be read is the app's, and no
+  leaving.
+* A peer that takes bytes is not stalled, however few they are and whether or not the kernel asks us for more.
 * `close` is called once, by the connection's task, on every path.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable
 
 import trio
 
 from sendfile import FileTooShort, Part, Pump, Stalled, send_nowait
-from trio_wsgi.errors import ClientGone, ClientStalled
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled
+
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:  # Windows
+    ioctl = None  # type: ignore[assignment]
 
 __all__ = ["FileTooShort", "PlainTransport"]
+
+# send(2), sendfile(2), tcp(7): what is wrong with the connection; anything else is wrong with a file
+_GONE = {
+    errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
+    errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
+}  # fmt: skip
+_LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
 class PlainTransport:
@@ -92,15 +109,25 @@ class PlainTransport:
         Raises:
             ClientGone: the peer has left, or stalled (`ClientStalled`); what it did not take is still in `parts`.
             FileTooShort: a file ended before its span did.
+            AppError: a file cannot be read.
         """
-        try:
-            await self._pump.deliver(
-                self.sock, parts, idle_timeout=idle_timeout, kernel=self._kernel, progress=progress
-            )
-        except Stalled:
-            raise ClientStalled("write_timeout", idle_timeout) from None
-        except OSError as exc:
-            raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
+        taken = _Taken(self.sock, idle_timeout, progress)
+        while True:
+            try:
+                await self._pump.deliver(
+                    self.sock, parts, idle_timeout=idle_timeout / _LOOKS, kernel=self._kernel, progress=taken.note
+                )
+            except Stalled:
+                if taken.stalled():
+                    raise ClientStalled("write_timeout", idle_timeout) from None
+            except OSError as exc:
+                if exc.errno in _GONE:
+                    raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
+                raise AppError(f"the file could not be read on: {exc}") from exc
+            except ValueError as exc:  # it was closed
+                raise AppError(f"the file could not be read on: {exc}") from exc
+            else:
+                return
 
     def end_sending(self) -> None:
         """Tell the peer that nothing more comes, and go on receiving."""
@@ -118,3 +145,47 @@ class PlainTransport:
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
+
+
+class _Taken:
+    """When the peer last took a byte: from us, or from what the kernel holds for it.
+
+    The kernel calls a socket writable again when a third of its buffer is free, and that buffer may be megabytes: a
+    reader of some kilobytes a second takes bytes all the time and yet is not heard of for minutes.
+
+    Args:
+        idle_timeout: seconds without a byte taken that make a stall.
+        progress: is told of the bytes that the kernel took.
+    """
+
+    def __init__(self, sock: socket.socket, idle_timeout: float, progress: Callable[[int], None] | None) -> None:
+        self._sock = sock
+        self._idle_timeout = idle_timeout
+        self._progress = progress
+        self._answer = bytearray(4)
+        self._held = self._look()
+        self._moved_at = trio.current_time()
+
+    def note(self, sent: int) -> None:
+        """The kernel has taken bytes from us."""
+        self._held = self._look()
+        self._moved_at = trio.current_time()
+        if self._progress is not None:
+            self._progress(sent)
+
+    def stalled(self) -> bool:
+        """Whether the peer has taken nothing for the whole time."""
+        held, now = self._look(), trio.current_time()
+        if held < self._held:
+            self._held, self._moved_at = held, now
+        return now - self._moved_at >= self._idle_timeout
+
+    def _look(self) -> int:
+        """Bytes that the kernel holds and the peer has not taken (tcp(7), SIOCOUTQ); 0 where it does not tell."""
+        if ioctl is None:
+            return 0
+        try:
+            ioctl(self._sock, TIOCOUTQ, self._answer)
+        except OSError:
+            return 0
+        return int.from_bytes(self._answer, sys.byteorder)

@@ -1,0 +1,360 @@
+"""How a file answer ends: closed once, by whom and when; files that change; clients that go (PAINS 17, 29, 36)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from answers import read_answer
+from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from serving import Served, serving
+from tools import require_tool
+
+from trio_wsgi import Outcome
+
+BIG = 16 * MIB  # more than the kernel buffers
+SMALL_BUFFER = 16 * 1024  # of the client, so that the server cannot finish before the client reads
+GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture
+def big(tmp_path: Path) -> Path:
+    return make_sparse(tmp_path / "big.bin", BIG, {0: b"first", BIG - 4: b"last"})
+
+
+@pytest.fixture
+def closes() -> Iterator[Closes]:
+    """Watched closes; whatever the test was about, none may have come twice or on the event loop."""
+    watched = Closes()
+    yield watched
+    assert threading.get_ident() not in watched.threads, "the app's close() ran on the event loop"
+
+
+@contextlib.asynccontextmanager
+async def stalled(served: Served) -> Any:
+    """A client that has the first piece of the file and reads no further by itself."""
+    async with await served.connect(SMALL_BUFFER) as stream:
+        client = Client(stream)
+        await client.send("/big")
+        head = await client.read_head()
+        assert (await client.read_some()).startswith(b"first")
+        yield client, head
+
+
+def error_lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
+    lines = [entry.getMessage() for entry in caplog.records if entry.name == "trio_wsgi.error"]
+    return [line for line in lines if word in line]
+
+
+# -- close(): once, in an application thread ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
+async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfile: bool) -> None:
+    """PEP 3333: close() upon completion of the request; not while bytes of it are still to be sent."""
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app, sendfile=sendfile) as served, stalled(served) as (client, head):
+        await trio.sleep(0.1)
+        assert len(closes) == 0
+        with trio.fail_after(20):
+            reply = await client.read(head)
+        assert reply.whole
+        await closes.wait()
+        assert (await client.ask("/hello")).body == b"hello"
+        assert len(closes) == 1
+        await served.record(2)
+        assert [record.outcome for record in served.records] == [Outcome.FINISHED] * 2
+
+
+async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes) -> None:
+    """PAINS 17 (uwsgi#2422): a pipelined request does not run before the file of the last one is closed."""
+    seen: list[int] = []
+    inner = file_app(lambda _: closes.watch(big.open("rb")), [("Content-Length", "5")])
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        seen.append(len(closes))
+        return inner(environ, start_response)
+
+    async with serving(app, threads=4) as served:
+        await served.exchange(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 3 + GET)
+        await closes.wait(4)
+    assert seen == [0, 1, 2, 3]
+
+
+async def test_closed_once_when_the_client_goes(big: Path, closes: Closes) -> None:
+    """A disconnect in the middle ends the delivery; the record says so and how far it came."""
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app) as served:
+        async with stalled(served):
+            pass
+        record = await served.record()
+        await closes.wait()
+        assert record.outcome is Outcome.CLIENT_GONE
+        assert 5 <= record.body_sent < BIG
+        assert record.body_promised == BIG
+    assert len(closes) == 1
+
+
+async def test_closed_once_at_the_write_deadline(big: Path, closes: Closes, caplog: pytest.LogCaptureFixture) -> None:
+    """PAINS 29 (uwsgi#2059): a stalled client is cut; the log says who, what, for how long and by which setting."""
+    caplog.set_level(logging.INFO)
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app, write_timeout=0.3) as served, stalled(served):
+        record = await served.record()
+        await closes.wait()
+        assert (record.outcome, record.body_promised) == (Outcome.WRITE_TIMEOUT, BIG)
+        (line,) = error_lines(caplog, "write-timeout")
+        for word in ("127.0.0.1:", "/big", "0.3 s", "write_timeout"):
+            assert word in line
+    assert len(closes) == 1
+
+
+async def test_closed_once_when_the_server_is_cancelled(big: Path, closes: Closes) -> None:
+    """Shutdown cuts the delivery and still runs the app's close(), in a thread, before serve() returns."""
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    with trio.fail_after(10):
+        async with serving(app) as served:
+            context = stalled(served)
+            await context.__aenter__()
+            assert len(closes) == 0
+        assert len(closes) == 1
+        assert served.records[-1].outcome is Outcome.SHUTDOWN
+        with contextlib.suppress(trio.BrokenResourceError):
+            await context.__aexit__(None, None, None)
+
+
+async def test_closed_once_when_a_drain_runs_out_of_time(big: Path, closes: Closes) -> None:
+    """A drain waits for downloads up to graceful_timeout, then cuts them."""
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app, graceful_timeout=0.3) as served, stalled(served):
+        served.server.drain()
+        assert (await served.record()).outcome is Outcome.SHUTDOWN
+        await closes.wait()
+    assert len(closes) == 1
+
+
+async def test_a_drain_lets_a_download_finish(big: Path, closes: Closes) -> None:
+    """PAINS 3 of the peers: TERM in the middle of a download that progresses does not cut it."""
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app, graceful_timeout=30) as served, stalled(served) as (client, head):
+        served.server.drain()
+        with trio.fail_after(20):
+            reply = await client.read(head)
+        assert reply.whole
+        assert reply.body.endswith(b"last")
+        await closes.wait()
+    assert len(closes) == 1
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(GET.replace(b"GET", b"HEAD"), id="HEAD"),
+        pytest.param(GET.replace(b"Host", b"If-None-Match: *\r\nHost"), id="304"),
+        pytest.param(GET.replace(b"Host", b"Range: bytes=7-8\r\nHost"), id="206"),
+        pytest.param(GET.replace(b"Host", b"Range: bytes=999999999-\r\nHost"), id="416"),
+        pytest.param(GET.replace(b"Host", b'If-Match: "x"\r\nHost'), id="412"),
+    ],
+)
+async def test_closed_once_when_nothing_or_little_of_it_is_sent(
+    big: Path, closes: Closes, request_bytes: bytes
+) -> None:
+    """PEP 3333: close() whatever becomes of the body."""
+    async with serving(file_app(lambda _: closes.watch(big.open("rb")))) as served:
+        assert await served.exchange(request_bytes)
+        await closes.wait()
+    assert len(closes) == 1
+
+
+async def test_closed_once_when_the_app_breaks_a_rule(big: Path, closes: Closes) -> None:
+    """PAINS 36: also where the answer became a 500, because start_response was never called."""
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return environ["wsgi.file_wrapper"](closes.watch(big.open("rb")))
+
+    async with serving(app) as served:
+        assert read_answer(await served.exchange(GET)).status == 500
+        await closes.wait()
+    assert len(closes) == 1
+
+
+async def test_a_close_that_fails_or_takes_its_time_disturbs_nobody(
+    big: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """close() is the app's code: it may block and raise; other requests and this answer do not suffer."""
+    released = threading.Event()
+
+    def open_file(environ: dict[str, Any]) -> Any:
+        file: Any = big.open("rb")
+        really_close = file.close
+
+        def close() -> None:
+            really_close()
+            released.wait(5)
+            raise RuntimeError("close went wrong")
+
+        file.close = close
+        return file
+
+    app = file_app(open_file, [("Content-Length", "5")])
+    async with serving(app, threads=2) as served, await served.connect() as stream:
+        assert (await Client(stream).ask()).body == b"first"
+        async with await served.connect() as other:
+            assert (await Client(other).ask("/hello", seconds=2)).body == b"hello"
+        released.set()
+        assert (await served.record(2)).outcome is Outcome.FINISHED
+    assert "close went wrong" in caplog.text
+
+
+# -- files that change while they are sent ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
+async def test_a_file_that_shrinks_is_cut_and_logged(
+    big: Path, closes: Closes, sendfile: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The promised length cannot be kept: the client can tell, and the log names the file and where it ended."""
+    caplog.set_level(logging.INFO)
+    app = file_app(lambda _: closes.watch(big.open("rb")))
+    async with serving(app, sendfile=sendfile) as served, stalled(served) as (client, head):
+        os.truncate(big, 10 * MIB)
+        with trio.fail_after(20):
+            reply = await client.read(head)
+        assert not reply.whole
+        assert len(reply.body) <= 10 * MIB
+        record = await served.record()
+        assert (record.outcome, record.body_sent, record.body_promised) == (Outcome.FILE_TOO_SHORT, 10 * MIB, BIG)
+        (line,) = error_lines(caplog, "file-too-short")
+        for word in ("127.0.0.1:", "/big", str(big), f"byte {10 * MIB}", f"{6 * MIB} bytes"):
+            assert word in line
+        await closes.wait()
+    assert len(closes) == 1
+
+
+@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
+async def test_a_file_that_grows_is_sent_as_promised(big: Path, sendfile: bool) -> None:
+    """The length is that of the moment the answer began; the connection stays in step."""
+    async with (
+        serving(file_app(lambda _: big.open("rb")), sendfile=sendfile) as served,
+        stalled(served) as (client, head),
+    ):
+        with big.open("ab") as file:
+            file.write(b"more" * 10_000)
+        with trio.fail_after(20):
+            reply = await client.read(head)
+        assert reply.whole
+        assert len(b"first") <= len(reply.body) <= BIG
+        assert reply.body.endswith(b"last")
+        assert (await client.ask("/hello")).body == b"hello"
+        assert served.records[0].body_sent == BIG
+
+
+async def test_a_file_that_is_replaced_is_sent_as_it_was(big: Path) -> None:
+    """A new file under the same name does not mix with the old one."""
+    async with serving(file_app(lambda _: big.open("rb"))) as served, stalled(served) as (client, head):
+        big.with_name("new").write_bytes(b"new" * MIB)
+        big.with_name("new").replace(big)
+        with trio.fail_after(20):
+            reply = await client.read(head)
+        assert reply.whole
+        assert reply.body.endswith(b"last")
+        assert b"new" not in reply.body[-100:]
+
+
+async def test_a_file_closed_by_the_app_while_it_is_sent(big: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The app's fault, not the client's: the connection is cut, the server goes on, and nobody else's file is sent."""
+    files: list[Any] = []
+
+    def open_file(_: object) -> Any:
+        files.append(big.open("rb"))
+        return files[-1]
+
+    async with serving(file_app(open_file)) as served:
+        async with stalled(served) as (client, head):
+            files[0].close()
+            with trio.fail_after(20):
+                assert not (await client.read(head)).whole
+        record = await served.record()
+        assert record.outcome not in (Outcome.FINISHED, Outcome.CLIENT_GONE)
+        assert "closed file" in record.reason
+        assert read_answer(await served.exchange(GET.replace(b"/ ", b"/hello "))).body == b"hello"
+
+
+# -- clients that go --------------------------------------------------------------------------------------------------
+
+
+async def test_kill_9_of_curl_in_the_middle(tmp_path: Path, closes: Closes) -> None:
+    """The record says client-gone and how much was sent; the file is closed; no thread was held."""
+    curl = require_tool("curl")
+    path = make_sparse(tmp_path / "huge.bin", 106 * MIB)
+    app = file_app(lambda _: closes.watch(path.open("rb")))
+    async with serving(app, threads=1) as served:
+        command = [curl, "-s", "--limit-rate", "1M", "-o", str(tmp_path / "out"), served.url + "/huge"]
+        child = subprocess.Popen(command)  # noqa: ASYNC220
+        try:
+            with trio.fail_after(10):
+                while not ((out := tmp_path / "out").exists() and out.stat().st_size > 100_000):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        finally:
+            child.kill()
+            child.wait()
+        record = await served.record()
+        await closes.wait()
+        assert record.outcome is Outcome.CLIENT_GONE
+        assert 100_000 < record.body_sent < record.body_promised == 106 * MIB
+    assert len(closes) == 1
+
+
+async def test_a_client_that_closes_its_sending_side_still_gets_the_file(tmp_path: Path) -> None:
+    """A half-closed connection is no disconnect (RFC 9112 §9.6): `printf … | nc` works."""
+    data = make_file(tmp_path / "data.bin", 5 * MIB)
+    async with serving(file_app(lambda _: (tmp_path / "data.bin").open("rb"))) as served:
+        async with await served.connect(SMALL_BUFFER) as stream:
+            await stream.send_all(GET)
+            await stream.send_eof()
+            received = bytearray()
+            with trio.fail_after(20):
+                async for chunk in stream:
+                    received += chunk
+        assert bytes(received).endswith(data)
+
+
+async def test_progress_keeps_a_slow_download_alive(tmp_path: Path) -> None:
+    """PAINS 30 (cheroot#20): the deadline counts time without any progress, not the time of the download."""
+    path = make_sparse(tmp_path / "data.bin", 8 * MIB)
+    async with serving(file_app(lambda _: path.open("rb")), write_timeout=0.4) as served:
+        async with await served.connect(SMALL_BUFFER) as stream:
+            await stream.send_all(GET)
+            start = time.monotonic()
+            count = 0
+            with trio.fail_after(30):
+                while data := await stream.receive_some(MIB):
+                    count += len(data)
+                    # 300 KB/s: it takes longer than the deadline to make room that the kernel tells us of
+                    if time.monotonic() - start < 1.6:
+                        await trio.sleep(0.05)
+        assert count > 8 * MIB
+        assert (await served.record()).outcome is Outcome.FINISHED
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_a_stall_is_noticed_in_time(tmp_path: Path, where: str) -> None:
+    """A reader that has stopped is ended after write_timeout and not much later."""
+    path = make_sparse(tmp_path / "data.bin", 64 * MIB)
+    bind = ("127.0.0.1:0",) if where == "tcp" else (f"unix:{tmp_path}/s",)
+    async with serving(file_app(lambda _: path.open("rb")), write_timeout=0.4, bind=bind) as served:
+        stream = await served.connect() if where == "tcp" else await trio.open_unix_socket(f"{tmp_path}/s")
+        async with stream:
+            await stream.send_all(GET)
+            record = await served.record()
+        assert record.outcome is Outcome.WRITE_TIMEOUT
+        assert 0.4 <= record.duration < 1.5
