@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sendfile.delivery import Stalled, Transfer
 from sendfile.pump import Pump
+from sendfile.rate import MinRate, Rate, TooSlow
 from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
 from sendfile.span import FileSpan, Part
 
@@ -15,9 +16,12 @@ __all__ = [
     "STEP",
     "FileSpan",
     "FileTooShort",
+    "MinRate",
     "Part",
     "Pump",
+    "Rate",
     "Stalled",
+    "TooSlow",
     "Transfer",
     "send_all",
     "send_nowait",

@@ -5,10 +5,9 @@ Laws:
 * A delivery knows nothing of how its socket is waited for; the pump decides when it takes a step.
 * It is stepped only while it is open and its socket is the one it was made for: a descriptor that was closed
   and opened again by somebody else is never written to.
-* A stall is noticed between ``idle_timeout`` and ``idle_timeout * 17/16`` after the last byte was accepted.
-  The slack is what lets most steps leave the deadline where it is.
-
-Whatever decides *how much* may go out *when* (rates, ranges that are not in memory) belongs into ``step``.
+* A stall is noticed between ``idle_timeout`` and ``idle_timeout * 17/16`` after the last byte was accepted, or
+  after the end of a pause. The slack is what lets most steps leave the deadline where it is.
+* While a delivery is paused it takes no step, and no clock that blames the peer runs.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from dataclasses import dataclass
 
 import trio
 
-from sendfile.send import STEP, send_step, send_steps
+from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
+from sendfile.send import STEP, send_step
 from sendfile.span import HasFileno, Part, size
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
@@ -44,13 +44,15 @@ class Transfer:
         sock: its socket, as given to ``deliver``.
         done: bytes the kernel has taken.
         left: bytes in its queue.
-        stalled_for: seconds since the last byte was taken.
+        stalled_for: seconds since the last byte was taken; 0 while we ourselves hold it back.
+        rate: bytes per second, smoothed over some four seconds.
     """
 
     sock: HasFileno
     done: int
     left: int
     stalled_for: float
+    rate: float
 
 
 class Delivery:
@@ -64,8 +66,9 @@ class Delivery:
         progress: called with the number of bytes after each step.
     """
 
-    __slots__ = ("done", "error", "fd", "idle_timeout", "kernel", "moved_at", "open", "parts", "progress", "queued",
-                 "scope", "sock", "task")  # fmt: skip
+    __slots__ = ("away", "done", "error", "fd", "idle_timeout", "kernel", "moved_at", "open", "parts", "paused_at",
+                 "progress", "queued", "rate", "scope", "sock", "speed", "started_at", "task", "watch",
+                 "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -86,10 +89,21 @@ class Delivery:
         self.done = 0
         self.open = False  # is it on a pump's table?
         self.queued = False  # is it about to be stepped?
+        self.watched = False  # is its socket in the pump's epoll?
         self.error: BaseException | None = None  # why it ended, if not well
-        self.moved_at = 0.0
         self.scope: trio.CancelScope | None = None
         self.task: trio.lowlevel.Task | None = None
+        self.rate: Rate | None = None
+        self.watch: Watch | None = None
+        self.started_at = self.moved_at = trio.current_time()
+        self.speed = Speed(self.started_at)
+        self.paused_at: float | None = None
+        self.away = 0.0  # seconds spent in pauses that have ended
+
+    def bind(self, rate: Rate | None, least: MinRate | None) -> None:
+        """Before the first step: how fast it may and must go."""
+        self.rate = rate
+        self.watch = None if least is None else Watch(least)
 
     def __repr__(self) -> str:
         state = "open" if self.open else "ended"
@@ -109,12 +123,44 @@ class Delivery:
         self.scope = trio.CancelScope(deadline=now + self.idle_timeout * (1 + _SLACK))
         return self.scope
 
-    def push(self, limit: int) -> None:
-        """Before the clock runs: steps until all is out, the kernel is full, or ``limit`` bytes are out."""
-        for sent in send_steps(self.sock, self.parts, limit, kernel=self.kernel):
-            self._count(sent)
+    def pause(self, now: float, until: float) -> None:
+        """It is held back up to ``until``."""
+        self.paused_at = now
+        self._allow_until(until)
 
-    def step(self, now: float) -> int:
+    def resume(self, now: float) -> None:
+        """The pause, if there was one, has ended."""
+        if self.paused_at is not None:
+            self.away += now - self.paused_at
+            self.paused_at = None
+            self.moved_at = now
+            self._allow_until(now)
+
+    def _allow_until(self, now: float) -> None:
+        """The peer's time runs from ``now``."""
+        # Moving a deadline is a push on Trio's heap; a step by itself is cheaper than a handful of them.
+        if self.scope is not None and self.scope.deadline < now + self.idle_timeout < math.inf:
+            self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
+
+    def push(self, limit: int) -> None:
+        """Before it is on a pump's table: steps until all is out, the kernel is full, it has to pause, or ``limit``
+        bytes are out."""
+        while self.parts and limit > 0:
+            now = trio.current_time()
+            room = min(limit, self.room(now))
+            if not room:
+                return
+            try:
+                sent = self._send(now, room)
+            except trio.WouldBlock:
+                return
+            limit -= sent
+
+    def room(self, now: float) -> int:
+        """Most bytes of the next step; 0 when it has to pause until ``rate.ready_at()``."""
+        return STEP if self.rate is None else min(STEP, self.rate.allowance(now))
+
+    def step(self, now: float, limit: int) -> int:
         """One step; returns its bytes, 0 if the socket took none, and moves the deadline.
 
         Raises what ``send_step`` raises (except WouldBlock) and what ``progress`` raises.
@@ -122,21 +168,30 @@ class Delivery:
         if not self.owns_its_descriptor():
             raise trio.ClosedResourceError("the socket was closed on this side")
         try:
-            sent = send_step(self.sock, self.parts, STEP, kernel=self.kernel)
+            return self._send(now, limit)
         except trio.WouldBlock:
             return 0
+
+    def _send(self, now: float, limit: int) -> int:
+        # Corked, the end of a piece would wait 200 ms for a next piece that is not to come before.
+        sent = send_step(self.sock, self.parts, limit, kernel=self.kernel, cork=self.rate is None)
         if sent:
             self.moved_at = now
-            # Moving a deadline is a push on Trio's heap; a step by itself is cheaper than a handful of them.
-            if self.scope is not None and self.scope.deadline < now + self.idle_timeout < math.inf:
-                self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
-            self._count(sent)
+            self._allow_until(now)
+            self.done += sent
+            if self.rate is not None:
+                self.rate.spend(now, sent)
+            self.speed.note(now, self.done)
+            if self.progress is not None:
+                self.progress(sent)
         return sent
 
-    def _count(self, sent: int) -> None:
-        self.done += sent
-        if self.progress is not None:
-            self.progress(sent)
+    def look(self, now: float) -> TooSlow | None:
+        """Judge the reader by ``watch``."""
+        assert self.watch is not None
+        away = self.away if self.paused_at is None else self.away + now - self.paused_at
+        return self.watch.look(now - self.started_at - away, self.done)
 
     def snapshot(self, now: float) -> Transfer:
-        return Transfer(self.sock, self.done, self.left, now - self.moved_at)
+        stalled_for = now - self.moved_at if self.paused_at is None else 0.0
+        return Transfer(self.sock, self.done, self.left, stalled_for, self.speed.at(now, self.done))

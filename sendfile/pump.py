@@ -12,6 +12,7 @@ Laws:
 * The caller of ``deliver`` stays parked in its own task under its own cancel scopes. Cancelling it takes the
   delivery out at once, before anything else can run.
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
+* A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
 * Only its own epoll is closed here, never a socket or a file.
 """
 
@@ -26,8 +27,10 @@ from collections.abc import Callable
 import trio
 
 from sendfile.delivery import Delivery, Stalled, Transfer
-from sendfile.send import STEP, check_non_blocking
+from sendfile.rate import MinRate, Rate
+from sendfile.send import check_non_blocking
 from sendfile.span import HasFileno, Part
+from sendfile.wheel import TICK, Wheel
 
 __all__ = ["Pump"]
 
@@ -60,6 +63,9 @@ class Pump:
         self._ready: deque[Delivery] = deque()  # to be stepped, first come first served
         self._epoll: select.epoll | None = None
         self._stale = False  # the epoll watches a descriptor it should not, and cannot be told otherwise
+        self._paused: Wheel[Delivery] = Wheel()
+        self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
+        self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
 
     def __repr__(self) -> str:
         return f"<Pump {self._state.value}, {len(self._table)} deliveries>"
@@ -82,11 +88,14 @@ class Pump:
             if self._wants_epoll:
                 self._epoll = select.epoll()
             task_status.started()
-            if self._epoll is None:
-                await trio.sleep_forever()
             while True:
-                await self._wait_ready()
-                self._serve()
+                with trio.CancelScope(deadline=min(self._paused.due_at(), self._looks.due_at())) as self._nap:
+                    if self._epoll is None:
+                        await trio.sleep_forever()
+                    while True:
+                        await self._wait_ready()
+                        self._serve()
+                self._heed_alarms()
         finally:
             self._state = _State.CLOSED
             for delivery in list(self._table.values()):
@@ -102,6 +111,8 @@ class Pump:
         idle_timeout: float = math.inf,
         kernel: bool = True,
         progress: Callable[[int], None] | None = None,
+        rate: Rate | None = None,
+        min_rate: MinRate | None = None,
     ) -> int:
         """Send all of ``parts`` on ``sock``; returns when the deque is empty and the kernel has it all.
 
@@ -113,12 +124,15 @@ class Pump:
             kernel: False copies files through Python instead of using sendfile(2).
             progress: called on the event loop with the number of bytes after each step; it must be quick, and
                 an error it raises ends this delivery with it.
+            rate: most bytes per second; None as fast as the peer reads. Pauses do not count as a stall.
+            min_rate: fewest bytes per second the peer has to take; None for none. Pauses do not count.
 
         Returns:
             The bytes sent.
 
         Raises:
             Stalled: the peer took nothing for ``idle_timeout`` seconds (noticed within a sixteenth more).
+            TooSlow: the peer took less than ``min_rate`` (noticed within a quarter of its window more).
             FileTooShort: a file ended before its span.
             ConnectionError: the peer has gone; any other OSError comes from the network or from reading the
                 file.
@@ -136,6 +150,7 @@ class Pump:
         if self._state is _State.NEW:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
         delivery = Delivery(sock, parts, idle_timeout, kernel, progress)
+        delivery.bind(rate, min_rate)
         self._check_free(delivery)
         await trio.lowlevel.checkpoint_if_cancelled()
         delivery.push(_DIRECT_BYTES)
@@ -162,13 +177,14 @@ class Pump:
         self._end(other, trio.ClosedResourceError(_CLOSED))
 
     async def _deliver_rest(self, delivery: Delivery) -> None:
-        with delivery.start_clock(trio.current_time()) as scope:
+        now = trio.current_time()
+        with delivery.start_clock(now) as scope:
             self._check_free(delivery)  # again: `progress` may have run anything
-            if self._epoll is not None:
-                self._epoll.register(delivery.fd, select.EPOLLOUT)
             self._table[delivery.fd] = delivery
             delivery.open = True
             try:
+                if delivery.watch is not None:
+                    self._set(self._looks, delivery, now + delivery.watch.interval)
                 if self._epoll is None:
                     await self._loop(delivery)
                 else:
@@ -189,30 +205,84 @@ class Pump:
             self._remove(delivery)
             return trio.lowlevel.Abort.SUCCEEDED
 
+        now = trio.current_time()
+        if delivery.room(now):
+            self._arm(delivery)
+        else:
+            self._pause(delivery, now)
         delivery.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _loop(self, delivery: Delivery) -> None:
         """Where there is no epoll: the caller's task does for itself what the pump would do for it."""
         while delivery.parts:
-            if delivery.step(trio.current_time()):
+            now = trio.current_time()
+            room = delivery.room(now)
+            if not room:
+                assert delivery.rate is not None
+                delivery.pause(now, delivery.rate.ready_at())
+                await trio.sleep_until(delivery.rate.ready_at())
+                delivery.resume(trio.current_time())
+            elif delivery.step(now, room):
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_writable(delivery.sock)
 
+    def _arm(self, delivery: Delivery) -> None:
+        """Have the epoll tell when its socket is writable."""
+        if not delivery.watched:
+            assert self._epoll is not None
+            self._epoll.register(delivery.fd, select.EPOLLOUT)
+            delivery.watched = True
+
+    def _disarm(self, delivery: Delivery) -> None:
+        if not delivery.watched:
+            return
+        assert self._epoll is not None
+        delivery.watched = False
+        try:
+            self._epoll.unregister(delivery.fd)
+        except OSError:
+            # Closed under us. Where a copy of the descriptor lives on (dup, fork), epoll(7) keeps reporting it
+            # under the old number and has no way to drop it: questions and answers, Q6.
+            self._stale = True
+
+    def _pause(self, delivery: Delivery, now: float, more: float = 0) -> None:
+        """``more``: who has just sent gives way to the others with whom it may share its rate."""
+        assert delivery.rate is not None
+        self._disarm(delivery)
+        until = delivery.rate.ready_at() + more
+        delivery.pause(now, until)
+        self._set(self._paused, delivery, until)
+
+    def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:
+        wheel.set(delivery, when)
+        if (due := wheel.due_at()) < self._nap.deadline:
+            self._nap.deadline = due
+
+    def _heed_alarms(self) -> None:
+        """After a nap: those whose pause is over are to be stepped; those to be looked at are."""
+        now = trio.current_time()
+        for delivery in self._paused.pop_due(now):
+            delivery.resume(now)
+            self._enqueue(delivery)
+        for delivery in self._looks.pop_due(now):
+            assert delivery.watch is not None
+            if (error := delivery.look(now)) is not None:
+                self._end(delivery, error)
+            else:
+                self._looks.set(delivery, now + delivery.watch.interval)
+
     def _remove(self, delivery: Delivery) -> None:
-        """Take it off the table and out of the epoll: from here on it is never stepped. Idempotent."""
+        """Take it off the table, out of the epoll and off the wheels: from here on it is never stepped.
+        Idempotent."""
         if not delivery.open:
             return
         delivery.open = False
         del self._table[delivery.fd]
-        if self._epoll is not None:
-            try:
-                self._epoll.unregister(delivery.fd)
-            except OSError:
-                # Closed under us. Where a copy of the descriptor lives on (dup, fork), epoll(7) keeps
-                # reporting it under the old number and has no way to drop it: questions and answers, Q6.
-                self._stale = True
+        self._disarm(delivery)
+        self._paused.drop(delivery)
+        self._looks.drop(delivery)
 
     def _end(self, delivery: Delivery, error: BaseException | None) -> None:
         """Its caller is to return, or to raise ``error``."""
@@ -240,7 +310,7 @@ class Pump:
         assert self._epoll is not None
         for fd, _ in self._epoll.poll(0, _BATCH):
             delivery = self._table.get(fd)
-            if delivery is None:
+            if delivery is None or not delivery.watched:
                 self._stale = True
             else:
                 self._enqueue(delivery)
@@ -258,7 +328,8 @@ class Pump:
         self._epoll = select.epoll()
         for delivery in list(self._table.values()):
             if delivery.owns_its_descriptor():
-                self._epoll.register(delivery.fd, select.EPOLLOUT)
+                if delivery.watched:
+                    self._epoll.register(delivery.fd, select.EPOLLOUT)
             else:
                 self._end(delivery, trio.ClosedResourceError(_CLOSED))
                 self._stale = False  # the new epoll never knew it
@@ -276,15 +347,21 @@ class Pump:
             if not delivery.open:
                 continue
             try:
-                sent = delivery.step(now)
+                room = delivery.room(now)
+                sent = delivery.step(now, room) if room else 0
+                budget -= sent
+                if not delivery.open:
+                    continue  # `progress` has seen to that
+                if not delivery.parts:
+                    self._end(delivery, None)
+                elif not delivery.room(now):
+                    self._pause(delivery, now, TICK if sent else 0)
+                elif sent == room:
+                    hot.append(delivery)
+                else:
+                    self._arm(delivery)
             except Exception as error:
                 if delivery.open:
                     self._end(delivery, error)
-                continue
-            budget -= sent
-            if not delivery.parts and delivery.open:
-                self._end(delivery, None)
-            elif sent == STEP:
-                hot.append(delivery)
         for delivery in hot:
             self._enqueue(delivery)

@@ -190,12 +190,13 @@ def _consume(parts: deque[Part], n: int) -> None:
         parts[0] = after(parts[0], n)
 
 
-def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel: bool = True) -> int:
+def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel: bool = True, cork: bool = True) -> int:
     """One step on the head of ``parts``, which is consumed in place: up to 64 bytes parts, or a piece of a
     span.
 
     Bytes that something follows go out with MSG_MORE (send(2)), so that the head and the body of a small file
-    share packets. If what follows never comes, the kernel sends them after 200 ms, or at close.
+    share packets. If what follows never comes, the kernel sends them after 200 ms, or at close. ``cork=False``
+    sends them at once.
 
     Returns and raises as ``send_some_nowait``; when it raises, the queue is as before.
     """
@@ -208,7 +209,7 @@ def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel:
         sent = _send_span(sock, first, limit, kernel)
     else:
         buffers, more = _gather(parts, limit)
-        sent = _send_buffers(sock, buffers, _MSG_MORE if more else 0)
+        sent = _send_buffers(sock, buffers, _MSG_MORE if more and cork else 0)
     _consume(parts, sent)
     return sent
 

@@ -107,7 +107,8 @@ async def test_progress_moves_the_deadline(
     await wait_all_tasks_blocked()
     assert not outcome.ended
     (transfer,) = pump.jobs()
-    assert transfer == Transfer(near, whole(noise).count - len(parts[0]), len(parts[0]), IDLE)
+    assert transfer == Transfer(near, whole(noise).count - len(parts[0]), len(parts[0]), IDLE, transfer.rate)
+    assert transfer.rate > 0
     mock_clock.jump(IDLE * 0.1)
     await wait_all_tasks_blocked()
     assert isinstance(outcome.error, Stalled)

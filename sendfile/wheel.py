@@ -1,0 +1,70 @@
+"""A wheel of alarms: thousands of things that want to be woken, in a few batches.
+
+Laws:
+
+* One alarm a thing. Setting it again moves it, dropping it forgets the thing at once.
+* An alarm is rounded up to the next tick, never down: nothing is woken early, and all of one tick together, in the
+  order in which they were set.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from typing import Generic, TypeVar
+
+__all__ = ["TICK", "Wheel"]
+
+TICK = 1 / 32
+"""Seconds between two batches; a power of two, so that no tick is rounded to before its alarms."""
+
+T = TypeVar("T")
+
+
+class Wheel(Generic[T]):
+    """Alarms of things, which are told apart by hash."""
+
+    def __init__(self) -> None:
+        self._batches: dict[int, dict[T, None]] = {}  # by tick
+        self._ticks: list[int] = []  # a heap of the keys of _batches
+        self._tick_of: dict[T, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tick_of)
+
+    def set(self, thing: T, when: float) -> None:
+        """Wake ``thing`` at the first tick that is not before ``when``, and at no other time."""
+        self.drop(thing)
+        tick = math.ceil(when / TICK)
+        batch = self._batches.get(tick)
+        if batch is None:
+            batch = self._batches[tick] = {}
+            heapq.heappush(self._ticks, tick)
+        batch[thing] = None
+        self._tick_of[thing] = tick
+
+    def drop(self, thing: T) -> None:
+        """Forget the alarm of ``thing``, if there is one."""
+        tick = self._tick_of.pop(thing, None)
+        if tick is not None:
+            del self._batches[tick][thing]
+
+    def due_at(self) -> float:
+        """When the earliest alarm is due; infinity without one."""
+        while self._ticks:
+            tick = self._ticks[0]
+            if self._batches[tick]:
+                return tick * TICK
+            heapq.heappop(self._ticks)
+            del self._batches[tick]
+        return math.inf
+
+    def pop_due(self, now: float) -> list[T]:
+        """The things whose alarms are due, which are no longer set."""
+        due: list[T] = []
+        while self.due_at() <= now:
+            batch = self._batches.pop(heapq.heappop(self._ticks))
+            for thing in batch:
+                del self._tick_of[thing]
+            due.extend(batch)
+        return due
