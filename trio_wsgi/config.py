@@ -120,6 +120,11 @@ class Config:
         "Reading on after the last answer, so that a client that still sends can see it. 0: close at once.",
         high=3600,
     )
+    app_timeout: Seconds = DEADLINES.setting(
+        math.inf,
+        "For the application to work on one request (504), not counting its waits for the client.",
+        low=0.001,
+    )
     graceful_timeout: Seconds = DEADLINES.setting(
         30.0, "For requests and downloads under way to finish after TERM. 0: cut at once; none: wait for all."
     )
@@ -233,6 +238,12 @@ class Config:
     request_buffering: bool = REQUESTS.setting(
         True,
         "Read the whole body before taking a thread, so that slow uploads hold none. Off: it is streamed.",
+    )
+    half_close: str = REQUESTS.setting(
+        "abort",
+        "A client that ends its sending side while the application works: abort takes it for gone and cancels the "
+        "request, serve answers it.",
+        choices=("abort", "serve"),
     )
     body_buffer_size: Size = REQUESTS.setting(
         512 * KIB, "Memory for one request body; the rest goes to a temporary file."

@@ -15,6 +15,7 @@ class Outcome(enum.Enum):
     CLIENT_GONE = "client-gone"  # closed or reset by the peer before the end
     REFUSED = "refused"  # the request broke a rule or a limit: answered with a 4xx/5xx of ours
     APP_ERROR = "app-error"  # the app failed: 500 or a cut
+    APP_TIMEOUT = "app-timeout"  # the app took too long: 504 or a cut
     HEADER_TIMEOUT = "header-timeout"
     BODY_TIMEOUT = "body-timeout"
     WRITE_TIMEOUT = "write-timeout"

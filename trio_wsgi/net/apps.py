@@ -107,7 +107,7 @@ class AppThreads:
         """
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
-            raise Overloaded
+            raise Overloaded("all threads are busy and queue_size is reached")
         call = _Call(fn)
         self._waiting.append(call)
         self._hand_out()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import logging
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,12 +24,12 @@ import trio
 
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, NoRoom
-from trio_wsgi.net.apps import Overloaded
+from trio_wsgi.errors import AppError, ClientError, ClientGone
+from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.transport import FileTooShort
+from trio_wsgi.net.verdict import AppFailed, AppTimedOut, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.environ import Site, build_environ
@@ -49,30 +48,6 @@ from trio_wsgi.wsgi.spool import Spool
 log = logging.getLogger("trio_wsgi.error")
 
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
-
-_STALLS = {
-    "header_timeout": Outcome.HEADER_TIMEOUT,
-    "body_timeout": Outcome.BODY_TIMEOUT,
-    "write_timeout": Outcome.WRITE_TIMEOUT,
-}
-_REASONS = {
-    400: b"Bad Request",
-    404: b"Not Found",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    417: b"Expectation Failed",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    503: b"Service Unavailable",
-    505: b"HTTP Version Not Supported",
-}
-_RETRY_AFTER = b"1"  # seconds
-
-
-class _AppFailed(Exception):
-    """The app raised; the error is the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +124,7 @@ class Exchange:
             try:
                 yield
             except Exception as exc:
-                self._judge(exc)
-                await self._answer_failure(exc)
+                await self._fail(exc)
         except trio.Cancelled:
             self.keep, self.cut = False, self._wire.response_started
             self._set_outcome(Outcome.SHUTDOWN, "the server shut down")
@@ -197,12 +171,30 @@ class Exchange:
         response = Response(head, environ, self._outlet, service.buffering, service.answers)
         call = partial(_call_in_thread, partial(call_app, service.app, environ, response))
         try:
-            return await service.threads.run(call)
+            return await self._run_app(call)
         except BaseException:
             response.close()
             raise
         finally:
             self._errors.flush()
+
+    async def _run_app(self, call: Callable[[], Answer]) -> Answer:
+        """Run the app in a thread, while its client is there and for no longer than it may take."""
+        clock = AppClock(self._service.config.app_timeout)
+        gone: list[bool] = []
+
+        def client_gone() -> None:
+            gone.append(True)
+            clock.scope.cancel()
+
+        answer = None
+        with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
+            answer = await self._service.threads.run(call)
+        if not clock.scope.cancel_called and answer is not None:
+            return answer
+        if answer is not None:  # the app did not mind being cancelled
+            await self._close(answer)
+        raise ClientGone(0, "closed by the client while the application ran") if gone else AppTimedOut(clock.seconds)
 
     async def _send(self, answer: Answer) -> None:
         if self._wire.body_left > UNREAD_MAX:
@@ -210,7 +202,7 @@ class Exchange:
         try:
             await self._outlet.deliver(answer.head, answer.parts, answer.length, whole=not answer.missing)
             if answer.missing:
-                raise _AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
+                raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
         finally:
             await self._close(answer)
 
@@ -270,62 +262,22 @@ class Exchange:
 
     # -- what went wrong -----------------------------------------------------------------------------------------
 
-    def _judge(self, exc: Exception) -> None:
-        """Whose fault it is: the outcome, and one line in the log."""
-        cause = exc.__cause__ if isinstance(exc, _AppFailed) else exc
+    async def _fail(self, exc: Exception) -> None:
+        """Tell the log, and the client: by an answer if nothing was sent, else by a cut."""
+        if isinstance(exc, AppFailed) and self._outlet.failure is not None:
+            exc = self._outlet.failure  # whatever the app made of it
+        verdict = judge(exc, self._service.config.expose_tracebacks)
         self.cut = self._wire.response_started
-        if isinstance(cause, ClientError):
-            self._set_outcome(Outcome.REFUSED, cause.reason, keep=False)
-        elif isinstance(cause, Overloaded):
-            self._set_outcome(Outcome.REFUSED, "all threads are busy and queue_size is reached")
-        elif isinstance(cause, ClientStalled):
-            self._set_outcome(_STALLS[cause.deadline], str(cause), keep=False)
-        elif isinstance(cause, ClientGone):
-            self._set_outcome(Outcome.CLIENT_GONE, cause.strerror or str(cause), keep=False)
-        elif isinstance(cause, FileTooShort):
-            self._set_outcome(Outcome.FILE_TOO_SHORT, str(cause), keep=False)
-        elif isinstance(exc, _AppFailed | AppError):  # the latter: its file could not be read
-            self._set_outcome(Outcome.APP_ERROR, _one_line(cause), keep=not self.cut)
-            log.error("%s: the application failed", self._label(), exc_info=cause)
-            return
-        elif isinstance(cause, NoRoom):
-            self._set_outcome(Outcome.SERVER_ERROR, str(cause), keep=False)
-            log.error("%s: %s", self._label(), cause)
-            return
-        else:
-            self._set_outcome(Outcome.SERVER_ERROR, repr(exc), keep=False)
-            log.error("%s: the server failed; please report this", self._label(), exc_info=exc)
-            return
-        log.info("%s: %s, %s", self._label(), self._outcome.value, self._reason)
-
-    async def _answer_failure(self, exc: Exception) -> None:
-        cause = exc.__cause__ if isinstance(exc, _AppFailed) else exc
+        self._set_outcome(verdict.outcome, verdict.reason, keep=verdict.keeps and not self.cut and self._wire.body_done)
+        said = (self._label(), verdict.outcome.value, verdict.reason)
+        log.log(verdict.severity, "%s: %s, %s", *said, exc_info=verdict.error)
         if self.cut:
-            self.keep = False
             await self._outlet.settle()  # what was accepted from the app is still on its way
-            return
-        headers = [(b"Content-Type", b"text/plain; charset=utf-8")]
-        status, text = 500, ""
-        if isinstance(cause, ClientError):
-            status, text = cause.status, cause.reason
-        elif isinstance(cause, Overloaded):
-            status, text = 503, "the server is busy, try again"
-            headers.append((b"Retry-After", _RETRY_AFTER))
-        elif isinstance(cause, NoRoom):
-            status, text = 503, "no room for the request's body"
-            headers.append((b"Retry-After", _RETRY_AFTER))
-        elif isinstance(cause, ClientStalled) and cause.deadline != "write_timeout":
-            status, text = 408, str(cause)
-        elif isinstance(cause, ClientGone):
-            return
-        elif self._service.config.expose_tracebacks and cause is not None:
-            text = "\n" + "".join(traceback.format_exception(cause))
-        reason = _REASONS.get(status, b"Error")
-        body = f"{status} {reason.decode()}{': ' if text else ''}{text}\n".encode(errors="backslashreplace")
-        has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-        if self.keep and not self._wire.body_done:
-            self.keep = False
-        await self._outlet.deliver(Head(status, reason, headers), [body] if has_body else [], len(body), whole=True)
+        elif verdict.status:
+            body = verdict.body()
+            has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
+            head = Head(*verdict.status_line, verdict.headers())
+            await self._outlet.deliver(head, [body] if has_body else [], len(body), whole=True)
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
         self._outcome = outcome
@@ -376,7 +328,7 @@ def _call_in_thread(call: Callable[[], Answer]) -> Answer:
     except bridge.Cancelled:
         raise
     except BaseException as exc:
-        raise _AppFailed from exc
+        raise AppFailed from exc
 
 
 def _close_logging(close: Callable[[], object]) -> None:
@@ -384,8 +336,3 @@ def _close_logging(close: Callable[[], object]) -> None:
         close()
     except BaseException:  # SystemExit, too, would end the server
         log.exception("close() of the application's file failed")
-
-
-def _one_line(exc: BaseException | None) -> str:
-    """An exception of the app's in one line, whatever its `__str__` does."""
-    return "".join(traceback.format_exception_only(exc)).partition("\n")[0]

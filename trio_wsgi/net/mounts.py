@@ -65,4 +65,4 @@ def file_options(config: Config) -> FileOptions:
 
 
 def _longest_first(pair: tuple[bytes, Root]) -> int:
-    return -len(pair[0].strip(b"/"))
+    return -len([segment for segment in pair[0].split(b"/") if segment])  # of two that match, one lies in the other

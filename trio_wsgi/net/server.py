@@ -13,21 +13,17 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import trio
 
-from sendfile import Pump
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.net.apps import open_threads
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.exchange import Peer
 from trio_wsgi.net.listeners import Listener, adopt_all, open_listeners, resolve
-from trio_wsgi.net.mounts import open_directories
 from trio_wsgi.net.observe import AccessLog
-from trio_wsgi.net.service import Observer, Service, build_service
+from trio_wsgi.net.service import Observer, Service, open_service
 from trio_wsgi.rules.environ import Site
 from trio_wsgi.version import __version__
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -37,7 +33,6 @@ log = logging.getLogger("trio_wsgi.error")
 # accept(2): the connection's own trouble, and a lack of something that others will give back
 _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-DISK_THREADS = 4  # that open the files of mounts
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
 
 
@@ -101,25 +96,20 @@ class Server:
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
-        config = self.config
-        with open_directories(config) as directories:
-            async with (
-                _open_pump() as pump,
-                open_threads(config.threads, config.queue_size) as threads,
-                open_threads(DISK_THREADS, config.connection_limit) as disk,
-            ):
-                service = build_service(self._app, config, self._observers, threads, disk, pump, directories)
-                async with trio.open_nursery() as connections:
-                    with self._accepting:
-                        async with trio.open_nursery() as acceptors:
-                            for listener in listeners:
-                                acceptors.start_soon(self._accept, service, listener, connections)
-                            task_status.started(tuple(listener.address for listener in listeners))
-                    for listener in listeners:  # whoever comes now is to be refused, not to wait in the queue
-                        listener.sock.close()
-                    for connection in self._connections:
-                        connection.drain()
-                    connections.cancel_scope.deadline = trio.current_time() + config.graceful_timeout
+        async with (
+            open_service(self._app, self.config, self._observers) as service,
+            trio.open_nursery() as connections,
+        ):
+            with self._accepting:
+                async with trio.open_nursery() as acceptors:
+                    for listener in listeners:
+                        acceptors.start_soon(self._accept, service, listener, connections)
+                    task_status.started(tuple(listener.address for listener in listeners))
+            for listener in listeners:  # whoever comes now is to be refused, not to wait in the queue
+                listener.sock.close()
+            for connection in self._connections:
+                connection.drain()
+            connections.cancel_scope.deadline = trio.current_time() + self.config.graceful_timeout
 
     def drain(self) -> None:
         """Stop accepting; idle connections end at once, busy ones after their response or `graceful_timeout` seconds.
@@ -166,24 +156,6 @@ async def serve(
     it.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
-
-
-@asynccontextmanager
-async def _open_pump() -> AsyncIterator[Pump]:
-    """A running pump, which outlives its deliveries: when all is cancelled, each of them sees its own cancellation."""
-    pump = Pump()
-    stop = trio.CancelScope(shield=True)
-
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        with stop:
-            await pump.run(task_status=task_status)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run)
-        try:
-            yield pump
-        finally:
-            stop.cancel()
 
 
 async def _accept_one(listener: socket.socket) -> tuple[socket.socket, object]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+import trio
 
 from sendfile import Pump
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
-from trio_wsgi.net.apps import AppThreads
-from trio_wsgi.net.mounts import Directories, file_options
+from trio_wsgi.net.apps import AppThreads, open_threads
+from trio_wsgi.net.mounts import file_options, open_directories
+from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.head import HeadLimits
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
 from trio_wsgi.wsgi.response import AnswerOptions
+
+DISK_THREADS = 4  # that open the files of mounts
 
 Observer = Callable[[RequestRecord], None]
 
@@ -31,6 +37,7 @@ class Service:
     config: Config
     threads: AppThreads
     pump: Pump
+    watch: DisconnectWatch
     observers: tuple[Observer, ...]
     head_limits: HeadLimits
     buffering: Buffering
@@ -39,35 +46,61 @@ class Service:
     disk: AppThreads  # for what mounts do, which no app may keep waiting
 
 
-def build_service(
-    app: WSGIApplication,
-    config: Config,
-    observers: tuple[Observer, ...],
-    threads: AppThreads,
-    disk: AppThreads,
-    pump: Pump,
-    directories: Directories,
-) -> Service:
-    """A service from its settings."""
-    return Service(
-        app=app,
-        config=config,
-        threads=threads,
-        pump=pump,
-        observers=observers,
-        head_limits=HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size),
-        buffering=Buffering(
-            write_policy=config.write_policy,
-            write_buffer_size=config.write_buffer_size,
-            temp_path=config.temp_path,
-            temp_limit=config.temp_limit,
-            output_buffering=config.output_buffering,
-        ),
-        answers=AnswerOptions(
-            files=file_options(config),
-            optimize_send_headers=config.optimize_send_headers,
-            accel=directories.accel,
-        ),
-        mounts=directories.mounts,
-        disk=disk,
-    )
+@asynccontextmanager
+async def open_service(app: WSGIApplication, config: Config, observers: tuple[Observer, ...]) -> AsyncIterator[Service]:
+    """Open all that connections share; they must have ended when the block is left.
+
+    Raises:
+        ConfigError: a directory that is to be served is not there.
+    """
+    pump = Pump()
+    watch = DisconnectWatch(half_close=config.half_close == "abort")
+    with open_directories(config) as directories:
+        async with (
+            _running(pump.run),
+            _running(watch.run),
+            open_threads(config.threads, config.queue_size) as threads,
+            open_threads(DISK_THREADS, config.connection_limit) as disk,
+        ):
+            yield Service(
+                app=app,
+                config=config,
+                threads=threads,
+                disk=disk,
+                pump=pump,
+                watch=watch,
+                observers=observers,
+                head_limits=HeadLimits(
+                    config.limit_request_line, config.limit_request_fields, config.limit_request_field_size
+                ),
+                buffering=Buffering(
+                    write_policy=config.write_policy,
+                    write_buffer_size=config.write_buffer_size,
+                    temp_path=config.temp_path,
+                    temp_limit=config.temp_limit,
+                    output_buffering=config.output_buffering,
+                ),
+                answers=AnswerOptions(
+                    files=file_options(config),
+                    optimize_send_headers=config.optimize_send_headers,
+                    accel=directories.accel,
+                ),
+                mounts=directories.mounts,
+            )
+
+
+@asynccontextmanager
+async def _running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
+    """A task that outlives those it serves: when all is cancelled, each of them sees its own cancellation first."""
+    stop = trio.CancelScope(shield=True)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with stop:
+            await task(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        try:
+            yield
+        finally:
+            stop.cancel()

@@ -1,0 +1,145 @@
+"""Whose fault a failure is, and what the client, the log and the record are told of it.
+
+Laws:
+
+* Every error that can end a request has one row here; what has none is our own bug and says so.
+* A verdict is pure: it sends nothing and logs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from dataclasses import dataclass
+
+from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.net.apps import Overloaded
+from trio_wsgi.net.transport import FileTooShort
+from trio_wsgi.record import Outcome
+
+_STALLS = {
+    "header_timeout": Outcome.HEADER_TIMEOUT,
+    "body_timeout": Outcome.BODY_TIMEOUT,
+    "write_timeout": Outcome.WRITE_TIMEOUT,
+}
+_REASONS = {
+    400: b"Bad Request",
+    404: b"Not Found",
+    408: b"Request Timeout",
+    413: b"Content Too Large",
+    414: b"URI Too Long",
+    417: b"Expectation Failed",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    505: b"HTTP Version Not Supported",
+}
+_RETRY_AFTER = b"1"  # seconds
+
+
+class AppFailed(Exception):
+    """The app raised; its error is the cause."""
+
+
+class AppTimedOut(Exception):
+    """The app worked longer than it may.
+
+    Args:
+        seconds: what it was given.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"no answer after {seconds:g} s of work (app_timeout)")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a failure.
+
+    Args:
+        outcome: for the record.
+        reason: one line for the record and the log.
+        status: to answer with if nothing was sent; 0 when nobody is there to be answered.
+        text: of that answer.
+        retry: whether to ask the client to try again soon.
+        keeps: whether the connection is none the worse for it.
+        severity: for the log.
+        error: whose traceback belongs into the log.
+    """
+
+    outcome: Outcome
+    reason: str
+    status: int = 500
+    text: str = ""
+    retry: bool = False
+    keeps: bool = False
+    severity: int = logging.INFO
+    error: BaseException | None = None
+
+    @property
+    def status_line(self) -> tuple[int, bytes]:
+        """Status and reason phrase of the answer."""
+        return self.status, _REASONS.get(self.status, b"Error")
+
+    def body(self) -> bytes:
+        """The answer's body, plain text."""
+        status, reason = self.status_line
+        said = f": {self.text}" if self.text else ""
+        return f"{status} {reason.decode()}{said}\n".encode(errors="backslashreplace")
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The answer's own headers."""
+        retry = [(b"Retry-After", _RETRY_AFTER)] if self.retry else []
+        return [(b"Content-Type", b"text/plain; charset=utf-8"), *retry]
+
+
+def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
+    """Judge what ended a request.
+
+    Args:
+        exc: what was raised.
+        expose_tracebacks: whether the client is shown where the app failed.
+    """
+    cause = (exc.__cause__ or exc) if isinstance(exc, AppFailed) else exc
+    match cause:
+        case ClientError():
+            return Verdict(Outcome.REFUSED, cause.reason, cause.status, cause.reason)
+        case Overloaded():
+            said = "the server is busy, try again"
+            return Verdict(Outcome.REFUSED, str(cause), 503, said, retry=True, keeps=True)
+        case ClientStalled():
+            status = 0 if cause.deadline == "write_timeout" else 408
+            return Verdict(_STALLS[cause.deadline], str(cause), status, str(cause))
+        case ClientGone():
+            return Verdict(Outcome.CLIENT_GONE, cause.strerror or str(cause), 0)
+        case FileTooShort():
+            return Verdict(Outcome.FILE_TOO_SHORT, str(cause))
+        case AppTimedOut():
+            return Verdict(Outcome.APP_TIMEOUT, str(cause), 504, severity=logging.ERROR)
+        case NoRoom() if exc is cause:
+            return Verdict(
+                Outcome.SERVER_ERROR,
+                str(cause),
+                503,
+                "no room for the request's body",
+                retry=True,
+                severity=logging.ERROR,
+            )
+        case _ if isinstance(exc, AppFailed | AppError):  # the latter: its file could not be read
+            shown = "\n" + "".join(traceback.format_exception(cause)) if expose_tracebacks else ""
+            return Verdict(
+                Outcome.APP_ERROR, _one_line(cause), 500, shown, keeps=True, severity=logging.ERROR, error=cause
+            )
+    return Verdict(
+        Outcome.SERVER_ERROR,
+        f"our own error, please report it: {exc!r}",
+        severity=logging.ERROR,
+        error=exc,
+    )
+
+
+def _one_line(exc: BaseException) -> str:
+    """An exception of the app's in one line, whatever its `__str__` does."""
+    return "".join(traceback.format_exception_only(exc)).partition("\n")[0]

@@ -1,0 +1,112 @@
+"""Noticing that a client has gone while the application works for it.
+
+Laws:
+
+* A request that is answered quickly pays for two entries in a table, and for nothing else.
+* One task and one epoll (epoll(7), EPOLLRDHUP) look after all the others.
+* What is told is told once; who is not watched any more hears nothing.
+
+Where there is no epoll, the sockets of slow requests are peeked at instead, every `RIPE` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+RIPE = 0.1  # seconds that a request runs before its client is watched
+_BATCH = 64
+
+
+class DisconnectWatch:
+    """Tells requests whose clients close or reset their connection; `run` is its task.
+
+    Args:
+        half_close: whether a client that ends its sending side only has gone, too (as nginx sees it).
+    """
+
+    def __init__(self, half_close: bool) -> None:
+        self._half_close = half_close
+        self._young: dict[int, tuple[float, socket.socket, Callable[[], None]]] = {}  # by descriptor; oldest first
+        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        self._some = trio.Event()
+        self._epoll = select.epoll() if hasattr(select, "epoll") else None
+
+    def __repr__(self) -> str:
+        return f"<DisconnectWatch {len(self._young)} young, {len(self._watched)} watched>"
+
+    @contextmanager
+    def watching(self, sock: socket.socket, gone: Callable[[], None]) -> Iterator[None]:
+        """Call `gone` on the event loop if the peer of `sock` goes while the block runs.
+
+        The socket must stay open as long.
+        """
+        key = sock.fileno()
+        self._young[key] = (trio.current_time(), sock, gone)
+        self._some.set()
+        try:
+            yield
+        finally:
+            if self._young.pop(key, None) is None:
+                self._forget(key)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The watch's task; runs until it is cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ripen)
+                if self._epoll is not None:
+                    nursery.start_soon(self._listen, self._epoll)
+                task_status.started()
+        finally:
+            if self._epoll is not None:
+                self._epoll.close()
+                self._epoll = None
+
+    async def _ripen(self) -> None:
+        """Begin to watch the requests that are not so quick."""
+        while True:
+            if not self._young and (self._epoll is not None or not self._watched):
+                self._some = trio.Event()
+                await self._some.wait()
+            await trio.sleep(RIPE)
+            ripe = trio.current_time() - RIPE
+            while self._young and self._young[key := next(iter(self._young))][0] <= ripe:
+                _, sock, gone = self._young.pop(key)
+                self._watched[key] = (sock, gone)
+                if self._epoll is not None:
+                    self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
+            if self._epoll is None:
+                self._peek()
+
+    async def _listen(self, epoll: select.epoll) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(epoll.fileno())
+            for key, _ in epoll.poll(0, _BATCH):
+                self._tell(key)
+
+    def _peek(self) -> None:
+        for key, (sock, _) in list(self._watched.items()):
+            try:
+                if sock.recv(1, socket.MSG_PEEK) or not self._half_close:
+                    continue
+            except BlockingIOError:
+                continue
+            except OSError:
+                pass
+            self._tell(key)
+
+    def _tell(self, key: int) -> None:
+        _, gone = self._watched[key]
+        self._forget(key)
+        gone()
+
+    def _forget(self, key: int) -> None:
+        if self._watched.pop(key, None) is not None and self._epoll is not None:
+            with contextlib.suppress(OSError):  # closed meanwhile: then the kernel has forgotten it
+                self._epoll.unregister(key)
