@@ -62,7 +62,7 @@ def read_order(head: Head) -> AccelOrder:
     return AccelOrder(
         head=Head(head.status, head.reason, headers),
         target=target,
-        limit_rate=int(rate) if rate.isdigit() else None,
+        limit_rate=0 if rate == b"off" else int(rate) if rate.isdigit() else None,
         buffering={b"yes": True, b"no": False}.get(buffering),
     )
 
@@ -89,6 +89,7 @@ class AccelMap:
 
         Raises:
             AppError: it is not below a directory that the operator mapped.
+            PermissionError: the server may not read it.
             OSError: descriptors ran out, or the disk failed.
         """
         header, value = target
@@ -98,7 +99,7 @@ class AccelMap:
                 continue
             try:
                 opened = root.open(names)
-            except (Absent, PermissionError):
+            except Absent:
                 return None
             return (opened, guess_type(names[-1])) if isinstance(opened, OpenedFile) else None
         raise AppError(
@@ -112,9 +113,10 @@ def _below_prefix(value: bytes, prefix: bytes) -> tuple[bytes, ...] | None:
 
 
 def _below_directory(value: bytes, root: Root) -> tuple[bytes, ...] | None:
-    base = os.fsencode(root.path).rstrip(b"/") + b"/"
     name = value if value.startswith(b"/") else unquote_to_bytes(value)
-    if not name.startswith(base) or b"\x00" in name:
-        return None
-    names = tuple(part for part in name[len(base) :].split(b"/") if part)
-    return None if b".." in names or b"." in names else names
+    for base in (os.fsencode(root.path), os.fsencode(root.real_path)):  # an app may know it by either
+        base = base.rstrip(b"/") + b"/"
+        if name.startswith(base) and b"\x00" not in name:
+            names = tuple(part for part in name[len(base) :].split(b"/") if part)
+            return None if b".." in names or b"." in names else names
+    return None

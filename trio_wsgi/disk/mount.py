@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,11 +25,18 @@ from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head
+from trio_wsgi.rules.listing import CONTENT_SECURITY_POLICY, Entry, build_page
 from trio_wsgi.rules.mediatypes import guess_type
-from trio_wsgi.rules.paths import MountPath, directory_location, split_mount
+from trio_wsgi.rules.paths import MountPath, directory_location, refuse_name, split_mount
 
 log = logging.getLogger("trio_wsgi.error")
 
+_OF_A_LISTING = (
+    (b"Content-Type", b"text/html; charset=utf-8"),
+    (b"Cache-Control", b"no-cache"),
+    (b"Content-Security-Policy", CONTENT_SECURITY_POLICY),
+    (b"X-Content-Type-Options", b"nosniff"),
+)
 SUFFIXES = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # our favourite first
 
 
@@ -71,11 +79,7 @@ class Mount:
         return split_mount(request.path, self._prefix)
 
     def answer(self, request: RequestHead, path: MountPath) -> Answer:
-        """Answer a request that `find` found to be ours. Blocks on the disk.
-
-        Raises:
-            OSError: the disk failed, or descriptors ran out.
-        """
+        """Answer a request that `find` found to be ours. Blocks on the disk."""
         if request.method not in {b"GET", b"HEAD"}:
             return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
         try:
@@ -93,6 +97,9 @@ class Mount:
         except Absent as exc:
             log.debug("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 404, b"Not Found")
+        except OSError as exc:  # the disk failed, or descriptors ran out
+            log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
+            return say(request, 500, b"Internal Server Error")
 
     def _with_directory(self, request: RequestHead, path: MountPath) -> Answer:
         if not path.directory:
@@ -106,15 +113,29 @@ class Mount:
                 continue
             if isinstance(opened, OpenedFile):
                 return self._with_file(request, names, opened)
-        raise Absent("a directory without an index")
+        if not self._options.listing:
+            raise Absent("a directory without an index")
+        return self._with_listing(request, path)
+
+    def _with_listing(self, request: RequestHead, path: MountPath) -> Answer:
+        """The entries of the directory that can be asked for."""
+        entries = [
+            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+            for name, status in self._root.list(path.names)
+            if not name.startswith(b".") and not refuse_name(name)
+        ]
+        page = build_page(request.path, entries, len(path.names))
+        headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
+        return Answer(Head(200, b"OK", headers), [] if request.method == b"HEAD" else [page])
 
     def _with_file(self, request: RequestHead, names: Sequence[bytes], opened: OpenedFile) -> Answer:
         """The file, or the sibling of it that the client prefers. Takes over `opened`."""
         headers = [(b"Content-Type", guess_type(names[-1]))]
         if self._options.expires < math.inf:
             headers.append((b"Cache-Control", b"max-age=%d" % self._options.expires))
-        siblings = self._open_siblings(names, opened)
+        siblings: dict[str, OpenedFile] = {}
         try:
+            self._open_siblings(names, opened, siblings)
             variant = b""
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
@@ -135,10 +156,10 @@ class Mount:
         answer.close = opened.file.close
         return answer
 
-    def _open_siblings(self, names: Sequence[bytes], plain: OpenedFile) -> dict[str, OpenedFile]:
-        siblings: dict[str, OpenedFile] = {}
+    def _open_siblings(self, names: Sequence[bytes], plain: OpenedFile, siblings: dict[str, OpenedFile]) -> None:
+        """Put them into `siblings`, whose owner closes them whatever happens here."""
         if names[-1].endswith(tuple(SUFFIXES.values())):
-            return siblings
+            return
         for coding, suffix in SUFFIXES.items():
             try:
                 opened = self._root.open((*names[:-1], names[-1] + suffix))
@@ -150,7 +171,6 @@ class Mount:
                 opened.file.close()
             else:
                 siblings[coding] = opened
-        return siblings
 
 
 def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, MountPath] | None:

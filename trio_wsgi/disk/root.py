@@ -10,7 +10,6 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import io
@@ -19,14 +18,23 @@ import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
 # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EISDIR}
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ABSENT = {
+    errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EISDIR,
+    errno.EINVAL, errno.EILSEQ,  # a name that the file system cannot have
+}  # fmt: skip
 _ESCAPES = {errno.EXDEV, errno.ELOOP}
+_NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that forbids it
+# EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
+_AGAIN = {errno.EAGAIN, errno.EINTR}
+_ATTEMPTS = 32
 
 
 class Absent(Exception):
@@ -55,7 +63,8 @@ class Root:
     """A directory below which names are opened.
 
     Args:
-        path: of the directory. Its own symlinks are followed; that is the operator's choice.
+        path: of the directory. Its own symlinks are followed, once: that is the operator's choice. `path` has it as
+            it was given and `real_path` without symlinks, both absolute.
         follow_symlinks: follow the symlinks below it wherever they lead.
 
     Raises:
@@ -63,7 +72,8 @@ class Root:
     """
 
     def __init__(self, path: str, follow_symlinks: bool = False) -> None:
-        self.path = os.path.realpath(path)
+        self.path = str(Path(path).absolute())
+        self.real_path = os.path.realpath(path)
         self._follow = follow_symlinks
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -89,8 +99,61 @@ class Root:
         """
         if not names:
             return OpenedDirectory()
+        fd = self._open_existing(names)
         try:
-            fd = self._open(names)
+            status = os.fstat(fd)
+            if stat.S_ISREG(status.st_mode):
+                file = io.FileIO(fd)
+                fd = -1
+                file.name = str(Path(self.path, os.fsdecode(b"/".join(names))))  # for the log
+                return OpenedFile(file, status)
+            if stat.S_ISDIR(status.st_mode):
+                return OpenedDirectory()
+            raise Absent("not a regular file")
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
+        """The entries of the directory that the names lead to, each with its status, unsorted.
+
+        Left out is what `open` would not give: special files, what may not be read, symlinks that lead out of the
+        root or nowhere. A symlink that does not is listed as what it leads to.
+
+        Raises:
+            as `open`.
+        """
+        fd = self._open_existing(names) if names else os.dup(self._fd)
+        try:
+            with os.scandir(fd) as entries:
+                found = [os.fsencode(entry.name) for entry in entries]
+            statuses = ((name, self._status(names, fd, name)) for name in found)
+            return [(name, status) for name, status in statuses if status is not None]
+        finally:
+            os.close(fd)
+
+    def _status(self, names: Sequence[bytes], directory: int, name: bytes) -> os.stat_result | None:
+        """Of what `open` would give for the entry of a directory; None where it would give nothing."""
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                if not _may_be_served(os.stat(name, dir_fd=directory)):  # a pipe must not even be opened
+                    return None
+                fd = self._open((*names, name))
+                try:
+                    status = os.fstat(fd)
+                finally:
+                    os.close(fd)
+            elif not os.access(name, os.R_OK, dir_fd=directory, effective_ids=_EFFECTIVE_IDS):
+                return None
+        except OSError:  # gone meanwhile, or leads out of the root
+            return None
+        return status if _may_be_served(status) else None
+
+    def _open_existing(self, names: Sequence[bytes]) -> int:
+        """As `_open`, but whatever says that there is nothing is Absent."""
+        try:
+            return self._open(names)
         except PermissionError:
             raise
         except OSError as exc:
@@ -99,53 +162,41 @@ class Root:
             if exc.errno in _ESCAPES:
                 raise Absent("a symlink leads out of the root") from None
             raise
-        try:
-            status = os.fstat(fd)
-            if stat.S_ISREG(status.st_mode):
-                opened = OpenedFile(io.FileIO(fd), status)
-                fd = -1
-                return opened
-            if stat.S_ISDIR(status.st_mode):
-                return OpenedDirectory()
-            raise Absent("not a regular file")
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def list(self, names: Sequence[bytes]) -> list[os.DirEntry[str]]:
-        """The entries of the directory that the names lead to, unsorted.
-
-        Raises:
-            as `open`.
-        """
-        fd = self._open(names) if names else os.dup(self._fd)
-        try:
-            with os.scandir(fd) as entries:
-                return list(entries)
-        finally:
-            os.close(fd)
 
     def _open(self, names: Sequence[bytes]) -> int:
         path = b"/".join(names)
         if self._follow:
             return os.open(path, _FLAGS, dir_fd=self._fd)
-        if _libc is not None:
+        for _ in range(_ATTEMPTS if _libc is not None else 0):
             try:
                 return _openat2(self._fd, path)
             except OSError as exc:
-                if exc.errno not in {errno.ENOSYS, errno.EPERM}:  # an old kernel, or a sandbox that forbids it
+                if exc.errno in _NO_OPENAT2:
+                    break
+                if exc.errno not in _AGAIN:
                     raise
         return self._walk(names)
 
     def _walk(self, names: Sequence[bytes]) -> int:
-        with contextlib.ExitStack() as stack:
-            directory = self._fd
+        """Open name by name, holding one directory at a time."""
+        directory = self._fd
+        try:
             for name in names[:-1]:
-                directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                stack.callback(os.close, directory)
+                below = os.open(name, _DIRECTORY_FLAGS, dir_fd=directory)
+                if directory != self._fd:
+                    os.close(directory)
+                directory = below
             return os.open(names[-1], _FLAGS | os.O_NOFOLLOW, dir_fd=directory)
+        finally:
+            if directory != self._fd:
+                os.close(directory)
 
 
+def _may_be_served(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+
+
+_EFFECTIVE_IDS = os.access in os.supports_effective_ids
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 

@@ -193,18 +193,29 @@ class Response:
     def _finish_with_named(self, head: Head, named: tuple[bytes, bytes]) -> Answer:
         """The app named a file (X-Accel-Redirect, X-Sendfile): it is sent in place of the app's own body."""
         assert self.options.accel is not None
-        found = self.options.accel.open(named)
-        self._phase = Phase.FINISHED
+        label = f"{named[0].decode()}: {named[1].decode('latin-1')!r}"
+        limit_rate = self._asked_rate()
+        try:
+            found = self.options.accel.open(named)
+        except PermissionError as exc:
+            log.error("%s: %s", label, exc.strerror)
+            return say(self._request, 403, b"Forbidden")
+        finally:
+            self._phase = Phase.FINISHED
         if found is None:
-            log.warning("%s: %s: there is no such file", named[0].decode(), named[1].decode("latin-1"))
+            log.warning("%s: there is no such file", label)
             return say(self._request, 404, b"Not Found")
         opened, content_type = found
-        if not get_all(head.headers, b"content-type"):
-            head = Head(head.status, head.reason, [*head.headers, (b"Content-Type", content_type)])
-        span = FileSpan(opened.file, 0, opened.status.st_size)
-        answer = answer_file(self._request, head, span, opened.status, self.options.files)
+        try:
+            if not get_all(head.headers, b"content-type"):
+                head = Head(head.status, head.reason, [*head.headers, (b"Content-Type", content_type)])
+            span = FileSpan(opened.file, 0, opened.status.st_size)
+            answer = answer_file(self._request, head, span, opened.status, self.options.files)
+        except BaseException:
+            opened.file.close()
+            raise
         answer.close = opened.file.close
-        answer.limit_rate = self._asked_rate()
+        answer.limit_rate = limit_rate
         return answer
 
     def close(self) -> None:
@@ -250,6 +261,8 @@ class Response:
             raise AppError("the application gave a block of its body before it called start_response")
         if self._phase is Phase.FINISHED:
             raise AppError(f"{source} came after the application had returned: the answer is complete")
+        if self._named is not None:  # a file is sent in its place
+            return
         data = self._clip(data)
         if data and self._spool is None:
             self._send(data, send)
