@@ -120,7 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # nobody reads what was printed, as under `| head`; Python is not to try again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USAGE
     except ConfigError as error:
         print(f"trio-wsgi: error: {error}", file=sys.stderr)
         return EXIT_USAGE

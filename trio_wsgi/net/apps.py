@@ -15,15 +15,19 @@ Laws:
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 import outcome
 import trio
+
+log = logging.getLogger("trio_wsgi.error")
 
 T = TypeVar("T")
 
@@ -35,10 +39,11 @@ class Overloaded(Exception):
 class _Call:
     """One call on its way through a thread."""
 
-    __slots__ = ("context", "fn", "result", "slot", "task")
+    __slots__ = ("closes", "context", "fn", "result", "slot", "task")
 
-    def __init__(self, fn: Callable[[], Any]) -> None:
+    def __init__(self, fn: Callable[[], Any], closes: bool = False) -> None:
         self.fn = fn
+        self.closes = closes  # what an app has opened
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
         self.slot: _Slot | None = None  # who runs it; None while it waits
@@ -105,6 +110,7 @@ class AppThreads:
         Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its
         result is still returned.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
@@ -114,11 +120,11 @@ class AppThreads:
         return await self._wait(call, self._abort_request)  # type: ignore[no-any-return]
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
-        """Run `fn`, which frees what an app has opened and must not raise, before any request that waits.
+        """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
 
         Cancellation: stops the waiting; `fn` is run all the same.
         """
-        call = _Call(fn)
+        call = _Call(partial(_log_failure, fn), closes=True)
         self._waiting.appendleft(call)
         self._hand_out()
         await self._wait(call, self._abort_closing)
@@ -129,6 +135,7 @@ class AppThreads:
         if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
             # The thread saw the cancellation of its slot; this task is to see its own.
             await trio.lowlevel.checkpoint_if_cancelled()
+            raise RuntimeError("a call raised the Cancelled of another one") from result.error
         return result.unwrap()
 
     def _abort_request(self, call: _Call) -> trio.lowlevel.Abort:
@@ -162,9 +169,24 @@ class AppThreads:
         try:
             with slot.scope:
                 await trio.to_thread.run_sync(slot.loop_in_thread, limiter=self._limiter, thread_name="trio-wsgi app")
-        finally:
+        except RuntimeError as exc:  # threading's own, for want of memory or of the system's leave
+            self._slots.discard(slot)
+            self._starting -= 1
+            log.error("cannot start a thread for the application: %s; %d are running", exc, len(self._slots))
+            if not self._slots:
+                self._turn_away()
+        else:
             self._slots.discard(slot)
             self._hand_out()
+
+    def _turn_away(self) -> None:
+        """There is no thread, and none to come; what closes something waits for the next attempt."""
+        waiting, self._waiting = self._waiting, deque()
+        for call in waiting:
+            if call.closes:
+                self._waiting.append(call)
+            elif call.task is not None:
+                trio.lowlevel.reschedule(call.task, outcome.Value(outcome.Error(Overloaded())))
 
     def _report(self, slot: _Slot, call: _Call | None) -> None:
         """On the loop: a thread has started (None), or is done with a call."""
@@ -188,6 +210,13 @@ class AppThreads:
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
+
+
+def _log_failure(fn: Callable[[], object]) -> None:
+    try:
+        fn()
+    except BaseException:  # SystemExit, too, is the application's
+        log.exception("closing what the application has opened failed")
 
 
 @asynccontextmanager

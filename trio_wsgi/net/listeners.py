@@ -4,16 +4,19 @@ Laws:
 
 * All are open before the first connection is accepted, and all are closed by whoever opened them.
 * A unix socket's file that no server answers at is stale and replaced; one that answers is somebody's, and an error.
-* A unix socket's file is removed when it is closed.
+* A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
+  already listen under that name.
+* Of a name that stands for several addresses, those that this host has are enough.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +26,38 @@ import trio
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
 
-Resolved = tuple[Address, tuple[int, tuple[str, int]] | None]  # with family and socket address, for TCP
+SocketAddress = tuple[str, int] | tuple[str, int, int, int]
+Place = tuple[int, SocketAddress]  # family and address, for socket(2) and bind(2)
+Resolved = tuple[Address, Place | None]  # with a place for TCP
+
+_ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # this host has no such address, as ::1 where IPv6 is off
+_HINTS = {
+    errno.EADDRINUSE: "is another server running there?",
+    errno.EEXIST: "remove it or name another",
+    errno.ENOTSOCK: "hand in a listening socket",
+    errno.EBADF: "hand in a listening socket",
+    errno.EACCES: "choose a port above 1023, or a path that may be written",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening, non-blocking socket and where it is bound."""
+    """A listening, non-blocking socket and where it is bound.
+
+    Args:
+        remove_file: takes away the file that was made for it; None without one.
+    """
 
     sock: socket.socket
     address: Address
+    remove_file: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """Refuse whoever comes from now on. May be called again."""
+        if self.sock.fileno() >= 0:
+            if self.remove_file is not None:
+                self.remove_file()
+            self.sock.close()
 
     @property
     def server_name(self) -> str:
@@ -59,9 +85,11 @@ def resolve(addresses: Iterable[Address]) -> list[Resolved]:
             continue
         try:
             infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as exc:
-            raise ConfigError("bind", f"{address}: {exc.strerror or exc}", "name a host that resolves here") from exc
-        found += [(address, (int(family), (str(where[0]), int(where[1])))) for family, _, _, _, where in infos]
+        except (OSError, UnicodeError) as exc:
+            raise ConfigError("bind", f"{address}: {_reason(exc)}", "name a host that resolves here") from exc
+        # Each once: the hosts file may tell the same twice.
+        places: dict[Place, None] = dict.fromkeys((int(family), where) for family, _, _, _, where in infos)  # type: ignore[misc]
+        found += [(address, place) for place in places]
     return found
 
 
@@ -77,79 +105,132 @@ def open_listeners(resolved: Iterable[Resolved], backlog: int) -> Iterator[list[
         ConfigError: one cannot be listened at.
     """
     with contextlib.ExitStack() as stack:
-        listeners = []
-        for address, where in resolved:
+        listeners: list[Listener] = []
+        served: set[Address] = set()
+        absent: dict[Address, OSError] = {}
+        for address, place in resolved:
             try:
-                if where is not None:
-                    sock = stack.enter_context(_open_tcp(*where))
-                elif address.kind == "unix":
-                    sock = stack.enter_context(_open_unix(address.path))
-                else:
-                    sock = stack.enter_context(socket.socket(fileno=address.fd))
-                sock.listen(backlog)
-            except OSError as exc:
-                hint = "is another server running there?" if exc.errno == 98 else ""
-                raise ConfigError("bind", f"{address}: {exc.strerror or exc}", hint) from exc
-            listeners.append(adopt(sock))
+                listener = _open(address, place)
+                stack.callback(listener.close)
+                listener.sock.listen(backlog)
+            except (OSError, OverflowError) as exc:
+                if place is None or not isinstance(exc, OSError) or exc.errno not in _ABSENT:
+                    raise _explain(address, exc) from exc
+                absent[address] = exc
+            else:
+                served.add(address)
+                listeners.append(listener)
+        for address in absent.keys() - served:
+            raise _explain(address, absent[address]) from absent[address]
         yield listeners
 
 
-def adopt(sock: socket.socket) -> Listener:
-    """A listening socket that somebody else owns."""
+@contextmanager
+def borrow_listeners(given: Sequence[socket.socket | trio.SocketListener]) -> Iterator[list[Listener]]:
+    """Listen at sockets that somebody else owns, in whichever form they were handed in.
+
+    They are used through duplicates, so that the giver's own stay open. They become non-blocking, and stay so: that is
+    the open file's property, which others may rely on by then (fcntl(2)).
+
+    Raises:
+        ConfigError: one is closed, or does not listen.
+    """
+    with contextlib.ExitStack() as stack:
+        listeners = []
+        for number, each in enumerate(given):
+            theirs = each.socket if isinstance(each, trio.SocketListener) else each
+            try:
+                sock = stack.enter_context(socket.socket(fileno=os.dup(theirs.fileno())))
+                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    raise OSError(errno.EINVAL, "it does not listen")
+            except OSError as exc:
+                raise ConfigError("listeners", f"number {number}: {_reason(exc)}", _HINTS[errno.EBADF]) from exc
+            listeners.append(_listener(sock))
+        yield listeners
+
+
+def _listener(sock: socket.socket, remove_file: Callable[[], None] | None = None) -> Listener:
     sock.setblocking(False)
     name = sock.getsockname()
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         return Listener(sock, Address("tcp", host=name[0], port=name[1]))
-    return Listener(sock, Address("unix", path=os.fsdecode(name)))
+    path = os.fsdecode(name)
+    return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), remove_file)
 
 
-def adopt_all(listeners: Sequence[socket.socket | trio.SocketListener]) -> list[Listener]:
-    """Listening sockets that somebody else owns, in whichever form they were handed in."""
-    return [adopt(_plain(given)) for given in listeners]
+def _open(address: Address, place: Place | None) -> Listener:
+    """Bound, and not listening yet."""
+    if place is not None:
+        return _open_tcp(*place)
+    if address.kind == "unix":
+        return _open_unix(address.path)
+    sock = socket.socket(fileno=address.fd)
+    try:
+        sock.set_inheritable(False)
+        return _listener(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
-def _plain(given: socket.socket | trio.SocketListener) -> socket.socket:
-    # A duplicate: the giver's own object keeps its mode and its descriptor, which it closes.
-    sock = given.socket if isinstance(given, trio.SocketListener) else given
-    return socket.socket(fileno=os.dup(sock.fileno()))
-
-
-@contextmanager
-def _open_tcp(family: int, where: tuple[str, int]) -> Iterator[socket.socket]:
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
+def _open_tcp(family: int, where: SocketAddress) -> Listener:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
-        yield sock
+        return _listener(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
-@contextmanager
-def _open_unix(path: str) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+def _open_unix(path: str) -> Listener:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
         if path.startswith("@"):
             sock.bind("\0" + path[1:])
-            yield sock
-            return
+            return _listener(sock)
         _remove_stale(path)
         sock.bind(path)
-        made = Path(path).stat().st_ino
-        try:
-            yield sock
-        finally:
-            with contextlib.suppress(OSError):  # somebody removed or replaced it meanwhile: then it is theirs
-                if Path(path).stat().st_ino == made:
-                    Path(path).unlink()
+        return _listener(sock, _remover(Path(path).absolute()))
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remover(path: Path) -> Callable[[], None]:
+    made = path.stat()
+
+    def remove() -> None:
+        with contextlib.suppress(OSError):  # somebody removed it
+            if os.path.samestat(path.stat(), made):  # else somebody replaced it: then it is theirs
+                path.unlink()
+
+    return remove
 
 
 def _remove_stale(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(17, "there is a file that is no socket", path)
+            raise FileExistsError(errno.EEXIST, "there is a file that is no socket", path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # one whose queue is full would have us wait; it is alive
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
                 Path(path).unlink()
-            else:
-                raise OSError(98, "another server answers there", path)
+                return
+            except BlockingIOError:
+                pass
+            raise OSError(errno.EADDRINUSE, "another server answers there", path)
+
+
+def _explain(address: Address, exc: Exception) -> ConfigError:
+    hint = _HINTS.get(exc.errno or 0, "") if isinstance(exc, OSError) else ""
+    return ConfigError("bind", f"{address}: {_reason(exc)}", hint)
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc)

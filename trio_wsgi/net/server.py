@@ -3,8 +3,9 @@
 Laws:
 
 * Structure is lifetime: services (pump, threads) ⊃ connections ⊃ accepting. What is inside ends first.
-* A drain is: stop accepting, tell every connection, set a deadline on all of them.
-* At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset.
+* A drain is: accept who is in the queue already, stop accepting, tell every connection, set a deadline on all of them.
+* At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset. A
+  listener that waits holds no place of the limit.
 * A client can end its own connection and nothing else.
 """
 
@@ -14,6 +15,8 @@ import errno
 import logging
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
 import trio
 
@@ -21,7 +24,7 @@ from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.exchange import Peer
-from trio_wsgi.net.listeners import Listener, adopt_all, open_listeners, resolve
+from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog
 from trio_wsgi.net.service import Observer, Service, open_service
 from trio_wsgi.rules.environ import Site
@@ -34,6 +37,13 @@ log = logging.getLogger("trio_wsgi.error")
 _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
+
+
+class _Door(NamedTuple):
+    """Where clients come in, and the site they come to."""
+
+    listener: Listener
+    site: Site
 
 
 class Server:
@@ -68,22 +78,19 @@ class Server:
         """Serve until `drain` or cancellation.
 
         Args:
-            listeners: listening sockets to use instead of `config.bind`; the caller closes them.
+            listeners: listening sockets to use instead of `config.bind`; the caller closes them. They become
+                non-blocking.
             task_status: gets the bound addresses once connections are accepted.
 
         Raises:
-            ConfigError: an address cannot be listened at.
+            ConfigError: an address cannot be listened at, or a listener does not listen.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
             app that ignores its cancellation delays it.
         """
         if listeners is not None:
-            adopted = adopt_all(listeners)
-            try:
-                await self.serve_opened(adopted, task_status=task_status)
-            finally:
-                for listener in adopted:
-                    listener.sock.close()
+            with borrow_listeners(listeners) as borrowed:
+                await self.serve_opened(borrowed, task_status=task_status)
             return
         resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
         with open_listeners(resolved, self.config.backlog) as opened:
@@ -100,13 +107,8 @@ class Server:
             open_service(self._app, self.config, self._observers) as service,
             trio.open_nursery() as connections,
         ):
-            with self._accepting:
-                async with trio.open_nursery() as acceptors:
-                    for listener in listeners:
-                        acceptors.start_soon(self._accept, service, listener, connections)
-                    task_status.started(tuple(listener.address for listener in listeners))
-            for listener in listeners:  # whoever comes now is to be refused, not to wait in the queue
-                listener.sock.close()
+            doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
+            await self._take_connections(service, doors, connections, task_status)
             for connection in self._connections:
                 connection.drain()
             connections.cancel_scope.deadline = trio.current_time() + self.config.graceful_timeout
@@ -118,17 +120,73 @@ class Server:
         """
         self._accepting.cancel()
 
-    async def _accept(self, service: Service, listener: Listener, nursery: trio.Nursery) -> None:
-        site = _build_site(service.config, listener)
+    async def _take_connections(
+        self,
+        service: Service,
+        doors: Sequence[_Door],
+        nursery: trio.Nursery,
+        task_status: trio.TaskStatus[tuple[Address, ...]],
+    ) -> None:
+        """Accept until `drain`, and close the doors."""
+        try:
+            with self._accepting:
+                async with trio.open_nursery() as acceptors:
+                    for door in doors:
+                        acceptors.start_soon(self._accept, service, door, nursery)
+                    task_status.started(tuple(door.listener.address for door in doors))
+            for door in doors:  # to close it with these in its queue would reset them
+                self._accept_queued(service, door, nursery)
+        finally:
+            for door in doors:  # whoever comes now is to be refused, not to wait in the queue
+                door.listener.close()
+
+    async def _accept(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
+        scarce = False
         while True:
             await self._room.acquire()
             try:
-                sock, where = await _accept_one(listener.sock)
-            except BaseException:
-                self._room.release()
-                raise
-            address = (where[0], where[1]) if isinstance(where, tuple) else None
-            nursery.start_soon(self._run_connection, service, sock, Peer(site, address))
+                accepted = self._accept_nowait(service, door, nursery)
+            except OSError as exc:
+                if exc.errno not in _SCARCE:
+                    raise
+                if not scarce:
+                    log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", exc.strerror)
+                scarce = True
+                await trio.sleep(_SCARCE_PAUSE)
+            else:
+                scarce = scarce and not accepted
+                if not accepted:
+                    await trio.lowlevel.wait_readable(door.listener.sock)
+
+    def _accept_queued(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
+        with suppress(trio.WouldBlock, OSError):
+            while True:
+                self._room.acquire_nowait()
+                if not self._accept_nowait(service, door, nursery):
+                    return
+
+    def _accept_nowait(self, service: Service, door: _Door, nursery: trio.Nursery) -> bool:
+        """Start the connection that is next in the queue, with the place of `_room` that was taken for it.
+
+        Returns:
+            False when there is none; the place is given back then, and when accept(2) fails.
+        """
+        try:
+            sock, where = door.listener.sock.accept()
+        except OSError as exc:
+            self._room.release()
+            if isinstance(exc, BlockingIOError):
+                return False
+            if exc.errno in _LOST:
+                return True
+            raise
+        sock.setblocking(False)
+        if door.listener.address.kind == "tcp":
+            with suppress(OSError):  # already reset, on some systems
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = (where[0], where[1]) if isinstance(where, tuple) else None
+        nursery.start_soon(self._run_connection, service, sock, Peer(door.site, address))
+        return True
 
     async def _run_connection(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         connection = Connection(service, sock, peer)
@@ -156,31 +214,6 @@ async def serve(
     it.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
-
-
-async def _accept_one(listener: socket.socket) -> tuple[socket.socket, object]:
-    """The next connection, non-blocking; survives what clients and a lack of descriptors do to accept(2)."""
-    scarce = False
-    while True:
-        try:
-            sock, where = listener.accept()
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listener)
-        except OSError as exc:
-            if exc.errno in _SCARCE:
-                if not scarce:
-                    log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", exc.strerror)
-                scarce = True
-                await trio.sleep(_SCARCE_PAUSE)
-            elif exc.errno in _LOST:
-                await trio.lowlevel.checkpoint()
-            else:
-                raise
-        else:
-            sock.setblocking(False)
-            if listener.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock, where
 
 
 def _build_site(config: Config, listener: Listener) -> Site:

@@ -5,7 +5,10 @@ Laws:
 * TERM drains: it takes no new connection, lets what is under way finish up to `graceful_timeout`, exits 0.
 * INT and QUIT are quick: everything under way is cut, cleanly. A second signal of any of the three ends the process at
   once.
+* These hold from the moment that logs are open: a signal while the application is imported ends the process, one that
+  comes before the loop runs is obeyed by the loop.
 * An application thread that ignores all this does not keep the process alive.
+* However the process ends, the files of its unix sockets are gone.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, Self
 
 import trio
 
@@ -60,13 +64,54 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> in
     Raises:
         ConfigError: an address or a log file cannot be used.
     """
-    with open_logs(config) as logs:
-        app = load_app()
+    with open_logs(config) as logs, _Early() as early:
+        try:
+            with early.interrupting():
+                app = load_app()
+        except _Stopped as stop:
+            log.info("%s: stopped before the application was loaded", stop)
+            return EXIT_CLEAN
         raise_descriptor_limit()
         with open_listeners(resolve(config.addresses), config.backlog) as listeners:
-            trio.run(_serve, Server(app, config), listeners, logs)
+            trio.run(_serve, _Process(Server(app, config), listeners, logs), early)
         log.info("stopped")
     return EXIT_CLEAN
+
+
+class _Stopped(BaseException):
+    """A signal ended the import of the application; no `except Exception` of its code is to keep it."""
+
+
+class _Early:
+    """Keeps the signals that come before the loop can obey them, and those that come when it has ended."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._interrupts = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._interrupts and number != signal.SIGUSR1:
+            raise _Stopped(signal.Signals(number).name)
+        self.numbers.append(number)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside, a signal is raised as `_Stopped`."""
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
 
 
 def raise_descriptor_limit() -> None:
@@ -77,55 +122,69 @@ def raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def _serve(server: Server, listeners: list[Listener], logs: Logs) -> None:
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What the process consists of, for whoever ends it."""
+
+    server: Server
+    listeners: list[Listener]
+    logs: Logs
+
+    def exit_now(self, code: int) -> NoReturn:
+        """End without waiting for anything."""
+        for listener in self.listeners:
+            listener.close()
+        self.logs.flush()
+        os._exit(code)
+
+    async def exit_when_stuck(self, patience: float) -> None:
+        """End the process when the server has not ended after `patience` seconds and some more.
+
+        By then everything on the loop has ended; what has not is an application's thread that ignores its cancellation.
+        """
+        await trio.sleep(patience + LOST_THREADS_TIMEOUT)
+        log.error("application threads did not stop within %g s of being cancelled: leaving them", LOST_THREADS_TIMEOUT)
+        self.exit_now(EXIT_CLEAN)
+
+
+async def _serve(process: _Process, early: _Early) -> None:
+    server = process.server
     serving = trio.CancelScope()
     with trio.open_signal_receiver(*_SIGNALS) as signals:
+        for number in early.numbers:
+            signal.raise_signal(number)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, server, serving, logs)
+            nursery.start_soon(_obey, signals, process, serving)
             with serving:
-                where = ", ".join(listener.address.url(server.config.url_scheme) for listener in listeners)
+                where = ", ".join(listener.address.url(server.config.url_scheme) for listener in process.listeners)
                 log.info("listening at %s (pid %d)", where, os.getpid())
-                await server.serve_opened(listeners)
+                await server.serve_opened(process.listeners)
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], server: Server, serving: trio.CancelScope, logs: Logs) -> None:
+async def _obey(signals: AsyncIterator[int], process: _Process, serving: trio.CancelScope) -> None:
     """Do what the signals say, until the server has ended."""
     ending = False
+    graceful_timeout = process.server.config.graceful_timeout
     async with trio.open_nursery() as nursery:
         async for number in signals:
             name = signal.Signals(number).name
             if number == signal.SIGUSR1:
                 log.info("%s: reopening the log files", name)
-                logs.reopen()
+                process.logs.reopen()
             elif ending:
                 log.warning("%s: stopping at once", name)
-                _exit_now(logs, EXIT_FORCED)
+                process.exit_now(EXIT_FORCED)
             elif number == signal.SIGTERM:
-                log.info("%s: finishing what is under way, for up to %g s", name, server.config.graceful_timeout)
-                server.drain()
-                nursery.start_soon(_exit_when_stuck, server.config.graceful_timeout, logs)
+                log.info("%s: finishing what is under way, for up to %g s", name, graceful_timeout)
+                process.server.drain()
+                nursery.start_soon(process.exit_when_stuck, graceful_timeout)
                 ending = True
             else:
                 log.info("%s: stopping", name)
                 serving.cancel()
-                nursery.start_soon(_exit_when_stuck, 0, logs)
+                nursery.start_soon(process.exit_when_stuck, 0)
                 ending = True
-
-
-async def _exit_when_stuck(patience: float, logs: Logs) -> None:
-    """End the process when the server has not ended after `patience` seconds and some more.
-
-    By then everything on the loop has ended; what has not is an application's thread that ignores its cancellation.
-    """
-    await trio.sleep(patience + LOST_THREADS_TIMEOUT)
-    log.error("application threads did not stop within %g s of being cancelled: leaving them", LOST_THREADS_TIMEOUT)
-    _exit_now(logs, EXIT_CLEAN)
-
-
-def _exit_now(logs: Logs, code: int) -> NoReturn:
-    logs.flush()
-    os._exit(code)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)

@@ -1,0 +1,429 @@
+"""Rules of the application's threads: who gets one, who waits, who is turned away, and what cancellation leaves."""
+
+from __future__ import annotations
+
+import contextvars
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sniffio
+import trio
+import trio.testing
+
+import trio_wsgi
+from trio_wsgi.net.apps import AppThreads, Overloaded, open_threads
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+
+
+class Gate:
+    """Calls that stand in their threads until they are let through."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.inside = 0
+        self.most = 0
+        self._lock = threading.Lock()
+
+    def call(self, value: Any = None) -> Any:
+        with self._lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        try:
+            assert self.open.wait(10)
+            return value
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+    async def wait_inside(self, count: int) -> None:
+        await until(lambda: self.inside == count)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - it happens in threads
+            await trio.sleep(0.001)
+
+
+def thread_name() -> int:
+    return threading.get_ident()
+
+
+async def test_a_result_and_an_error_come_back() -> None:
+    async with open_threads(2, 0) as pool:
+        assert await pool.run(lambda: 42) == 42
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(lambda: 1 // 0)
+        assert await pool.run(lambda: 43) == 43
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), KeyboardInterrupt(), StopIteration()])
+async def test_what_would_end_a_thread_ends_none(error: BaseException) -> None:
+    """PAINS: SystemExit and its like out of an app end the server elsewhere."""
+
+    def fail() -> None:
+        raise error
+
+    async with open_threads(1, 0) as pool:
+        for _ in range(3):
+            with pytest.raises((type(error), RuntimeError)) as caught:
+                await pool.run(fail)
+            assert error in (caught.value, caught.value.__cause__)
+        assert await pool.run(lambda: "still here") == "still here"
+
+
+async def test_the_warmest_thread_goes_first() -> None:
+    """One request after the other stays in one thread, however many there could be."""
+    async with open_threads(4, 0) as pool:
+        assert len({await pool.run(thread_name) for _ in range(20)}) == 1
+        gate = Gate()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(pool.run, gate.call)
+            await gate.wait_inside(3)
+            gate.open.set()
+        assert len({await pool.run(thread_name) for _ in range(20)}) == 1
+
+
+async def test_never_more_threads_than_allowed_and_beyond_the_queue_overloaded() -> None:
+    gate = Gate()
+    async with open_threads(2, 3) as pool, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(pool.run, gate.call)
+        await gate.wait_inside(2)
+        with pytest.raises(Overloaded):
+            await pool.run(gate.call)
+        gate.open.set()
+    assert gate.most == 2
+
+
+async def test_without_a_queue_only_who_finds_a_thread_is_admitted() -> None:
+    """queue_size = 0: none waits; also not for a thread that is starting for somebody else."""
+    gate = Gate()
+    refused = 0
+
+    async def attempt(pool: AppThreads) -> None:
+        nonlocal refused
+        try:
+            await pool.run(gate.call)
+        except Overloaded:
+            refused += 1
+
+    async with open_threads(2, 0) as pool, trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(attempt, pool)
+        await gate.wait_inside(2)
+        await until(lambda: refused == 3)
+        gate.open.set()
+
+
+async def test_who_waits_is_served_in_order() -> None:
+    order: list[int] = []
+    gate = Gate()
+    async with open_threads(1, 100) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run, gate.call)
+        await gate.wait_inside(1)
+        for number in range(20):
+            nursery.start_soon(pool.run, partial(order.append, number))
+            await trio.testing.wait_all_tasks_blocked()
+        gate.open.set()
+    assert order == list(range(20))
+
+
+async def test_cancelled_while_queued_it_never_runs() -> None:
+    gate = Gate()
+    ran: list[int] = []
+    async with open_threads(1, 2) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run, gate.call)
+        await gate.wait_inside(1)
+        with trio.move_on_after(0.01) as scope:
+            await pool.run(partial(ran.append, 1))
+        assert scope.cancelled_caught
+        nursery.start_soon(pool.run, partial(ran.append, 2))
+        gate.open.set()
+    assert ran == [2]
+
+
+async def test_cancelled_before_it_begins_it_never_runs() -> None:
+    ran: list[int] = []
+    async with open_threads(1, 2) as pool:
+        await pool.run(lambda: None)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await pool.run(partial(ran.append, 1))
+    assert scope.cancelled_caught
+    assert ran == []
+
+
+async def test_cancelled_while_it_runs_it_sees_cancelled_and_the_thread_is_replaced() -> None:
+    """The call finds out through `trio.from_thread`; nobody else's call is touched, and the place is free again."""
+    seen: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            trio.from_thread.run(trio.sleep_forever)
+        except BaseException as exc:
+            seen.append(exc)
+            raise
+
+    async with open_threads(1, 5) as pool:
+        for _ in range(3):
+            with trio.move_on_after(0.02) as scope:
+                await pool.run(wait)
+            assert scope.cancelled_caught
+        assert await pool.run(lambda: "served") == "served"
+    assert [type(error) for error in seen] == [trio.Cancelled] * 3
+
+
+async def test_a_call_that_ignores_its_cancellation_keeps_its_thread_and_its_caller() -> None:
+    """Its result is still returned, so that what it opened can be closed; the others use what threads are left."""
+    gate = Gate()
+    async with open_threads(2, 5) as pool, trio.open_nursery() as nursery:
+        results: list[object] = []
+
+        async def cancelled() -> None:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(canceller, scope)
+                results.append(await pool.run(partial(gate.call, "result")))
+
+        async def canceller(scope: trio.CancelScope) -> None:
+            await gate.wait_inside(1)
+            scope.cancel()
+
+        nursery.start_soon(cancelled)
+        await gate.wait_inside(1)
+        assert len({await pool.run(thread_name) for _ in range(5)}) == 1
+        assert results == []
+        gate.open.set()
+    assert results == ["result"]
+
+
+async def test_a_stored_cancelled_of_another_request_is_an_error_of_this_one() -> None:
+    """An app that keeps an exception and raises it again later must not cancel the server."""
+    kept: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            trio.from_thread.run(trio.sleep_forever)
+        except BaseException as exc:
+            kept.append(exc)
+            raise
+
+    def raise_kept() -> None:
+        raise kept[0]
+
+    async with open_threads(1, 5) as pool:
+        with trio.move_on_after(0.01):
+            await pool.run(keep)
+        with pytest.raises(RuntimeError, match="Cancelled of another"):
+            await pool.run(raise_kept)
+
+
+async def test_closing_runs_when_its_caller_has_gone_and_before_who_waits() -> None:
+    order: list[str] = []
+    gate = Gate()
+    async with open_threads(1, 5) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run, gate.call)
+        await gate.wait_inside(1)
+        nursery.start_soon(pool.run, partial(order.append, "request"))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await pool.run_closing(partial(order.append, "close"))
+        gate.open.set()
+    assert order == ["close", "request"]
+
+
+async def test_closing_is_admitted_where_requests_are_not() -> None:
+    gate = Gate()
+    closed: list[int] = []
+    async with open_threads(1, 0) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.run, gate.call)
+        await gate.wait_inside(1)
+        nursery.start_soon(pool.run_closing, partial(closed.append, 1))
+        await trio.testing.wait_all_tasks_blocked()
+        gate.open.set()
+    assert closed == [1]
+
+
+async def test_closing_runs_although_the_pool_closes_and_all_is_cancelled() -> None:
+    """One thread is busy until the end; what waits behind it still runs before the pool is gone."""
+    gate = Gate()
+    closed: list[int] = []
+    with trio.CancelScope() as scope:
+        async with open_threads(1, 0) as pool, trio.open_nursery() as nursery:
+            nursery.start_soon(pool.run, gate.call)
+            await gate.wait_inside(1)
+            for number in range(3):
+                with trio.move_on_after(0):
+                    await pool.run_closing(partial(closed.append, number))
+            scope.cancel()
+            threading.Timer(0.05, gate.open.set).start()
+    assert sorted(closed) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1)])
+async def test_what_closing_raises_is_logged_and_hurts_nobody(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    async with open_threads(1, 0) as pool:
+        await pool.run_closing(fail)
+        assert await pool.run(lambda: 1) == 1
+    assert [record.message for record in caplog.records] == ["closing what the application has opened failed"]
+
+
+async def test_context_variables_flow_in_and_do_not_leak_out() -> None:
+    def read_and_write() -> str:
+        before = variable.get()
+        variable.set("written in the thread")
+        return before
+
+    async with open_threads(1, 0) as pool:
+        variable.set("set in the task")
+        assert await pool.run(read_and_write) == "set in the task"
+        assert variable.get() == "set in the task"
+        assert await pool.run(variable.get) == "set in the task"
+
+
+async def test_trio_from_thread_works_in_a_call_and_trio_itself_does_not() -> None:
+    """An application's thread is a thread: it may ask the loop, and libraries see that no loop runs in it."""
+
+    async def name() -> str:
+        await trio.lowlevel.checkpoint()
+        return trio.lowlevel.current_task().name
+
+    def ask() -> tuple[str, float]:
+        trio.from_thread.check_cancelled()
+        with pytest.raises(sniffio.AsyncLibraryNotFoundError):
+            sniffio.current_async_library()
+        return trio.from_thread.run(name), trio.from_thread.run_sync(trio.current_time)
+
+    async with open_threads(1, 0) as pool:
+        host, now = await pool.run(ask)
+    assert "AppThreads" in host
+    assert now > 0
+
+
+async def test_an_idle_thread_keeps_nothing_of_its_last_call_alive() -> None:
+    class Large:
+        gone = threading.Event()
+
+        def __del__(self) -> None:
+            self.gone.set()
+
+    async with open_threads(1, 0) as pool:
+        await pool.run(Large)
+        await pool.run_closing(lambda: None)
+        assert Large.gone.is_set()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_threads_are_bounded_and_none_is_lost_under_random_cancels(seed: int) -> None:
+    """Whatever is cancelled when: never more than 3 calls at once, each call begun once, each closing run, all places
+    free at the end."""
+    rng = random.Random(seed)
+    lock = threading.Lock()
+    state = {"inside": 0, "most": 0, "begun": 0, "closed": 0}
+    outcomes = {"done": 0, "cancelled": 0, "overloaded": 0}
+
+    def work(duration: float, polite: bool) -> None:
+        with lock:
+            state["inside"] += 1
+            state["begun"] += 1
+            state["most"] = max(state["most"], state["inside"])
+        try:
+            if polite:
+                trio.from_thread.run(trio.sleep, duration)
+            else:
+                time.sleep(duration)
+        finally:
+            with lock:
+                state["inside"] -= 1
+
+    def close() -> None:
+        with lock:
+            state["closed"] += 1
+
+    async def request(pool: AppThreads, delay: float, patience: float, duration: float, polite: bool) -> None:
+        await trio.sleep(delay)
+        result = "cancelled"
+        with trio.move_on_after(patience):
+            try:
+                await pool.run(partial(work, duration, polite))
+                result = "done"
+            except Overloaded:
+                result = "overloaded"
+        outcomes[result] += 1
+        with trio.move_on_after(0.001 * rng.random(), shield=True):
+            await pool.run_closing(close)
+
+    with trio.fail_after(20):
+        async with open_threads(3, 10) as pool:
+            async with trio.open_nursery() as nursery:
+                for _ in range(200):
+                    nursery.start_soon(
+                        request,
+                        pool,
+                        rng.random() * 0.3,
+                        rng.choice([0, 0.002, 0.02, 1]),
+                        rng.random() * 0.01,
+                        rng.random() < 0.7,
+                    )
+            await until(lambda: state["closed"] == 200)
+            gate = Gate()
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(pool.run, gate.call)
+                await gate.wait_inside(3)
+                gate.open.set()
+    assert state["most"] <= 3
+    assert state["begun"] >= outcomes["done"] > 0
+    assert sum(outcomes.values()) == state["closed"] == 200
+
+
+NO_MORE_THREADS = """
+import resource, trio
+from trio_wsgi.net.apps import Overloaded, open_threads
+
+def limit(room):
+    pages = int(open("/proc/self/statm").read().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
+
+async def main():
+    async with open_threads(2, 5) as pool:
+        limit(0)
+        for _ in range(3):
+            try:
+                await pool.run(lambda: 1)
+            except Overloaded:
+                print("overloaded")
+        limit(1 << 30)
+        print(await pool.run(lambda: "served"))
+
+trio.run(main)
+"""
+
+
+def test_where_the_system_has_no_thread_to_give_requests_are_turned_away_until_it_has() -> None:
+    """RuntimeError: can't start new thread. It costs the requests of the moment, never the server."""
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MORE_THREADS],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(trio_wsgi.__file__).parent.parent,
+    )
+    assert (done.returncode, done.stdout) == (0, "overloaded\noverloaded\noverloaded\nserved\n"), done.stderr
+    assert "cannot start a thread for the application: can't start new thread; 0 are running" in done.stderr
