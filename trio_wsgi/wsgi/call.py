@@ -80,7 +80,7 @@ def _is_iterable(result: object) -> TypeGuard[Iterable[Any]]:
 
 def _is_all_known(result: Iterable[Any]) -> bool:
     """Whether nothing has to be computed to have all blocks: a list, or one block (PEP 3333, "Content-Length")."""
-    if getattr(type(result), "__iter__", None) in (list.__iter__, tuple.__iter__):  # those of a subclass may do anything
+    if getattr(type(result), "__iter__", None) in (list.__iter__, tuple.__iter__):  # a subclass may do anything
         return True
     with suppress(Exception):  # the application's own __len__
         return isinstance(result, Sized) and len(result) == 1
