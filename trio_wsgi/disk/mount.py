@@ -103,8 +103,7 @@ class Mount:
 
     def _with_directory(self, request: RequestHead, path: MountPath) -> Answer:
         if not path.directory:
-            location = directory_location(request.path, request.query or None)
-            return say(request, 301, b"Moved Permanently", [(b"Location", location)])
+            return _redirect(request)
         for name in self._options.index:
             names = (*path.names, name.encode())
             try:
@@ -119,6 +118,8 @@ class Mount:
 
     def _with_listing(self, request: RequestHead, path: MountPath) -> Answer:
         """The entries of the directory that can be asked for."""
+        if b"//" in request.path:  # clients do not agree on where relative links lead from there
+            return _redirect(request)
         entries = [
             Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
             for name, status in self._root.list(path.names)
@@ -179,6 +180,12 @@ def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, Mo
         if (path := mount.find(request)) is not None:
             return mount, path
     return None
+
+
+def _redirect(request: RequestHead) -> Answer:
+    """To the one name of a directory: single slashes, one at the end."""
+    location = directory_location(request.path, request.query or None)
+    return say(request, 301, b"Moved Permanently", [(b"Location", location)])
 
 
 def _accept_encoding(request: RequestHead) -> bytes | None:

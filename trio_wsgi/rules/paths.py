@@ -60,16 +60,27 @@ def split_mount(path: bytes, prefix: bytes, *, hidden: bool = False) -> MountPat
     names: list[bytes] = []
     for segment in raw[len(wanted) :]:
         name = unquote_to_bytes(segment)
-        if _BROKEN_ESCAPE.search(segment):
-            return MountPath(refused="broken percent-encoding")
-        if name in (b".", b".."):
-            return MountPath(refused="dot segment")
-        if _FORBIDDEN.search(name):
-            return MountPath(refused="slash, backslash or NUL in a name")
-        if not hidden and name.startswith(b".") and name != _WELL_KNOWN:
-            return MountPath(refused="hidden name")
+        refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name, hidden=hidden)
+        if refused:
+            return MountPath(refused=refused)
         names.append(name)
     return MountPath(tuple(names), path.endswith(b"/"))
+
+
+def refuse_name(name: bytes, *, hidden: bool = False) -> str:
+    """Return why there can be nothing of this name under a mount; "" when there may be.
+
+    Args:
+        name: decoded, not empty.
+        hidden: as for `split_mount`.
+    """
+    if name in (b".", b".."):
+        return "dot segment"
+    if _FORBIDDEN.search(name):
+        return "slash, backslash or NUL in a name"
+    if not hidden and name.startswith(b".") and name != _WELL_KNOWN:
+        return "hidden name"
+    return ""
 
 
 def directory_location(path: bytes, query: bytes | None = None) -> bytes:
