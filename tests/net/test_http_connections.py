@@ -1,0 +1,196 @@
+"""Connections as such: how many, clients that come and go, descriptors that run out (PAINS 31, 35, 47)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from answers import read_answer
+from serving import Command, Served, command, receive_all, serving
+
+Environ = dict[str, Any]
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+
+
+def hello(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("200 OK", [])
+    return [b"hello"]
+
+
+# -- connection_limit ------------------------------------------------------------------------------------------------
+
+
+async def test_at_the_limit_the_kernel_queues_and_nobody_is_reset() -> None:
+    async with serving(hello, connection_limit=3, keep_alive=5) as served:
+        with trio.fail_after(10):
+            held = [await served.connect() for _ in range(3)]
+            for stream in held:
+                await stream.send_all(GET)
+                assert b"hello" in await stream.receive_some()
+            waiting = [await served.connect() for _ in range(4)]  # the kernel completes the handshake
+            for stream in waiting:
+                await stream.send_all(CLOSE)
+            with trio.move_on_after(0.2) as silence:
+                await waiting[0].receive_some()
+            assert silence.cancelled_caught
+            assert "3 connections" in repr(served.server)
+            await held[0].aclose()  # one place: those who wait have it one after the other
+            for stream in waiting:
+                assert read_answer(await receive_all(stream)).body == b"hello"
+            for stream in held[1:] + waiting:
+                await stream.aclose()
+
+
+async def test_a_limit_of_one_serves_everybody_in_turn() -> None:
+    async with serving(hello, connection_limit=1) as served, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            assert read_answer(await served.exchange(CLOSE)).body == b"hello"
+
+        for _ in range(20):
+            nursery.start_soon(ask)
+
+
+# -- clients that come and go ----------------------------------------------------------------------------------------
+
+
+async def _reset(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+@pytest.mark.parametrize("sent", [b"", b"G", GET, GET * 50, b"nonsense\r\n\r\n"])
+async def test_a_crowd_that_connects_and_leaves(sent: bytes, reset: bool, caplog: pytest.LogCaptureFixture) -> None:
+    # hypercorn#225: one bad client ended the whole server
+    async with serving(hello, backlog=512) as served:
+        with trio.fail_after(10):
+            for _ in range(60):
+                stream = await served.connect()
+                await stream.send_all(sent)
+                await (_reset(stream) if reset else stream.aclose())
+            assert read_answer(await served.exchange(CLOSE)).body == b"hello"
+            await _no_connections(served)
+    assert not [line for line in caplog.records if line.exc_info]
+
+
+async def test_a_client_that_resets_while_it_is_still_in_the_queue() -> None:
+    # accept(2) gives a dead socket, or ECONNABORTED; SO_LINGER 0 on one that was never accepted
+    async with serving(hello, connection_limit=1) as served:
+        with trio.fail_after(10):
+            first = await served.connect()
+            await first.send_all(GET)
+            await first.receive_some()
+            for _ in range(5):
+                await _reset(await served.connect())
+            await first.aclose()
+            assert read_answer(await served.exchange(CLOSE)).body == b"hello"
+
+
+async def _no_connections(served: Served) -> None:
+    while ", 0 connections" not in repr(served.server):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+"""
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Command]:
+    (tmp_path / "hello_app.py").write_text(APP)
+    with command("hello_app:app", "-b", "127.0.0.1:0", cwd=tmp_path) as process:
+        yield process
+
+
+def _ask(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(CLOSE)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads CPU time from /proc")
+def test_half_open_connections_cost_no_cpu(running: Command) -> None:
+    # waitress#418 (GHSA-3f84-rpwh-47g6): select() on a socket whose peer has closed its side spun for ever
+    with contextlib.ExitStack() as stack:
+        for number in range(40):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
+            sock.sendall((b"", b"GET / HT", GET, b"PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n")[number % 4])
+            if number % 8 < 4:
+                sock.shutdown(socket.SHUT_WR)
+        assert b"hello" in _ask(running.port)
+        time.sleep(0.2)
+        before = _cpu_seconds(running.process.pid)
+        time.sleep(0.5)
+        assert _cpu_seconds(running.process.pid) - before < 0.2
+        assert b"hello" in _ask(running.port)
+
+
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    (tmp_path / "hello_app.py").write_text(APP)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        with command("hello_app:app", "-b", "127.0.0.1:0", cwd=tmp_path) as running:
+            given = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert given == (hard, hard)
+
+
+def test_running_out_of_descriptors_is_survived(running: Command) -> None:
+    # EMFILE: said once, nobody reset; those who wait are served when descriptors are given back (accept(2))
+    used = len(list(Path(f"/proc/{running.process.pid}/fd").iterdir()))
+    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
+    socks = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(30)]
+    try:
+        for sock in socks:
+            sock.sendall(CLOSE)
+        # The first ones are answered and give their descriptors back: all of them are.
+        answers = [b"".join(iter(lambda sock=sock: sock.recv(65536), b"")) for sock in socks]  # type: ignore[misc]
+        assert all(answer.endswith(b"hello") for answer in answers)
+    finally:
+        for sock in socks:
+            sock.close()
+
+    held = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(30)]
+    try:
+        for sock in held:
+            sock.sendall(GET)
+        deadline = time.monotonic() + 5
+        while "cannot accept for now" not in running.log and time.monotonic() < deadline:
+            time.sleep(0.02)
+        before = _cpu_seconds(running.process.pid)
+        time.sleep(0.5)
+        assert _cpu_seconds(running.process.pid) - before < 0.2  # no busy loop on a listener that stays readable
+        assert held[0].recv(65536).endswith(b"hello")  # who is in is served all the while
+        for sock in held[:20]:
+            sock.close()
+        for sock in held[20:]:
+            assert sock.recv(65536).endswith(b"hello")
+    finally:
+        for sock in held:
+            sock.close()
+    assert b"hello" in _ask(running.port)
+    assert "Traceback" not in running.log
+    assert running.log.count("cannot accept for now") <= 3
