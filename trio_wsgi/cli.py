@@ -6,6 +6,7 @@ Laws:
 * Exit codes are gunicorn's: 0 clean, 1 for a wrong command line or setting, 4 for an application that cannot
   be loaded.
 * The process is prepared (environment, working directory, import path) before the application is imported.
+* `files DIR` is the same command with a mount and other defaults: every flag means the same.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import AppLoadError, ConfigError
@@ -32,7 +34,14 @@ from trio_wsgi.wsgi.loading import apply_middleware, load_app
 EXIT_USAGE = 1
 EXIT_APP_LOAD = 4
 
-_DESCRIPTION = "Serve a WSGI application; its files leave from the kernel."
+FILES = "files"  # in place of an application; a module of this name is served as files:app
+_FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
+
+_USAGE = "%(prog)s [options] MODULE:APP\n       %(prog)s files DIR [options]"
+_DESCRIPTION = (
+    "Serve a WSGI application; its files leave from the kernel. Or, with 'files', serve a directory at once: "
+    "pages that list it, downloads that resume, an access log on stdout."
+)
 _EPILOG = (
     "Sizes may be written as 64k, 1m or 1g, durations as 30, 5m or none. Every setting can also be given "
     "as TRIO_WSGI_<NAME> in the environment, and in TOML: -c FILE, or [tool.trio-wsgi] in ./pyproject.toml."
@@ -48,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; settings that were not given are absent from its result."""
     parser = _Parser(
         prog="trio-wsgi",
-        usage="%(prog)s [options] MODULE:APP",
+        usage=_USAGE,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         allow_abbrev=False,
@@ -57,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
         "app",
         nargs="?",
         metavar="MODULE:APP",
-        help="the application: module:attribute, module:factory(), or a module with application or app in it",
+        help="the application: module:attribute, module:factory(), or a module with application or app in it; "
+        "or files DIR",
     )
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
     parser.add_argument("--check-config", action="store_true", help="check settings and application, serve nothing")
@@ -92,6 +102,8 @@ def parse_arguments(
 ) -> tuple[argparse.Namespace, dict[str, str | list[str]]]:
     """The command's own options, and the texts of the settings that were given.
 
+    `directory` among the options is what `files` names, else None.
+
     Raises:
         ConfigError: an unknown flag (with the nearest one), a missing value, or too many words.
     """
@@ -100,6 +112,11 @@ def parse_arguments(
         if word.startswith("-"):
             flag = word.partition("=")[0]
             raise ConfigError(flag, "there is no such flag", nearest(flag, parser._option_string_actions))
+    options.directory = None
+    if options.app == FILES:
+        if not rest:
+            raise ConfigError(FILES, "no directory is named", "write trio-wsgi files DIR")
+        options.directory = rest.pop(0)
     if rest:
         raise ConfigError("command line", f"{rest[0]!r} is one word too many", "name one application")
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}
@@ -143,6 +160,8 @@ def _run(argv: Sequence[str]) -> int:
     except SystemExit:  # --help and --version have printed
         return 0
     loaded = load_config(flags, os.environ, options.config)
+    if options.directory is not None:
+        loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
     if options.print_config:
         print(format_toml(loaded), end="")
@@ -151,13 +170,42 @@ def _run(argv: Sequence[str]) -> int:
     if options.app is None and not options.check_config:
         raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
     prepare_process(loaded.config)
-    if options.check_config:
-        return _check(options.app, loaded)
 
     def load() -> WSGIApplication:
-        return apply_middleware(load_app(options.app), loaded.config.middleware)
+        app = load_app(options.app) if options.directory is None else nothing_here
+        return apply_middleware(app, loaded.config.middleware)
 
+    if options.check_config:
+        return _check(options, load, loaded)
     return worker.serve_process(load, loaded.config)
+
+
+def mount_directory(loaded: Loaded, directory: str) -> Loaded:
+    """The settings under which `files` serves a directory: they are as given, but for the mount and some defaults.
+
+    Args:
+        directory: as the operator wrote it, relative to the working directory of now.
+
+    Raises:
+        ConfigError: there is no such directory, or it cannot be read.
+    """
+    path = Path(directory).absolute()
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+    except OSError as error:
+        raise ConfigError(FILES, f"{directory!r}: {error.strerror}", "name a directory") from None
+    changes: dict[str, Any] = {
+        name: value for name, value in _FILES_DEFAULTS.items() if loaded.origins[name] == "default"
+    }
+    changes["static"] = (f"/={path}", *loaded.config.static)
+    return Loaded(loaded.config.replace(**changes), {**loaded.origins, **dict.fromkeys(changes, FILES)})
+
+
+def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """The application behind `files`: the mount answers for every path, so this one for what has none."""
+    body = b"404 Not Found\n"
+    start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
 
 
 def prepare_process(config: Config) -> None:
@@ -182,15 +230,17 @@ def prepare_process(config: Config) -> None:
         raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
 
 
-def _check(reference: str | None, loaded: Loaded) -> int:
+def _check(options: argparse.Namespace, load: Callable[[], WSGIApplication], loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
     print(f"settings: {_count_origins(loaded.origins)}")
     print(f"listen at: {', '.join(address.url() for address in loaded.config.addresses)}")
-    if reference is None:
+    if options.directory is not None:
+        print(f"directory: {Path(options.directory).absolute()}")
+    elif options.app is None:
         print("application: none named, so none imported")
     else:
-        app = apply_middleware(load_app(reference), loaded.config.middleware)
-        print(f"application: {reference} is a {type(app).__module__}.{type(app).__qualname__}")
+        app = load()
+        print(f"application: {options.app} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
     return 0
 
