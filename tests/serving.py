@@ -75,6 +75,7 @@ async def serving(app: Callable[..., Any], **settings: Any) -> AsyncIterator[Ser
     """Serve `app` on a free port of 127.0.0.1 until the block ends; `settings` are those of Config."""
     records: list[RequestRecord] = []
     settings.setdefault("bind", ("127.0.0.1:0",))
+    settings.setdefault("half_close", "serve")  # `exchange` ends its sending side and is to be answered
     server = Server(app, Config(**settings), observers=(records.append,))
     async with trio.open_nursery() as nursery:
         (address, *_) = await nursery.start(server.serve)

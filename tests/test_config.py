@@ -32,6 +32,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "keep_alive": ("0", 0.0),
     "linger_timeout": ("2s", 2.0),
     "app_timeout": ("9s", 9.0),
+    "app_timeout_header": ("X-Time", "X-Time"),
+    "queue_timeout": ("1", 1.0),
     "graceful_timeout": ("5m", 300.0),
     "limit_request_line": ("4k", 4096),
     "limit_request_fields": ("50", 50),

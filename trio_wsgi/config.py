@@ -125,6 +125,13 @@ class Config:
         "For the application to work on one request (504), not counting its waits for the client.",
         low=0.001,
     )
+    app_timeout_header: str = DEADLINES.setting(
+        "",
+        "Header that shortens app_timeout for its request, in seconds. Only where the clients, or the proxy that "
+        "sets it, are trusted.",
+        metavar="NAME",
+    )
+    queue_timeout: Seconds = DEADLINES.setting(30.0, "For a request to wait for a thread (503).", low=0.001)
     graceful_timeout: Seconds = DEADLINES.setting(
         30.0, "For requests and downloads under way to finish after TERM. 0: cut at once; none: wait for all."
     )

@@ -7,6 +7,8 @@ Laws:
   thread.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm, and no more of them are awake than the load needs.
+* A thread that ignores its cancellation for `LOST_AFTER` seconds is lost: it is reported with its stack, its caller
+  goes on without it, and another thread takes its place. When it comes back it ends, and what it brings is disposed of.
 * Cancelling a caller cancels the scope of the slot that runs its call: the app sees `Cancelled` in whatever it asks of
   the loop. The caller waits for the thread all the same; such a slot ends and is replaced.
 * Calls that close what an app has opened (`run_closing`) are always admitted, go first, and run even when their caller
@@ -16,7 +18,11 @@ Laws:
 from __future__ import annotations
 
 import logging
+import math
 import queue
+import sys
+import threading
+import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -27,7 +33,14 @@ from typing import Any, TypeVar
 import outcome
 import trio
 
+try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
+    from anyio.to_thread import run_sync as _park
+except ImportError:
+    _park = trio.to_thread.run_sync  # type: ignore[assignment]
+
 log = logging.getLogger("trio_wsgi.error")
+
+LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 
 T = TypeVar("T")
 
@@ -36,14 +49,22 @@ class Overloaded(Exception):
     """All threads are busy and the queue is full: answer 503."""
 
 
+class LostThread(Exception):
+    """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
+
+
 class _Call:
     """One call on its way through a thread."""
 
-    __slots__ = ("closes", "context", "fn", "result", "slot", "task")
+    __slots__ = ("closes", "context", "dispose", "fn", "queued", "result", "slot", "task")
 
-    def __init__(self, fn: Callable[[], Any], closes: bool = False) -> None:
+    def __init__(
+        self, fn: Callable[[], Any], closes: bool = False, dispose: Callable[[Any], object] | None = None
+    ) -> None:
         self.fn = fn
         self.closes = closes  # what an app has opened
+        self.dispose = dispose  # of a result that comes when nobody waits for it any more
+        self.queued: trio.CancelScope | None = None  # bounds the wait for a thread, and nothing more
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
         self.slot: _Slot | None = None  # who runs it; None while it waits
@@ -53,7 +74,7 @@ class _Call:
 class _Slot:
     """One thread of the pool, with the scope of the task that hosts it."""
 
-    __slots__ = ("_report", "_token", "inbox", "scope")
+    __slots__ = ("_report", "_token", "inbox", "lost", "returned", "scope", "since", "thread")
 
     def __init__(self, report: Callable[[_Slot, _Call | None], None]) -> None:
         self.inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -62,10 +83,16 @@ class _Slot:
         self.scope = trio.CancelScope(shield=True)
         self._report = report
         self._token = trio.lowlevel.current_trio_token()
+        self.since = math.inf  # when its present call began; infinite while it is idle
+        self.returned = trio.Event()  # from the call that was cancelled
+        self.lost = False
+        self.thread = 0  # its identifier, once it is there
 
     def loop_in_thread(self) -> None:
         """Say that the thread is there, then run calls until None comes."""
         call: _Call | None = None
+        self.thread = threading.get_ident()
+        threading.current_thread().name = "trio-wsgi app"
         with suppress(trio.RunFinishedError):
             while True:
                 self._token.run_sync_soon(self._report, self, call)
@@ -74,6 +101,11 @@ class _Slot:
                 if call is None:
                     return
                 call.result = outcome.capture(call.context.run, call.fn)
+
+    def stack(self) -> str:
+        """Where its thread is at this moment."""
+        frame = sys._current_frames().get(self.thread)
+        return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()
 
 
 class AppThreads:
@@ -94,6 +126,7 @@ class AppThreads:
         self._starting = 0  # slots whose thread is not there yet
         self._idle: list[_Slot] = []  # the last one is the warmest
         self._waiting: deque[_Call] = deque()
+        self._lost: set[_Slot] = set()
         self._closing = False
 
     def __repr__(self) -> str:
@@ -101,11 +134,18 @@ class AppThreads:
             f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
         )
 
-    async def run(self, fn: Callable[[], T]) -> T:
+    async def run(
+        self, fn: Callable[[], T], queue_timeout: float = math.inf, dispose: Callable[[T], object] | None = None
+    ) -> T:
         """Run `fn` in a thread and return its result.
 
+        Args:
+            queue_timeout: seconds to wait for a thread.
+            dispose: called, in a thread, with a result that comes when the caller has given up.
+
         Raises:
-            Overloaded: there is no thread and no place in the queue.
+            Overloaded: there is no thread and no place in the queue, or none came free in time.
+            LostThread: the call was cancelled, and its thread does not come back.
 
         Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its
         result is still returned.
@@ -114,10 +154,12 @@ class AppThreads:
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
-        call = _Call(fn)
-        self._waiting.append(call)
-        self._hand_out()
-        return await self._wait(call, self._abort_request)  # type: ignore[no-any-return]
+        call = _Call(fn, dispose=dispose)
+        with trio.move_on_after(queue_timeout) as call.queued:
+            self._waiting.append(call)
+            self._hand_out()
+            return await self._wait(call, self._abort_request)  # type: ignore[no-any-return]
+        raise Overloaded(f"no thread came free within {queue_timeout:g} s (queue_timeout)")
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
@@ -136,14 +178,37 @@ class AppThreads:
             # The thread saw the cancellation of its slot; this task is to see its own.
             await trio.lowlevel.checkpoint_if_cancelled()
             raise RuntimeError("a call raised the Cancelled of another one") from result.error
+        if isinstance(result, outcome.Error) and isinstance(result.error, LostThread):
+            await trio.lowlevel.checkpoint_if_cancelled()  # what it was cancelled for
         return result.unwrap()
 
     def _abort_request(self, call: _Call) -> trio.lowlevel.Abort:
         if call.slot is None:
             self._waiting.remove(call)
             return trio.lowlevel.Abort.SUCCEEDED
-        call.slot.scope.cancel()
+        if not call.slot.scope.cancel_called:
+            call.slot.scope.cancel()
+            self._nursery.start_soon(self._await_return, call.slot, call)
         return trio.lowlevel.Abort.FAILED
+
+    async def _await_return(self, slot: _Slot, call: _Call) -> None:
+        """Give a cancelled thread its time; then let its caller go on, and put another thread in its place."""
+        with trio.move_on_after(LOST_AFTER, shield=True):
+            await slot.returned.wait()
+            return
+        slot.lost = True
+        self._slots.discard(slot)
+        self._lost.add(slot)
+        self._limiter.total_tokens += 1
+        log.error(
+            "an application thread ignores its cancellation for %g s and is left to itself; it is at:\n%s",
+            LOST_AFTER,
+            slot.stack(),
+        )
+        task, call.task = call.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(LostThread())))
+        self._hand_out()
 
     def _abort_closing(self, call: _Call) -> trio.lowlevel.Abort:
         call.task = None
@@ -157,6 +222,9 @@ class AppThreads:
             slot = self._idle.pop()
             call = self._waiting.popleft()
             call.slot = slot
+            if call.queued is not None:
+                call.queued.deadline = math.inf
+            slot.since = trio.current_time()
             slot.inbox.put(call)
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             slot = _Slot(self._report)
@@ -168,7 +236,7 @@ class AppThreads:
         """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
         try:
             with slot.scope:
-                await trio.to_thread.run_sync(slot.loop_in_thread, limiter=self._limiter, thread_name="trio-wsgi app")
+                await _park(slot.loop_in_thread, limiter=self._limiter)  # type: ignore[arg-type]
         except RuntimeError as exc:  # threading's own, for want of memory or of the system's leave
             self._slots.discard(slot)
             self._starting -= 1
@@ -177,6 +245,9 @@ class AppThreads:
                 self._turn_away()
         else:
             self._slots.discard(slot)
+            if slot.lost:
+                self._lost.discard(slot)
+                self._limiter.total_tokens -= 1
             self._hand_out()
 
     def _turn_away(self) -> None:
@@ -194,8 +265,14 @@ class AppThreads:
             self._starting -= 1
         elif call.task is not None:
             trio.lowlevel.reschedule(call.task, outcome.Value(call.result))
+        elif call.dispose is not None and isinstance(call.result, outcome.Value):
+            dispose = partial(_log_failure, partial(call.dispose, call.result.value))
+            self._waiting.appendleft(_Call(dispose, closes=True))
+        slot.since = math.inf
         if slot.scope.cancel_called:
+            slot.returned.set()
             slot.inbox.put(None)
+            self._hand_out()
             return
         self._idle.append(slot)
         self._hand_out()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,7 +35,7 @@ from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.environ import Site, build_environ
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, Headers, finish_headers, http_date
+from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_all, http_date
 from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import call_app
@@ -47,6 +48,7 @@ from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
 
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
 
 
@@ -180,21 +182,33 @@ class Exchange:
 
     async def _run_app(self, call: Callable[[], Answer]) -> Answer:
         """Run the app in a thread, while its client is there and for no longer than it may take."""
-        clock = AppClock(self._service.config.app_timeout)
+        clock = self._outlet.clock = AppClock(self._app_timeout())
         gone: list[bool] = []
 
         def client_gone() -> None:
             gone.append(True)
             clock.scope.cancel()
 
+        config, environ = self._service.config, self._environ
+        environ["trio_wsgi.cancelled"] = bridge.is_cancelled
+        environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
         answer = None
         with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
-            answer = await self._service.threads.run(call)
+            answer = await self._service.threads.run(call, config.queue_timeout, _dispose)
         if not clock.scope.cancel_called and answer is not None:
             return answer
         if answer is not None:  # the app did not mind being cancelled
             await self._close(answer)
         raise ClientGone(0, "closed by the client while the application ran") if gone else AppTimedOut(clock.seconds)
+
+    def _app_timeout(self) -> float:
+        """What the request's trusted header says, where the operator has named one, else the setting."""
+        config, head = self._service.config, self._head
+        if config.app_timeout_header and head is not None:
+            for value in get_all(head.headers, config.app_timeout_header.lower().encode()):
+                if _SECONDS.fullmatch(value):
+                    return min(float(value), config.app_timeout)
+        return config.app_timeout
 
     async def _send(self, answer: Answer) -> None:
         if self._wire.body_left > UNREAD_MAX:
@@ -329,6 +343,11 @@ def _call_in_thread(call: Callable[[], Answer]) -> Answer:
         raise
     except BaseException as exc:
         raise AppFailed from exc
+
+
+def _dispose(answer: Answer) -> None:
+    """An answer that came after its request had been given up."""
+    answer.close()
 
 
 def _close_logging(close: Callable[[], object]) -> None:

@@ -15,17 +15,23 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from sendfile import Part
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
+from trio_wsgi.net.clock import AppClock
+from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.wsgi import bridge
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 Dress = Callable[[Head, int | None], Headers]
 
 
@@ -51,7 +57,8 @@ class Outlet:
         self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
         self._ended = False  # what comes now would reach into the next response
-        self._full_since: float | None = None  # when the kernel refused a block, and has taken none since
+        self._full: Taken | None = None  # the kernel refused a block, and has taken none since
+        self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -63,18 +70,18 @@ class Outlet:
     def send(self, data: bytes) -> None:
         self._check()
         if self._lent:
-            bridge.run(self._backlog.wait_drained)
+            bridge.run(self._wait, self._backlog.wait_drained)
             self._lent = False
         self._send_nowait(self._frame_block(data))
         if self._unsent:
-            bridge.run(self._deliver, self._unsent)
+            bridge.run(self._wait, self._deliver, self._unsent)
 
     def offer(self, data: bytes) -> None:
         self._check()
         if (self._lent or not self._wire.transport.writable_nowait()) and not bridge.run_sync(self._take_back):
             raise BlockingIOError(errno.EAGAIN, "the client does not take the block now: nothing of it was written", 0)
         self._lent = False
-        self._full_since = None
+        self._full = None
         self._send_nowait(self._frame_block(data))
         if self._unsent:
             bridge.run_sync(self._backlog.lend, self._hand_over())
@@ -82,16 +89,16 @@ class Outlet:
     def push(self, data: bytes) -> None:
         self._check()
         parts = self._frame_block(data)
-        if self._lent and bridge.run(self._backlog.extend, parts, self._ahead):
+        if self._lent and bridge.run(self._wait, self._backlog.extend, parts, self._ahead):
             return
         self._lent = False
         self._send_nowait(parts)
         if self._unsent:
-            bridge.run(self._backlog.lend_within, self._hand_over(), self._ahead)
+            bridge.run(self._wait, self._backlog.lend_within, self._hand_over(), self._ahead)
 
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
-        return bridge.run(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
+        return bridge.run(self._wait, self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
@@ -181,12 +188,11 @@ class Outlet:
         if not self._backlog.take_back():
             return False
         if self._wire.transport.writable_nowait():
-            self._full_since = None
+            self._full = None
             return True
-        now = trio.current_time()
-        if self._full_since is None:
-            self._full_since = now
-        elif now >= self._full_since + self._write_timeout:
+        if self._full is None:
+            self._full = Taken(self._wire.transport.sock, self._write_timeout, None)
+        elif self._full.stalled():
             self.failure = ClientStalled("write_timeout", self._write_timeout)
             raise self.failure
         return False
@@ -194,13 +200,18 @@ class Outlet:
     async def _wait_writable(self, timeout: float) -> bool:
         with trio.move_on_after(timeout):
             while not self._take_back():
-                if self._full_since is None:
+                if self._full is None:
                     await self._backlog.wait_drained()
                     continue
-                with trio.move_on_at(self._full_since + self._write_timeout):
+                with trio.move_on_after(self._write_timeout / LOOKS):
                     await self._wire.transport.wait_writable()
             return True
         return False
+
+    async def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """What a thread runs to wait for the client: that is no time of the application's."""
+        with nullcontext() if self.clock is None else self.clock.stopped():
+            return await async_fn(*args)
 
     # -- framing -------------------------------------------------------------------------------------------------
 

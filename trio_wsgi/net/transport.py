@@ -31,14 +31,14 @@ try:
 except ImportError:  # Windows
     ioctl = None  # type: ignore[assignment]
 
-__all__ = ["FileTooShort", "PlainTransport"]
+__all__ = ["LOOKS", "FileTooShort", "PlainTransport", "Taken"]
 
 # send(2), sendfile(2), tcp(7): what is wrong with the connection; anything else is wrong with a file
 _GONE = {
     errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
 }  # fmt: skip
-_LOOKS = 4  # per idle_timeout, at what the peer has taken
+LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
 class PlainTransport:
@@ -111,11 +111,11 @@ class PlainTransport:
             FileTooShort: a file ended before its span did.
             AppError: a file cannot be read.
         """
-        taken = _Taken(self.sock, idle_timeout, progress)
+        taken = Taken(self.sock, idle_timeout, progress)
         while True:
             try:
                 await self._pump.deliver(
-                    self.sock, parts, idle_timeout=idle_timeout / _LOOKS, kernel=self._kernel, progress=taken.note
+                    self.sock, parts, idle_timeout=idle_timeout / LOOKS, kernel=self._kernel, progress=taken.note
                 )
             except Stalled:
                 if taken.stalled():
@@ -147,7 +147,7 @@ class PlainTransport:
             self.sock.close()
 
 
-class _Taken:
+class Taken:
     """When the peer last took a byte: from us, or from what the kernel holds for it.
 
     The kernel calls a socket writable again when a third of its buffer is free, and that buffer may be megabytes: a
