@@ -274,3 +274,52 @@ async def test_an_app_that_closes_its_input_harms_nobody() -> None:
     for settings in ({}, {"body_buffer_size": 1}, {"request_buffering": False}):
         async with serving(app, **settings) as served:
             assert (await served.exchange(one + request())).count(b"closed") == 2
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_an_app_that_waits_for_its_body_ends_with_the_server(
+    swallows: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cancellation reaches a blocked read, and an app that swallows it cannot hold the server up."""
+    seen = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except BaseException as exc:
+            seen.append(type(exc).__name__)
+            if not swallows:
+                raise
+        start_response("200 OK", PLAIN)
+        return [b"as if nothing had happened"]
+
+    with trio.fail_after(5):
+        async with serving(app, request_buffering=False) as served:
+            stream = await served.connect()
+            await stream.send_all(request("POST", "/", "Content-Length: 100") + b"some")
+            await trio.sleep(0.05)
+    await stream.aclose()
+    assert seen == ["Cancelled"]
+    assert served.records[0].outcome is Outcome.SHUTDOWN
+    assert error_lines(caplog) == []
+
+
+async def test_a_body_is_read_while_the_answer_is_under_way() -> None:
+    """Both directions stream: each line is answered before the next is sent."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", PLAIN)
+        for line in environ["wsgi.input"]:
+            yield b"got " + line
+
+    async with serving(app, request_buffering=False) as served, await served.connect() as stream:
+        await stream.send_all(request("POST", "/", "Transfer-Encoding: chunked"))
+        received = b""
+        with trio.fail_after(5):
+            for line in (b"one\n", b"two\n", b"three\n"):
+                await stream.send_all(b"%x\r\n%b\r\n" % (len(line), line))
+                while b"got " + line not in received:
+                    received += await stream.receive_some()
+            await stream.send_all(b"0\r\n\r\n")
+            received += await receive_all(stream)
+    assert received.endswith(b"0\r\n\r\n")
