@@ -123,7 +123,8 @@ class Root:
         Raises:
             as `open`.
         """
-        fd = self._open_existing(names) if names else os.dup(self._fd)
+        # The root anew: a copy of its descriptor would share the position that reading moves (dup(2)).
+        fd = self._open_existing(names) if names else os.open(".", _DIRECTORY_FLAGS, dir_fd=self._fd)
         try:
             with os.scandir(fd) as entries:
                 found = [os.fsencode(entry.name) for entry in entries]

@@ -192,7 +192,7 @@ _SCRIPT = """
 const body = document.querySelector("tbody");
 const heads = [...document.querySelectorAll("th")];
 const words = new Intl.Collator(undefined, {numeric: true});
-const keys = [cell => cell.textContent, cell => +cell.title.replace(/[^0-9]/g, ""),
+const keys = [cell => cell.textContent.replace(/[/]$/, ""), cell => +cell.title.replace(/[^0-9]/g, ""),
   cell => cell.firstChild ? cell.firstChild.title : ""];
 const compare = [words.compare, (a, b) => a - b, (a, b) => a < b ? -1 : +(a > b)];
 const place = row => row.className === "up" ? 0 : row.className === "dir" ? 1 : 2;
