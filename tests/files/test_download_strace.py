@@ -1,0 +1,138 @@
+"""What the kernel is asked to do for a download: sendfile, no read of the file, no spinning (PAINS 8 of the peers)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from downloads import MIB, blocking_client, make_file
+from tools import require_tool
+
+import trio_wsgi
+
+SIZE = 40 * MIB
+APP = """\
+def app(environ, start_response):
+    start_response('200 OK', [])
+    file = open('data.bin', 'rb')
+    file.read(10)
+    return environ['wsgi.file_wrapper'](file)
+"""
+CALLS = "sendfile,read,pread64,preadv,preadv2,readv,mmap,splice,epoll_wait,epoll_pwait,poll,sendto,sendmsg,close"
+
+
+class Traced:
+    """The real command under strace, with the paths of descriptors (-y)."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self._trace = directory / "trace"
+        self.port = port
+
+    @property
+    def lines(self) -> list[str]:
+        return self._trace.read_text(errors="replace").splitlines()
+
+    def of_file(self, name: str = "data.bin") -> list[str]:
+        """The calls on the file since it was opened for the answer."""
+        return [line for line in self.lines if f"/{name}>" in line]
+
+
+@contextlib.contextmanager
+def traced(directory: Path, *options: str) -> Iterator[Traced]:
+    """Run the command under strace until the block ends. With -D the process is the server, its tracer a child's child
+    of it that ends with it."""
+    strace = [require_tool("strace"), "-D", "-f", "-y", "-o", str(directory / "trace"), "-e", f"trace={CALLS}"]
+    server = [sys.executable, "-m", "trio_wsgi", "app:app", "-b", "127.0.0.1:0", *options]
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            strace + server,
+            cwd=directory,
+            env={"PYTHONPATH": str(Path(trio_wsgi.__file__).parent.parent), "PATH": "/usr/bin:/bin"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        patience = time.monotonic() + 30
+        while not (found := re.search(r"listening at http://127.0.0.1:(\d+)", log.read_text())):
+            assert process.poll() is None and time.monotonic() < patience, log.read_text()
+            time.sleep(0.05)
+        yield Traced(directory, int(found[1]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "app.py").write_text(APP)
+    make_file(tmp_path / "data.bin", SIZE)
+    return tmp_path
+
+
+def sendfile_results(lines: list[str]) -> tuple[list[int], int]:
+    """What each sendfile call moved, and how many would have blocked."""
+    calls = [line for line in lines if re.search(r"\bsendfile(64)?\(|sendfile(64)? resumed", line)]
+    moved = [int(found[1]) for line in calls if (found := re.search(r"= (\d+)$", line))]
+    return moved, sum("EAGAIN" in line for line in calls)
+
+
+@pytest.mark.slow
+def test_a_download_is_sendfile_and_nothing_else(directory: Path) -> None:
+    """Read through Python's buffer once by the app; from there on every byte moves by sendfile(2), in large steps."""
+    with traced(directory) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        out = directory / "out"
+        subprocess.run([require_tool("curl"), "-sS", "-o", str(out), url], check=True, timeout=40)
+        lines = server.lines
+    data = (directory / "data.bin").read_bytes()
+    assert out.read_bytes() == data[10:]
+    moved, blocked = sendfile_results(lines)
+    assert sum(moved) == SIZE - 10
+    of_file = [line for line in lines if "/data.bin>" in line]
+    reads = [line for line in of_file if re.search(r"\b(p?readv?2?|pread64|mmap|splice)\(", line)]
+    probes = [line for line in reads if "iov_len=1}], 1, " in line and "RWF_NOWAIT" in line]  # is it in memory?
+    assert len(reads) - len(probes) <= 1, reads  # the app's own read(10), which fills Python's buffer
+    assert len(probes) <= len(moved) + blocked
+    assert SIZE / len(moved) > 64 * 1024, f"{len(moved)} calls"
+    assert blocked <= len(moved) + 2, f"{blocked} of {len(moved)} calls would have blocked"
+    bodies = [line for line in lines if re.search(r"\bsend(to|msg)\(", line) and "socket" in line]
+    assert len(bodies) < 20  # the head, and what the loop wakes itself with
+
+
+@pytest.mark.slow
+def test_a_slow_download_asks_once_per_wake_up(directory: Path) -> None:
+    """pyruvate needed 290,000 calls for 200 MB: a full socket is waited for, not asked again and again."""
+    with traced(directory) as server, blocking_client(server.port, 8192) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+        received = 0
+        while received < 6 * MIB:
+            received += len(sock.recv(65_536))
+        before = len(server.of_file())
+        time.sleep(1)
+        still = len(server.of_file())
+        moved, blocked = sendfile_results(server.lines)
+        waits = sum("epoll" in line for line in server.lines)
+    assert still - before <= 6, "the client reads nothing, and yet the file is asked for"
+    assert blocked <= waits
+    assert blocked <= len(moved) + 6
+    assert waits < 2000
+
+
+@pytest.mark.slow
+def test_without_sendfile_there_is_none(directory: Path) -> None:
+    """--no-sendfile: the file is read at its offsets (pread), and not by sendfile."""
+    with traced(directory, "--no-sendfile") as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        out = directory / "out"
+        subprocess.run([require_tool("curl"), "-sS", "-o", str(out), url], check=True, timeout=40)
+        lines = server.lines
+    assert out.read_bytes() == (directory / "data.bin").read_bytes()[10:]
+    assert not any("sendfile(" in line for line in lines)
+    assert any("pread64(" in line and "/data.bin>" in line for line in lines)
