@@ -99,7 +99,8 @@ async def _running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
             await task(task_status=task_status)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(run)
+        with trio.CancelScope(shield=True):  # Trio does not take over a task that starts under a cancelled `start`
+            await nursery.start(run)
         try:
             yield
         finally:
