@@ -61,6 +61,10 @@ class NoRoom(Exception):
     """
 
 
+class ClientTooSlow(ClientGone, TimeoutError):
+    """The client takes bytes, but fewer than min_send_rate asks of it."""
+
+
 class ConfigError(Exception):
     """A setting has a value that cannot be used.
 

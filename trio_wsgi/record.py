@@ -19,6 +19,7 @@ class Outcome(enum.Enum):
     HEADER_TIMEOUT = "header-timeout"
     BODY_TIMEOUT = "body-timeout"
     WRITE_TIMEOUT = "write-timeout"
+    TOO_SLOW = "too-slow"  # took less than min_send_rate
     SHUTDOWN = "shutdown"  # cut by the server's own end
     FILE_TOO_SHORT = "file-too-short"  # the file shrank while it was sent: cut
     SERVER_ERROR = "server-error"  # our own bug: cut

@@ -87,7 +87,7 @@ class Exchange:
         self._head = head
         self._draining = draining
         config = service.config
-        self._outlet = Outlet(wire, nursery, self._dress, config.write_timeout, config.output_buffering)
+        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits)
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
         self._environ: dict[str, Any] = {}
         self._errors = ErrorLog()
@@ -214,7 +214,7 @@ class Exchange:
         if self._wire.body_left > UNREAD_MAX:
             self.keep = False  # nobody reads it any more
         try:
-            await self._outlet.deliver(answer.head, answer.parts, answer.length, whole=not answer.missing)
+            await self._outlet.deliver(answer)
             if answer.missing:
                 raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
         finally:
@@ -291,7 +291,7 @@ class Exchange:
             body = verdict.body()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
             head = Head(*verdict.status_line, verdict.headers())
-            await self._outlet.deliver(head, [body] if has_body else [], len(body), whole=True)
+            await self._outlet.deliver(Answer(head, [body] if has_body else [], len(body)))
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
         self._outcome = outcome

@@ -17,11 +17,13 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import Part
+from sendfile import MinRate, Part, Rate
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.clock import AppClock
@@ -35,6 +37,25 @@ Ts = TypeVarTuple("Ts")
 Dress = Callable[[Head, int | None], Headers]
 
 
+@dataclass(frozen=True, slots=True)
+class SendLimits:
+    """How slow a client may be, and how fast.
+
+    Args:
+        write_timeout: seconds without a byte taken.
+        ahead: bytes that `push` may be ahead of the client (output_buffering).
+        rate: the most, bytes per second; 0 for no limit.
+        rate_after: bytes that go out before `rate` holds.
+        min_rate: the least; None for any.
+    """
+
+    write_timeout: float
+    ahead: int = 0
+    rate: int = 0
+    rate_after: int = 0
+    min_rate: MinRate | None = None
+
+
 class Outlet:
     """One response's way out (`wsgi.ports.Outlet`, and what the loop needs of it).
 
@@ -42,15 +63,14 @@ class Outlet:
         wire: of the connection.
         nursery: of the connection; where lent parts are sent.
         dress: completes the app's headers for the wire, given the body's length if it is known.
-        write_timeout: seconds without a byte taken by the client.
-        ahead: bytes that `push` may be ahead of the client (output_buffering).
+        limits: see there.
     """
 
-    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, write_timeout: float, ahead: int) -> None:
+    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits) -> None:
         self._wire = wire
         self._dress = dress
-        self._write_timeout = write_timeout
-        self._ahead = ahead
+        self._limits = limits
+        self._rate: Rate | None = None  # of this response; known with its head
         self._head: Head | None = None  # taken, not yet framed
         self._backlog = Backlog(nursery, self._deliver_noting)
         self._lent = False  # known to the owner alone: the backlog has the baton
@@ -64,8 +84,10 @@ class Outlet:
 
     # -- in the application's thread (wsgi.ports.Outlet) ---------------------------------------------------------
 
-    def start(self, head: Head) -> None:
+    def start(self, head: Head, limit_rate: int | None = None) -> None:
         self._head = head
+        rate = self._limits.rate if limit_rate is None else limit_rate
+        self._rate = Rate(rate, self._limits.rate_after) if rate else None
 
     def send(self, data: bytes) -> None:
         self._check()
@@ -89,12 +111,12 @@ class Outlet:
     def push(self, data: bytes) -> None:
         self._check()
         parts = self._frame_block(data)
-        if self._lent and bridge.run(self._wait, self._backlog.extend, parts, self._ahead):
+        if self._lent and bridge.run(self._wait, self._backlog.extend, parts, self._limits.ahead):
             return
         self._lent = False
         self._send_nowait(parts)
         if self._unsent:
-            bridge.run(self._wait, self._backlog.lend_within, self._hand_over(), self._ahead)
+            bridge.run(self._wait, self._backlog.lend_within, self._hand_over(), self._limits.ahead)
 
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
@@ -117,6 +139,8 @@ class Outlet:
 
     def _send_nowait(self, parts: deque[Part]) -> None:
         self._unsent = parts
+        if self._rate is not None:  # then the pump sends all of it
+            return
         try:
             self._wire.transport.send_nowait(parts)
         except ClientGone as exc:
@@ -130,14 +154,8 @@ class Outlet:
 
     # -- on the event loop ---------------------------------------------------------------------------------------
 
-    async def deliver(self, head: Head | None, parts: list[Part], length: int | None, whole: bool) -> None:
+    async def deliver(self, answer: Answer) -> None:
         """Send what is left of the response, after all that went before.
-
-        Args:
-            head: if it was not sent yet.
-            parts: the rest of the body.
-            length: of the whole body, for the head; None when it has none.
-            whole: whether this ends the response; False when the body is shorter than was promised.
 
         Raises:
             ClientGone: the client has left or stalled.
@@ -146,12 +164,12 @@ class Outlet:
         await self.settle()
         self._ended = True
         self._unsent = deque()
-        if head is not None:
-            self._head = head
-            self._unsent.extend(self._frame_head(length))
-        for part in parts:
+        if answer.head is not None:
+            self.start(answer.head, answer.limit_rate)
+            self._unsent.extend(self._frame_head(answer.length))
+        for part in answer.parts:
             self._frame_body(part, self._unsent)
-        if whole:
+        if not answer.missing:
             self._unsent.extend(self._wire.frame_end())
         await self._deliver(self._unsent)
 
@@ -171,7 +189,9 @@ class Outlet:
 
     async def _deliver_noting(self, parts: deque[Part], progress: Callable[[int], None] | None) -> None:
         try:
-            await self._wire.transport.deliver(parts, self._write_timeout, progress)
+            await self._wire.transport.deliver(
+                parts, self._limits.write_timeout, progress, self._rate, self._limits.min_rate
+            )
         except Exception as exc:
             self.failure = exc
             raise
@@ -191,9 +211,9 @@ class Outlet:
             self._full = None
             return True
         if self._full is None:
-            self._full = Taken(self._wire.transport.sock, self._write_timeout, None)
+            self._full = Taken(self._wire.transport.sock, self._limits.write_timeout, None)
         elif self._full.stalled():
-            self.failure = ClientStalled("write_timeout", self._write_timeout)
+            self.failure = ClientStalled("write_timeout", self._limits.write_timeout)
             raise self.failure
         return False
 
@@ -203,7 +223,7 @@ class Outlet:
                 if self._full is None:
                     await self._backlog.wait_drained()
                     continue
-                with trio.move_on_after(self._write_timeout / LOOKS):
+                with trio.move_on_after(self._limits.write_timeout / LOOKS):
                     await self._wire.transport.wait_writable()
             return True
         return False

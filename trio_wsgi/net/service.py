@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import trio
 
-from sendfile import Pump
+from sendfile import MinRate, Pump
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.mounts import file_options, open_directories
+from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.head import HeadLimits
@@ -40,6 +41,7 @@ class Service:
     watch: DisconnectWatch
     observers: tuple[Observer, ...]
     head_limits: HeadLimits
+    send_limits: SendLimits
     buffering: Buffering
     answers: AnswerOptions
     mounts: tuple[Mount, ...]
@@ -72,6 +74,13 @@ async def open_service(app: WSGIApplication, config: Config, observers: tuple[Ob
                 observers=observers,
                 head_limits=HeadLimits(
                     config.limit_request_line, config.limit_request_fields, config.limit_request_field_size
+                ),
+                send_limits=SendLimits(
+                    write_timeout=config.write_timeout,
+                    ahead=config.output_buffering,
+                    rate=config.limit_rate,
+                    rate_after=config.limit_rate_after,
+                    min_rate=MinRate(config.min_send_rate, config.min_send_grace) if config.min_send_rate else None,
                 ),
                 buffering=Buffering(
                     write_policy=config.write_policy,

@@ -22,8 +22,8 @@ from collections.abc import Callable
 
 import trio
 
-from sendfile import FileTooShort, Part, Pump, Stalled, send_nowait
-from trio_wsgi.errors import AppError, ClientGone, ClientStalled
+from sendfile import FileTooShort, MinRate, Part, Pump, Rate, Stalled, TooSlow, send_nowait
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
 
 try:
     from fcntl import ioctl
@@ -98,16 +98,24 @@ class PlainTransport:
         await trio.lowlevel.wait_writable(self.sock)
 
     async def deliver(
-        self, parts: deque[Part], idle_timeout: float, progress: Callable[[int], None] | None = None
+        self,
+        parts: deque[Part],
+        idle_timeout: float,
+        progress: Callable[[int], None] | None = None,
+        rate: Rate | None = None,
+        min_rate: MinRate | None = None,
     ) -> None:
         """Send all of `parts`, emptying it on the way.
 
         Args:
             idle_timeout: seconds without a byte taken by the peer before it counts as stalled.
             progress: is told every number of bytes that the kernel took.
+            rate: the most it is sent.
+            min_rate: the least it has to take.
 
         Raises:
-            ClientGone: the peer has left, or stalled (`ClientStalled`); what it did not take is still in `parts`.
+            ClientGone: the peer has left, stalled (`ClientStalled`) or is too slow (`ClientTooSlow`); what it did not
+                take is still in `parts`.
             FileTooShort: a file ended before its span did.
             AppError: a file cannot be read.
         """
@@ -115,8 +123,16 @@ class PlainTransport:
         while True:
             try:
                 await self._pump.deliver(
-                    self.sock, parts, idle_timeout=idle_timeout / LOOKS, kernel=self._kernel, progress=taken.note
+                    self.sock,
+                    parts,
+                    idle_timeout=idle_timeout / LOOKS,
+                    kernel=self._kernel,
+                    progress=taken.note,
+                    rate=rate,
+                    min_rate=min_rate,
                 )
+            except TooSlow as exc:
+                raise ClientTooSlow(f"{exc} (min_send_rate)") from None
             except Stalled:
                 if taken.stalled():
                     raise ClientStalled("write_timeout", idle_timeout) from None

@@ -12,7 +12,7 @@ import logging
 import traceback
 from dataclasses import dataclass
 
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, NoRoom
 from trio_wsgi.net.apps import Overloaded
 from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
@@ -112,6 +112,8 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
         case ClientStalled():
             status = 0 if cause.deadline == "write_timeout" else 408
             return Verdict(_STALLS[cause.deadline], str(cause), status, str(cause))
+        case ClientTooSlow():
+            return Verdict(Outcome.TOO_SLOW, str(cause), 0)
         case ClientGone():
             return Verdict(Outcome.CLIENT_GONE, cause.strerror or str(cause), 0)
         case FileTooShort():

@@ -28,8 +28,12 @@ class Inlet(Protocol):
 class Outlet(Protocol):
     """The response's way out, for a thread that produces it bit by bit."""
 
-    def start(self, head: Head) -> None:
-        """Take the head, which leaves with the first bytes that are taken after it; until then it may be replaced."""
+    def start(self, head: Head, limit_rate: int | None = None) -> None:
+        """Take the head, which leaves with the first bytes that are taken after it; until then it may be replaced.
+
+        Args:
+            limit_rate: bytes per second; 0 for no limit, None for the configured one.
+        """
 
     def send(self, data: bytes) -> None:
         """Return when the kernel has taken all of `data`.

@@ -274,7 +274,7 @@ class Response:
         first = self._phase is not Phase.SENT
         if first:
             assert self._head is not None
-            self._outlet.start(self._settle_head(self._head))
+            self._outlet.start(self._settle_head(self._head), self._asked_rate())
         if not self._has_body:  # the head leaves when it would for GET, so that it is the same
             send, data = self._outlet.send, b""
         self._phase = Phase.SENT  # whatever happens now, another answer would come too late ...
