@@ -32,6 +32,7 @@ from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut, judge
 from trio_wsgi.net.wire import Wire
+from trio_wsgi.net.work import Work
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.environ import Site, build_environ
 from trio_wsgi.rules.head import RequestHead
@@ -91,6 +92,7 @@ class Exchange:
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
         self._environ: dict[str, Any] = {}
         self._errors = ErrorLog()
+        self._work = Work(nursery, "the request")
         self._started = time.time()
         self._clock = trio.current_time()
         self._promised: int | None = None
@@ -111,6 +113,7 @@ class Exchange:
                 async with self._receiving_body(self._head) as (body, length):
                     answer = await self._ask_app(self._head, body, length)
                     await self._send(answer)
+                await self._work.end()
             if self.keep:
                 await self._finish_body()
 
@@ -167,6 +170,9 @@ class Exchange:
         environ["wsgi.input"] = body
         environ["wsgi.errors"] = self._errors
         environ["wsgi.file_wrapper"] = FileWrapper
+        environ["wsgi.early_hints"] = self._outlet.hint
+        environ["trio_wsgi.nursery"] = self._work
+        environ["trio_wsgi.server_nursery"] = service.work
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
         self._environ = environ
@@ -282,6 +288,7 @@ class Exchange:
             exc = self._outlet.failure  # whatever the app made of it
         verdict = judge(exc, self._service.config.expose_tracebacks)
         self.cut = self._wire.response_started
+        await self._work.end()
         self._set_outcome(verdict.outcome, verdict.reason, keep=verdict.keeps and not self.cut and self._wire.body_done)
         said = (self._label(), verdict.outcome.value, verdict.reason)
         log.log(verdict.severity, "%s: %s, %s", *said, exc_info=verdict.error)

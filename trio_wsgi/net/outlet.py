@@ -29,7 +29,7 @@ from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.rules.headers import Head, Headers
+from trio_wsgi.rules.headers import Head, Headers, check_headers
 from trio_wsgi.wsgi import bridge
 
 T = TypeVar("T")
@@ -92,15 +92,15 @@ class Outlet:
     def send(self, data: bytes) -> None:
         self._check()
         if self._lent:
-            bridge.run(self._wait, self._backlog.wait_drained)
+            self._wait(self._backlog.wait_drained)
             self._lent = False
         self._send_nowait(self._frame_block(data))
         if self._unsent:
-            bridge.run(self._wait, self._deliver, self._unsent)
+            self._wait(self._deliver, self._unsent)
 
     def offer(self, data: bytes) -> None:
         self._check()
-        if (self._lent or not self._wire.transport.writable_nowait()) and not bridge.run_sync(self._take_back):
+        if (self._lent or not self._wire.transport.writable_nowait()) and not self._wait(self._ask_back):
             raise BlockingIOError(errno.EAGAIN, "the client does not take the block now: nothing of it was written", 0)
         self._lent = False
         self._full = None
@@ -111,27 +111,42 @@ class Outlet:
     def push(self, data: bytes) -> None:
         self._check()
         parts = self._frame_block(data)
-        if self._lent and bridge.run(self._wait, self._backlog.extend, parts, self._limits.ahead):
+        if self._lent and self._wait(self._backlog.extend, parts, self._limits.ahead):
             return
         self._lent = False
         self._send_nowait(parts)
         if self._unsent:
-            bridge.run(self._wait, self._backlog.lend_within, self._hand_over(), self._limits.ahead)
+            self._wait(self._backlog.lend_within, self._hand_over(), self._limits.ahead)
+
+    def hint(self, headers: list[tuple[str, str]]) -> None:
+        """PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
+        self._check()
+        checked = check_headers(headers)
+        if self.sent_head is None:
+            self._send_nowait(deque(self._wire.frame_hints(checked)))
+            if self._unsent:
+                self._wait(self._deliver, self._unsent)
 
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
-        return bridge.run(self._wait, self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
+        return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
         bridge.check_cancelled()
         if self._ended:
             raise AppError("write() came after its response had ended")
-        self._raise_failure()
-
-    def _raise_failure(self) -> None:
         if self.failure is not None:
-            raise self.failure.with_traceback(None)  # or it would keep the frame, and the block, of every attempt
+            self._wait(self.settle)
+
+    def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        """Wait for the client, on the loop."""
+        try:
+            return bridge.run(self._wait_on_loop, async_fn, *args)
+        except ClientGone as exc:
+            if exc.errno == errno.ECANCELED:  # what was lent noticed the cancellation before we did
+                bridge.run(trio.lowlevel.checkpoint_if_cancelled)
+            raise
 
     def _hand_over(self) -> deque[Part]:
         parts, self._unsent, self._lent = self._unsent, deque(), True
@@ -184,6 +199,10 @@ class Outlet:
             self._lent = False
         self._raise_failure()
 
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)  # or it would keep the frame, and the block, of every attempt
+
     async def _deliver(self, parts: deque[Part]) -> None:
         await self._deliver_noting(parts, None)
 
@@ -198,6 +217,9 @@ class Outlet:
         except BaseException:  # what was not sent is missing for whatever would come after it
             self.failure = ClientGone(errno.ECANCELED, "the connection was ended by the server")
             raise
+
+    async def _ask_back(self) -> bool:
+        return self._take_back()
 
     def _take_back(self) -> bool:
         """Whether a block would be taken now.
@@ -228,8 +250,8 @@ class Outlet:
             return True
         return False
 
-    async def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """What a thread runs to wait for the client: that is no time of the application's."""
+    async def _wait_on_loop(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        # What a thread waits for the client is no time of the application's.
         with nullcontext() if self.clock is None else self.clock.stopped():
             return await async_fn(*args)
 

@@ -15,6 +15,7 @@ from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.watch import DisconnectWatch
+from trio_wsgi.net.work import Work
 from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.head import HeadLimits
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -39,6 +40,7 @@ class Service:
     threads: AppThreads
     pump: Pump
     watch: DisconnectWatch
+    work: Work  # that apps start for as long as the server runs
     observers: tuple[Observer, ...]
     head_limits: HeadLimits
     send_limits: SendLimits
@@ -63,8 +65,10 @@ async def open_service(app: WSGIApplication, config: Config, observers: tuple[Ob
             _running(watch.run),
             open_threads(config.threads, config.queue_size) as threads,
             open_threads(DISK_THREADS, config.connection_limit) as disk,
+            _open_background() as background,
         ):
             yield Service(
+                work=Work(background, "the server"),
                 app=app,
                 config=config,
                 threads=threads,
@@ -96,6 +100,14 @@ async def open_service(app: WSGIApplication, config: Config, observers: tuple[Ob
                 ),
                 mounts=directories.mounts,
             )
+
+
+@asynccontextmanager
+async def _open_background() -> AsyncIterator[trio.Nursery]:
+    """Where the work lives that apps start; cancelled when the last connection has ended."""
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

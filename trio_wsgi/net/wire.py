@@ -166,6 +166,13 @@ class Wire:
             return []
         return self._frame(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
 
+    def frame_hints(self, headers: Headers) -> list[Part]:
+        """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
+        if self._h11.our_state is not h11.SEND_RESPONSE or self._h11.their_http_version != b"1.1":
+            return []
+        hints = h11.InformationalResponse(status_code=103, reason=b"Early Hints", headers=list(headers))
+        return self._frame(hints)
+
     def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
         """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0."""
         if self._head is not None and self._head.version == b"1.0" and _says(headers, b"connection", b"keep-alive"):

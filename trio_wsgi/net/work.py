@@ -1,0 +1,82 @@
+"""Work that a WSGI application starts on the event loop: for its request, or for as long as the server runs.
+
+Laws:
+
+* It has an owner that ends it: what was started for a request is cancelled, and waited for, when the request has ended;
+  what was started for the server, when the server has.
+* Its failure is logged, and harms nothing else.
+* It is started from the application's thread, or from the loop itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from trio_wsgi.wsgi import bridge
+
+log = logging.getLogger("trio_wsgi.error")
+
+
+class Work:
+    """A nursery as an application sees it: `environ["trio_wsgi.nursery"]` and `environ["trio_wsgi.server_nursery"]`.
+
+    Args:
+        nursery: where the tasks run; it outlives this.
+        owner: what it is for, in the log.
+    """
+
+    def __init__(self, nursery: trio.Nursery, owner: str) -> None:
+        self._nursery = nursery
+        self._owner = owner
+        self._scopes: set[trio.CancelScope] = set()  # of the tasks that run
+        self._ended = False
+        self._done: trio.Event | None = None  # somebody waits for the end
+
+    def __repr__(self) -> str:
+        return f"<Work for {self._owner}, {len(self._scopes)} tasks>"
+
+    def start_soon(self, async_fn: Callable[..., Awaitable[object]], *args: object, name: object | None = None) -> None:
+        """Start `async_fn(*args)`, as `trio.Nursery.start_soon` does.
+
+        Raises:
+            RuntimeError: its owner has ended.
+            trio.Cancelled: the request was cancelled.
+        """
+        start = partial(self._start, async_fn, args, name)
+        if trio.lowlevel.in_trio_task():
+            start()
+        else:
+            bridge.run_sync(start)
+
+    def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
+        if self._ended:
+            raise RuntimeError(f"{self._owner} has ended: nothing can be started for it any more")
+        scope = trio.CancelScope()
+        self._scopes.add(scope)
+        self._nursery.start_soon(self._run, scope, async_fn, args, name=name or async_fn)
+
+    async def _run(
+        self, scope: trio.CancelScope, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
+    ) -> None:
+        try:
+            with scope:
+                await async_fn(*args)
+        except Exception:
+            log.exception("a task that the application started for %s failed", self._owner)
+        finally:
+            self._scopes.discard(scope)
+            if not self._scopes and self._done is not None:
+                self._done.set()
+
+    async def end(self) -> None:
+        """Cancel what still runs, and wait for it."""
+        self._ended = True
+        while self._scopes:
+            for scope in self._scopes:
+                scope.cancel()
+            self._done = trio.Event()
+            await self._done.wait()
