@@ -27,8 +27,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import outcome
 import trio
@@ -42,8 +43,6 @@ log = logging.getLogger("trio_wsgi.error")
 
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 
-T = TypeVar("T")
-
 
 class Overloaded(Exception):
     """All threads are busy and the queue is full: answer 503."""
@@ -53,8 +52,14 @@ class LostThread(Exception):
     """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
 
 
-class _Call:
-    """One call on its way through a thread."""
+class Call:
+    """One call on its way through a thread.
+
+    Args:
+        fn: what is called.
+        closes: it frees what an app has opened.
+        dispose: called, in a thread, with a result that comes when the caller has given up.
+    """
 
     __slots__ = ("closes", "context", "dispose", "fn", "queued", "result", "slot", "task")
 
@@ -62,13 +67,22 @@ class _Call:
         self, fn: Callable[[], Any], closes: bool = False, dispose: Callable[[Any], object] | None = None
     ) -> None:
         self.fn = fn
-        self.closes = closes  # what an app has opened
-        self.dispose = dispose  # of a result that comes when nobody waits for it any more
+        self.closes = closes
+        self.dispose = dispose
         self.queued: trio.CancelScope | None = None  # bounds the wait for a thread, and nothing more
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
         self.slot: _Slot | None = None  # who runs it; None while it waits
         self.result: outcome.Outcome[Any] | None = None
+
+    @property
+    def running_since(self) -> float | None:
+        """When a thread took it, by Trio's clock; None while it waits for one."""
+        return None if self.slot is None else self.slot.since
+
+    def stack(self) -> str:
+        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
+        return "" if self.slot is None else self.slot.stack()
 
 
 class _Slot:
@@ -76,8 +90,8 @@ class _Slot:
 
     __slots__ = ("_report", "_token", "inbox", "lost", "returned", "scope", "since", "thread")
 
-    def __init__(self, report: Callable[[_Slot, _Call | None], None]) -> None:
-        self.inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+    def __init__(self, report: Callable[[_Slot, Call | None], None]) -> None:
+        self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
         # closes files.
         self.scope = trio.CancelScope(shield=True)
@@ -90,7 +104,7 @@ class _Slot:
 
     def loop_in_thread(self) -> None:
         """Say that the thread is there, then run calls until None comes."""
-        call: _Call | None = None
+        call: Call | None = None
         self.thread = threading.get_ident()
         threading.current_thread().name = "trio-wsgi app"
         with suppress(trio.RunFinishedError):
@@ -106,6 +120,23 @@ class _Slot:
         """Where its thread is at this moment."""
         frame = sys._current_frames().get(self.thread)
         return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadCounts:
+    """What the threads of a pool do.
+
+    Args:
+        busy: run a call.
+        idle: wait for one.
+        lost: run a call that was cancelled and that nobody waits for any more.
+        queued: calls that wait for a thread.
+    """
+
+    busy: int
+    idle: int
+    lost: int
+    queued: int
 
 
 class AppThreads:
@@ -125,7 +156,7 @@ class AppThreads:
         self._slots: set[_Slot] = set()
         self._starting = 0  # slots whose thread is not there yet
         self._idle: list[_Slot] = []  # the last one is the warmest
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[Call] = deque()
         self._lost: set[_Slot] = set()
         self._closing = False
 
@@ -134,31 +165,29 @@ class AppThreads:
             f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
         )
 
-    async def run(
-        self, fn: Callable[[], T], queue_timeout: float = math.inf, dispose: Callable[[T], object] | None = None
-    ) -> T:
-        """Run `fn` in a thread and return its result.
+    async def run(self, call: Call | Callable[[], Any], queue_timeout: float = math.inf) -> Any:
+        """Run a call in a thread and return its result.
 
         Args:
+            call: a `Call` where somebody will want to know how it goes.
             queue_timeout: seconds to wait for a thread.
-            dispose: called, in a thread, with a result that comes when the caller has given up.
 
         Raises:
             Overloaded: there is no thread and no place in the queue, or none came free in time.
             LostThread: the call was cancelled, and its thread does not come back.
 
-        Cancellation: at once while the call waits. When it runs, `fn` finds out through `trio.from_thread`, and its
+        Cancellation: at once while the call waits. When it runs, it finds out through `trio.from_thread`, and its
         result is still returned.
         """
+        call = call if isinstance(call, Call) else Call(call)
         await trio.lowlevel.checkpoint_if_cancelled()
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
-        call = _Call(fn, dispose=dispose)
         with trio.move_on_after(queue_timeout) as call.queued:
             self._waiting.append(call)
             self._hand_out()
-            return await self._wait(call, self._abort_request)  # type: ignore[no-any-return]
+            return await self._wait(call, self._abort_request)
         raise Overloaded(f"no thread came free within {queue_timeout:g} s (queue_timeout)")
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
@@ -166,12 +195,12 @@ class AppThreads:
 
         Cancellation: stops the waiting; `fn` is run all the same.
         """
-        call = _Call(partial(_log_failure, fn), closes=True)
+        call = Call(partial(_log_failure, fn), closes=True)
         self._waiting.appendleft(call)
         self._hand_out()
         await self._wait(call, self._abort_closing)
 
-    async def _wait(self, call: _Call, abort: Callable[[_Call], trio.lowlevel.Abort]) -> Any:
+    async def _wait(self, call: Call, abort: Callable[[Call], trio.lowlevel.Abort]) -> Any:
         call.task = trio.lowlevel.current_task()
         result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))
         if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
@@ -182,7 +211,7 @@ class AppThreads:
             await trio.lowlevel.checkpoint_if_cancelled()  # what it was cancelled for
         return result.unwrap()
 
-    def _abort_request(self, call: _Call) -> trio.lowlevel.Abort:
+    def _abort_request(self, call: Call) -> trio.lowlevel.Abort:
         if call.slot is None:
             self._waiting.remove(call)
             return trio.lowlevel.Abort.SUCCEEDED
@@ -191,7 +220,7 @@ class AppThreads:
             self._nursery.start_soon(self._await_return, call.slot, call)
         return trio.lowlevel.Abort.FAILED
 
-    async def _await_return(self, slot: _Slot, call: _Call) -> None:
+    async def _await_return(self, slot: _Slot, call: Call) -> None:
         """Give a cancelled thread its time; then let its caller go on, and put another thread in its place."""
         with trio.move_on_after(LOST_AFTER, shield=True):
             await slot.returned.wait()
@@ -210,9 +239,18 @@ class AppThreads:
             trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(LostThread())))
         self._hand_out()
 
-    def _abort_closing(self, call: _Call) -> trio.lowlevel.Abort:
+    def _abort_closing(self, call: Call) -> trio.lowlevel.Abort:
         call.task = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def counts(self) -> ThreadCounts:
+        """How many threads do what, now."""
+        return ThreadCounts(
+            busy=len(self._slots) - len(self._idle) - self._starting,
+            idle=len(self._idle),
+            lost=len(self._lost),
+            queued=len(self._waiting),
+        )
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
@@ -259,7 +297,7 @@ class AppThreads:
             elif call.task is not None:
                 trio.lowlevel.reschedule(call.task, outcome.Value(outcome.Error(Overloaded())))
 
-    def _report(self, slot: _Slot, call: _Call | None) -> None:
+    def _report(self, slot: _Slot, call: Call | None) -> None:
         """On the loop: a thread has started (None), or is done with a call."""
         if call is None:
             self._starting -= 1
@@ -267,7 +305,7 @@ class AppThreads:
             trio.lowlevel.reschedule(call.task, outcome.Value(call.result))
         elif call.dispose is not None and isinstance(call.result, outcome.Value):
             dispose = partial(_log_failure, partial(call.dispose, call.result.value))
-            self._waiting.appendleft(_Call(dispose, closes=True))
+            self._waiting.appendleft(Call(dispose, closes=True))
         slot.since = math.inf
         if slot.scope.cancel_called:
             slot.returned.set()

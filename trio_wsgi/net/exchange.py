@@ -26,6 +26,7 @@ import trio
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientError, ClientGone
+from trio_wsgi.net.apps import Call
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
@@ -93,6 +94,7 @@ class Exchange:
         self._environ: dict[str, Any] = {}
         self._errors = ErrorLog()
         self._work = Work(nursery, "the request")
+        self.call: Call | None = None  # the app's, once it was asked
         self._started = time.time()
         self._clock = trio.current_time()
         self._promised: int | None = None
@@ -162,7 +164,9 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
-        return await self._service.disk.run(partial(mount.answer, head, path))
+        call = Call(partial(mount.answer, head, path), dispose=_dispose)
+        answer: Answer = await self._service.disk.run(call)
+        return answer
 
     async def _ask_app(self, head: RequestHead, body: IO[bytes], length: int | None) -> Answer:
         service = self._service
@@ -186,7 +190,7 @@ class Exchange:
         finally:
             self._errors.flush()
 
-    async def _run_app(self, call: Callable[[], Answer]) -> Answer:
+    async def _run_app(self, fn: Callable[[], Answer]) -> Answer:
         """Run the app in a thread, while its client is there and for no longer than it may take."""
         clock = self._outlet.clock = AppClock(self._app_timeout())
         gone: list[bool] = []
@@ -198,9 +202,10 @@ class Exchange:
         config, environ = self._service.config, self._environ
         environ["trio_wsgi.cancelled"] = bridge.is_cancelled
         environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
-        answer = None
+        answer: Answer | None = None
         with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
-            answer = await self._service.threads.run(call, config.queue_timeout, _dispose)
+            self.call = Call(fn, dispose=_dispose)
+            answer = await self._service.threads.run(self.call, config.queue_timeout)
         if not clock.scope.cancel_called and answer is not None:
             return answer
         if answer is not None:  # the app did not mind being cancelled
