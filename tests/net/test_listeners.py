@@ -1,0 +1,310 @@
+"""Rules of --bind: what is listened at, what is refused with one clear line, and what is left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from serving import command
+
+from trio_wsgi import Address, Config, ConfigError, serve
+from trio_wsgi.address import parse_address
+from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
+
+
+def listening(*texts: str, backlog: int = 8) -> AbstractContextManager[list[Listener]]:
+    return open_listeners(resolve(map(parse_address, texts)), backlog)
+
+
+def refuse(*texts: str, why: str) -> None:
+    """They cannot be listened at; `why` is a part of what is said."""
+    with pytest.raises(ConfigError, match=re.escape(why)), listening(*texts):
+        raise AssertionError
+
+
+def reach(listener: Listener) -> bool:
+    """Whether a client comes in there."""
+    name = listener.sock.getsockname()
+    with socket.socket(listener.sock.family) as client:
+        client.connect(name)
+        accepted, _ = listener.sock.accept()
+        accepted.close()
+    return True
+
+
+@pytest.fixture
+def short_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """sun_path holds 107 characters (unix(7))."""
+    yield tmp_path_factory.mktemp("s") / "socket"
+
+
+# -- TCP ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0"), (":0", "0.0.0.0"), ("[::1]:0", "::1"), ("0", "127.0.0.1")],
+)
+def test_tcp_addresses_and_the_port_the_kernel_chose(text: str, host: str) -> None:
+    with listening(text) as (listener,):
+        assert listener.address.host == host
+        assert listener.address.port > 0
+        assert not listener.sock.getblocking()
+        assert not listener.sock.get_inheritable()
+        assert reach(listener)
+
+
+def test_ipv6_and_ipv4_of_one_port_are_two_addresses() -> None:
+    """IPV6_V6ONLY: [::]:8000 beside 0.0.0.0:8000 is no conflict, and REMOTE_ADDR is never ::ffff:1.2.3.4."""
+    with listening("[::]:0") as (six,), listening(f"0.0.0.0:{six.address.port}") as (four,):
+        assert reach(four)
+
+
+def test_several_binds_are_all_open_before_any_is_used_and_all_closed() -> None:
+    with listening("127.0.0.1:0", "127.0.0.1:0", "[::1]:0") as listeners:
+        assert len({listener.address for listener in listeners}) == 3
+        assert all(map(reach, listeners))
+    assert [listener.sock.fileno() for listener in listeners] == [-1, -1, -1]
+
+
+def test_an_address_in_use_says_so_and_closes_the_others() -> None:
+    with listening("127.0.0.1:0") as (first,):
+        why = f"bind: {first.address}: Address already in use (is another server running there?)"
+        refuse("127.0.0.1:0", str(first.address), why=why)
+
+
+def test_an_address_can_be_used_again_at_once() -> None:
+    """SO_REUSEADDR: connections of the last server in TIME_WAIT do not keep the next from starting."""
+    with listening("127.0.0.1:0") as (first,), socket.create_connection(first.sock.getsockname()) as client:
+        accepted, _ = first.sock.accept()
+        accepted.close()  # first: its side waits
+        assert client.recv(1) == b""
+    with listening(str(first.address)):
+        pass
+
+
+def test_a_name_that_is_unknown_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"bind: no\.such\.host\.invalid:80: .* \(name a host that resolves here\)"):
+        resolve([parse_address("no.such.host.invalid:80")])
+
+
+def test_a_name_too_long_for_the_resolver_is_an_error_of_the_operator() -> None:
+    with pytest.raises(ConfigError, match="bind: "):
+        resolve([parse_address("x" * 70 + ".invalid:80")])
+
+
+def test_of_a_names_addresses_those_this_host_has_are_enough() -> None:
+    """localhost stands for ::1, too, on hosts (containers) that have no IPv6."""
+    address = parse_address("localhost:0")
+    here: tuple[Address, tuple[int, tuple[str, int]]] = (address, (socket.AF_INET, ("127.0.0.1", 0)))
+    absent: tuple[Address, tuple[int, tuple[str, int]]] = (address, (socket.AF_INET, ("192.0.2.1", 0)))  # RFC 5737
+    with open_listeners([absent, here], 8) as (listener,):
+        assert reach(listener)
+    with (
+        pytest.raises(ConfigError, match="bind: localhost:0: Cannot assign requested address"),
+        open_listeners([absent], 8),
+    ):
+        raise AssertionError
+
+
+# -- unix --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_unix_socket_has_the_mode_of_the_umask_and_is_removed_at_the_end(short_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with listening(f"unix:{short_path}") as (listener,):
+            assert stat.S_IMODE(short_path.stat().st_mode) == 0o750
+            assert listener.address == Address("unix", path=str(short_path))
+            assert reach(listener)
+    finally:
+        os.umask(before)
+    assert not short_path.exists()
+
+
+def test_it_is_removed_although_the_app_changed_directory(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(short_path.parent)
+    with listening("unix:socket"):
+        assert short_path.exists()
+        monkeypatch.chdir("/")
+    assert not short_path.exists()
+
+
+def test_a_stale_file_is_replaced(short_path: Path) -> None:
+    """That of a server that was killed."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(short_path))
+        dead.listen()
+    assert short_path.exists()
+    with listening(f"unix:{short_path}") as (listener,):
+        assert reach(listener)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_live_one_is_refused_and_left_alone(short_path: Path, full: bool) -> None:
+    """Also one whose queue is full: connect(2) would wait for it."""
+    with listening(f"unix:{short_path}", backlog=0 if full else 8) as (listener,):
+        clients = []
+        while full:
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].setblocking(False)
+            try:
+                clients[-1].connect(str(short_path))
+            except BlockingIOError:
+                break
+        refuse(f"unix:{short_path}", why="another server answers there (is another server running")
+        for client in clients:
+            client.close()
+        assert short_path.exists()
+        if not full:
+            assert reach(listener)
+
+
+def test_a_file_that_is_no_socket_is_refused_and_left_alone(short_path: Path) -> None:
+    short_path.write_text("precious")
+    refuse(f"unix:{short_path}", why="there is a file that is no socket (remove it or name another)")
+    assert short_path.read_text() == "precious"
+
+
+def test_a_successors_socket_under_the_same_name_is_left_alone(short_path: Path) -> None:
+    """A drain closes first; the next server may start while downloads finish."""
+    with listening(f"unix:{short_path}") as (old,):
+        old.close()
+        assert not short_path.exists()
+        with listening(f"unix:{short_path}") as (new,):
+            old.close()
+            assert reach(new)
+    with listening(f"unix:{short_path}") as (old,):
+        short_path.unlink()
+        short_path.write_text("somebody else's")
+    assert short_path.read_text() == "somebody else's"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("x" * 200, "AF_UNIX path too long"), ("/nowhere/at/all/s", "No such file or directory")]
+)
+def test_a_path_that_cannot_be_is_told(path: str, why: str) -> None:
+    refuse(f"unix:{path}", why=why)
+
+
+def test_an_abstract_socket_has_no_file() -> None:
+    name = f"@trio-wsgi-test-{os.getpid()}"
+    with listening(f"unix:{name}") as (listener,):
+        assert str(listener.address) == f"unix:{name}"
+        assert reach(listener)
+        refuse(f"unix:{name}", why="Address already in use")
+
+
+# -- inherited ---------------------------------------------------------------------------------------------------------
+
+
+def test_fd_is_a_listening_socket_that_the_parent_made() -> None:
+    """fd://N, as gunicorn; a child of the app's does not inherit it on."""
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = os.dup(parent.fileno())
+        os.set_inheritable(number, True)
+        with listening(f"fd://{number}") as (listener,):
+            assert str(listener.address) == f"127.0.0.1:{parent.getsockname()[1]}"
+            assert not os.get_inheritable(number)
+            assert reach(listener)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)
+
+
+@pytest.mark.parametrize(("number", "why"), [(987654, "Bad file descriptor"), (10**30, "")])
+def test_an_fd_that_is_not_open_is_told(number: int, why: str) -> None:
+    refuse(f"fd://{number}", why=f"fd://{number}: {why}")
+
+
+def test_an_fd_that_is_no_socket_is_told(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:
+        why = "Socket operation on non-socket (hand in a listening socket)"
+        refuse(f"fd://{file.fileno()}", why=why)
+        file.write("still open")
+
+
+def test_listeners_that_are_handed_in_stay_their_owners() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        with borrow_listeners([theirs]) as (listener,):
+            assert reach(listener)
+            listener.close()
+        theirs.setblocking(True)
+        with socket.create_connection(theirs.getsockname()):
+            accepted, _ = theirs.accept()
+            accepted.close()
+
+
+def test_what_does_not_listen_is_told() -> None:
+    with socket.socket() as theirs:
+        with pytest.raises(ConfigError, match="listeners: number 0: it does not listen"), borrow_listeners([theirs]):
+            raise AssertionError
+        theirs.close()
+        with pytest.raises(ConfigError, match="listeners: number 0: Bad file descriptor"), borrow_listeners([theirs]):
+            raise AssertionError
+
+
+# -- the whole way -----------------------------------------------------------------------------------------------------
+
+
+def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK", [])
+    return [repr([environ[key] for key in ("SERVER_NAME", "SERVER_PORT", "REMOTE_ADDR")]).encode()]
+
+
+FAMILIES = {
+    ("tcp", False): socket.AF_INET,
+    ("tcp", True): socket.AF_INET6,
+    ("unix", False): socket.AF_UNIX,
+}
+
+
+async def test_one_server_serves_all_kinds_at_once(short_path: Path) -> None:
+    config = Config(bind=("127.0.0.1:0", "[::1]:0", f"unix:{short_path}", f"unix:@trio-wsgi-{os.getpid()}-all"))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(serve, app, config)
+            assert [address.kind for address in addresses] == ["tcp", "tcp", "unix", "unix"]
+            answers = []
+            for address in addresses:
+                sock = socket.socket(FAMILIES[address.kind, ":" in address.host])
+                sock.setblocking(False)
+                client = trio.socket.from_stdlib_socket(sock)
+                await client.connect(address.path.replace("@", "\0") or (address.host, address.port))
+                await client.send(b"GET / HTTP/1.0\r\n\r\n")
+                answer = b""
+                while data := await client.recv(9999):
+                    answer += data
+                client.close()
+                answers.append(answer.partition(b"\r\n\r\n")[2].decode())
+            nursery.cancel_scope.cancel()
+    assert answers[0] == f"['127.0.0.1', '{addresses[0].port}', '127.0.0.1']"
+    assert answers[1] == f"['::1', '{addresses[1].port}', '::1']"
+    assert answers[2] == answers[3] == "['localhost', '80', '']"
+
+
+def test_an_address_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    (tmp_path / "bind_app.py").write_text("def app(environ, start_response): ...\n")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with command("bind_app:app", "-b", f"127.0.0.1:{port}", cwd=tmp_path, wait=False) as run:
+            assert run.wait() == 1
+            assert run.log == (
+                f"trio-wsgi: error: bind: 127.0.0.1:{port}: Address already in use (is another server running there?)\n"
+            )
+
+
+def test_port_of_the_environment_means_every_interface(tmp_path: Path) -> None:
+    """PORT, as gunicorn and the platforms have it; --bind wins."""
+    (tmp_path / "port_app.py").write_text("def app(environ, start_response): ...\n")
+    with command("port_app:app", cwd=tmp_path, PORT="0") as run:
+        assert run.url.startswith("http://0.0.0.0:")
+    with command("port_app:app", "-b", "127.0.0.1:0", cwd=tmp_path, PORT="1") as run:
+        assert run.url.startswith("http://127.0.0.1:")
