@@ -3,8 +3,9 @@
 Laws:
 
 * A name is opened relative to the descriptor of the root, never by a path that is checked first and opened later.
-* No symlink leads out: the kernel sees to it while it resolves the name (openat2(2), RESOLVE_BENEATH). Where there is
-  no openat2, no symlink below the root is followed at all. `follow_symlinks` lifts both.
+* No symlink leads out: the kernel sees to it while it resolves the name (openat2(2), RESOLVE_BENEATH), and an
+  absolute one counts as leading out. Where there is no openat2, no symlink below the root is followed at all.
+  `follow_symlinks` lifts both.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
 """
 
