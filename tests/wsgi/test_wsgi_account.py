@@ -28,7 +28,7 @@ class Collecting:
         self.body = b""
         self._refusals = refusals
 
-    def start(self, head: Head) -> None:
+    def start(self, head: Head, limit_rate: int | None = None) -> None:
         self.pending = head
 
     def send(self, data: bytes) -> None:
