@@ -35,8 +35,10 @@ import outcome
 import trio
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
+    from anyio import get_cancelled_exc_class as _load_backend
     from anyio.to_thread import run_sync as _park
 except ImportError:
+    _load_backend = Exception  # type: ignore[assignment]
     _park = trio.to_thread.run_sync  # type: ignore[assignment]
 
 log = logging.getLogger("trio_wsgi.error")
@@ -342,6 +344,7 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
         threads: how many at most.
         queue_size: calls that may wait for one.
     """
+    _load_backend()  # anyio imports it with its first use, which is not to be the first request
     async with trio.open_nursery() as nursery:
         pool = AppThreads(nursery, threads, queue_size)
         try:
