@@ -35,6 +35,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "app_timeout_header": ("X-Time", "X-Time"),
     "queue_timeout": ("1", 1.0),
     "graceful_timeout": ("5m", 300.0),
+    "drain_max": ("0", 0.0),
+    "drain_min_rate": ("4k", 4096),
     "limit_request_line": ("4k", 4096),
     "limit_request_fields": ("50", 50),
     "limit_request_field_size": ("9000", 9000),

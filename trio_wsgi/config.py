@@ -136,6 +136,13 @@ class Config:
         30.0, "For requests and downloads under way to finish after TERM. 0: cut at once; none: wait for all."
     )
 
+    drain_max: Seconds = DEADLINES.setting(
+        3600.0, "For downloads that still move at the end of graceful_timeout to finish. 0: no limit."
+    )
+    drain_min_rate: Size = DEADLINES.setting(
+        1 * KIB, "Bytes per second that a download must move to outlive graceful_timeout."
+    )
+
     # Limits
     limit_request_line: Size = LIMITS.setting(8190, "Bytes of a request line (414).", low=64, high=MIB)
     limit_request_fields: int = LIMITS.setting(100, "Header fields of a request (431).", low=1, high=32768)

@@ -43,6 +43,7 @@ except ImportError:
 
 log = logging.getLogger("trio_wsgi.error")
 
+_OUTERMOST = "call_app"  # the function of ours that calls the app
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 
 
@@ -119,9 +120,13 @@ class _Slot:
                 call.result = outcome.capture(call.context.run, call.fn)
 
     def stack(self) -> str:
-        """Where its thread is at this moment."""
+        """Where its thread is at this moment, from the call on: what is below it is ours."""
         frame = sys._current_frames().get(self.thread)
-        return "" if frame is None else "".join(traceback.format_stack(frame)).rstrip()
+        if frame is None:
+            return ""
+        stack = traceback.extract_stack(frame)
+        ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
+        return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,30 +11,22 @@ Laws:
 
 from __future__ import annotations
 
-import enum
 import logging
 import socket
+from collections.abc import Mapping
 
 import trio
 
+from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.exchange import Exchange, Peer
 from trio_wsgi.net.service import Service
+from trio_wsgi.net.status import ConnectionStatus, State
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.net.wire import RECEIVE_SIZE, Wire
 from trio_wsgi.rules.head import RequestHead
 
 log = logging.getLogger("trio_wsgi.error")
-
-
-class State(enum.Enum):
-    """What a connection is doing."""
-
-    IDLE = "waiting for a request"
-    READING_HEAD = "reading head"
-    SERVING = "serving"
-    LINGERING = "lingering"
-    CLOSED = "closed"
 
 
 class Connection:
@@ -53,7 +45,9 @@ class Connection:
         self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body)
         self._idle: trio.CancelScope | None = None  # around the wait for a request
         self._draining = False
-        self.state = State.IDLE
+        self._everything = trio.CancelScope()
+        self._serving: Exchange | None = None
+        self._state = State.IDLE
 
     def __repr__(self) -> str:
         return f"<Connection {self.state.value}, {self._peer.address}>"
@@ -61,12 +55,13 @@ class Connection:
     async def run(self) -> None:
         """Serve until the client, a deadline or the server ends it."""
         try:
-            async with trio.open_nursery() as nursery:
-                await self._serve(nursery)
+            with self._everything:
+                async with trio.open_nursery() as nursery:
+                    await self._serve(nursery)
         except Exception:
             log.exception("%r failed; please report this", self)
         finally:
-            self.state = State.CLOSED
+            self._state = State.CLOSED
             self._transport.close()
 
     def drain(self) -> None:
@@ -75,6 +70,30 @@ class Connection:
         if self._idle is not None:
             self._idle.cancel()
 
+    def cut(self) -> None:
+        """End now, whatever is under way."""
+        self._everything.cancel()
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        return self._state if self._serving is None else self._serving.state
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the present response that the client itself has taken; falls when the next one begins."""
+        return 0 if self._serving is None else self._serving.taken
+
+    def status(self, jobs: Mapping[int, Job]) -> ConnectionStatus:
+        """A snapshot; `jobs` are the pump's, by the identity of their sockets."""
+        peer = self._peer.address
+        who = f"{peer[0]}:{peer[1]}" if peer else "unix"
+        return (
+            ConnectionStatus(who, self._state)
+            if self._serving is None
+            else self._serving.status(who, jobs.get(id(self._transport.sock)))
+        )
+
     async def _serve(self, nursery: trio.Nursery) -> None:
         idle_setting = "header_timeout"
         unread = False
@@ -82,15 +101,13 @@ class Connection:
             try:
                 head = await self._next_head(idle_setting)
             except (ClientError, ClientGone) as exc:
-                exchange = self._exchange(nursery, None)
-                self.state = State.SERVING
+                exchange = self._serving = self._exchange(nursery, None)
                 await exchange.refuse(exc)
                 unread = True  # more of what was refused may be on its way
                 break
             if head is None:
                 return
-            self.state = State.SERVING
-            exchange = self._exchange(nursery, head)
+            exchange = self._serving = self._exchange(nursery, head)
             try:
                 await exchange.run()
             finally:
@@ -99,6 +116,8 @@ class Connection:
             if not exchange.keep or not self._wire.start_next_cycle():
                 break
             idle_setting = "keep_alive"
+            self._serving = None
+        self._serving = None
         unread = unread or not self._wire.body_done or self._wire.has_input or self._has_unread()
         if unread and not exchange.cut:
             await self._linger()
@@ -134,7 +153,7 @@ class Connection:
 
     async def _wait_idle(self, deadline: float) -> bool:
         """Wait for bytes; True when instead the time is up, or the server drains."""
-        self.state = State.IDLE
+        self._state = State.IDLE
         with trio.CancelScope(deadline=deadline) as self._idle:
             if self._draining:
                 self._idle.cancel()
@@ -143,7 +162,7 @@ class Connection:
         return over
 
     async def _rest_of_head(self) -> RequestHead:
-        self.state = State.READING_HEAD
+        self._state = State.READING_HEAD
         timeout = self._service.config.header_timeout
         with trio.move_on_after(timeout):
             while True:
@@ -156,7 +175,7 @@ class Connection:
 
     async def _linger(self) -> None:
         """Tell the client that nothing more comes, and read on until it has seen it (RFC 9112 §9.6)."""
-        self.state = State.LINGERING
+        self._state = State.LINGERING
         self._transport.end_sending()
         with trio.move_on_after(self._service.config.linger_timeout):
             while True:

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import trio
 
+from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientError, ClientGone
@@ -31,6 +32,7 @@ from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.service import Service
+from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
@@ -50,6 +52,7 @@ from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
 
+_RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
 
@@ -95,6 +98,7 @@ class Exchange:
         self._errors = ErrorLog()
         self._work = Work(nursery, "the request")
         self.call: Call | None = None  # the app's, once it was asked
+        self._opening = False  # a mount's file
         self._started = time.time()
         self._clock = trio.current_time()
         self._promised: int | None = None
@@ -102,6 +106,38 @@ class Exchange:
         self._reason = ""
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
+
+    # -- what it is doing ----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """How far the request has come."""
+        if self._outlet.delivering:
+            return State.SENDING
+        if self.call is not None:
+            return State.QUEUED if self.call.running_since is None else State.RUNNING
+        return State.OPENING if self._opening else State.READING_BODY
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the body that the client itself has taken."""
+        return max(0, self._outlet.body_sent - self._wire.transport.held())
+
+    def status(self, peer: str, job: Job | None) -> ConnectionStatus:
+        """A snapshot; `peer` as it is to be shown, `job` its delivery if the pump has one."""
+        asked, state, transfer = self._wire.asked, self.state, None
+        if state is State.SENDING:
+            transfer = Transfer(
+                self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
+            )
+        return ConnectionStatus(
+            peer=peer,
+            state=state,
+            request=f"{asked.method.decode('ascii')} {asked.target.decode('latin-1')}" if asked else "",
+            seconds=trio.current_time() - self._clock,
+            transfer=transfer,
+            stack=self.call.stack() if self.call is not None and state is State.RUNNING else "",
+        )
 
     # -- the way through -----------------------------------------------------------------------------------------
 
@@ -134,7 +170,8 @@ class Exchange:
                 await self._fail(exc)
         except trio.Cancelled:
             self.keep, self.cut = False, self._wire.response_started
-            self._set_outcome(Outcome.SHUTDOWN, "the server shut down")
+            self._set_outcome(Outcome.SHUTDOWN, self._shutdown_reason())
+            log.warning("%s: %s", self._label(), self._reason)
             raise
         except ClientGone as exc:  # the client did not even take the answer to its failure
             self.keep = False
@@ -164,6 +201,7 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
+        self._opening = True
         call = Call(partial(mount.answer, head, path), dispose=_dispose)
         answer: Answer = await self._service.disk.run(call)
         return answer
@@ -304,6 +342,16 @@ class Exchange:
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
             head = Head(*verdict.status_line, verdict.headers())
             await self._outlet.deliver(Answer(head, [body] if has_body else [], len(body)))
+
+    def _shutdown_reason(self) -> str:
+        """Where the client can resume: a file is asked for from that byte on (RFC 9110 §14)."""
+        sent = self._outlet.sent_head
+        if sent is None:
+            return "the server shut down before it answered"
+        ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, b"content-range")]
+        start = int(ranges[0][1]) if ranges and ranges[0] else 0
+        total = "" if self._promised is None else f" of {start + self._promised}"
+        return f"cut by the shutdown at byte {start + self._outlet.body_sent}{total}"
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
         self._outcome = outcome

@@ -79,6 +79,7 @@ class Outlet:
         self._ended = False  # what comes now would reach into the next response
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
+        self.delivering = False  # the loop sends, and no thread is busy with it
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -176,6 +177,7 @@ class Outlet:
             ClientGone: the client has left or stalled.
             FileTooShort: a file ended early.
         """
+        self.delivering = True
         await self.settle()
         self._ended = True
         self._unsent = deque()

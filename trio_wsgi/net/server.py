@@ -3,7 +3,7 @@
 Laws:
 
 * Structure is lifetime: services (pump, threads) ⊃ connections ⊃ accepting. What is inside ends first.
-* A drain is: accept who is in the queue already, stop accepting, tell every connection, set a deadline on all of them.
+* A drain is: accept who is in the queue already, stop accepting, tell every connection, wait for those that move.
 * At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset. A
   listener that waits holds no place of the limit.
 * A client can end its own connection and nothing else.
@@ -23,10 +23,12 @@ import trio
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
+from trio_wsgi.net.drain import drain_connections
 from trio_wsgi.net.exchange import Peer
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog
 from trio_wsgi.net.service import Observer, Service, open_service
+from trio_wsgi.net.status import Statistics
 from trio_wsgi.rules.environ import Site
 from trio_wsgi.version import __version__
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -63,6 +65,8 @@ class Server:
         self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
+        self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
+        self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
 
     def __repr__(self) -> str:
@@ -105,20 +109,40 @@ class Server:
         """`serve` at listeners that are open already; they are closed when the server drains."""
         async with (
             open_service(self._app, self.config, self._observers) as service,
-            trio.open_nursery() as connections,
+            trio.open_nursery() as draining,
         ):
-            doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
-            await self._take_connections(service, doors, connections, task_status)
-            for connection in self._connections:
-                connection.drain()
-            connections.cancel_scope.deadline = trio.current_time() + self.config.graceful_timeout
+            self._service = service
+            try:
+                async with trio.open_nursery() as connections:
+                    doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
+                    await self._take_connections(service, doors, connections, task_status)
+                    draining.start_soon(drain_connections, self._connections, self.config)
+            finally:
+                self.connections_ended.set()
+            draining.cancel_scope.cancel()
 
     def drain(self) -> None:
-        """Stop accepting; idle connections end at once, busy ones after their response or `graceful_timeout` seconds.
+        """Stop accepting; idle connections end at once, busy ones after their response.
 
-        `serve` returns when they have. May be called again, and before `serve`.
+        After `graceful_timeout` seconds those are cut that do not move at least `drain_min_rate`, after `drain_max` all
+        of them. `serve` returns when they have ended. May be called again, and before `serve`.
         """
         self._accepting.cancel()
+
+    def statistics(self) -> Statistics:
+        """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        if self._service is None:
+            raise RuntimeError("the server does not run")
+        jobs = {id(job.sock): job for job in self._service.pump.jobs()}
+        return Statistics(
+            draining=self._accepting.cancel_called,
+            threads=self._service.threads.counts(),
+            connections=tuple(connection.status(jobs) for connection in self._connections),
+        )
 
     async def _take_connections(
         self,

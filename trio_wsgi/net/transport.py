@@ -145,6 +145,10 @@ class PlainTransport:
             else:
                 return
 
+    def held(self) -> int:
+        """Bytes that the kernel has taken and the peer has not (tcp(7), SIOCOUTQ); 0 where it does not tell."""
+        return held_by_kernel(self.sock)
+
     def end_sending(self) -> None:
         """Tell the peer that nothing more comes, and go on receiving."""
         with contextlib.suppress(OSError):
@@ -178,30 +182,31 @@ class Taken:
         self._sock = sock
         self._idle_timeout = idle_timeout
         self._progress = progress
-        self._answer = bytearray(4)
-        self._held = self._look()
+        self._held = held_by_kernel(self._sock)
         self._moved_at = trio.current_time()
 
     def note(self, sent: int) -> None:
         """The kernel has taken bytes from us."""
-        self._held = self._look()
+        self._held = held_by_kernel(self._sock)
         self._moved_at = trio.current_time()
         if self._progress is not None:
             self._progress(sent)
 
     def stalled(self) -> bool:
         """Whether the peer has taken nothing for the whole time."""
-        held, now = self._look(), trio.current_time()
+        held, now = held_by_kernel(self._sock), trio.current_time()
         if held < self._held:
             self._held, self._moved_at = held, now
         return now - self._moved_at >= self._idle_timeout
 
-    def _look(self) -> int:
-        """Bytes that the kernel holds and the peer has not taken (tcp(7), SIOCOUTQ); 0 where it does not tell."""
-        if ioctl is None:
-            return 0
-        try:
-            ioctl(self._sock, TIOCOUTQ, self._answer)
-        except OSError:
-            return 0
-        return int.from_bytes(self._answer, sys.byteorder)
+
+def held_by_kernel(sock: socket.socket) -> int:
+    """Bytes that the kernel has taken and the peer has not (tcp(7), SIOCOUTQ); 0 where it does not tell."""
+    if ioctl is None:
+        return 0
+    answer = bytearray(4)
+    try:
+        ioctl(sock, TIOCOUTQ, answer)
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)

@@ -100,7 +100,7 @@ class _Early:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self._interrupts and number != signal.SIGUSR1:
+        if self._interrupts and number in _ENDING:
             raise _Stopped(signal.Signals(number).name)
         self.numbers.append(number)
 
@@ -137,12 +137,10 @@ class _Process:
         self.logs.flush()
         os._exit(code)
 
-    async def exit_when_stuck(self, patience: float) -> None:
-        """End the process when the server has not ended after `patience` seconds and some more.
-
-        By then everything on the loop has ended; what has not is an application's thread that ignores its cancellation.
-        """
-        await trio.sleep(patience + LOST_THREADS_TIMEOUT)
+    async def exit_when_stuck(self) -> None:
+        """End the process when an application's thread ignores that all connections have ended."""
+        await self.server.connections_ended.wait()
+        await trio.sleep(LOST_THREADS_TIMEOUT)
         log.error("application threads did not stop within %g s of being cancelled: leaving them", LOST_THREADS_TIMEOUT)
         self.exit_now(EXIT_CLEAN)
 
@@ -169,7 +167,9 @@ async def _obey(signals: AsyncIterator[int], process: _Process, serving: trio.Ca
     async with trio.open_nursery() as nursery:
         async for number in signals:
             name = signal.Signals(number).name
-            if number == signal.SIGUSR1:
+            if number == _SIGNAL_DUMP:
+                log.info("%s: %s", name, process.server.statistics())
+            elif number == signal.SIGUSR1:
                 log.info("%s: reopening the log files", name)
                 process.logs.reopen()
             elif ending:
@@ -178,13 +178,15 @@ async def _obey(signals: AsyncIterator[int], process: _Process, serving: trio.Ca
             elif number == signal.SIGTERM:
                 log.info("%s: finishing what is under way, for up to %g s", name, graceful_timeout)
                 process.server.drain()
-                nursery.start_soon(process.exit_when_stuck, graceful_timeout)
+                nursery.start_soon(process.exit_when_stuck)
                 ending = True
             else:
                 log.info("%s: stopping", name)
                 serving.cancel()
-                nursery.start_soon(process.exit_when_stuck, 0)
+                nursery.start_soon(process.exit_when_stuck)
                 ending = True
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1)
+_SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_SIGNALS = tuple(filter(None, (*_ENDING, signal.SIGUSR1, _SIGNAL_DUMP)))
