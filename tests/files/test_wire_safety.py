@@ -157,18 +157,20 @@ async def test_path_traversal_corpus(resolved: str, site: Path) -> None:
     targets = [target.replace("{secret}", str(site.parent / "secret.txt")) for target in CORPUS]
     seen = set()
     async with serving(app, static=(f"/s={site}",)) as served:
-        for start in range(0, len(targets), 20):
-            for target in targets[start : start + 20]:
-                raw = await served.exchange(
-                    f"GET {target} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode("latin-1")
-                )
-                answer = read_answer(raw)
-                assert SECRET not in raw, target
-                assert b"root:" not in raw, target
+        while targets:
+            raw = await served.exchange(
+                b"".join(f"GET {target} HTTP/1.1\r\nHost: t\r\n\r\n".encode("latin-1") for target in targets[:50])
+            )
+            assert SECRET not in raw
+            assert b"root:" not in raw
+            answers = read_answers(raw, ["GET"] * len(targets[:50]))  # a refused request ends the connection
+            assert answers
+            for target, answer in zip(targets, answers, strict=False):
                 assert answer.status in (200, 301, 400, 404, 414), target
                 seen.add(answer.status)
                 if answer.status == 200:  # what is not under the mount's URL at all
                     assert answer.body == b"the app", target
+            targets = targets[len(answers) :]
     assert 404 in seen
     if resolved == "openat2":  # a head of this size needs a raised limit to arrive at all
         long = "/s/" + "a/" * 10_000 + "f"
@@ -346,10 +348,10 @@ async def test_a_race_with_symlinks_over_the_wire(resolved: str, site: Path) -> 
     seen = set()
     async with serving(naming, static=(f"/s={site}",), accel=(f"/p/={site}",)) as served:
         with swapping(site, "../secrets"):
-            for _ in range(5):
-                raw = await served.exchange(one * 20 + request())
+            for _ in range(4):
+                raw = await served.exchange(one * 10 + request())
                 assert SECRET not in raw
-                seen |= {(answer.status, answer.body) for answer in read_answers(raw, ["GET"] * 41)}
+                seen |= {(answer.status, answer.body) for answer in read_answers(raw, ["GET"] * 21)}
     assert seen <= {(200, b"public"), (404, b"404 Not Found\n")}
 
 
