@@ -127,12 +127,12 @@ async def test_body_timeout(buffering: bool) -> None:
 @pytest.mark.parametrize("buffering", [True, False], ids=["buffered", "streamed"])
 async def test_a_slow_upload_that_makes_progress_is_never_cut(buffering: bool) -> None:
     settings = {"request_buffering": buffering, "half_close": "serve"}  # the end of the body comes with a FIN
-    async with serving(hello, body_timeout=0.3, header_timeout=0.3, **settings) as served:
+    async with serving(hello, body_timeout=0.7, header_timeout=0.7, **settings) as served:
         with trio.fail_after(10):
             async with await served.connect() as stream:
                 await stream.send_all(PUT)
                 for byte in b"hello":
-                    await trio.sleep(0.15)
+                    await trio.sleep(0.2)
                     await stream.send_all(bytes([byte]))
                 await stream.send_eof()
                 assert read_answer(await receive_all(stream)).body == b"hello hello"

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+import trio.testing
 from answers import read_answer, read_answers
 from serving import receive_all, serving
 
@@ -228,3 +229,56 @@ async def test_a_large_body_both_ways_keeps_the_connection() -> None:
             answer = await client.post("/", content=stream())  # chunked
             assert answer.content == b"POST /? " + body
         assert len({record.peer_port for record in served.records}) == 1
+
+
+# -- the end of a connection -----------------------------------------------------------------------------------------
+
+
+async def test_what_follows_a_request_that_closes_is_not_looked_at() -> None:
+    # h11 alone makes a 400 of the valid request (PAINS); RFC 9112 §9.6: MUST NOT process more
+    close = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+    async with serving(echo) as served:
+        for more in (GET, b"\x00garbage", b"x" * 1_000_000):
+            answer = read_answer(await served.exchange(close + more))
+            assert (answer.status, answer.body) == (200, b"GET /? ")
+        assert len(served.records) == 3
+
+
+@pytest.mark.parametrize("why", ["keep_alive=0", "drain while serving", "drain while idle"])
+async def test_a_request_sent_into_our_close_does_not_destroy_the_answer(why: str) -> None:
+    # RFC 9112 §9.6: a server that ends the connection while the client may send on must not let the kernel reset it,
+    # for that throws away what of the answer is still to be sent.
+    size = 3_000_000
+    working = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+    drained = threading.Event()
+
+    def large(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if why == "drain while serving":
+            token.run_sync_soon(working.set)
+            drained.wait(5)
+        start_response("200 OK", [])
+        return [b"x" * size]
+
+    async with serving(large, keep_alive=0 if why == "keep_alive=0" else 75) as served:
+        with trio.fail_after(10):
+            async with await served.connect() as stream:
+                await stream.send_all(GET)
+                if why == "drain while serving":
+                    await working.wait()
+                    served.server.drain()
+                    await trio.testing.wait_all_tasks_blocked()
+                    drained.set()
+                received = b""
+                while not served.records:  # until the kernel has all of it
+                    received += await stream.receive_some(10_000)
+                    await trio.sleep(0.001)
+                if why == "drain while idle":
+                    served.server.drain()
+                await trio.sleep(0.05)
+                await stream.send_all(GET)
+                await trio.sleep(0.05)
+                answer = read_answer(received + await receive_all(stream))
+    assert answer.closes == (why != "drain while idle")
+    assert len(answer.body) == size
+    assert len(served.records) == 1

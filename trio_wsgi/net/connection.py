@@ -5,8 +5,8 @@ Laws:
 * One nursery per connection; everything that is started for it ends before it does, and the socket is closed last,
   once.
 * A client can end its own connection and nothing else: whatever escapes is logged here.
-* A connection with bytes that nobody has read is not closed before it was given time to read our answer (lingering
-  close), or the kernel would reset it and destroy that answer.
+* A client that has sent, or may still send, bytes that nobody reads is given time to read our answer before the
+  connection is closed (lingering close), or the kernel would reset it and destroy that answer.
 """
 
 from __future__ import annotations
@@ -106,6 +106,8 @@ class Connection:
                 unread = True  # more of what was refused may be on its way
                 break
             if head is None:
+                if self._transport.held():  # of the last answer
+                    await self._linger()
                 return
             exchange = self._serving = self._exchange(nursery, head)
             try:
@@ -118,8 +120,9 @@ class Connection:
             idle_setting = "keep_alive"
             self._serving = None
         self._serving = None
-        unread = unread or not self._wire.body_done or self._wire.has_input or self._has_unread()
-        if unread and not exchange.cut:
+        # A client that would have kept the connection may be sending its next request.
+        unread = unread or head is None or head.keep_alive or not self._wire.body_done
+        if (unread or self._wire.has_input or self._has_unread()) and not exchange.cut:
             await self._linger()
 
     def _exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
