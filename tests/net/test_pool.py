@@ -395,6 +395,7 @@ async def test_threads_are_bounded_and_none_is_lost_under_random_cancels(seed: i
 
 NO_MORE_THREADS = """
 import resource, trio
+import anyio.to_thread
 from trio_wsgi.net.apps import Overloaded, open_threads
 
 def limit(room):
@@ -402,8 +403,9 @@ def limit(room):
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room, resource.RLIM_INFINITY))
 
 async def main():
+    anyio.to_thread.current_default_thread_limiter()  # imports its backend, while there is memory
     async with open_threads(2, 5) as pool:
-        limit(0)
+        limit(1 << 20)
         for _ in range(3):
             try:
                 await pool.run(lambda: 1)

@@ -167,6 +167,9 @@ class Exchange:
             try:
                 yield
             except Exception as exc:
+                if isinstance(exc.__cause__ or exc, ClientGone):
+                    # The end of the server, to whoever was sending, is an end of the connection; here it is told apart.
+                    await trio.lowlevel.checkpoint_if_cancelled()
                 await self._fail(exc)
         except trio.Cancelled:
             self.keep, self.cut = False, self._wire.response_started
