@@ -133,9 +133,9 @@ async def test_closed_once_when_the_server_is_cancelled(big: Path, closes: Close
 
 
 async def test_closed_once_when_a_drain_runs_out_of_time(big: Path, closes: Closes) -> None:
-    """A drain waits for downloads up to graceful_timeout, then cuts them."""
+    """A drain waits for downloads that move up to drain_max, then cuts them, too."""
     app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, graceful_timeout=0.3) as served, stalled(served):
+    async with serving(app, graceful_timeout=0.3, drain_max=0.3) as served, stalled(served):
         served.server.drain()
         assert (await served.record()).outcome is Outcome.SHUTDOWN
         await closes.wait()

@@ -122,9 +122,10 @@ async def test_nothing_to_send_is_framed_rightly(path: Path, open_empty: str, pr
         kept = GET.replace(b"Connection: close\r\n", b"")
         raw = await served.exchange(kept + HEAD.replace(b"Connection: close\r\n", b"") + kept + GET)
         answers = read_answers(raw, ["GET", "HEAD", "GET", "GET"])
-        assert [(answer.status, answer.body, answer.value("Content-Length")) for answer in answers] == [
-            (200, b"", "0")
-        ] * 4
+        assert [(answer.status, answer.body) for answer in answers] == [(200, b"")] * 4
+        assert [answer.value("Content-Length") for answer in answers if answer is not answers[1]] == ["0"] * 3
+        # HEAD: an iterable that gives nothing says nothing of GET's length, a file does (RFC 9110 §8.6)
+        assert answers[1].values("Content-Length") == (["0"] if promised or "file" in open_empty else [])
         assert read_answer(await served.exchange(GET_10)).body == b""
         assert read_answer(await served.exchange(HEAD.replace(b"1.1", b"1.0")), "HEAD").body == b""
 
