@@ -38,7 +38,12 @@ def find_file(result: object) -> FoundFile | None:
         found = open_span(result.filelike)
         return None if found is None else FoundFile(*found, result.filelike)
     look_inside = _KNOWN.get((type(result).__module__, type(result).__qualname__))
-    return None if look_inside is None else look_inside(result)
+    if look_inside is None:
+        return None
+    try:
+        return look_inside(result)
+    except (AttributeError, TypeError):  # a version of it that is made otherwise
+        return None
 
 
 def _in_werkzeug_range(result: Any) -> FoundFile | None:
