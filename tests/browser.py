@@ -21,6 +21,7 @@ from typing import Any
 
 from tools import require_tool
 
+PATIENCE = 60  # seconds for one answer: a busy machine starts a browser slowly
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-default-apps"),
@@ -84,7 +85,7 @@ class Page:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._commands, json.dumps(message).encode() + b"\0")
-        patience = time.monotonic() + 20
+        patience = time.monotonic() + PATIENCE
         while (answer := self._receive(patience)).get("id") != self._number:
             pass
         assert "error" not in answer, (method, answer["error"])
@@ -92,7 +93,7 @@ class Page:
         return result
 
     def _wait_for(self, event: str) -> None:
-        patience = time.monotonic() + 20
+        patience = time.monotonic() + PATIENCE
         while self._receive(patience).get("method") != event:
             pass
 
