@@ -256,6 +256,28 @@ async def test_special_files(resolved: str, site: Path) -> None:
             assert (await ask(served, "/s/sub/")).status == 404
 
 
+async def test_a_pipe_is_not_even_opened(resolved: str, site: Path) -> None:
+    """Opening it for a moment would let its writer go on, and then kill it with SIGPIPE (fifo(7))."""
+    os.mkfifo(site / "pipe")
+    opened = threading.Event()
+
+    def write() -> None:
+        os.close(os.open(site / "pipe", os.O_WRONLY))
+        opened.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        async with serving(app, static=(f"/s={site}",)) as served:
+            for _ in range(10):
+                assert (await ask(served, "/s/pipe")).status == 404
+        assert not opened.is_set()
+    finally:
+        while writer.is_alive():
+            os.close(os.open(site / "pipe", os.O_RDONLY | os.O_NONBLOCK))
+            writer.join(0.01)
+
+
 class Nobodys(Root):
     """The root as one who is not root sees it: tests may run as root, who may read everything."""
 

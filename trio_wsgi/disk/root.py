@@ -100,6 +100,7 @@ class Root:
         """
         if not names:
             return OpenedDirectory()
+        self._refuse_special(names)
         fd = self._open_existing(names)
         try:
             status = os.fstat(fd)
@@ -114,6 +115,20 @@ class Root:
         finally:
             if fd >= 0:
                 os.close(fd)
+
+    def _refuse_special(self, names: Sequence[bytes]) -> None:
+        """Raise Absent for what must not even be opened: a pipe lets its writer go on, a device may do anything.
+
+        What is opened is judged again, by its descriptor: between the two anything may happen.
+        """
+        try:
+            status = os.stat(b"/".join(names), dir_fd=self._fd)
+        except FileNotFoundError:
+            raise Absent("no such file") from None
+        except OSError:  # opening says why
+            return
+        if not _may_be_served(status):
+            raise Absent("not a regular file")
 
     def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
         """The entries of the directory that the names lead to, each with its status, unsorted.
