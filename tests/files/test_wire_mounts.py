@@ -342,3 +342,51 @@ async def test_a_disk_that_fails(site: Path, monkeypatch: pytest.MonkeyPatch, ca
     (line,) = error_lines(caplog)
     assert "/s/style.css" in line
     assert "Input/output error" in line
+
+
+class FailsBeside(Root):
+    """A disk, or a lack of descriptors, that spares the file and hits its sibling."""
+
+    opened: list[OpenedFile] = []  # noqa: RUF012
+
+    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+        if names[-1].endswith(b".gz"):
+            raise OSError(24, "Too many open files")
+        opened = super().open(names)
+        if isinstance(opened, OpenedFile):
+            self.opened.append(opened)
+        return opened
+
+
+async def test_what_was_opened_is_closed_when_a_sibling_fails(
+    packed: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file itself, and the siblings before the one that failed."""
+    monkeypatch.setattr(mounts, "Root", FailsBeside)
+    monkeypatch.setattr(FailsBeside, "opened", [])
+    async with serving(app, static=(f"/s={packed}",)) as served:
+        assert (await ask(served, "/s/style.css", "Accept-Encoding: br")).status == 500
+    assert len(FailsBeside.opened) == 3
+    assert all(opened.file.closed for opened in FailsBeside.opened)
+
+
+@pytest.mark.parametrize("said", ["Accept: */*", "Accept-Encoding: gzip", "Range: bytes=0-0", "Range: bytes=99999999-",
+                                  "If-None-Match: *", 'If-Match: "x"'])  # fmt: skip
+async def test_every_file_is_closed_after_its_answer(said: str, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of it, or of its siblings, was sent."""
+    opened: list[OpenedFile] = []
+
+    class Noting(Root):
+        def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+            found = super().open(names)
+            if isinstance(found, OpenedFile):
+                opened.append(found)
+            return found
+
+    monkeypatch.setattr(mounts, "Root", Noting)
+    async with serving(app, static=(f"/s={packed}",)) as served:
+        for method in ("GET", "HEAD"):
+            await ask(served, "/s/style.css", said, method=method)
+        await served.record(2)
+    assert len(opened) == 8
+    assert all(found.file.closed for found in opened)

@@ -4,7 +4,8 @@ Laws:
 
 * Only files below a directory that the operator mapped are sent; any other name is the application's error, never a
   leak.
-* The headers that carry the name stay inside, whatever comes of it.
+* The headers that carry the name stay inside, whatever comes of it. That is where directories are mapped; without any
+  they are headers like others, perhaps meant for a proxy before us.
 * The app's other headers are kept, but those that describe a body that is not sent.
 """
 
