@@ -54,6 +54,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.001)
 
 
+def cancel_inside(scope: trio.CancelScope, seen: list[BaseException]) -> None:
+    """In a call's thread: have the call cancelled, and tell how that was seen."""
+    trio.from_thread.run_sync(scope.cancel)
+    try:
+        trio.from_thread.run(trio.sleep_forever)
+    except BaseException as exc:
+        seen.append(exc)
+        raise
+
+
 def thread_name() -> int:
     return threading.get_ident()
 
@@ -168,17 +178,10 @@ async def test_cancelled_while_it_runs_it_sees_cancelled_and_the_thread_is_repla
     """The call finds out through `trio.from_thread`; nobody else's call is touched, and the place is free again."""
     seen: list[BaseException] = []
 
-    def wait() -> None:
-        try:
-            trio.from_thread.run(trio.sleep_forever)
-        except BaseException as exc:
-            seen.append(exc)
-            raise
-
     async with open_threads(1, 5) as pool:
         for _ in range(3):
-            with trio.move_on_after(0.02) as scope:
-                await pool.run(wait)
+            with trio.CancelScope() as scope:
+                await pool.run(partial(cancel_inside, scope, seen))
             assert scope.cancelled_caught
         assert await pool.run(lambda: "served") == "served"
     assert [type(error) for error in seen] == [trio.Cancelled] * 3
@@ -211,19 +214,12 @@ async def test_a_stored_cancelled_of_another_request_is_an_error_of_this_one() -
     """An app that keeps an exception and raises it again later must not cancel the server."""
     kept: list[BaseException] = []
 
-    def keep() -> None:
-        try:
-            trio.from_thread.run(trio.sleep_forever)
-        except BaseException as exc:
-            kept.append(exc)
-            raise
-
     def raise_kept() -> None:
         raise kept[0]
 
     async with open_threads(1, 5) as pool:
-        with trio.move_on_after(0.01):
-            await pool.run(keep)
+        with trio.CancelScope() as scope:
+            await pool.run(partial(cancel_inside, scope, kept))
         with pytest.raises(RuntimeError, match="Cancelled of another"):
             await pool.run(raise_kept)
 
