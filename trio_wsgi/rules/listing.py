@@ -17,14 +17,13 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from urllib.parse import unquote_to_bytes
 
 from trio_wsgi.rules.paths import encode_name
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Controls would be invisible, or break lines; the two overrides (Unicode, UAX #9) would show a name backwards.
 _SHOWN_CONTROLS = {
     **{code: chr(0x2400 + code) for code in range(0x20)},
@@ -112,8 +111,8 @@ def _row(entry: Entry) -> str:
 
 def _date(modified: float) -> str:
     try:
-        text = (_EPOCH + timedelta(seconds=int(modified))).isoformat(" ")[:19]
-    except OverflowError:  # file systems know years that calendars do not
+        text = datetime.fromtimestamp(int(modified), UTC).isoformat(" ")[:19]
+    except (OverflowError, ValueError, OSError):  # file systems know years that calendars do not
         return ""
     return f'<time title="{text} UTC">{text[:-3]}</time>'
 
