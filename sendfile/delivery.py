@@ -20,8 +20,10 @@ from dataclasses import dataclass
 import trio
 
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
+from sendfile.readers import Fetch
+from sendfile.residency import Frontier, Residency
 from sendfile.send import STEP, send_step
-from sendfile.span import HasFileno, Part, size
+from sendfile.span import FileSpan, HasFileno, Part, size
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
 
@@ -66,9 +68,9 @@ class Delivery:
         progress: called with the number of bytes after each step.
     """
 
-    __slots__ = ("away", "done", "error", "fd", "idle_timeout", "kernel", "moved_at", "open", "parts", "paused_at",
-                 "progress", "queued", "rate", "scope", "sock", "speed", "started_at", "task", "watch",
-                 "watched")  # fmt: skip
+    __slots__ = ("away", "done", "error", "fd", "fetch", "frontier", "idle_timeout", "kernel", "moved_at", "open",
+                 "parts", "paused_at", "progress", "queued", "rate", "scope", "sock", "speed", "started_at", "task",
+                 "watch", "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +97,8 @@ class Delivery:
         self.task: trio.lowlevel.Task | None = None
         self.rate: Rate | None = None
         self.watch: Watch | None = None
+        self.frontier = Frontier()
+        self.fetch: Fetch | None = None  # what it waits for
         self.started_at = self.moved_at = trio.current_time()
         self.speed = Speed(self.started_at)
         self.paused_at: float | None = None
@@ -124,9 +128,12 @@ class Delivery:
         return self.scope
 
     def pause(self, now: float, until: float) -> None:
-        """It is held back up to ``until``."""
+        """It is held back up to ``until``; infinity: up to nobody knows when."""
         self.paused_at = now
-        self._allow_until(until)
+        if until < math.inf:
+            self._allow_until(until)
+        elif self.scope is not None:
+            self.scope.deadline = math.inf
 
     def resume(self, now: float) -> None:
         """The pause, if there was one, has ended."""
@@ -134,6 +141,8 @@ class Delivery:
             self.away += now - self.paused_at
             self.paused_at = None
             self.moved_at = now
+            if self.scope is not None and self.scope.deadline == math.inf:
+                self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
             self._allow_until(now)
 
     def _allow_until(self, now: float) -> None:
@@ -142,12 +151,12 @@ class Delivery:
         if self.scope is not None and self.scope.deadline < now + self.idle_timeout < math.inf:
             self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
 
-    def push(self, limit: int) -> None:
-        """Before it is on a pump's table: steps until all is out, the kernel is full, it has to pause, or ``limit``
-        bytes are out."""
+    def push(self, limit: int, residency: Residency) -> None:
+        """Before it is on a pump's table: steps until all is out, the kernel is full, it has to wait for something
+        else, or ``limit`` bytes are out."""
         while self.parts and limit > 0:
             now = trio.current_time()
-            room = min(limit, self.room(now))
+            room = min(limit, self.room(now), self.warm(now, residency))
             if not room:
                 return
             try:
@@ -159,6 +168,15 @@ class Delivery:
     def room(self, now: float) -> int:
         """Most bytes of the next step; 0 when it has to pause until ``rate.ready_at()``."""
         return STEP if self.rate is None else min(STEP, self.rate.allowance(now))
+
+    def warm(self, now: float, residency: Residency) -> int:
+        """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first."""
+        parts = self.parts
+        while parts and not size(parts[0]):
+            parts.popleft()
+        if parts and isinstance(span := parts[0], FileSpan):
+            return self.frontier.warm(residency, span, now)
+        return STEP
 
     def step(self, now: float, limit: int) -> int:
         """One step; returns its bytes, 0 if the socket took none, and moves the deadline.

@@ -13,6 +13,8 @@ Laws:
   delivery out at once, before anything else can run.
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
 * A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
+* Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk. Who waits
+  for them is in no epoll, and may be cancelled at any time.
 * Only its own epoll is closed here, never a socket or a file.
 """
 
@@ -28,8 +30,10 @@ import trio
 
 from sendfile.delivery import Delivery, Stalled, Transfer
 from sendfile.rate import MinRate, Rate
+from sendfile.readers import Fetch, Readers
+from sendfile.residency import Disk, Residency
 from sendfile.send import check_non_blocking
-from sendfile.span import HasFileno, Part
+from sendfile.span import FileSpan, HasFileno, Part
 from sendfile.wheel import TICK, Wheel
 
 __all__ = ["Pump"]
@@ -52,11 +56,15 @@ class Pump:
     Args:
         epoll: whether to use an epoll of its own; None where the platform has it. Without one each caller's
             task waits for its own socket: the same behaviour, at the price of a wake-up per writable socket.
+        disk: tells what is in memory and fetches what is not; None for the real one.
 
     Start it with ``await nursery.start(pump.run)``; it runs until it is cancelled, once.
     """
 
-    def __init__(self, *, epoll: bool | None = None) -> None:
+    def __init__(self, *, epoll: bool | None = None, disk: Disk | None = None) -> None:
+        disk = Disk() if disk is None else disk
+        self._residency = Residency(disk)
+        self._readers = Readers(disk)
         self._wants_epoll = hasattr(select, "epoll") if epoll is None else epoll
         self._state = _State.NEW
         self._table: dict[int, Delivery] = {}  # by descriptor
@@ -153,7 +161,7 @@ class Pump:
         delivery.bind(rate, min_rate)
         self._check_free(delivery)
         await trio.lowlevel.checkpoint_if_cancelled()
-        delivery.push(_DIRECT_BYTES)
+        delivery.push(_DIRECT_BYTES, self._residency)
         if parts:
             await self._deliver_rest(delivery)
         else:  # the other half of the checkpoint; not cancellable, since all is sent
@@ -206,10 +214,27 @@ class Pump:
             return trio.lowlevel.Abort.SUCCEEDED
 
         now = trio.current_time()
-        if delivery.room(now):
-            self._arm(delivery)
-        else:
+        if not delivery.room(now):
             self._pause(delivery, now)
+        elif not delivery.warm(now, self._residency):
+            self._fetch(delivery, now)
+        else:
+            self._arm(delivery)
+        delivery.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake(self, delivery: Delivery) -> None:
+        assert delivery.task is not None
+        task, delivery.task = delivery.task, None
+        trio.lowlevel.reschedule(task)
+
+    async def _sleep(self, delivery: Delivery) -> None:
+        """Up to the end of its fetch, where there is no epoll."""
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._remove(delivery)
+            return trio.lowlevel.Abort.SUCCEEDED
+
         delivery.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
@@ -223,7 +248,12 @@ class Pump:
                 delivery.pause(now, delivery.rate.ready_at())
                 await trio.sleep_until(delivery.rate.ready_at())
                 delivery.resume(trio.current_time())
-            elif delivery.step(now, room):
+            elif not (warm := delivery.warm(now, self._residency)):
+                self._fetch(delivery, now)
+                await self._sleep(delivery)
+                if not delivery.open:
+                    return
+            elif delivery.step(now, min(room, warm)):
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_writable(delivery.sock)
@@ -255,6 +285,31 @@ class Pump:
         delivery.pause(now, until)
         self._set(self._paused, delivery, until)
 
+    def _fetch(self, delivery: Delivery, now: float) -> None:
+        """Have the next bytes brought into memory, and it stepped then."""
+        span = delivery.parts[0]
+        assert isinstance(span, FileSpan)
+        count = delivery.frontier.wanted(span)
+
+        def done(error: Exception | None) -> None:
+            delivery.fetch = None
+            now = trio.current_time()
+            delivery.resume(now)
+            if error is not None:
+                self._end(delivery, error)
+                return
+            delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
+            if self._epoll is None:
+                self._wake(delivery)
+            else:
+                self._enqueue(delivery)
+                self._nap.deadline = -math.inf
+
+        self._disarm(delivery)
+        delivery.pause(now, math.inf)
+        delivery.fetch = fetch = Fetch(span, count, done)
+        self._readers.ask(fetch)
+
     def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:
         wheel.set(delivery, when)
         if (due := wheel.due_at()) < self._nap.deadline:
@@ -283,13 +338,16 @@ class Pump:
         self._disarm(delivery)
         self._paused.drop(delivery)
         self._looks.drop(delivery)
+        if delivery.fetch is not None:
+            self._readers.forget(delivery.fetch)
+            delivery.fetch = None
 
     def _end(self, delivery: Delivery, error: BaseException | None) -> None:
         """Its caller is to return, or to raise ``error``."""
         self._remove(delivery)
         delivery.error = error
         if delivery.task is not None:
-            trio.lowlevel.reschedule(delivery.task)
+            self._wake(delivery)
         elif delivery.scope is not None:
             delivery.scope.cancel()
 
@@ -348,7 +406,10 @@ class Pump:
                 continue
             try:
                 room = delivery.room(now)
-                sent = delivery.step(now, room) if room else 0
+                if room and not (warm := delivery.warm(now, self._residency)):
+                    self._fetch(delivery, now)
+                    continue
+                sent = delivery.step(now, room := min(room, warm)) if room else 0
                 budget -= sent
                 if not delivery.open:
                     continue  # `progress` has seen to that

@@ -79,13 +79,13 @@ def fill(sock: socket.socket) -> int:
     """
     total = 0
     quiet = 0
-    while quiet < (3 if sock.family == socket.AF_INET else 1):
+    while quiet < (6 if sock.family == socket.AF_INET else 1):
         quiet += 1
         with contextlib.suppress(BlockingIOError):
             while True:
                 total += sock.send(b"\0" * 65536)
                 quiet = 0
-        select.select([], [], [], 0.005 if sock.family == socket.AF_INET else 0)
+        select.select([], [], [], 0.01 if sock.family == socket.AF_INET else 0)
     return total
 
 

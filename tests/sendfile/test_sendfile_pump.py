@@ -187,7 +187,7 @@ async def test_notify_closing_ends_the_delivery(pump: Pump, pair: Pair, nursery:
     near, _ = pair
     fill(near)
     outcome = Outcome()
-    nursery.start_soon(outcome.run, pump, near, queue(b"x"))
+    nursery.start_soon(outcome.run, pump, near, queue(PLENTY))
     await wait_all_tasks_blocked()
     pump.notify_closing(near)
     pump.notify_closing(near)
@@ -343,8 +343,8 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
         nursery.cancel_scope.cancel()
     first_pieces, steps = order[:20], order[20:]
     assert len(set(first_pieces)) == 20
-    assert len(steps) == 100
-    for start in range(0, 100, 20):
+    assert len(steps) >= 100
+    for start in range(0, len(steps), 20):
         assert len(set(steps[start : start + 20])) == 20
 
 

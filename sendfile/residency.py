@@ -1,0 +1,158 @@
+"""Which bytes of a file are in memory, so that sending them does not hold the event loop for the disk.
+
+Laws:
+
+* Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread.
+* Looking is sampled: bytes between two pages that are in memory count as in memory; the two are at most 256 KiB apart
+  at first, and up to 2 MiB after MiB upon MiB that were (a look every 512 KiB cost 5 % of the throughput). Where the
+  sample errs, one step waits for the disk; nothing worse.
+* What was found is believed for a second: a slow reader's next bytes may have been evicted meanwhile.
+* Where a file system cannot tell (tmpfs, some overlays, other kernels), what was not fetched in the last ten seconds
+  counts as not in memory. A thread too many costs some 0.1 ms, a disk on the event loop everybody's latency. A MiB
+  that took no longer to fetch than it takes out of memory speaks for the next 64 (tmpfs lost half its throughput else).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from pathlib import Path
+
+from sendfile.send import STEP
+from sendfile.span import FileSpan, HasFileno
+
+__all__ = ["Disk", "Frontier", "Residency"]
+
+_FIRST_WINDOW = 256 << 10  # what a slow reader pins in memory
+_LOOK_WINDOW = 8 << 20
+_LOOKS = 4
+_FETCH_WINDOW = 2 << 20
+_BELIEVED = 1.0
+_REMEMBERED = 10.0
+_FILES = 1024
+_PAGE = 4096
+_SCRAP = [bytearray(1)]
+_TELLING = 1 << 20
+_MEMORY_SPEED = 2e9  # bytes per second; splicing did 5 to 30 when measured
+_AHEAD = 64 << 20
+_COPY = 256 << 10
+_CANNOT_SPLICE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTSOCK})
+_CANNOT_TELL = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS, errno.ESPIPE})
+
+
+class Disk:
+    """The two questions to a file's bytes. Tests answer them otherwise."""
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        """Whether the byte at ``offset`` is in memory (or beyond the end); None where nobody can tell.
+
+        Spec: preadv2(2), RWF_NOWAIT.
+        """
+        try:
+            os.preadv(fd, _SCRAP, offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except AttributeError:  # not Linux
+            return None
+        except OSError as error:
+            # Any other error of reading is sendfile's to meet and to tell.
+            return None if error.errno in _CANNOT_TELL else True
+        return True
+
+    def fetch(self, fd: int, offset: int, count: int) -> None:
+        """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read."""
+        end = offset + count
+        try:
+            with Path(os.devnull).open("wb", buffering=0) as null:  # Linux splices the pages there and copies none
+                while offset < end and (n := os.sendfile(null.fileno(), fd, offset, end - offset)):
+                    offset += n
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _CANNOT_SPLICE:
+                raise
+            while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
+                offset += len(data)
+
+
+class Residency:
+    """What is in memory, as far as ``disk`` can tell, and what was fetched where it cannot."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+        self._fetched: dict[tuple[int, int], tuple[int, int, float]] = {}  # file: first, end, when
+
+    def warm(self, fd: int, offset: int, count: int, now: float) -> int:
+        """How many of ``count`` bytes at ``offset`` are in memory, from the first on."""
+        last = offset + count - 1
+        apart = max(count // _LOOKS, _FIRST_WINDOW)
+        point = offset
+        verdict = self.disk.probe(fd, point)
+        while verdict:
+            before = point
+            if point // _PAGE == last // _PAGE:
+                return count
+            point = min(last, point + apart)
+            verdict = self.disk.probe(fd, point)
+            if verdict is False:
+                return before - offset
+        return self._remembered(fd, offset, count, now) if verdict is None else 0
+
+    def _remembered(self, fd: int, offset: int, count: int, now: float) -> int:
+        status = os.fstat(fd)
+        first, end, when = self._fetched.get((status.st_dev, status.st_ino), (0, 0, -math.inf))
+        return min(count, end - offset) if first <= offset < end and now - when < _REMEMBERED else 0
+
+    def remember(self, fd: int, offset: int, count: int, seconds: float, now: float) -> None:
+        """So many bytes were fetched, in so many seconds."""
+        if self.disk.probe(fd, offset) is not None:
+            return
+        if count >= _TELLING and seconds * _MEMORY_SPEED < count:
+            count += _AHEAD  # it was there before
+        status = os.fstat(fd)
+        key = (status.st_dev, status.st_ino)
+        first, end, when = self._fetched.pop(key, (0, 0, -math.inf))
+        if not (first <= offset <= end and now - when < _REMEMBERED):
+            first = offset
+            end = offset
+        self._fetched[key] = (first, max(end, offset + count), now)
+        if len(self._fetched) > _FILES:
+            del self._fetched[next(iter(self._fetched))]
+
+
+class Frontier:
+    """How far the file of one delivery is known to be in memory. The further it gets, the rarer it asks."""
+
+    __slots__ = ("_at", "_end", "_file", "_first", "_window")
+
+    def __init__(self) -> None:
+        self._file: HasFileno | None = None
+        self._first = self._end = 0
+        self._at = -math.inf
+        self._window = _FIRST_WINDOW
+
+    def warm(self, residency: Residency, span: FileSpan, now: float) -> int:
+        """How many bytes of a span that is not empty may be sent now; 0 when they are to be fetched first."""
+        offset = span.offset
+        fresh = span.file is self._file and now - self._at < _BELIEVED and self._first <= offset <= self._end
+        if fresh and self._end - offset >= min(span.count, STEP):
+            return self._end - offset
+        if fresh:
+            self._window = min(self._window * 2, _LOOK_WINDOW)
+        else:
+            self._window = _FIRST_WINDOW
+            self._file, self._first, self._end, self._at = span.file, offset, offset, now
+        if count := min(offset + span.count - self._end, self._window):
+            found = residency.warm(span.file.fileno(), self._end, count, now)
+            self._end += found
+            if found:
+                self._at = now
+        return self._end - offset
+
+    def wanted(self, span: FileSpan) -> int:
+        """How many bytes of ``span`` to fetch, after ``warm`` was 0."""
+        return min(span.count, self._window, _FETCH_WINDOW)
+
+    def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
+        """They are in memory now, ``seconds`` after somebody set out to bring them."""
+        residency.remember(span.file.fileno(), span.offset, count, seconds, now)
+        self._file, self._first, self._end, self._at = span.file, span.offset, span.offset + count, now

@@ -1,0 +1,356 @@
+"""Cold files: looked at before a step, fetched by a few threads, and never waited for on the event loop."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO
+
+import pytest
+import trio
+from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from sendfile import FileSpan, Part, Pump
+from sendfile.residency import Disk, Frontier, Residency
+
+KIB = 1 << 10
+
+
+class SlowDisk(Disk):
+    """Nothing is in memory but what was fetched; a fetch ends when the test says so."""
+
+    def __init__(self, free: bool = False) -> None:
+        self.fetched: list[tuple[int, int]] = []
+        self.gate = threading.Semaphore(10**9 if free else 0)
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.error: OSError | None = None
+        self.copies: list[int] = []
+        self.asked: list[int] = []
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return any(first <= offset < end for first, end in self.fetched)
+
+    def fetch(self, fd: int, offset: int, count: int) -> None:
+        with self.lock:
+            self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.asked.append(offset)
+        self.copies.append(fd)
+        assert self.gate.acquire(timeout=30)
+        with self.lock:
+            self.at_once -= 1
+        if self.error is not None:
+            raise self.error
+        super().fetch(fd, offset, count)
+        self.fetched.append((offset, offset + count))
+
+
+class Untold(SlowDisk):
+    """A file system that cannot tell."""
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return None
+
+
+@pytest.fixture
+def disk() -> SlowDisk:
+    return SlowDisk()
+
+
+@pytest.fixture(params=["epoll", "loop"])
+async def cold_pump(request: pytest.FixtureRequest, disk: SlowDisk) -> AsyncIterator[Pump]:
+    pump = Pump(epoll=request.param == "epoll", disk=disk)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pump.run)
+        yield pump
+        assert pump.jobs() == []
+        nursery.cancel_scope.cancel()
+    disk.gate.release(1000)
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """What a thread does is seen by looking."""
+    for _ in range(5000):
+        if true():
+            return
+        await trio.sleep(0.001)
+    raise AssertionError(true)
+
+
+async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
+    await until(lambda: len(disk.copies) >= count)
+
+
+async def test_cold_bytes_are_fetched_before_they_are_sent(
+    cold_pump: Pump, disk: SlowDisk, kernel: bool, pair: Pair, noise: IO[bytes], nursery: trio.Nursery
+) -> None:
+    near, far = pair
+    parts = queue(b"head", FileSpan(noise, 3, 2_000_000), b"tail")
+    expected = b"".join(map(content, parts))
+    nursery.start_soon(lambda: cold_pump.deliver(near, parts, kernel=kernel))
+    await until_fetching(disk)
+    assert await receive(far, 4) == b"head"
+    await wait_all_tasks_blocked(0.005)
+    assert size_left(cold_pump) == 2_000_004, "the loop is free, and not a byte of the span is out"
+    disk.gate.release(1000)
+    with trio.fail_after(5):
+        assert await receive(far, len(expected) - 4) == expected[4:]
+    assert max(end - first for first, end in disk.fetched) <= 2 << 20
+    assert sum(end - first for first, end in disk.fetched) == 2_000_000, "nothing twice"
+
+
+def size_left(pump: Pump) -> int:
+    return pump.jobs()[0].left
+
+
+async def test_cancelled_while_the_disk_does_not_answer(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, tmp_path: Path
+) -> None:
+    """At once, and the file may be closed then: the thread has a copy of the descriptor, and closes it."""
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+    with (tmp_path / "file").open("rb") as file:
+        parts = queue(FileSpan(file, 0, 1000))
+        with trio.fail_after(5), trio.move_on_after(0.05) as scope:
+            await cold_pump.deliver(pair[0], parts)
+        assert scope.cancelled_caught
+        assert list(parts) == [FileSpan(file, 0, 1000)]
+        assert cold_pump.jobs() == []
+        original = file.fileno()
+    (copy,) = disk.copies
+    assert copy != original
+    os.fstat(copy)
+    disk.gate.release()
+    await until(lambda: not Path(f"/proc/self/fd/{copy}").exists())
+
+
+async def test_few_threads_serve_many_in_turn(cold_pump: Pump, disk: SlowDisk, noise: IO[bytes]) -> None:
+    pairs = [unix_pair() for _ in range(30)]
+    ended: list[int] = []
+
+    async def run(n: int) -> None:
+        await cold_pump.deliver(pairs[n][0], queue(FileSpan(noise, n * 5000, 4000)))
+        ended.append(n)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as callers:
+            for n in range(30):
+                callers.start_soon(run, n)
+                await wait_all_tasks_blocked()
+            await until_fetching(disk, 4)
+            assert len(cold_pump.jobs()) == 30
+            for served in range(1, 31):
+                disk.gate.release()
+                await until(lambda served=served: len(disk.fetched) == served)  # type: ignore[misc]
+                assert max(disk.asked) // 5000 < served + 4, "first come, first served"
+        for n, (near, far) in enumerate(pairs):
+            assert await receive(far, 4000) == content(FileSpan(noise, n * 5000, 4000))
+            near.close()
+            far.close()
+    assert sorted(ended) == list(range(30))
+    assert disk.most_at_once == 4
+
+
+async def test_the_disk_is_not_the_peers_fault(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    near, far = pair
+    nursery.start_soon(lambda: cold_pump.deliver(near, queue(FileSpan(noise, 0, 1000)), idle_timeout=1))
+    await until_fetching_in_mock_time(disk)
+    mock_clock.jump(100)
+    await wait_all_tasks_blocked()
+    (transfer,) = cold_pump.jobs()
+    assert (transfer.stalled_for, transfer.left) == (0, 1000)
+    disk.gate.release()
+    assert len(await receive(far, 1000)) == 1000
+
+
+async def until_fetching_in_mock_time(disk: SlowDisk) -> None:
+    while not disk.copies:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_after_the_disk_the_peer_may_stall(
+    cold_pump: Pump, disk: SlowDisk, noise: IO[bytes], nursery: trio.Nursery
+) -> None:
+    near, far = unix_pair()
+    fill(near)
+    errors: list[BaseException] = []
+
+    async def run() -> None:
+        try:
+            await cold_pump.deliver(near, queue(FileSpan(noise, 0, 1000)), idle_timeout=0.1)
+        except TimeoutError as error:
+            errors.append(error)
+
+    nursery.start_soon(run)
+    await until_fetching(disk)
+    await trio.sleep(0.2)
+    assert not errors
+    disk.gate.release()
+    await until(lambda: bool(errors))
+    near.close()
+    far.close()
+
+
+async def test_an_error_of_the_disk_is_the_callers(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes]
+) -> None:
+    disk.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    disk.gate.release(10)
+    parts: deque[Part] = queue(FileSpan(noise, 0, 1000))
+    with trio.fail_after(5), pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await cold_pump.deliver(pair[0], parts)
+    assert list(parts) == [FileSpan(noise, 0, 1000)]
+
+
+@pytest.mark.parametrize("epoll", [True, False])
+async def test_the_pump_does_not_wait_for_the_disk_to_end(epoll: bool, pair: Pair, noise: IO[bytes]) -> None:
+    disk = SlowDisk()
+    pump = Pump(epoll=epoll, disk=disk)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as callers:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pump.run)
+
+                async def run() -> None:
+                    with pytest.raises(trio.ClosedResourceError):
+                        await pump.deliver(pair[0], queue(FileSpan(noise, 0, 1000)))
+
+                callers.start_soon(run)
+                await until_fetching(disk)
+                nursery.cancel_scope.cancel()
+            disk.gate.release()
+
+
+async def test_where_nobody_can_tell_a_file_is_fetched_once(pair: Pair, noise: IO[bytes]) -> None:
+    disk = Untold(free=True)
+    async with trio.open_nursery() as nursery:
+        pump = Pump(disk=disk)
+        await nursery.start(pump.run)
+        for _ in range(3):
+            await pump.deliver(pair[0], queue(FileSpan(noise, 10, 40_000)))
+            assert await receive(pair[1], 40_000) == content(FileSpan(noise, 10, 40_000))
+        assert disk.fetched == [(10, 40_010)]
+        nursery.cancel_scope.cancel()
+
+
+def test_where_nobody_can_tell_a_fast_fetch_speaks_for_the_next_64_mib(noise: IO[bytes]) -> None:
+    for seconds, expected in ((1e-4, 8 << 20), (0.1, 0)):
+        residency = Residency(Untold())
+        fd = noise.fileno()
+        residency.remember(fd, 0, 1 << 20, seconds, 5)
+        assert residency.warm(fd, 0, 1 << 20, 6) == 1 << 20
+        assert residency.warm(fd, 1 << 20, 8 << 20, 6) == expected
+        assert residency.warm(fd, 0, 1 << 20, 16) == 0, "believed for ten seconds"
+
+
+async def test_what_is_in_memory_costs_no_thread(pump: Pump, noise: IO[bytes], pair: Pair) -> None:
+    if Disk().probe(noise.fileno(), 0) is None:
+        pytest.skip("this file system cannot tell")
+    Disk().fetch(noise.fileno(), 0, 3_000_017)
+    threads = threading.active_count()
+    with trio.testing.assert_checkpoints():
+        await pump.deliver(pair[0], queue(FileSpan(noise, 0, 50_000)))
+    assert threading.active_count() == threads
+
+
+async def test_a_really_evicted_file(pump: Pump, kernel: bool, tmp_path: Path, pair: Pair) -> None:
+    data = os.urandom(1 << 22)
+    with (tmp_path / "cold").open("w+b", buffering=0) as file:
+        file.write(data)
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        parts = queue(FileSpan(file, 0, len(data)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: pump.deliver(pair[0], parts, kernel=kernel))
+            with trio.fail_after(10):
+                assert await receive(pair[1], len(data)) == data
+        assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
+
+
+class Map(Disk):
+    """In memory is what the test says."""
+
+    def __init__(self, *warm: tuple[int, int]) -> None:
+        self.warm = list(warm)
+        self.probes = 0
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        self.probes += 1
+        return any(first <= offset < end for first, end in self.warm)
+
+
+@pytest.mark.parametrize(
+    ("warm", "offset", "count", "expected"),
+    [
+        ([], 0, 1, 0),
+        ([(0, 4096)], 0, 4096, 4096),
+        ([(0, 4096)], 10, 100, 100),
+        ([(0, 4096)], 0, 4097, 0),  # the last byte is not
+        ([(0, 256 * KIB)], 0, 256 * KIB, 256 * KIB),
+        ([(0, 300 * KIB)], 0, 1 << 20, 256 * KIB),  # up to the last page that was seen
+        ([(0, 1 << 20)], 1 << 20, 5, 0),
+        ([(0, 1 << 30)], 77, 8 << 20, 8 << 20),
+    ],
+)
+def test_bytes_between_two_pages_in_memory_count_as_such(
+    warm: list[tuple[int, int]], offset: int, count: int, expected: int
+) -> None:
+    assert Residency(Map(*warm)).warm(0, offset, count, 0) == expected
+
+
+def test_the_further_it_gets_the_rarer_it_asks(noise: IO[bytes]) -> None:
+    disk = Map((0, 1 << 40))
+    frontier, residency = Frontier(), Residency(disk)
+    span = FileSpan(noise, 0, 1 << 30)
+    while span.count:
+        span = span.advance(min(1 << 20, frontier.warm(residency, span, 0)))
+    assert disk.probes < 1000, "less than one probe per step of 1 MiB"
+
+
+def test_what_was_found_is_believed_for_a_second(noise: IO[bytes]) -> None:
+    disk = Map((0, 1 << 40))
+    frontier, residency = Frontier(), Residency(disk)
+    small = FileSpan(noise, 0, 100_000)
+    assert frontier.warm(residency, small, 0) == 100_000
+    disk.warm = []
+    assert frontier.warm(residency, small.advance(10), 0.9) == 99_990
+    assert frontier.warm(residency, small.advance(10), 1.1) == 0
+    assert frontier.wanted(small.advance(10)) == 99_990
+
+
+def test_a_file_system_that_cannot_tell(tmp_path: Path) -> None:
+    """preadv2(2): EOPNOTSUPP where the file system has no RWF_NOWAIT. A pipe stands for it, with ESPIPE."""
+    here, there = os.pipe()
+    try:
+        assert Disk().probe(here, 0) is None
+    finally:
+        os.close(here)
+        os.close(there)
+    with (tmp_path / "empty").open("w+b") as file:
+        assert Disk().probe(file.fileno(), 100) in (True, None), "beyond the end: sending tells, at once"
+
+
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOTSOCK])
+def test_a_fetch_brings_it_into_memory(code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sendfile(2) to /dev/null, or by reading where that cannot be had."""
+    if code is not None:
+
+        def sendfile(*_: object) -> int:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "sendfile", sendfile)
+    with (tmp_path / "cold").open("w+b", buffering=0) as file:
+        file.write(bytes(1 << 20))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        Disk().fetch(file.fileno(), 0, 1 << 20)
+        Disk().fetch(file.fileno(), 1 << 19, 1 << 20)  # beyond the end: no error, and an end
+        for offset in range(0, 1 << 20, 1 << 17):
+            assert Disk().probe(file.fileno(), offset) in (True, None)
