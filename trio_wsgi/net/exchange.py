@@ -388,7 +388,7 @@ class Exchange:
             started=self._started,
             duration=trio.current_time() - self._clock,
             request_headers=tuple(asked.headers) if asked else (),
-            response_headers=tuple(sent.headers) if sent else (),
+            response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
             environ=self._environ,
         )
         for observer in self._service.observers:
