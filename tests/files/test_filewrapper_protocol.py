@@ -17,7 +17,7 @@ import pytest
 from downloads import known_bytes, make_file
 
 from trio_wsgi.errors import AppError
-from trio_wsgi.wsgi.filewrapper import DEFAULT_BLOCK_SIZE, FileWrapper, plain_file
+from trio_wsgi.wsgi.filewrapper import DEFAULT_BLOCK_SIZE, FileWrapper, closes_at_once, plain_file
 
 DATA = known_bytes(200_000)
 
@@ -248,6 +248,16 @@ def test_sockets_and_pipes_are_read() -> None:
         theirs.sendall(b"from a socket")
         theirs.close()
         assert list(FileWrapper(file)) == [b"from a socket"]
+
+
+def test_only_a_plain_close_happens_on_the_loop(path: Path) -> None:
+    """The app's own close() may block, and so does the close of a file that was unlinked (it frees the disk)."""
+    with path.open("rb") as plain, path.open("rb") as patched, path.open("rb") as unlinked:
+        assert closes_at_once(plain, os.fstat(plain.fileno()))
+        patched.close = patched.close  # type: ignore[method-assign]
+        assert not closes_at_once(patched, os.fstat(patched.fileno()))
+        path.unlink()
+        assert not closes_at_once(unlinked, os.fstat(unlinked.fileno()))
 
 
 def test_make_file_tells_what_it_wrote(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         _close(result)
         raise
     if found is not None:
-        return _closing_too(answer, result, at_once=type(result) is FileWrapper and closes_at_once(found.filelike))
+        at_once = type(result) is FileWrapper and closes_at_once(found.filelike, found.status)
+        return _closing_too(answer, result, at_once)
     _close(result)
     return answer
 
