@@ -374,7 +374,7 @@ async def test_an_endless_app_ends_with_the_server(name: str, ahead: int, reads:
             async for chunk in stream:
                 received.extend(chunk)
 
-    config: dict[str, Any] = {"output_buffering": ahead, "graceful_timeout": 0.1}
+    config: dict[str, Any] = {"output_buffering": ahead, "graceful_timeout": 0.1, "drain_max": 0.2}
     with trio.fail_after(10):
         async with trio.open_nursery() as clients, serving(app, **config) as served:
             stream = await served.connect(SMALL)

@@ -91,6 +91,11 @@ class Backlog:
             await self._moved.wait()
         self._check()
 
+    def forget(self) -> None:
+        """Nobody will ask any more what could not be sent."""
+        if not self._running:
+            self.parts.clear()
+
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # or it would keep the frame of everybody who was told

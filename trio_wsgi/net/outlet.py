@@ -171,7 +171,7 @@ class Outlet:
     # -- on the event loop ---------------------------------------------------------------------------------------
 
     async def deliver(self, answer: Answer) -> None:
-        """Send what is left of the response, after all that went before.
+        """Send what is left of the response, after all that went before; `answer.parts` is emptied.
 
         Raises:
             ClientGone: the client has left or stalled.
@@ -186,6 +186,7 @@ class Outlet:
             self._unsent.extend(self._frame_head(answer.length))
         for part in answer.parts:
             self._frame_body(part, self._unsent)
+        answer.parts.clear()  # what has left is free to go
         if not answer.missing:
             self._unsent.extend(self._wire.frame_end())
         await self._deliver(self._unsent)
@@ -200,6 +201,13 @@ class Outlet:
             await self._backlog.wait_drained()
             self._lent = False
         self._raise_failure()
+
+    def forget(self) -> None:
+        """The response is over: keep neither blocks alive nor, through a traceback, the frames of the app."""
+        self._unsent.clear()
+        self._backlog.forget()
+        if self.failure is not None:
+            self.failure.__traceback__ = self.failure.__cause__ = self.failure.__context__ = None
 
     def _raise_failure(self) -> None:
         if self.failure is not None:
