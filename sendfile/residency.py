@@ -4,7 +4,7 @@ Laws:
 
 * Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread.
 * Looking is sampled: bytes between two pages that are in memory count as in memory; the two are at most 256 KiB apart
-  at first, and up to 2 MiB after MiB upon MiB that were (a look every 512 KiB cost 5 % of the throughput). Where the
+  at first, and up to 2 MiB after MiB upon MiB that were (looks cost some 1 % of the CPU of a warm download). Where the
   sample errs, one step waits for the disk; nothing worse.
 * What was found is believed for a second: a slow reader's next bytes may have been evicted meanwhile.
 * Where a file system cannot tell (tmpfs, some overlays, other kernels), what was not fetched in the last ten seconds
