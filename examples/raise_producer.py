@@ -40,7 +40,7 @@ from urllib.parse import parse_qs
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 FRAMES_PER_SECOND = 50
-SAMPLES = 10_000  # in a frame; a line is some 45 KB
+SAMPLES = 10_000  # in a frame; a line is some 37 KB
 SECONDS = 30.0  # that one request runs, unless it says otherwise
 LAST_WAIT = 10.0  # seconds that the last line may wait for room
 ALARM = 500  # peak above which a frame is an alarm
