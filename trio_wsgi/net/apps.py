@@ -62,16 +62,23 @@ class Call:
         fn: what is called.
         closes: it frees what an app has opened.
         dispose: called, in a thread, with a result that comes when the caller has given up.
+        begins: called, on the loop, when a thread takes it.
     """
 
-    __slots__ = ("closes", "context", "dispose", "fn", "queued", "result", "slot", "task")
+    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "fn", "queued", "result", "slot", "task")
 
     def __init__(
-        self, fn: Callable[[], Any], closes: bool = False, dispose: Callable[[Any], object] | None = None
+        self,
+        fn: Callable[[], Any],
+        closes: bool = False,
+        dispose: Callable[[Any], object] | None = None,
+        begins: Callable[[], object] | None = None,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
+        self.begins = begins
+        self.cancelled = False  # while it ran; may be looked at from any thread
         self.queued: trio.CancelScope | None = None  # bounds the wait for a thread, and nothing more
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
@@ -216,13 +223,17 @@ class AppThreads:
             raise RuntimeError("a call raised the Cancelled of another one") from result.error
         if isinstance(result, outcome.Error) and isinstance(result.error, LostThread):
             await trio.lowlevel.checkpoint_if_cancelled()  # what it was cancelled for
-        return result.unwrap()
+        try:
+            return result.unwrap()
+        finally:
+            del result, call  # an error would keep this frame, and the frame the error, and both what the app held
 
     def _abort_request(self, call: Call) -> trio.lowlevel.Abort:
         if call.slot is None:
             self._waiting.remove(call)
             return trio.lowlevel.Abort.SUCCEEDED
         if not call.slot.scope.cancel_called:
+            call.cancelled = True
             call.slot.scope.cancel()
             self._nursery.start_soon(self._await_return, call.slot, call)
         return trio.lowlevel.Abort.FAILED
@@ -269,6 +280,8 @@ class AppThreads:
             call.slot = slot
             if call.queued is not None:
                 call.queued.deadline = math.inf
+            if call.begins is not None:
+                call.begins()
             slot.since = trio.current_time()
             slot.inbox.put(call)
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
@@ -309,7 +322,8 @@ class AppThreads:
         if call is None:
             self._starting -= 1
         elif call.task is not None:
-            trio.lowlevel.reschedule(call.task, outcome.Value(call.result))
+            result, call.result = call.result, None  # whoever looks at the call keeps no answer alive
+            trio.lowlevel.reschedule(call.task, outcome.Value(result))
         elif call.dispose is not None and isinstance(call.result, outcome.Value):
             dispose = partial(_log_failure, partial(call.dispose, call.result.value))
             self._waiting.appendleft(Call(dispose, closes=True))

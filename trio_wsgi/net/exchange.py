@@ -45,7 +45,7 @@ from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import call_app
 from trio_wsgi.wsgi.errorlog import ErrorLog
 from trio_wsgi.wsgi.filewrapper import FileWrapper
-from trio_wsgi.wsgi.input import open_input
+from trio_wsgi.wsgi.input import open_gathered, open_input
 from trio_wsgi.wsgi.policies import ENVIRON_KEY
 from trio_wsgi.wsgi.response import Response
 from trio_wsgi.wsgi.spool import Spool
@@ -194,7 +194,7 @@ class Exchange:
         elif config.request_buffering and not head.expects_continue:
             spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
             try:
-                yield await gather_body(self._wire, spool, config.body_timeout), len(spool)
+                yield open_gathered(await gather_body(self._wire, spool, config.body_timeout)), len(spool)
             finally:
                 await free_body(spool)
         else:
@@ -234,6 +234,8 @@ class Exchange:
     async def _run_app(self, fn: Callable[[], Answer]) -> Answer:
         """Run the app in a thread, while its client is there and for no longer than it may take."""
         clock = self._outlet.clock = AppClock(self._app_timeout())
+        if self._arriving is not None:
+            self._arriving.clock = clock
         gone: list[bool] = []
 
         def client_gone() -> None:
@@ -241,12 +243,12 @@ class Exchange:
             clock.scope.cancel()
 
         config, environ = self._service.config, self._environ
-        environ["trio_wsgi.cancelled"] = bridge.is_cancelled
+        call = self.call = Call(fn, dispose=_dispose, begins=clock.begin)
+        environ["trio_wsgi.cancelled"] = lambda: call.cancelled
         environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
         answer: Answer | None = None
         with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
-            self.call = Call(fn, dispose=_dispose)
-            answer = await self._service.threads.run(self.call, config.queue_timeout)
+            answer = await self._service.threads.run(call, config.queue_timeout)
         if not clock.scope.cancel_called and answer is not None:
             return answer
         if answer is not None:  # the app did not mind being cancelled
@@ -396,6 +398,7 @@ class Exchange:
                 observer(record)
             except Exception:
                 log.exception("an observer of finished requests failed")
+        self._outlet.forget()
 
 
 def _call_in_thread(call: Callable[[], Answer]) -> Answer:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import errno
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.spool import Spool
@@ -46,10 +47,12 @@ class ArrivingBody:
         self._timeout = timeout
         self._write_timeout = write_timeout
         self.expects_continue = expects_continue
+        self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.failure: ClientError | ClientGone | None = None
 
     def receive(self) -> bytes:
         """See `wsgi.ports.Inlet`."""
+        bridge.check_cancelled()
         if self.failure is not None:
             raise self.failure
         try:
@@ -60,7 +63,7 @@ class ArrivingBody:
                 try:
                     return self._wire.receive_body_nowait()
                 except trio.WouldBlock:
-                    bridge.run(wait_body, self._wire, self._timeout)
+                    self._wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
             self.failure = exc
             raise
@@ -69,7 +72,11 @@ class ArrivingBody:
         parts: deque[Part] = deque(self._wire.frame_continue())
         self._wire.transport.send_nowait(parts)
         if parts:
-            bridge.run(self._wire.transport.deliver, parts, self._write_timeout)
+            self._wait(self._wire.transport.deliver, parts, self._write_timeout)
+
+    def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+        clock = self.clock
+        return bridge.run(async_fn, *args) if clock is None else bridge.run(clock.wait, async_fn, *args)
 
 
 async def wait_body(wire: Wire, timeout: float) -> None:

@@ -34,19 +34,13 @@ def run_sync(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     return trio.from_thread.run_sync(fn, *args)
 
 
-def is_cancelled() -> bool:
-    """Whether the request of this thread was cancelled."""
-    try:
-        trio.from_thread.check_cancelled()
-    except trio.Cancelled:
-        return True
-    return False
-
-
 def check_cancelled() -> None:
-    """What a thread calls that may go on for long without waiting.
+    """What a thread calls that may go on for long without waiting. In a thread of the app's own it does nothing.
 
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
     """
-    trio.from_thread.check_cancelled()
+    try:
+        trio.from_thread.check_cancelled()
+    except RuntimeError:  # a thread that Trio did not start
+        return

@@ -1,23 +1,61 @@
-"""`wsgi.input` of a request whose body is read by the app while it arrives.
+"""`wsgi.input`: a body that the app reads while it arrives, or one that was gathered before.
 
 Laws:
 
 * It ends exactly where the body ends, and never waits for a byte beyond it.
 * A body that did not arrive whole raises; it never looks complete.
 * A read that failed fails again.
+* Every read raises `Cancelled` once the request is cancelled, also where nothing need be waited for.
 """
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
+from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.ports import Inlet
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 READ_AHEAD = 64 * 1024  # bytes held for readline(); a body that nobody reads on stays in the kernel
+
+
+class _Cancellable:
+    """The ways to read a file, each of which first asks whether anybody still wants to know."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        check_cancelled()
+        return super().read(size)  # type: ignore[misc,no-any-return]
+
+    def read1(self, size: int = -1, /) -> bytes:
+        check_cancelled()
+        return super().read1(size)  # type: ignore[misc,no-any-return]
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        check_cancelled()
+        return super().readinto(buffer)  # type: ignore[misc,no-any-return]
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        check_cancelled()
+        return super().readline(-1 if size is None else size)  # type: ignore[misc,no-any-return]
+
+    def readlines(self, hint: int | None = None, /) -> list[bytes]:
+        check_cancelled()
+        return super().readlines(hint)  # type: ignore[misc,no-any-return]
+
+    def __next__(self) -> bytes:
+        check_cancelled()
+        return super().__next__()  # type: ignore[misc,no-any-return]
+
+
+class _InMemory(_Cancellable, io.BytesIO):  # type: ignore[misc]
+    pass
+
+
+class _Buffered(_Cancellable, io.BufferedReader):
+    pass
 
 
 class _Arriving(io.RawIOBase):
@@ -45,4 +83,13 @@ class _Arriving(io.RawIOBase):
 
 def open_input(inlet: Inlet) -> io.BufferedReader:
     """A readable file over the body that `inlet` receives."""
-    return io.BufferedReader(_Arriving(inlet), READ_AHEAD)
+    return _Buffered(_Arriving(inlet), READ_AHEAD)
+
+
+def open_gathered(file: IO[bytes]) -> IO[bytes]:
+    """The file that holds a gathered body, as `wsgi.input`; nothing is copied, and closing `file` closes it, too."""
+    if isinstance(file, io.BytesIO):
+        return _InMemory(file.getvalue())
+    assert isinstance(file, io.BufferedRandom)  # what tempfile gives
+    file.raw.seek(0)
+    return _Buffered(file.raw, READ_AHEAD)

@@ -26,6 +26,7 @@ from trio_wsgi.errors import AppError
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all
+from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
 from trio_wsgi.wsgi.ports import Outlet
@@ -255,6 +256,7 @@ class Response:
     # -- the account of bytes ------------------------------------------------------------------------------------
 
     def _take(self, data: bytes, send: Write, source: str) -> None:
+        check_cancelled()  # also where the block is not sent now: nobody wants it any more
         if not isinstance(data, bytes):
             raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
         if self._head is None:
