@@ -90,6 +90,11 @@ class Call:
         """When a thread took it, by Trio's clock; None while it waits for one."""
         return None if self.slot is None else self.slot.since
 
+    @property
+    def thread(self) -> int:
+        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
+        return 0 if self.slot is None else self.slot.native_id
+
     def stack(self) -> str:
         """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
         return "" if self.slot is None else self.slot.stack()
@@ -98,7 +103,7 @@ class Call:
 class _Slot:
     """One thread of the pool, with the scope of the task that hosts it."""
 
-    __slots__ = ("_report", "_token", "inbox", "lost", "returned", "scope", "since", "thread")
+    __slots__ = ("_report", "_token", "inbox", "lost", "native_id", "returned", "scope", "since", "thread")
 
     def __init__(self, report: Callable[[_Slot, Call | None], None]) -> None:
         self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
@@ -111,11 +116,12 @@ class _Slot:
         self.returned = trio.Event()  # from the call that was cancelled
         self.lost = False
         self.thread = 0  # its identifier, once it is there
+        self.native_id = 0
 
     def loop_in_thread(self) -> None:
         """Say that the thread is there, then run calls until None comes."""
         call: Call | None = None
-        self.thread = threading.get_ident()
+        self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
         threading.current_thread().name = "trio-wsgi app"
         with suppress(trio.RunFinishedError):
             while True:
@@ -216,7 +222,7 @@ class AppThreads:
 
     async def _wait(self, call: Call, abort: Callable[[Call], trio.lowlevel.Abort]) -> Any:
         call.task = trio.lowlevel.current_task()
-        result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))
+        result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
         if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
             # The thread saw the cancellation of its slot; this task is to see its own.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -248,7 +254,8 @@ class AppThreads:
         self._lost.add(slot)
         self._limiter.total_tokens += 1
         log.error(
-            "an application thread ignores its cancellation for %g s and is left to itself; it is at:\n%s",
+            "application thread %d ignores its cancellation for %g s and is left to itself; it is at:\n%s",
+            slot.native_id,
             LOST_AFTER,
             slot.stack(),
         )
@@ -269,6 +276,10 @@ class AppThreads:
             lost=len(self._lost),
             queued=len(self._waiting),
         )
+
+    def lost_stacks(self) -> tuple[str, ...]:
+        """Where the lost threads are, each as lines of a Python stack."""
+        return tuple(slot.stack() for slot in self._lost)
 
     # -- slots ---------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The application's time: how long it may work on one request.
 
 Law: it counts only while the application works. Until a thread takes the request, and while the application waits for
-the client (a block that the client does not take, a body that has not arrived), the clock stands still; those waits have
-deadlines of their own.
+its client (a block that the client does not take, a body that has not arrived), the clock stands still; those waits
+have deadlines of their own.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class Exchange:
     def status(self, peer: str, job: Job | None) -> ConnectionStatus:
         """A snapshot; `peer` as it is to be shown, `job` its delivery if the pump has one."""
         asked, state, transfer = self._wire.asked, self.state, None
-        if state is State.SENDING:
+        if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
                 self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
             )
@@ -136,6 +136,7 @@ class Exchange:
             request=f"{asked.method.decode('ascii')} {asked.target.decode('latin-1')}" if asked else "",
             seconds=trio.current_time() - self._clock,
             transfer=transfer,
+            thread=self.call.thread if self.call is not None and state is State.RUNNING else 0,
             stack=self.call.stack() if self.call is not None and state is State.RUNNING else "",
         )
 
@@ -247,8 +248,11 @@ class Exchange:
         environ["trio_wsgi.cancelled"] = lambda: call.cancelled
         environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
         answer: Answer | None = None
-        with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
-            answer = await self._service.threads.run(call, config.queue_timeout)
+        try:
+            with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
+                answer = await self._service.threads.run(call, config.queue_timeout)
+        finally:
+            self._outlet.delivering = True  # its slot may run another call now
         if not clock.scope.cancel_called and answer is not None:
             return answer
         if answer is not None:  # the app did not mind being cancelled

@@ -142,6 +142,7 @@ class Server:
             draining=self._accepting.cancel_called,
             threads=self._service.threads.counts(),
             connections=tuple(connection.status(jobs) for connection in self._connections),
+            lost_stacks=self._service.threads.lost_stacks(),
         )
 
     async def _take_connections(

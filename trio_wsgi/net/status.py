@@ -58,7 +58,8 @@ class ConnectionStatus:
         peer: address and port; "unix" for a unix socket.
         request: method and target; "" between requests.
         seconds: since the request began; 0 between requests.
-        transfer: the response, once it is being sent by the loop.
+        transfer: the response, while the loop sends it; the app may be waiting for that.
+        thread: the app's, while it runs; the number that the system has for it (gettid(2)).
         stack: of the app's thread, while it runs.
     """
 
@@ -67,10 +68,11 @@ class ConnectionStatus:
     request: str = ""
     seconds: float = 0.0
     transfer: Transfer | None = None
+    thread: int = 0
     stack: str = ""
 
     def __str__(self) -> str:
-        said = [f"{self.peer} {self.state.value}"]
+        said = [f"{self.peer} {self.state.value}" + (f" in thread {self.thread}" if self.thread else "")]
         if self.transfer is not None:
             said.append(str(self.transfer))
         if self.request:
@@ -85,6 +87,7 @@ class Statistics:
     draining: bool
     threads: ThreadCounts
     connections: tuple[ConnectionStatus, ...]
+    lost_stacks: tuple[str, ...] = ()  # of the threads that ignore their cancellation
 
     @property
     def by_state(self) -> Mapping[State, int]:
@@ -106,4 +109,7 @@ class Statistics:
         for connection in self.connections:
             lines.append(f"- {connection}")
             lines += [f"    {line}" for line in connection.stack.splitlines()]
+        for stack in self.lost_stacks:
+            lines.append("- a lost thread")
+            lines += [f"    {line}" for line in stack.splitlines()]
         return "\n".join(lines)

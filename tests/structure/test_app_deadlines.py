@@ -1,0 +1,323 @@
+"""Deadlines that say what they mean: the application's own time, the time in the queue, and a thread that ignores both.
+
+Where the time that passes is the client's or the queue's, it is none of the application's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from answers import read_answer
+from asking import PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
+from serving import Served, receive_all, serving
+
+import trio_wsgi.net.apps
+from trio_wsgi import Outcome
+
+LARGE = 3_000_000
+
+
+def sleeps(seconds: float) -> Callable[[Environ, StartResponse], list[bytes]]:
+    """An application that hears of its cancellation."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        trio.from_thread.run(trio.sleep, seconds)
+        start_response("200 OK", PLAIN)
+        return [b"in time"]
+
+    return app
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - it happens in threads
+            await trio.sleep(0.005)
+
+
+# -- app_timeout -------------------------------------------------------------------------------------------------------
+
+
+async def test_before_anything_was_sent_it_is_a_504(caplog: pytest.LogCaptureFixture) -> None:
+    asked = await ask(sleeps(60), app_timeout=0.1)
+    assert asked.answer.status == 504
+    assert asked.answer.closes
+    assert asked.record.outcome is Outcome.APP_TIMEOUT
+    assert 0.1 <= asked.record.duration < 5
+    assert "no answer after 0.1 s of work (app_timeout)" in error_lines(caplog, logging.ERROR)[0]
+
+
+async def test_after_something_was_sent_the_connection_is_cut() -> None:
+    closed: list[bool] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "10")])
+        try:
+            yield b"begin"
+            trio.from_thread.run(trio.sleep, 60)
+            yield b"never"
+        finally:
+            closed.append(True)
+
+    asked = await ask(app, app_timeout=0.1)
+    assert asked.raw.endswith(b"\r\n\r\nbegin") or asked.raw == b""  # a cut is a reset, which may take all with it
+    assert (asked.record.outcome, asked.record.body_sent) == (Outcome.APP_TIMEOUT, 5)
+    assert closed == [True]
+
+
+async def read_late(served: Served, after: float) -> bytes:
+    """What a client gets that does not read for that long."""
+    async with await served.connect(receive_buffer=4096) as stream:
+        await stream.send_all(request())
+        await trio.sleep(after)
+        return await receive_all(stream)
+
+
+@pytest.mark.parametrize("ahead", [0, 100_000])
+@pytest.mark.parametrize("kind", ["generator", "write", "list"])
+async def test_a_client_that_takes_its_time_takes_none_of_the_applications(kind: str, ahead: int) -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        write = start_response("200 OK", [("Content-Length", str(3 * LARGE))])
+        blocks = [b"x" * LARGE] * 3
+        if kind == "write":
+            for block in blocks:
+                write(block)
+            return []
+        return blocks if kind == "list" else iter(blocks)
+
+    with trio.fail_after(15):
+        async with serving(app, app_timeout=0.3, output_buffering=ahead) as served:
+            assert len(read_answer(await read_late(served, 0.8)).body) == 3 * LARGE
+            assert (await served.record()).outcome is Outcome.FINISHED
+
+
+async def test_an_upload_that_arrives_slowly_takes_none_of_the_applications_time() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", PLAIN)
+        return [body]
+
+    for expects in ([], ["Expect: 100-continue"]):
+        async with (
+            serving(app, app_timeout=0.3, request_buffering=False) as served,
+            await served.connect() as stream,
+        ):
+            await stream.send_all(request("POST", "/", "Content-Length: 5", *expects))
+            for byte in b"tardy":
+                await trio.sleep(0.1)
+                await stream.send_all(bytes([byte]))
+            assert (await receive_all(stream)).endswith(b"tardy")
+
+
+async def test_the_time_in_the_queue_is_none_of_the_applications() -> None:
+    app = sleeps(0.2)
+    async with serving(app, app_timeout=0.35, threads=1) as served, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(served.exchange, request())
+    assert [record.status for record in served.records] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(("allowed", "status"), [(0.05, 504), (10.0, 200)])
+async def test_an_application_may_set_its_own(allowed: float, status: int) -> None:
+    """`environ["trio_wsgi.set_app_timeout"](seconds)`: so many from now on, more or less than the setting."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["trio_wsgi.set_app_timeout"](allowed)
+        return sleeps(0.4)(environ, start_response)
+
+    assert (await ask(app, app_timeout=0.2)).answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "status"),
+    [
+        ("X-Budget", "0.05", 504),
+        ("X-Budget", "30", 504),  # never more than the setting
+        ("X-Budget", "-1", 200),  # no number of seconds: as if it were not there
+        ("X-Budget", "1e-9", 200),
+        ("X-Budget", "", 200),
+        ("", "0.05", 200),  # nobody trusts it
+    ],
+)
+async def test_a_trusted_header_shortens_it(setting: str, value: str, status: int) -> None:
+    seconds = 0.3 if value != "30" else 60
+    app_timeout = 5.0 if value != "30" else 0.1
+    sent = request("GET", "/", f"x-budget: {value}")
+    asked = await ask(sleeps(seconds), sent, app_timeout=app_timeout, app_timeout_header=setting)
+    assert asked.answer.status == status
+
+
+async def test_work_after_the_answer_was_handed_over_has_no_such_deadline(tmp_path: Path) -> None:
+    """The thread is free, the client reads on: app_timeout counts until the body is handed over, and no longer."""
+    (tmp_path / "file").write_bytes(b"x" * 3 * LARGE)
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+
+    async with serving(app, app_timeout=0.2) as served:
+        assert len(read_answer(await read_late(served, 0.5)).body) == 3 * LARGE
+
+
+# -- queue_timeout -----------------------------------------------------------------------------------------------------
+
+
+async def test_queue_timeout_fires_while_the_request_waits() -> None:
+    """503 and Retry-After (RFC 9110 §10.2.3) at that moment, not when a thread comes free; the connection is kept."""
+    gate, asked = threading.Event(), list[str]()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        asked.append(environ["PATH_INFO"])
+        assert gate.wait(10)
+        start_response("200 OK", PLAIN)
+        return [b"hello"]
+
+    async with serving(app, threads=1, queue_timeout=0.1) as served, await served.connect() as first:
+        await first.send_all(request("GET", "/first"))
+        await until(lambda: asked == ["/first"])
+        async with await served.connect() as second:
+            await second.send_all(b"GET /second HTTP/1.1\r\nHost: t\r\n\r\n")
+            with trio.fail_after(2):
+                refused = await second.receive_some()
+            assert refused.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nretry-after: 1\r\n" in refused.lower()
+            assert served.records[0].reason == "no thread came free within 0.1 s (queue_timeout)"
+            gate.set()
+            assert (await receive_all(first)).endswith(b"hello")
+            await second.send_all(request("GET", "/third"))
+            assert (await receive_all(second)).endswith(b"hello")
+    assert asked == ["/first", "/third"]
+
+
+async def test_a_request_that_got_its_thread_in_time_is_not_bound_by_queue_timeout() -> None:
+    assert (await ask(sleeps(0.3), queue_timeout=0.1)).answer.status == 200
+
+
+# -- lost threads ------------------------------------------------------------------------------------------------------
+
+
+class Deaf:
+    """An application that ignores its cancellation until it is let go."""
+
+    def __init__(self, path: Path) -> None:
+        self.gate = threading.Event()
+        self.path = path
+        self.closed = 0
+        self.inside = self.most = 0
+        self.file: Any = None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", PLAIN)
+        if environ["PATH_INFO"] == "/":
+            return self.stand_still_ignoring_everything(environ)
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        time.sleep(0.05)
+        self.inside -= 1
+        return [b"hello"]
+
+    def stand_still_ignoring_everything(self, environ: Environ) -> Any:
+        assert self.gate.wait(10)
+        self.file = self.path.open("rb")
+        return environ["wsgi.file_wrapper"](self)
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(size)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.closed += 1
+        self.file.close()
+
+
+@pytest.fixture
+def deaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deaf]:
+    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.2)
+    (tmp_path / "file").write_bytes(b"late")
+    app = Deaf(tmp_path / "file")
+    yield app
+    app.gate.set()
+
+
+async def test_a_thread_that_ignores_its_cancellation_is_lost_and_the_pool_is_right_when_it_comes_back(
+    deaf: Deaf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reported with its stack, its connection ended, another thread in its place; later its answer is disposed of."""
+    with trio.fail_after(10):
+        async with serving(deaf, threads=1, app_timeout=0.1) as served:
+            assert read_answer(await served.exchange(request())).status == 504
+            (report,) = [line for line in error_lines(caplog) if "ignores its cancellation" in line]
+            assert "stand_still_ignoring_everything" in report
+            assert "self.gate.wait(10)" in report
+            statistics = served.server.statistics()
+            assert (statistics.threads.lost, statistics.threads.busy) == (1, 0)
+            assert "stand_still_ignoring_everything" in str(statistics)  # where they are can be asked for later, too
+            assert statistics.connections == ()
+            assert (await served.exchange(request("GET", "/other"))).endswith(b"hello")
+            assert (deaf.closed, served.server.statistics().threads.lost) == (0, 1)
+
+            deaf.gate.set()
+            await until(lambda: deaf.closed == 1 and served.server.statistics().threads.lost == 0)
+            assert deaf.file.closed
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(served.exchange, request("GET", "/other"))
+            assert deaf.most == 1, "there is one thread, as before"
+            threads = served.server.statistics().threads
+            assert (threads.busy, threads.idle, threads.lost, threads.queued) == (0, 1, 0, 0)
+    assert [record.outcome for record in served.records].count(Outcome.APP_TIMEOUT) == 1
+    assert deaf.closed == 1
+
+
+async def test_the_threads_of_a_pool_can_all_be_lost_and_others_take_their_place(deaf: Deaf) -> None:
+    with trio.fail_after(10):
+        async with serving(deaf, threads=2, app_timeout=0.1) as served:
+            answers = list[Asked]()
+
+            async def one() -> None:
+                answers.append(read_answer(await served.exchange(request())))  # type: ignore[arg-type]
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(one)
+            assert served.server.statistics().threads.lost == 2
+            assert (await served.exchange(request("GET", "/other"))).endswith(b"hello")
+            deaf.gate.set()
+            await until(lambda: served.server.statistics().threads.lost == 0)
+
+
+async def test_what_a_lost_thread_still_tries_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is somebody else's business now: every verb raises Cancelled, however late."""
+    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.1)
+    gate = threading.Event()
+    raised: list[type[BaseException]] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        write = start_response("200 OK", PLAIN)
+        assert gate.wait(10)
+        for verb in (
+            lambda: write(b"x"),
+            lambda: environ["wsgi.input"].read(),
+            lambda: environ["trio_wsgi.wait_writable"](1),
+        ):
+            try:
+                verb()
+            except BaseException as exc:
+                raised.append(type(exc))
+        try:
+            environ["trio_wsgi.nursery"].start_soon(trio.sleep, 1)
+        except RuntimeError as exc:
+            raised.append(type(exc))
+        return [b"too late"]
+
+    with trio.fail_after(10):
+        async with serving(app, app_timeout=0.05, request_buffering=False) as served:
+            assert read_answer(await served.exchange(request("POST", body=b"abc"))).status == 504
+            gate.set()
+            await until(lambda: served.server.statistics().threads.lost == 0)
+    assert raised == [trio.Cancelled] * 3 + [RuntimeError]
