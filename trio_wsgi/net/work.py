@@ -44,7 +44,6 @@ class Work:
 
         Raises:
             RuntimeError: its owner has ended.
-            trio.Cancelled: the request was cancelled.
         """
         start = partial(self._start, async_fn, args, name)
         if trio.lowlevel.in_trio_task():
@@ -65,8 +64,12 @@ class Work:
         try:
             with scope:
                 await async_fn(*args)
-        except Exception:
+        except (trio.Cancelled, KeyboardInterrupt):
+            raise
+        except BaseException as exc:  # be it SystemExit, alone or in a group: it is the application's
             log.exception("a task that the application started for %s failed", self._owner)
+            if isinstance(exc, BaseExceptionGroup) and (interrupts := exc.subgroup(KeyboardInterrupt)):
+                raise interrupts from None
         finally:
             self._scopes.discard(scope)
             if not self._scopes and self._done is not None:
