@@ -355,6 +355,7 @@ def swallows(environ: dict[str, Any], write: Callable[[bytes], object]) -> Itera
     yield PATTERN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDLESS)
 @pytest.mark.parametrize(
     ("ahead", "reads", "end"),

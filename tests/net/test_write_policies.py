@@ -642,6 +642,7 @@ async def test_raise_tells_of_a_stalled_client(retry: str, size: int) -> None:
     assert "write_timeout" in str(seen[0])
 
 
+@pytest.mark.slow
 @policies
 @pytest.mark.parametrize("size", [4000, 9_000_000], ids=["small blocks", "large blocks"])
 async def test_a_slow_reader_is_not_a_stalled_one(policy: str, size: int) -> None:
@@ -673,6 +674,7 @@ async def test_a_slow_reader_is_not_a_stalled_one(policy: str, size: int) -> Non
         assert (await served.record()).outcome is Outcome.FINISHED
 
 
+@pytest.mark.slow
 @policies
 async def test_waiting_for_the_client_is_no_time_of_the_app(policy: str) -> None:
     """app_timeout counts its work; a client that is slow for longer than that is cut by nothing."""
