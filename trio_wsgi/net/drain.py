@@ -2,7 +2,7 @@
 
 Laws:
 
-* Idle connections end at once, and every response announces the close.
+* Idle connections end at once, and every response announces the close (`Connection.drain`).
 * Up to `graceful_timeout` everybody may finish; from then on only who moves: a client that has stopped reading never
   holds the shutdown. After `drain_max` nobody.
 * What counts is what the client has taken, not what the kernel holds for it.
@@ -37,7 +37,6 @@ async def drain_connections(connections: Collection[Connection], config: Config)
     while True:
         now = trio.current_time()
         for connection in list(connections):
-            connection.drain()
             moving = progress.look(connection, now)
             if now >= end or (now >= patience and not moving):
                 connection.cut()

@@ -128,6 +128,8 @@ class Server:
         of them. `serve` returns when they have ended. May be called again, and before `serve`.
         """
         self._accepting.cancel()
+        for connection in self._connections:
+            connection.drain()
 
     def statistics(self) -> Statistics:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
