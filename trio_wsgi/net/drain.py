@@ -21,7 +21,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
 
 LOOK = 1.0  # seconds between two looks at who still moves
-WINDOW = 10.0  # seconds over which it is measured
+WINDOW = 10.0  # seconds over which it is measured, or graceful_timeout if that is shorter
 
 
 async def drain_connections(connections: Collection[Connection], config: Config) -> None:
@@ -33,7 +33,7 @@ async def drain_connections(connections: Collection[Connection], config: Config)
     started = trio.current_time()
     patience = started + config.graceful_timeout
     end = max(patience, started + config.drain_max) if config.drain_max else math.inf
-    progress = _Progress(config.drain_min_rate)
+    progress = _Progress(config.drain_min_rate, min(WINDOW, max(LOOK, config.graceful_timeout)))
     while True:
         now = trio.current_time()
         for connection in list(connections):
@@ -46,8 +46,9 @@ async def drain_connections(connections: Collection[Connection], config: Config)
 class _Progress:
     """What each client has taken in the last seconds."""
 
-    def __init__(self, min_rate: float) -> None:
+    def __init__(self, min_rate: float, window: float) -> None:
         self._min_rate = min_rate
+        self._window = window
         self._samples: WeakKeyDictionary[Connection, deque[tuple[float, int]]] = WeakKeyDictionary()
 
     def look(self, connection: Connection, now: float) -> bool:
@@ -56,7 +57,7 @@ class _Progress:
         if samples and taken < samples[-1][1]:  # the next response
             samples.clear()
         samples.append((now, taken))
-        while len(samples) > 2 and samples[1][0] <= now - WINDOW:
+        while len(samples) > 2 and samples[1][0] <= now - self._window:
             samples.popleft()
         since, before = samples[0]
         return taken > before and taken - before >= self._min_rate * (now - since)
