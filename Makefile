@@ -33,7 +33,7 @@ demo: $(VENV)/.installed $(FILES)/SHA256SUMS
 	@DEMO_FILES='$(FILES)' exec $(BIN)/trio-wsgi --bind $(HOST):$(PORT) --access-logfile - examples.demo.app:app
 
 test: $(VENV)/.installed-test
-	TRIO_WSGI_TESTS_WITHOUT_TOOLS=$(WITHOUT_TOOLS) $(BIN)/python -m pytest -rs $(ARGS)
+	TESTS_WITHOUT_TOOLS=$(WITHOUT_TOOLS) $(BIN)/python -m pytest -rs $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

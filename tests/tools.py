@@ -1,6 +1,6 @@
 """The programs that tests talk to: a missing one fails the test, so that green means tried and not skipped.
 
-Where such a program cannot be had, TRIO_WSGI_TESTS_WITHOUT_TOOLS=1 turns the failures into skips: `make test`
+Where such a program cannot be had, TESTS_WITHOUT_TOOLS=1 turns the failures into skips: `make test`
 sets it, since it promises to work with Python and make alone; `.ci/run` does not.
 """
 
@@ -32,6 +32,6 @@ def require_tool(name: str) -> str:
     path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
     if path is not None:
         return path
-    if os.environ.get("TRIO_WSGI_TESTS_WITHOUT_TOOLS") == "1":
+    if os.environ.get("TESTS_WITHOUT_TOOLS") == "1":
         pytest.skip(f"{name} is not installed")
     pytest.fail(f"{name} is not installed (Debian: apt-get install {PACKAGES.get(name, name)})", pytrace=False)
