@@ -119,6 +119,7 @@ class Server:
                     draining.start_soon(drain_connections, self._connections, self.config)
             finally:
                 self.connections_ended.set()
+                self._service = None
             draining.cancel_scope.cancel()
 
     def drain(self) -> None:
