@@ -1,4 +1,4 @@
-"""Cancel at every step: a Trio instrument that cancels a scope when the loop has run its k-th step.
+"""Cancel at every step: a Trio instrument that cancels something when the loop has run its k-th step.
 
 A step is one task running from one checkpoint to the next. What a test does for itself is not counted: only the tasks
 that are children of a nursery of the one that is cancelled, however deep.
@@ -6,20 +6,22 @@ that are children of a nursery of the one that is cancelled, however deep.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 
 class CancelsAtStep(trio.abc.Instrument):
-    """Cancels `scope` before the step number `at` of the tasks below `root`; arm it when the steps shall count.
+    """Calls `cancel` before the step number `at` of the tasks below `root`; arm it when the steps shall count.
 
     Args:
-        scope: what is cancelled.
+        cancel: what is done then, such as `scope.cancel`.
         root: the task whose descendants are counted.
         at: 1 for the first step; 0 for never, to count them.
     """
 
-    def __init__(self, scope: trio.CancelScope, root: trio.lowlevel.Task, at: int) -> None:
-        self._scope = scope
+    def __init__(self, cancel: Callable[[], object], root: trio.lowlevel.Task, at: int) -> None:
+        self._cancel = cancel
         self._root = root
         self._at = at
         self.armed = False
@@ -30,7 +32,7 @@ class CancelsAtStep(trio.abc.Instrument):
         if self.armed and self._is_below(task):
             self.steps += 1
             if self.steps == self._at:
-                self._scope.cancel()
+                self._cancel()
 
     def _is_below(self, task: trio.lowlevel.Task) -> bool:
         above: trio.lowlevel.Task | None = task

@@ -10,144 +10,18 @@ import gc
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from lifetimes import PATHS, SIZE, Answer, Traces, settings_of
 from serving import receive_all
 from stepper import CancelsAtStep
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 
-SIZE = 60_000  # several times what the socket buffers of these tests take at once
 MOST_STEPS = 300
-
-
-class Iterable:
-    """Blocks, and how often they were closed."""
-
-    def __init__(self, traces: Traces, blocks: list[bytes]) -> None:
-        traces.opened += 1
-        self.traces = traces
-        self.blocks = iter(blocks)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self.blocks
-
-    def close(self) -> None:
-        self.traces.closed += 1
-
-
-class OwnFile:
-    """A file whose close() is the app's code, and so runs in a thread."""
-
-    def __init__(self, traces: Traces, path: Path) -> None:
-        traces.opened += 1
-        self.traces = traces
-        self.file = path.open("rb")
-        self.read, self.fileno, self.tell = self.file.read, self.file.fileno, self.file.tell
-
-    def close(self) -> None:
-        self.traces.closed += 1
-        self.file.close()
-
-
-class Traces:
-    """What one run of the app has left."""
-
-    def __init__(self) -> None:
-        self.opened = 0
-        self.closed = 0
-
-
-Answer = Callable[[dict[str, Any], Any, Traces, Path], Any]
-
-
-def answer_bytes(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    start("200 OK", [])
-    return [b"x" * SIZE]
-
-
-def answer_generator(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    start("200 OK", [])
-    return Iterable(traces, [b"x" * 20_000] * 3)
-
-
-def answer_write(policy: str) -> Answer:
-    def answer(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-        environ["trio_wsgi.write_policy"] = policy
-        write = start("200 OK", [])
-        for _ in range(4):
-            while True:
-                try:
-                    write(b"x" * 15_000)
-                    break
-                except BlockingIOError:
-                    environ["trio_wsgi.wait_writable"](5)
-        return Iterable(traces, [])
-
-    return answer
-
-
-def answer_own_file(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    start("200 OK", [])
-    return environ["wsgi.file_wrapper"](OwnFile(traces, path))
-
-
-def answer_plain_file(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    start("200 OK", [])
-    return environ["wsgi.file_wrapper"](path.open("rb"))  # a ResourceWarning tells if it is not closed
-
-
-def answer_upload(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    blocks = Iterable(traces, [])
-    try:
-        while environ["wsgi.input"].read(20_000):
-            pass
-        start("200 OK", [])
-    except BaseException:
-        blocks.close()
-        raise
-    return blocks
-
-
-def answer_error(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    raise ValueError("the application's")
-
-
-def answer_error_later(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
-    start("200 OK", [])
-
-    class Fails(Iterable):
-        def __iter__(self) -> Iterator[bytes]:
-            yield b"x" * SIZE
-            raise ValueError("the application's")
-
-    return Fails(traces, [])
-
-
-GET = [b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
-UPLOAD = [
-    b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 90000\r\n\r\n" + b"b" * 30_000,
-    b"b" * 30_000,
-    b"b" * 30_000,
-]
-PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {
-    "bytes": (answer_bytes, GET, {}),
-    "generator": (answer_generator, GET, {}),
-    "generator, ahead": (answer_generator, GET, {"output_buffering": 25_000}),
-    "write, block": (answer_write("block"), GET, {}),
-    "write, raise": (answer_write("raise"), GET, {}),
-    "write, buffer": (answer_write("buffer"), GET, {"write_buffer_size": 20_000}),
-    "file": (answer_plain_file, GET, {}),
-    "file of the app's own": (answer_own_file, GET, {}),
-    "upload, buffered": (answer_upload, UPLOAD, {"body_buffer_size": 50_000}),
-    "upload, streamed": (answer_upload, UPLOAD, {"request_buffering": False}),
-    "error": (answer_error, GET, {}),
-    "error, half-way": (answer_error_later, GET, {}),
-}
 
 
 class Run:
@@ -179,7 +53,7 @@ class Run:
         instruments: list[CancelsAtStep] = []
 
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
-            instruments.append(CancelsAtStep(scope, trio.lowlevel.current_task(), step))
+            instruments.append(CancelsAtStep(scope.cancel, trio.lowlevel.current_task(), step))
             with scope:
                 await self._server.serve([listener], task_status=task_status)
             ended.set()
@@ -216,12 +90,12 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 async def test_cancelled_at_every_step(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * SIZE)
-    answer, sends, settings = PATHS[name]
+    answer, sends, _ = PATHS[name]
+    settings = settings_of(name, tmp_path)
     tasks = trio.lowlevel.current_statistics().tasks_living
     open_before: int | None = None
     outcomes: set[Outcome] = set()
