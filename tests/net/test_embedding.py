@@ -259,7 +259,7 @@ STATES: dict[str, tuple[Any, list[Outcome]]] = {
     "reading the head": (reading_head, []),
     "gathering a body": (gathering_body, [Outcome.SHUTDOWN]),
     "in the app": (asking(b"/wait"), [Outcome.SHUTDOWN]),
-    "in an app that cannot hear": (asking(b"/sleep"), [Outcome.SHUTDOWN]),
+    "in an app that cannot hear": (asking(b"/sleep"), [Outcome.FINISHED]),  # its small answer still leaves
     "in a blocked write": (asking(b"/write"), [Outcome.SHUTDOWN]),
     "sending a file": (asking(b"/file"), [Outcome.SHUTDOWN]),
     "sending a file of the app's own": (asking(b"/own-file"), [Outcome.SHUTDOWN]),

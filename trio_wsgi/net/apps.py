@@ -204,9 +204,11 @@ class AppThreads:
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
+        self._waiting.append(call)
+        self._hand_out()
+        if call.slot is not None:
+            return await self._wait(call, self._abort_request)
         with trio.move_on_after(queue_timeout) as call.queued:
-            self._waiting.append(call)
-            self._hand_out()
             return await self._wait(call, self._abort_request)
         raise Overloaded(f"no thread came free within {queue_timeout:g} s (queue_timeout)")
 

@@ -19,7 +19,8 @@ import trio
 
 from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
-from trio_wsgi.net.exchange import Exchange, Peer
+from trio_wsgi.net.exchange import Exchange
+from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
 from trio_wsgi.net.transport import PlainTransport

@@ -24,9 +24,9 @@ from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import drain_connections
-from trio_wsgi.net.exchange import Peer
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog
+from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Observer, Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.rules.environ import Site

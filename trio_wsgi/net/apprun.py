@@ -1,0 +1,227 @@
+"""The application's part in one request: its body in, the call in a thread, its answer out.
+
+Laws:
+
+* The app runs while its client is there, and for no longer than it may take; then its request is cancelled.
+* A body is gathered before a thread is taken, or received by the app itself.
+* An answer that nobody wants any more is closed all the same.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import IO, Any
+
+import trio
+
+from trio_wsgi.disk.answer import Answer
+from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.net.apps import Call
+from trio_wsgi.net.clock import AppClock
+from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
+from trio_wsgi.net.outlet import Outlet
+from trio_wsgi.net.peer import Peer
+from trio_wsgi.net.service import Service
+from trio_wsgi.net.verdict import AppFailed, AppTimedOut
+from trio_wsgi.net.wire import Wire
+from trio_wsgi.net.work import Work
+from trio_wsgi.rules.environ import build_environ
+from trio_wsgi.rules.head import RequestHead
+from trio_wsgi.rules.headers import get_all
+from trio_wsgi.wsgi import bridge
+from trio_wsgi.wsgi.call import call_app
+from trio_wsgi.wsgi.errorlog import ErrorLog
+from trio_wsgi.wsgi.filewrapper import FileWrapper
+from trio_wsgi.wsgi.input import open_gathered, open_input
+from trio_wsgi.wsgi.policies import ENVIRON_KEY
+from trio_wsgi.wsgi.response import Response
+from trio_wsgi.wsgi.spool import Spool
+
+log = logging.getLogger("trio_wsgi.error")
+
+UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
+
+_SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
+
+
+class AppRun:
+    """One request as the application serves it.
+
+    Args:
+        service: what all connections share.
+        wire: of the connection.
+        outlet: the way out for what the app sends itself.
+        peer: who asks.
+        head: the request.
+        nursery: of the connection; what the app starts for the request runs in it.
+    """
+
+    def __init__(
+        self, service: Service, wire: Wire, outlet: Outlet, peer: Peer, head: RequestHead, nursery: trio.Nursery
+    ) -> None:
+        self._service = service
+        self._wire = wire
+        self._outlet = outlet
+        self._peer = peer
+        self._head = head
+        self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
+        self.work = Work(nursery, "the request")
+        self.errors = ErrorLog()
+        self.environ: dict[str, Any] = {}
+        self.call: Call | None = None  # once it was asked
+
+    async def serve(self, send: Callable[[Answer], Awaitable[None]]) -> None:
+        """Ask the app and `send` its answer; afterwards what it started for the request has ended."""
+        if self._head.has_body:
+            async with self._receiving_body() as (body, length):
+                await send(await self._ask(body, length))
+        else:
+            await send(await self._ask(io.BytesIO(), self._head.content_length))
+        await self.work.end()
+
+    @property
+    def body_refused(self) -> bool:
+        """Whether nobody can tell what comes next on the wire: the body did not arrive whole, or was not asked for."""
+        arriving = self._arriving
+        # The client may or may not send a body that it was not asked for (RFC 9110 §10.1.1).
+        return arriving is not None and (arriving.failure is not None or arriving.expects_continue)
+
+    async def finish_body(self) -> bool:
+        """Read what the app left of the body, up to a bound beyond which the connection is not worth it.
+
+        Returns:
+            Whether it was read to its end.
+        """
+        wire = self._wire
+        if self.body_refused:
+            return False
+        with trio.move_on_after(self._service.config.linger_timeout):
+            unread = 0
+            while not wire.body_done and unread < UNREAD_MAX:
+                try:
+                    unread += len(wire.receive_body_nowait())
+                except trio.WouldBlock:
+                    await wait_body(wire, self._service.config.body_timeout)
+                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
+                    break
+        return wire.body_done
+
+    @asynccontextmanager
+    async def _receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:
+        """The body as the app's `wsgi.input`, and its length if it is known."""
+        config, head = self._service.config, self._head
+        if config.request_buffering and not head.expects_continue:
+            spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
+            try:
+                yield open_gathered(await gather_body(self._wire, spool, config.body_timeout)), len(spool)
+            finally:
+                await free_body(spool)
+        else:
+            self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
+            yield open_input(self._arriving), head.content_length
+
+    async def _ask(self, body: IO[bytes], length: int | None) -> Answer:
+        """Call the app, and return what is left to send.
+
+        Args:
+            body: the request's.
+            length: of it, if it is known.
+
+        Raises:
+            AppFailed: the app raised.
+            AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
+        """
+        service, head = self._service, self._head
+        environ = build_environ(self._peer.site, head, peer=self._peer.address, body_length=length)
+        environ["wsgi.input"] = body
+        environ["wsgi.errors"] = self.errors
+        environ["wsgi.file_wrapper"] = FileWrapper
+        environ["wsgi.early_hints"] = self._outlet.hint
+        environ["trio_wsgi.nursery"] = self.work
+        environ["trio_wsgi.server_nursery"] = service.work
+        environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
+        environ[ENVIRON_KEY] = service.config.write_policy
+        self.environ = environ
+        response = Response(head, environ, self._outlet, service.buffering, service.answers)
+        call = partial(_call_in_thread, partial(call_app, service.app, environ, response))
+        try:
+            return await self._run_app(call)
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            self.errors.flush()
+
+    async def _run_app(self, fn: Callable[[], Answer]) -> Answer:
+        """Run the app in a thread, while its client is there and for no longer than it may take."""
+        clock = self._outlet.clock = AppClock(self._app_timeout())
+        if self._arriving is not None:
+            self._arriving.clock = clock
+        gone: list[bool] = []
+
+        def client_gone() -> None:
+            gone.append(True)
+            clock.scope.cancel()
+
+        config, environ = self._service.config, self.environ
+        call = self.call = Call(fn, dispose=dispose_answer, begins=clock.begin)
+        environ["trio_wsgi.cancelled"] = lambda: call.cancelled
+        environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
+        answer: Answer | None = None
+        try:
+            with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
+                answer = await self._service.threads.run(call, config.queue_timeout)
+        finally:
+            self._outlet.delivering = True  # its slot may run another call now
+        if not clock.scope.cancel_called and answer is not None:
+            return answer
+        if answer is not None:  # the app did not mind being cancelled
+            await close_answer(self._service, answer)
+        raise ClientGone(0, "closed by the client while the application ran") if gone else AppTimedOut(clock.seconds)
+
+    def _app_timeout(self) -> float:
+        """What the request's trusted header says, where the operator has named one, else the setting."""
+        config = self._service.config
+        if config.app_timeout_header:
+            for value in get_all(self._head.headers, config.app_timeout_header.lower().encode()):
+                if _SECONDS.fullmatch(value):
+                    return min(float(value), config.app_timeout)
+        return config.app_timeout
+
+
+async def close_answer(service: Service, answer: Answer) -> None:
+    """Close what an answer holds open, also when cancelled: it is the app's own clean-up."""
+    close = partial(_close_logging, answer.close)
+    if answer.close_at_once:
+        close()
+        return
+    # It is run in any case; this only bounds the wait for it.
+    with trio.move_on_after(service.config.linger_timeout, shield=True):
+        await service.threads.run_closing(close)
+
+
+def _call_in_thread(call: Callable[[], Answer]) -> Answer:
+    """What the app raises is its failure, be it SystemExit; only the cancellation of the request is ours."""
+    try:
+        return call()
+    except bridge.Cancelled:
+        raise
+    except BaseException as exc:
+        raise AppFailed from exc
+
+
+def dispose_answer(answer: Answer) -> None:
+    """An answer that came after its request had been given up."""
+    answer.close()
+
+
+def _close_logging(close: Callable[[], object]) -> None:
+    try:
+        close()
+    except BaseException:  # SystemExit, too, would end the server
+        log.exception("close() of the application's file failed")
