@@ -41,14 +41,17 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 class _Stream:
-    """Standard output or error, or what stands in for it where the process has none."""
+    """Standard output or error, or what stands in for it where the process has none.
+
+    Its descriptor is a duplicate: a thread that is left behind in a write must never find another file under the number.
+    """
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
         self._fd: int | None = None
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._fd = stream.fileno()
+                self._fd = os.dup(stream.fileno())
 
     def write(self, lines: bytes) -> None:
         """Write all of them; waits for the reader.
@@ -58,7 +61,7 @@ class _Stream:
         """
         if self._fd is not None:
             _write_all(self._fd, lines)
-        elif self._stream is not None:
+        elif self._stream is not None and not self._stream.closed:
             self._stream.write(lines.decode())
             self._stream.flush()
 
@@ -66,7 +69,10 @@ class _Stream:
         """Nothing: a stream is not ours to open."""
 
     def close(self) -> None:
-        """Nothing: nor to close."""
+        """No more is written; the stream itself stays open."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 class _File:
