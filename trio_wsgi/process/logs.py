@@ -43,7 +43,7 @@ _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 class _Stream:
     """Standard output or error, or what stands in for it where the process has none.
 
-    Its descriptor is a duplicate: a thread that is left behind in a write must never find another file under the number.
+    Its descriptor is a duplicate: a thread left behind in a write must never find another file under the number.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
