@@ -178,7 +178,8 @@ class Taken:
     """When the peer last took a byte: from us, or from what the kernel holds for it.
 
     The kernel calls a socket writable again when a third of its buffer is free, and that buffer may be megabytes: a
-    reader of some kilobytes a second takes bytes all the time and yet is not heard of for minutes.
+    reader of some kilobytes a second takes bytes all the time and yet is not heard of for minutes. The kernel is asked
+    only when nothing is heard: a stall is noticed up to a look later.
 
     Args:
         idle_timeout: seconds without a byte taken that make a stall.
@@ -189,12 +190,12 @@ class Taken:
         self._sock = sock
         self._idle_timeout = idle_timeout
         self._progress = progress
-        self._held = held_by_kernel(self._sock)
+        self._held: int | None = None  # at the last look; None since the kernel has taken more from us
         self._moved_at = trio.current_time()
 
     def note(self, sent: int) -> None:
         """The kernel has taken bytes from us."""
-        self._held = held_by_kernel(self._sock)
+        self._held = None
         self._moved_at = trio.current_time()
         if self._progress is not None:
             self._progress(sent)
@@ -202,7 +203,7 @@ class Taken:
     def stalled(self) -> bool:
         """Whether the peer has taken nothing for the whole time."""
         held, now = held_by_kernel(self._sock), trio.current_time()
-        if held < self._held:
+        if self._held is None or held < self._held:  # what it took before the first look is not known: say just now
             self._held, self._moved_at = held, now
         return now - self._moved_at >= self._idle_timeout
 
