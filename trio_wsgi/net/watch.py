@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import trio
 
@@ -40,20 +40,20 @@ class DisconnectWatch:
     def __repr__(self) -> str:
         return f"<DisconnectWatch {len(self._young)} young, {len(self._watched)} watched>"
 
-    @contextmanager
-    def watching(self, sock: socket.socket, gone: Callable[[], None]) -> Iterator[None]:
+    def watching(self, sock: socket.socket, gone: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `gone` on the event loop if the peer of `sock` goes while the block runs.
 
         The socket must stay open as long.
         """
-        key = sock.fileno()
+        return _Watching(self, sock, gone)
+
+    def _begin(self, key: int, sock: socket.socket, gone: Callable[[], None]) -> None:
         self._young[key] = (trio.current_time(), sock, gone)
         self._some.set()
-        try:
-            yield
-        finally:
-            if self._young.pop(key, None) is None:
-                self._forget(key)
+
+    def _end(self, key: int) -> None:
+        if self._young.pop(key, None) is None:
+            self._forget(key)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The watch's task; runs until it is cancelled."""
@@ -110,3 +110,21 @@ class DisconnectWatch:
         if self._watched.pop(key, None) is not None and self._epoll is not None:
             with contextlib.suppress(OSError):  # closed meanwhile: then the kernel has forgotten it
                 self._epoll.unregister(key)
+
+
+class _Watching:
+    """A block of `watching`; a class, since it is entered by every request."""
+
+    __slots__ = ("_gone", "_key", "_sock", "_watch")
+
+    def __init__(self, watch: DisconnectWatch, sock: socket.socket, gone: Callable[[], None]) -> None:
+        self._watch = watch
+        self._sock = sock
+        self._gone = gone
+        self._key = sock.fileno()
+
+    def __enter__(self) -> None:
+        self._watch._begin(self._key, self._sock, self._gone)
+
+    def __exit__(self, *_: object) -> None:
+        self._watch._end(self._key)
