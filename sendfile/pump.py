@@ -30,6 +30,7 @@ from collections.abc import Callable
 import trio
 
 from sendfile.delivery import Delivery, Stalled, Transfer
+from sendfile.interest import Interest
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
@@ -71,8 +72,7 @@ class Pump:
         self._state = _State.NEW
         self._table: dict[int, Delivery] = {}  # by descriptor
         self._ready: deque[Delivery] = deque()  # to be stepped, first come first served
-        self._epoll: select.epoll | None = None
-        self._stale = False  # the epoll watches a descriptor it should not, and cannot be told otherwise
+        self._interest: Interest | None = None
         self._paused: Wheel[Delivery] = Wheel()
         self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
         self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
@@ -96,22 +96,22 @@ class Pump:
         self._state = _State.RUNNING
         try:
             if self._wants_epoll:
-                self._epoll = select.epoll()
+                self._interest = Interest()
             task_status.started()
             while True:
                 with trio.CancelScope(deadline=min(self._paused.due_at(), self._looks.due_at())) as self._nap:
-                    if self._epoll is None:
+                    if self._interest is None:
                         await trio.sleep_forever()
                     while True:
-                        await self._wait_ready()
+                        await self._wait_ready(self._interest)
                         self._serve()
                 self._heed_alarms()
         finally:
             self._state = _State.CLOSED
             for delivery in list(self._table.values()):
                 self._end(delivery, trio.ClosedResourceError("the pump has ended"))
-            if self._epoll is not None:
-                self._epoll.close()
+            if self._interest is not None:
+                self._interest.close()
 
     async def deliver(
         self,
@@ -195,7 +195,7 @@ class Pump:
             try:
                 if delivery.watch is not None:
                     self._set(self._looks, delivery, now + delivery.watch.interval)
-                if self._epoll is None:
+                if self._interest is None:
                     await self._loop(delivery)
                 else:
                     await self._park(delivery)
@@ -221,7 +221,7 @@ class Pump:
         elif not delivery.warm(now, self._residency):
             self._fetch(delivery, now)
         else:
-            self._arm(delivery)
+            self._watch(delivery)
         delivery.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(abort)
 
@@ -260,29 +260,18 @@ class Pump:
             else:
                 await trio.lowlevel.wait_writable(delivery.sock)
 
-    def _arm(self, delivery: Delivery) -> None:
-        """Have the epoll tell when its socket is writable."""
-        if not delivery.watched:
-            assert self._epoll is not None
-            self._epoll.register(delivery.fd, select.EPOLLOUT)
-            delivery.watched = True
+    def _watch(self, delivery: Delivery) -> None:
+        assert self._interest is not None
+        self._interest.add(delivery)
 
-    def _disarm(self, delivery: Delivery) -> None:
-        if not delivery.watched:
-            return
-        assert self._epoll is not None
-        delivery.watched = False
-        try:
-            self._epoll.unregister(delivery.fd)
-        except OSError:
-            # Closed under us. Where a copy of the descriptor lives on (dup, fork), epoll(7) keeps reporting it
-            # under the old number and has no way to drop it: questions and answers, Q6.
-            self._stale = True
+    def _unwatch(self, delivery: Delivery) -> None:
+        if self._interest is not None:
+            self._interest.discard(delivery)
 
     def _pause(self, delivery: Delivery, now: float, more: float = 0) -> None:
         """``more``: who has just sent gives way to the others with whom it may share its rate."""
         assert delivery.rate is not None
-        self._disarm(delivery)
+        self._unwatch(delivery)
         until = delivery.rate.ready_at() + more
         delivery.pause(now, until)
         self._set(self._paused, delivery, until)
@@ -301,13 +290,13 @@ class Pump:
                 self._end(delivery, error)
                 return
             delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
-            if self._epoll is None:
+            if self._interest is None:
                 self._wake(delivery)
             else:
                 self._enqueue(delivery)
                 self._nap.deadline = -math.inf
 
-        self._disarm(delivery)
+        self._unwatch(delivery)
         delivery.pause(now, math.inf)
         delivery.fetch = fetch = Fetch(span, count, done)
         self._readers.ask(fetch)
@@ -337,7 +326,7 @@ class Pump:
             return
         delivery.open = False
         del self._table[delivery.fd]
-        self._disarm(delivery)
+        self._unwatch(delivery)
         self._paused.drop(delivery)
         self._looks.drop(delivery)
         if delivery.fetch is not None:
@@ -353,46 +342,26 @@ class Pump:
         elif delivery.scope is not None:
             delivery.scope.cancel()
 
-    async def _wait_ready(self) -> None:
+    async def _wait_ready(self, interest: Interest) -> None:
         """Return with something to serve, after exactly one checkpoint or more."""
-        assert self._epoll is not None
-        self._poll()
+        self._poll(interest)
         if self._ready:
             await trio.lowlevel.checkpoint()
             return
         while not self._ready:
-            await trio.lowlevel.wait_readable(self._epoll.fileno())
-            self._poll()
+            await trio.lowlevel.wait_readable(interest.fileno())
+            self._poll(interest)
 
-    def _poll(self) -> None:
-        if self._stale:
-            self._rebuild()
-        assert self._epoll is not None
-        for fd, _ in self._epoll.poll(0, _BATCH):
-            delivery = self._table.get(fd)
-            if delivery is None or not delivery.watched:
-                self._stale = True
-            else:
-                self._enqueue(delivery)
+    def _poll(self, interest: Interest) -> None:
+        for delivery in interest.renew(list(self._table.values())):
+            self._end(delivery, trio.ClosedResourceError(_CLOSED))
+        for delivery in interest.poll(_BATCH):
+            self._enqueue(delivery)
 
     def _enqueue(self, delivery: Delivery) -> None:
         if not delivery.queued:
             delivery.queued = True
             self._ready.append(delivery)
-
-    def _rebuild(self) -> None:
-        """A fresh epoll with the same deliveries. Runs in the pump's task, so nobody waits on the old one."""
-        assert self._epoll is not None
-        self._stale = False
-        self._epoll.close()
-        self._epoll = select.epoll()
-        for delivery in list(self._table.values()):
-            if delivery.owns_its_descriptor():
-                if delivery.watched:
-                    self._epoll.register(delivery.fd, select.EPOLLOUT)
-            else:
-                self._end(delivery, trio.ClosedResourceError(_CLOSED))
-                self._stale = False  # the new epoll never knew it
 
     def _serve(self) -> None:
         """One turn: a step for each reported socket, until the turn's bytes are used up."""
@@ -423,7 +392,7 @@ class Pump:
                 elif sent == room:
                     hot.append(delivery)
                 else:
-                    self._arm(delivery)
+                    self._watch(delivery)
             except Exception as error:
                 if delivery.open:
                     self._end(delivery, error)
