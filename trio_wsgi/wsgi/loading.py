@@ -142,13 +142,12 @@ def _import(reference: str, name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
-        missing = error.name
+        raise AppLoadError(
+            f"there is no module {error.name!r} in {Path.cwd()} or elsewhere on sys.path; "
+            "start in its directory, or give --chdir or --pythonpath"
+        ) from error
     except (Exception, SystemExit) as error:
         raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
-    raise AppLoadError(
-        f"there is no module {missing!r} in {Path.cwd()} or elsewhere on sys.path; "
-        "start in its directory, or give --chdir or --pythonpath"
-    )
 
 
 def _near(name: str, names: Sequence[str] | dict[str, Any]) -> str:
