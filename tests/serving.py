@@ -61,13 +61,21 @@ class Served:
         return self.records[-1]
 
 
-async def receive_all(stream: trio.SocketStream) -> bytes:
-    """All bytes until the server ends the connection; a reset ends it, too."""
+async def receive_to_end(stream: trio.SocketStream) -> tuple[bytes, str]:
+    """All bytes until the server ends the connection, and how it did: "closed" or "reset"."""
     received = bytearray()
-    with contextlib.suppress(trio.BrokenResourceError):
+    try:
         async for chunk in stream:
             received += chunk
-    return bytes(received)
+    except trio.BrokenResourceError:
+        return bytes(received), "reset"
+    return bytes(received), "closed"
+
+
+async def receive_all(stream: trio.SocketStream) -> bytes:
+    """All bytes until the server ends the connection; a reset ends it, too."""
+    received, _ = await receive_to_end(stream)
+    return received
 
 
 @asynccontextmanager

@@ -6,9 +6,11 @@ that are children of a nursery of the one that is cancelled, however deep.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 
 import trio
+from serving import receive_all
 
 
 class CancelsAtStep(trio.abc.Instrument):
@@ -41,3 +43,17 @@ class CancelsAtStep(trio.abc.Instrument):
                 return True
             above = None if above.parent_nursery is None else above.parent_nursery.parent_task
         return False
+
+
+async def ask_in_pieces(port: int, pieces: Sequence[bytes], instrument: CancelsAtStep) -> bytes:
+    """Ask with the instrument armed, and read what comes, whatever becomes of the connection."""
+    sock = trio.socket.socket()
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 8192)
+    await sock.connect(("127.0.0.1", port))
+    instrument.armed = True
+    async with trio.SocketStream(sock) as client:
+        with contextlib.suppress(trio.BrokenResourceError):
+            for data in pieces:
+                await client.send_all(data)
+                await trio.sleep(0.001)
+        return await receive_all(client)

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import trio
 from lifetimes import PATHS, SIZE, Answer, Traces, settings_of
-from serving import receive_all
-from stepper import CancelsAtStep
+from stepper import CancelsAtStep, ask_in_pieces
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 
@@ -63,27 +62,13 @@ class Run:
             (instrument,) = instruments
             trio.lowlevel.add_instrument(instrument)
             try:
-                await self._ask(address.port, instrument)
+                self.received = await ask_in_pieces(address.port, self._sends, instrument)
             finally:
                 trio.lowlevel.remove_instrument(instrument)
             through = not scope.cancel_called
             scope.cancel()
             await ended.wait()
         return through
-
-    async def _ask(self, port: int, instrument: CancelsAtStep) -> None:
-        sock = trio.socket.socket()
-        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 8192)
-        await sock.connect(("127.0.0.1", port))
-        instrument.armed = True
-        async with trio.SocketStream(sock) as client:
-            try:
-                for data in self._sends:
-                    await client.send_all(data)
-                    await trio.sleep(0.001)
-            except trio.BrokenResourceError:
-                pass
-            self.received = await receive_all(client)
 
 
 def descriptors() -> int:

@@ -21,7 +21,7 @@ from downloads import known_bytes
 from faults import StopsReading, Vanishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import Served, receive_all, serving
+from serving import Served, receive_all, receive_to_end, serving
 
 from sendfile import Part
 from trio_wsgi import Outcome
@@ -273,12 +273,7 @@ async def test_an_error_after_blocks_that_ran_ahead(framing: str) -> None:
         with trio.fail_after(10):
             async with await served.connect(SMALL) as stream:
                 await stream.send_all(request)
-                raw, end = bytearray(), "closed"
-                try:
-                    async for chunk in stream:
-                        raw += chunk
-                except trio.BrokenResourceError:
-                    end = "reset"
+                raw, end = await receive_to_end(stream)
         record = await served.record()
     assert record.outcome is Outcome.APP_ERROR
     assert record.body_sent == len(data)

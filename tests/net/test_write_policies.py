@@ -20,7 +20,7 @@ import trio
 from answers import read_answer, read_answers
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from serving import Served, receive_all, serving
+from serving import Served, receive_all, receive_to_end, serving
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientGone
@@ -271,12 +271,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         with trio.fail_after(10):
             async with await served.connect(SMALL) as stream:
                 await stream.send_all(request)
-                raw, end = bytearray(), "closed"
-                try:
-                    async for chunk in stream:
-                        raw += chunk
-                except trio.BrokenResourceError:
-                    end = "reset"
+                raw, end = await receive_to_end(stream)
         record = await served.record()
     assert record.outcome is Outcome.APP_ERROR
     if policy == "buffer":

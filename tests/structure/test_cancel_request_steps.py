@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import trio
 from lifetimes import PATHS, SIZE, Traces, settings_of
-from serving import receive_all
-from stepper import CancelsAtStep
+from stepper import CancelsAtStep, ask_in_pieces
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 
@@ -77,18 +76,7 @@ class Site:
         instrument = CancelsAtStep(lambda: cancel and cancel(self.server), self.root, step)
         trio.lowlevel.add_instrument(instrument)
         try:
-            sock = trio.socket.socket()
-            sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 8192)
-            await sock.connect(("127.0.0.1", self.port))
-            instrument.armed = True
-            async with trio.SocketStream(sock) as client:
-                try:
-                    for data in self._sends:
-                        await client.send_all(data)
-                        await trio.sleep(0.001)
-                except trio.BrokenResourceError:
-                    pass
-                received = await receive_all(client)
+            received = await ask_in_pieces(self.port, self._sends, instrument)
             while self.server._connections or self.traces.opened != self.traces.closed:  # noqa: ASYNC110
                 await trio.sleep(0.001)
         finally:

@@ -24,7 +24,7 @@ from trio_wsgi.disk.root import Absent, OpenedDirectory, OpenedFile, Root
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head
+from trio_wsgi.rules.headers import Head, join_duplicates
 from trio_wsgi.rules.listing import CONTENT_SECURITY_POLICY, Entry, build_page
 from trio_wsgi.rules.mediatypes import guess_type
 from trio_wsgi.rules.paths import MountPath, directory_location, refuse_name, split_mount
@@ -140,7 +140,7 @@ class Mount:
             variant = b""
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
-                coding = choose_encoding(_accept_encoding(request), list(siblings))
+                coding = choose_encoding(join_duplicates(request.headers, b"accept-encoding"), list(siblings))
                 if coding in siblings:
                     headers.append((b"Content-Encoding", coding.encode()))
                     variant = coding.encode()
@@ -186,8 +186,3 @@ def _redirect(request: RequestHead) -> Answer:
     """To the one name of a directory: single slashes, one at the end."""
     location = directory_location(request.path, request.query or None)
     return say(request, 301, b"Moved Permanently", [(b"Location", location)])
-
-
-def _accept_encoding(request: RequestHead) -> bytes | None:
-    values = [value for name, value in request.headers if name == b"accept-encoding"]
-    return b",".join(values) if values else None

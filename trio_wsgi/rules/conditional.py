@@ -20,6 +20,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
+from trio_wsgi.rules.headers import join_duplicates
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 CONDITIONAL_FIELDS = frozenset({b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since"})
@@ -74,12 +76,6 @@ class Precondition(enum.IntEnum):
     PROCEED = 0
     NOT_MODIFIED = 304
     FAILED = 412
-
-
-def field_value(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """Return the value of field `name` (lower-case), lines joined by commas (section 5.3); None if absent."""
-    values = [value for key, value in headers if key.lower() == name]
-    return b", ".join(values) if values else None
 
 
 def parse_http_date(value: bytes, *, now: int | None = None) -> int | None:
@@ -193,8 +189,8 @@ def make_etag(inode: int, size: int, mtime_ns: int, variant: bytes = b"") -> byt
 def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
     """Read the validators out of an answer's headers; what is malformed or doubled counts as absent."""
     headers = tuple(headers)
-    etag = field_value(headers, b"etag")
-    modified = field_value(headers, b"last-modified")
+    etag = join_duplicates(headers, b"etag")
+    modified = join_duplicates(headers, b"last-modified")
     return Validators(
         None if etag is None else parse_etag(etag), None if modified is None else parse_http_date(modified)
     )

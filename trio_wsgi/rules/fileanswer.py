@@ -24,12 +24,12 @@ from trio_wsgi.rules.conditional import (
     Validators,
     decide_if_range,
     decide_precondition,
-    field_value,
     format_http_date,
     not_modified_headers,
     refusal_headers,
     validators_of,
 )
+from trio_wsgi.rules.headers import join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
     IGNORE,
@@ -197,10 +197,10 @@ def _standing_range(
     method: bytes, request_headers: Headers, headers: Headers, validators: Validators, now: int | None
 ) -> bytes | None:
     """Return the Range to be considered: of a GET (RFC 9110, section 14.2), if the answer and If-Range let it be."""
-    value = field_value(request_headers, b"range") if method == b"GET" else None
+    value = join_duplicates(request_headers, b"range") if method == b"GET" else None
     if value is None or not _accepts_ranges(headers):
         return None
-    if_range = field_value(request_headers, b"if-range")
+    if_range = join_duplicates(request_headers, b"if-range")
     return value if if_range is None or decide_if_range(if_range, validators, now=now) else None
 
 
@@ -211,7 +211,7 @@ def _partial(headers: Headers, size: int, ranges: Sequence[tuple[int, int]], bou
         parts: list[Part] = list(ranges)
         kept.append((b"Content-Range", content_range(*ranges[0], size)))
     else:  # section 15.3.7.2: Content-Type and Content-Range move into the parts
-        parts = build_multipart(ranges, size, field_value(headers, b"content-type"), boundary)
+        parts = build_multipart(ranges, size, join_duplicates(headers, b"content-type"), boundary)
         kept = _without(kept, b"content-type")
         kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + boundary))
     length = parts_length(parts)
@@ -249,7 +249,7 @@ def _content_length(headers: Headers) -> int | None:
 
 def _accepts_ranges(headers: Headers) -> bool:
     """Whether the answer's Accept-Ranges lets ranges be: an application says ``none`` to switch them off."""
-    value = field_value(headers, b"accept-ranges")
+    value = join_duplicates(headers, b"accept-ranges")
     return value is None or b"bytes" in [unit.strip(b" \t").lower() for unit in value.split(b",")]
 
 
