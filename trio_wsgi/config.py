@@ -15,7 +15,9 @@ To add a setting, add one field under its section. The annotation chooses how it
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +34,12 @@ DEFAULT_LOG_FORMAT = (
 
 
 BINDING = Section("Binding", "Where connections come from.")
+PROCESSES = Section("Processes", "Workers are fresh interpreters behind one supervisor, which owns the sockets.")
+RELOADING = Section("Reloading", "For development, and for those who edit what is being served.")
 THREADS = Section("Threads", "The application runs in threads; downloads that are under way hold none.")
 DEADLINES = Section("Deadlines", "None of them cuts a transfer that makes progress. 'none' switches a deadline off.")
+TLS = Section("TLS", "Used where a certificate is named.")
+PROXIES = Section("Behind proxies", "Whose word about the client is taken.")
 LIMITS = Section("Limits", "What a client may send; beyond, the answer is a 4xx and the connection closes.")
 WSGI = Section("WSGI", "The application and what it sees.")
 RESPONSES = Section("Responses", "How what the application produces leaves.")
@@ -62,6 +68,30 @@ def _check_reference(text: str) -> None:
 def _check_header_value(text: str) -> None:
     if not text.isascii() or not text.isprintable() or text != text.strip():
         raise ValueError(f"{text!r} cannot be a header's value; write printable ASCII")
+
+
+def _check_mode(text: str) -> None:
+    if text and re.fullmatch(r"(0o)?[0-7]{1,4}", text) is None:
+        raise ValueError(f"{text!r} is no octal mode; write three digits from 0 to 7, such as 660")
+
+
+def _check_affinity(text: str) -> None:
+    if text not in {"auto", "off"} and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is None:
+        raise ValueError(f"{text!r} names no CPUs; write auto, off or a list such as 0,2-3")
+
+
+def _check_health_path(text: str) -> None:
+    if text and (not text.startswith("/") or not text.isascii() or "?" in text or "#" in text or " " in text):
+        raise ValueError(f"{text!r} is not a path; write it as /health")
+
+
+def _check_networks(text: str) -> None:
+    for each in filter(None, map(str.strip, text.split(","))):
+        if each != "*":
+            try:
+                ipaddress.ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
 
 
 def _check_variable(pair: tuple[str, str]) -> None:
@@ -93,6 +123,95 @@ class Config:
         familiar_form="0.0.0.0:{}",
     )
     backlog: int = BINDING.setting(2048, "Connections the kernel queues while we are not accepting.", low=1, high=65535)
+    reuse_port: bool = BINDING.setting(
+        False, "Give each worker a TCP socket of its own, among which the kernel spreads connections (SO_REUSEPORT)."
+    )
+    unix_socket_perms: str = BINDING.setting(
+        "",
+        "Permissions of unix sockets, in octal, such as 660. Without it, what umask leaves.",
+        metavar="MODE",
+        check=_check_mode,
+    )
+    unix_socket_owner: str = BINDING.setting(
+        "", "Owner of unix sockets, where we may give them away: USER, USER:GROUP or :GROUP.", metavar="USER:GROUP"
+    )
+    http: str = BINDING.setting(
+        "auto",
+        "What parses HTTP: httptools (the extra 'fast') is quicker, both are held to the same strictness. auto: "
+        "httptools where it is installed.",
+        choices=("auto", "h11", "httptools"),
+    )
+    health_path: str = BINDING.setting(
+        "",
+        "Path that the server itself answers: 200 while it serves, 503 once it drains. Empty: none.",
+        metavar="/PATH",
+        check=_check_health_path,
+    )
+
+    # Processes
+    workers: int = PROCESSES.setting(
+        1,
+        "Worker processes. 0: serve in this process, without a supervisor (and so without HUP and USR2).",
+        flags=("-w",),
+        high=1000,
+        familiar="WEB_CONCURRENCY",
+    )
+    timeout: Seconds = PROCESSES.setting(
+        30.0,
+        "Without a sign of life from a worker's event loop: its stacks are logged and it is replaced. Requests and "
+        "downloads may take as long as they like.",
+        flags=("-t",),
+        low=1,
+    )
+    boot_timeout: Seconds = PROCESSES.setting(120.0, "For a worker to import the application and listen.", low=0.1)
+    max_requests: int = PROCESSES.setting(
+        0, "Requests after which a worker is replaced; nothing under way is cut. 0: never."
+    )
+    max_requests_jitter: int = PROCESSES.setting(
+        0, "Up to so many requests more, at random, so that workers are not all replaced at once."
+    )
+    max_rss: Size = PROCESSES.setting(
+        0, "Resident memory of a worker beyond which it is replaced; nothing under way is cut. 0: no limit."
+    )
+    cpu_affinity: str = PROCESSES.setting(
+        "off",
+        "Which CPU a worker is pinned to: off, auto (one each, in turn), or a list such as 0,2-3 to take them from.",
+        metavar="auto|off|LIST",
+        check=_check_affinity,
+    )
+    pid: str | None = PROCESSES.setting(
+        None, "File for the process id of the supervisor.", flags=("-p",), metavar="FILE"
+    )
+    user: str | None = PROCESSES.setting(
+        None, "User to become once the sockets are bound.", flags=("-u",), metavar="USER"
+    )
+    group: str | None = PROCESSES.setting(
+        None, "Group to become once the sockets are bound; without it, the user's.", flags=("-g",), metavar="GROUP"
+    )
+    umask: str = PROCESSES.setting(
+        "",
+        "Permissions that files we make do not have, in octal, such as 027. Without it, inherited.",
+        flags=("-m",),
+        metavar="MODE",
+        check=_check_mode,
+    )
+
+    # Reloading
+    reload: bool = RELOADING.setting(
+        False, "Replace the workers when a file that the application has imported changes. For development."
+    )
+    reload_extra_file: Strings = RELOADING.setting(
+        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB"
+    )
+    script_reloading: bool = RELOADING.setting(
+        False, "Look at each request whether the application's file has changed, and reload it if so."
+    )
+    reload_mechanism: str = RELOADING.setting(
+        "module",
+        "How script_reloading does it: module imports it anew in place, process answers this request with the old "
+        "code and Refresh: 0, and replaces the worker.",
+        choices=("module", "process"),
+    )
 
     # Threads
     threads: int = THREADS.setting(8, "Threads that run the application.", low=1, high=10_000)
@@ -141,6 +260,48 @@ class Config:
     )
     drain_min_rate: Size = DEADLINES.setting(
         1 * KIB, "Bytes per second that a download must move to outlive graceful_timeout."
+    )
+
+    # TLS
+    certfile: Strings = TLS.setting(
+        (),
+        "PEM file of a certificate with its chain. Repeatable: the client's server name (SNI) chooses, the first is "
+        "for all other names.",
+        metavar="FILE",
+    )
+    keyfile: Strings = TLS.setting(
+        (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile.", metavar="FILE"
+    )
+    ca_certs: str | None = TLS.setting(
+        None, "PEM file of the authorities whose client certificates are accepted.", metavar="FILE"
+    )
+    cert_reqs: str = TLS.setting(
+        "none", "Whether clients must show a certificate.", choices=("none", "optional", "required")
+    )
+    ciphers: str = TLS.setting(
+        "", "Ciphers for TLS 1.2, in OpenSSL's form. Without it, OpenSSL's good ones.", metavar="LIST"
+    )
+    tls_min: str = TLS.setting("1.2", "Least version of TLS.", choices=("1.2", "1.3"))
+    handshake_timeout: Seconds = TLS.setting(10.0, "For a TLS handshake, and for a PROXY header.", low=0.001)
+
+    # Behind proxies
+    forwarded_allow_ips: Strings = PROXIES.setting(
+        ("127.0.0.1", "::1"),
+        "Address or network of a proxy whose Forwarded and X-Forwarded-* headers are believed, or * for all. "
+        "Repeatable, or separated by commas. What others send of them is dropped. Peers on unix sockets are believed.",
+        metavar="ADDRESS",
+        check=_check_networks,
+        familiar="FORWARDED_ALLOW_IPS",
+    )
+    proxy_protocol: bool = PROXIES.setting(
+        False, "Connections begin with a PROXY header, version 1 or 2, that names the client."
+    )
+    proxy_allow_from: Strings = PROXIES.setting(
+        ("127.0.0.1", "::1"),
+        "Address or network of a proxy whose PROXY header is believed, or * for all; others are turned away. "
+        "Repeatable, or separated by commas. Peers on unix sockets are believed.",
+        metavar="ADDRESS",
+        check=_check_networks,
     )
 
     # Limits

@@ -160,6 +160,7 @@ def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path)
 
 def test_running_out_of_descriptors_is_survived(running: Command) -> None:
     # EMFILE: said once, nobody reset; those who wait are served when descriptors are given back (accept(2))
+    began = time.monotonic()
     used = len(list(Path(f"/proc/{running.process.pid}/fd").iterdir()))
     resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
     socks = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(30)]
@@ -193,4 +194,4 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
             sock.close()
     assert b"hello" in _ask(running.port)
     assert "Traceback" not in running.log
-    assert running.log.count("cannot accept for now") <= 3
+    assert running.log.count("cannot accept for now") <= 1 + (time.monotonic() - began) / 10

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -39,6 +40,7 @@ log = logging.getLogger("trio_wsgi.error")
 _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
+_SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
 
 
 class _Door(NamedTuple):
@@ -169,7 +171,7 @@ class Server:
                 door.listener.close()
 
     async def _accept(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
-        scarce = False
+        said_at = -math.inf
         while True:
             await self._room.acquire()
             try:
@@ -177,12 +179,11 @@ class Server:
             except OSError as exc:
                 if exc.errno not in _SCARCE:
                     raise
-                if not scarce:
+                if trio.current_time() - said_at >= _SCARCE_QUIET:
                     log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", exc.strerror)
-                scarce = True
+                    said_at = trio.current_time()
                 await trio.sleep(_SCARCE_PAUSE)
             else:
-                scarce = scarce and not accepted
                 if not accepted:
                     await trio.lowlevel.wait_readable(door.listener.sock)
 
