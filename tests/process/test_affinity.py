@@ -1,0 +1,123 @@
+"""Rules of cpu_affinity (issue 5): which worker gets which CPU, and what the operator is told who asks for another."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.process import affinity
+from trio_wsgi.process.affinity import check_affinity, decide_cpu, parse_cpus, show_cpus
+
+HAVE = frozenset({0, 1, 4, 5, 6})
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"),
+    [
+        ("0", (0,)),
+        ("0,2-3", (0, 2, 3)),
+        ("3,1,2", (3, 1, 2)),  # the operator's order
+        ("1,1-2,2", (1, 2)),
+        ("7-7", (7,)),
+    ],
+)
+def test_a_list_of_cpus(text: str, cpus: tuple[int, ...]) -> None:
+    assert parse_cpus(text) == cpus
+
+
+def test_a_range_that_runs_backwards_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cpu_affinity: '5-2' runs backwards \(write 2-5\)"):
+        parse_cpus("0,5-2")
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_what_is_shown_can_be_read(cpus: set[int]) -> None:
+    assert set(parse_cpus(show_cpus(frozenset(cpus)))) == cpus
+
+
+@pytest.mark.parametrize(
+    ("setting", "dealt"),
+    [
+        ("off", [None] * 7),
+        ("auto", [0, 1, 4, 5, 6, 0, 1]),  # more workers than CPUs: they share
+        ("4-6", [4, 5, 6, 4, 5, 6, 4]),
+        ("5,0", [5, 0, 5, 0, 5, 0, 5]),
+    ],
+)
+def test_cpus_are_dealt_out_in_turn(setting: str, dealt: list[int | None]) -> None:
+    assert [decide_cpu(setting, slot, HAVE) for slot in range(7)] == dealt
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("2", r"cpu_affinity: CPU 2 is not to be had \(this process may use 0-1,4-6\)"),
+        ("0-3", r"CPUs 2-3 are not to be had"),
+        ("9,0", r"CPU 9 is not to be had"),  # at once, and not only in the worker whose turn it is
+    ],
+)
+@pytest.mark.parametrize("slot", [0, 1])
+def test_cpus_that_are_not_there_are_named(setting: str, told: str, slot: int) -> None:
+    with pytest.raises(ConfigError, match=told):
+        decide_cpu(setting, slot, HAVE)
+
+
+PINNED = """
+import os, threading
+from trio_wsgi.process.affinity import allowed_cpus, check_affinity, pin_worker
+cpus = sorted(allowed_cpus())
+check_affinity("auto")
+assert sorted(allowed_cpus()) == cpus
+cpu = pin_worker("auto", len(cpus) + len(cpus) - 1)
+seen = []
+thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
+thread.start()
+thread.join()
+assert (cpu, seen) == (cpus[-1], [{cpus[-1]}]), (cpu, seen)
+"""
+
+
+def test_a_worker_and_its_threads_are_pinned() -> None:
+    """In a process of its own: this one goes on using all CPUs."""
+    done = subprocess.run([sys.executable, "-c", PINNED], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+NARROWED = """
+import os
+from trio_wsgi.process.affinity import pin_worker
+last = max(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {last})  # as taskset and cpusets do
+assert pin_worker("auto", 0) == last and pin_worker("auto", 1) == last
+if last:
+    pin_worker("0", 0)
+"""
+
+
+def test_the_mask_this_process_was_given_is_respected() -> None:
+    done = subprocess.run([sys.executable, "-c", NARROWED], capture_output=True, text=True, timeout=30)
+    if max(os.sched_getaffinity(0)) == 0:
+        assert done.returncode == 0
+    else:
+        assert "cpu_affinity: CPU 0 is not to be had (this process may use " in done.stderr
+
+
+def test_where_the_system_cannot_pin_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """macOS has neither call; nothing else changes there."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    with caplog.at_level(logging.INFO, "trio_wsgi.error"):
+        check_affinity("auto")
+        assert affinity.pin_worker("auto", 0) is None
+        check_affinity("off")
+    assert [record.getMessage() for record in caplog.records] == [
+        "cpu_affinity: this system cannot pin processes to CPUs; the setting is ignored"
+    ]

@@ -1,0 +1,109 @@
+"""Which CPU a worker is pinned to.
+
+Laws:
+
+* Only CPUs that this process may use are taken: those of its mask, which a cpuset of its container narrows.
+* A worker pins itself before it starts a thread; its threads, and the programs it starts, are pinned with it.
+* A CPU that cannot be had is the operator's mistake and is told before anything is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from trio_wsgi.errors import ConfigError
+
+log = logging.getLogger("trio_wsgi.error")
+
+SETTING = "cpu_affinity"
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """The CPUs of a list such as ``0,2-3``, in its order, each once.
+
+    Args:
+        text: as the setting's check has let through.
+
+    Raises:
+        ConfigError: a range that runs backwards.
+    """
+    found: dict[int, None] = {}
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if dash and int(last) < int(first):
+            raise ConfigError(SETTING, f"{part!r} runs backwards", f"write {last}-{first}")
+        found |= dict.fromkeys(range(int(first), int(last or first) + 1))
+    return tuple(found)
+
+
+def allowed_cpus() -> frozenset[int] | None:
+    """The CPUs this process may run on; None where the system does not tell, or pin (macOS)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return frozenset(os.sched_getaffinity(0))
+
+
+def decide_cpu(setting: str, slot: int, allowed: frozenset[int]) -> int | None:
+    """The CPU for a worker: those to be had are dealt out in turn, and again from the first when they are used up.
+
+    Args:
+        setting: off, auto, or a list.
+        slot: the number of the worker among its fellows, from 0.
+        allowed: the CPUs to be had.
+
+    Raises:
+        ConfigError: the list names others.
+    """
+    if setting == "off":
+        return None
+    cpus = tuple(sorted(allowed)) if setting == "auto" else parse_cpus(setting)
+    if missing := [cpu for cpu in cpus if cpu not in allowed]:
+        which = f"CPU {missing[0]} is" if len(missing) == 1 else f"CPUs {show_cpus(missing)} are"
+        raise ConfigError(SETTING, f"{which} not to be had", f"this process may use {show_cpus(allowed)}")
+    return cpus[slot % len(cpus)]
+
+
+def show_cpus(cpus: frozenset[int] | list[int]) -> str:
+    """Such as ``0,2-3``: what `parse_cpus` reads."""
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1].append(cpu)
+        else:
+            runs.append([cpu])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def check_affinity(setting: str) -> None:
+    """Tell the operator at once what no worker could do; for the parent, which pins itself to nothing.
+
+    Raises:
+        ConfigError: the list names CPUs that are not to be had.
+    """
+    if setting == "off":
+        return
+    allowed = allowed_cpus()
+    if allowed is None:
+        log.warning("%s: this system cannot pin processes to CPUs; the setting is ignored", SETTING)
+        return
+    decide_cpu(setting, 0, allowed)
+
+
+def pin_worker(setting: str, slot: int) -> int | None:
+    """Pin this thread, and with it all that it starts; call it in a worker before it starts any.
+
+    Returns:
+        The CPU; None when the worker is not pinned.
+
+    Raises:
+        ConfigError: as `check_affinity`, or the kernel refused.
+    """
+    allowed = allowed_cpus()
+    cpu = None if allowed is None else decide_cpu(setting, slot, allowed)
+    if cpu is not None:
+        try:
+            os.sched_setaffinity(0, {cpu})
+        except OSError as error:
+            raise ConfigError(SETTING, f"cannot pin to CPU {cpu}: {error.strerror}", "write off") from None
+    return cpu
