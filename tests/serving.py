@@ -116,14 +116,22 @@ class Command:
 
 
 @contextmanager
-def command(*arguments: str, cwd: str | Path | None = None, wait: bool = True, **environ: str) -> Iterator[Command]:
-    """Run `python -m trio_wsgi ARGUMENTS` with output in one log; killed, by its pid, when the block ends."""
+def command(
+    *arguments: str, cwd: str | Path | None = None, wait: bool = True, workers: int = 0, **environ: str
+) -> Iterator[Command]:
+    """Run `python -m trio_wsgi ARGUMENTS` with output in one log; killed, by its pid, when the block ends.
+
+    Args:
+        wait: until it listens.
+        workers: 0 serves in the process itself, whose descriptors and memory the test may then look at.
+    """
     log = tempfile.NamedTemporaryFile(prefix="trio-wsgi-test-", suffix=".log", delete=False)  # noqa: SIM115
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRIO_WSGI_", "PORT"))}
     # What is tested is this checkout, wherever the process changes to.
     root = str(Path(trio_wsgi.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
     environment["PYTHONUNBUFFERED"] = "1"
+    environment["TRIO_WSGI_WORKERS"] = str(workers)
     with log:
         process = subprocess.Popen(
             [sys.executable, "-m", "trio_wsgi", *arguments],
