@@ -18,14 +18,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("address", "config", "errors", "record", "reference", "setting", "sources", "version")
+GROUND = (
+    "address",
+    "config",
+    "errors",
+    "foreign",
+    "pasteini",
+    "record",
+    "reference",
+    "setting",
+    "sources",
+    "version",
+)
 ROOMS = ("rules", "disk", "wsgi", "net", "process")
 ROOF = ("__init__", "__main__", "cli")
-FLOORS = {name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF)) for name in names}
+LEAVES = ("integrations",)  # above the roof: nobody imports them, they are known by name
+FLOORS = {
+    name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF, LEAVES)) for name in names
+}
 
 RUN_TIME = {"trio", "h11", "outcome", "trio_wsgi", "sendfile"}  # outcome is what trio asks for and takes
 TYPES_ONLY = {"_typeshed"}  # type checkers have it, Python has not
-OPTIONAL = {"anyio"}  # only inside `try`
+OPTIONAL = {"anyio", "paste"}  # only inside `try`
+FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {
     "rules": {
@@ -67,6 +82,11 @@ class Module:
         if top != "trio_wsgi":
             return ""
         return rest[0] if rest else "__init__"
+
+    @property
+    def part(self) -> str:
+        """The name in its folder, such as "django" for all that is in integrations/django/; "" at the top."""
+        return "".join(self.name.split(".")[2:3])
 
     def tells(self, node: ast.AST, what: str) -> str:
         return f"{self.file}:{getattr(node, 'lineno', 1)}: {what}"
@@ -133,6 +153,8 @@ def keeps_to_its_room(module: Module) -> Iterator[str]:
 
 def has_few_dependencies(module: Module) -> Iterator[str]:
     allowed = {"trio", "sendfile"} if module.name.startswith("sendfile") else RUN_TIME
+    if module.room in LEAVES:
+        allowed = allowed | FRAMEWORKS.get(module.part, set())
     tried = {node for part in ast.walk(module.tree) if isinstance(part, ast.Try) for node in ast.walk(part)}
     for node, name in imports(module):
         top = name.split(".")[0]
@@ -221,7 +243,7 @@ def test_no_import_cycles() -> None:
 def test_no_module_stands_outside_the_rooms() -> None:
     package = ROOT / "trio_wsgi"
     folders = {path.name for path in package.iterdir() if path.is_dir() and list(path.glob("*.py"))}
-    assert folders == set(ROOMS)
+    assert folders == {*ROOMS, *LEAVES}
     strays = {path.stem for path in package.glob("*.py")} - {*GROUND, *ROOF}
     assert not strays, f"which room do these belong to? {sorted(strays)}"
 
@@ -229,7 +251,9 @@ def test_no_module_stands_outside_the_rooms() -> None:
 def test_every_folder_is_packaged() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packaged = set(settings["tool"]["setuptools"]["packages"])
-    assert packaged == {"sendfile", "trio_wsgi", *(f"trio_wsgi.{room}" for room in ROOMS)}
+    folders = {module.name for module in MODULES.values() if module.is_package}
+    assert packaged == folders
+    assert {folder.split(".")[1] for folder in folders if "." in folder} == {*ROOMS, *LEAVES}
 
 
 @pytest.mark.parametrize(
@@ -242,6 +266,11 @@ def test_every_folder_is_packaged() -> None:
         (keeps_floors, "trio_wsgi.net.wire", "from . import transport", None),
         (keeps_floors, "trio_wsgi.net.wire", "from trio_wsgi import serve", "floor above"),
         (keeps_floors, "trio_wsgi.cli", "from trio_wsgi.process import supervisor", None),
+        (keeps_floors, "trio_wsgi.cli", "from trio_wsgi.integrations.paste import load_app", "floor above"),
+        (keeps_floors, "trio_wsgi.integrations.flask", "from trio_wsgi.cli import main", None),
+        (has_few_dependencies, "trio_wsgi.integrations.flask", "import flask", None),
+        (has_few_dependencies, "trio_wsgi.integrations.django.apps", "import flask", "not a run-time dependency"),
+        (has_few_dependencies, "trio_wsgi.cli", "import flask", "not a run-time dependency"),
         (keeps_floors, "sendfile.pump", "import trio_wsgi.errors", "knows nothing"),
         (keeps_to_its_room, "trio_wsgi.rules.ranges", "import socket", "may not import"),
         (keeps_to_its_room, "trio_wsgi.wsgi.call", "from trio import run", "may not import"),

@@ -15,13 +15,15 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.foreign import find_hint
+from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process import worker
 from trio_wsgi.reference import describe_default, format_toml, sections
 from trio_wsgi.rules.logline import compile_format
@@ -69,26 +71,42 @@ def build_parser() -> argparse.ArgumentParser:
         help="the application: module:attribute, module:factory(), or a module with application or app in it; "
         "or files DIR",
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
-    parser.add_argument("--check-config", action="store_true", help="check settings and application, serve nothing")
-    parser.add_argument("--print-config", action="store_true", help="print every setting and where it came from")
+    parser.add_argument(
+        "--paste",
+        "--paster",
+        metavar="FILE[#APP]",
+        help="the application, from a PasteDeploy file; settings of its [server:main] count beneath flags",
+    )
     parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {__version__}")
-    for section, settings in sections():
-        group = parser.add_argument_group(section.title, section.intro)
-        for setting in settings:
-            _add_setting(group, setting)
+    add_flags(parser)
     return parser
 
 
-def _add_setting(group: argparse._ArgumentGroup, setting: Setting) -> None:
+def add_flags(parser: argparse.ArgumentParser, taken: Container[str] = ()) -> None:
+    """Add the flags of every setting, and those of the command that need no application.
+
+    Args:
+        taken: flags that mean something else to this parser, and are left out.
+    """
+    parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
+    parser.add_argument("--check-config", action="store_true", help="check settings and application, serve nothing")
+    parser.add_argument("--print-config", action="store_true", help="print every setting and where it came from")
+    for section, settings in sections():
+        group = parser.add_argument_group(section.title, section.intro)
+        for setting in settings:
+            flags = [flag for flag in (*setting.flags, setting.flag) if flag not in taken]
+            if flags:
+                _add_setting(group, setting, flags)
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: Setting, flags: Sequence[str]) -> None:
     default = describe_default(setting)
     text = (setting.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     if setting.kind.metavar == "":
-        group.add_argument(setting.flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         return
     group.add_argument(
-        *setting.flags,
-        setting.flag,
+        *flags,
         dest=setting.name,
         action="append" if setting.kind.repeatable else "store",
         default=argparse.SUPPRESS,
@@ -108,10 +126,7 @@ def parse_arguments(
         ConfigError: an unknown flag (with the nearest one), a missing value, or too many words.
     """
     options, rest = parser.parse_known_args(argv)
-    for word in rest:
-        if word.startswith("-"):
-            flag = word.partition("=")[0]
-            raise ConfigError(flag, "there is no such flag", nearest(flag, parser._option_string_actions))
+    find_unknown(parser, rest)
     options.directory = None
     if options.app == FILES:
         if not rest:
@@ -123,8 +138,40 @@ def parse_arguments(
     return options, {name: _as_text(value) for name, value in given.items()}
 
 
+def find_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """Look for flags among the words that a parser did not know.
+
+    Raises:
+        ConfigError: there is one; with what to write where another server has it, else with the nearest of ours.
+    """
+    for word in rest:
+        if word.startswith("-"):
+            flag = word.partition("=")[0]
+            hint = find_hint(flag) or nearest(flag, parser._option_string_actions)
+            raise ConfigError(flag, "there is no such flag", hint)
+
+
 def _as_text(value: bool | str | list[str]) -> str | list[str]:
     return ("yes" if value else "no") if isinstance(value, bool) else value
+
+
+def format_words(options: Mapping[str, object]) -> list[str]:
+    """The words of a command line that `parse_arguments` reads as these options.
+
+    Args:
+        options: as a parser with our flags gives them (`add_flags`); names that are not ours are passed over.
+    """
+    words = [f"--config={options['config']}"] if options.get("config") else []
+    words += [f"--{name.replace('_', '-')}" for name in ("check_config", "print_config") if options.get(name)]
+    for name, value in options.items():
+        if name not in SETTINGS or value is None:
+            continue
+        flag = SETTINGS[name].flag
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            words += [f"{flag}={item}" for item in (value if isinstance(value, list | tuple) else [value])]
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,7 +206,9 @@ def _run(argv: Sequence[str]) -> int:
         options, flags = parse_arguments(parser, argv)
     except SystemExit:  # --help and --version have printed
         return 0
-    loaded = load_config(flags, os.environ, options.config)
+    if options.paste is not None:
+        options.app = _paste_app(options)
+    loaded = load_config(flags, os.environ, options.config, read_server(options.paste))
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
@@ -178,6 +227,12 @@ def _run(argv: Sequence[str]) -> int:
     if options.check_config:
         return _check(options, load, loaded)
     return worker.serve_process(load, loaded.config)
+
+
+def _paste_app(options: argparse.Namespace) -> str:
+    if options.app is not None:
+        raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
+    return name_app(options.paste)
 
 
 def mount_directory(loaded: Loaded, directory: str) -> Loaded:

@@ -2,8 +2,8 @@
 
 Laws:
 
-* Flags beat the environment (TRIO_WSGI_*), it beats the file, that beats the variables other servers know
-  (PORT, SENDFILE), and they beat the defaults. A list is replaced, not added to.
+* Flags beat the environment (TRIO_WSGI_*), it beats the section of a PasteDeploy file, that beats the TOML file, that
+  beats the variables other servers know (PORT, SENDFILE), and they beat the defaults. A list is replaced, not added to.
 * Every value keeps its origin in words, for `--print-config` and for errors.
 * A name that is no setting is an error with the nearest one, wherever it was written.
 """
@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from trio_wsgi.config import SETTINGS, Config, find_setting
@@ -22,7 +23,12 @@ from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
 DEFAULT_FILE = "pyproject.toml"
 TABLE_NAMES = ("trio-wsgi", "trio_wsgi")
+PASTE_ORIGIN = "[server:main]"
 FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
+_FOREIGN_FILES = {  # what others' -c takes
+    ".py": "write the settings of gunicorn.conf.py in TOML: docs/migrating.md",
+    ".ini": "for a PasteDeploy file, write --paste FILE",
+}
 
 
 class Given(NamedTuple):
@@ -45,6 +51,7 @@ def load_config(
     flags: Mapping[str, str | Sequence[str]],
     environ: Mapping[str, str],
     file: str | None = None,
+    ini: Mapping[str, str] = MappingProxyType({}),
 ) -> Loaded:
     """Gather every source into one Config.
 
@@ -52,6 +59,7 @@ def load_config(
         flags: the texts given on the command line, by setting; lists for repeatable ones.
         environ: the process environment.
         file: a TOML file to read; else that of TRIO_WSGI_CONFIG; else ./pyproject.toml if it has our table.
+        ini: the texts in a PasteDeploy file, by setting.
 
     Raises:
         ConfigError: a file that cannot be read, an unknown name, or a value that cannot be used.
@@ -60,6 +68,10 @@ def load_config(
     layers = (
         _read_familiar(environ),
         _read_default_file() if file is None else _read_file(Path(file)),
+        {
+            name: Given(SETTINGS[name].parse(text, f"{name} in {PASTE_ORIGIN}"), PASTE_ORIGIN)
+            for name, text in ini.items()
+        },
         _read_environment(environ),
         _read_flags(flags),
     )
@@ -109,6 +121,9 @@ def _read_default_file() -> Layer:
 
 
 def _read_file(path: Path) -> Layer:
+    if path.suffix in _FOREIGN_FILES or str(path).startswith(("file:", "python:")):
+        hint = _FOREIGN_FILES.get(path.suffix, _FOREIGN_FILES[".py"])
+        raise ConfigError("--config", f"{path} is no TOML file", hint)
     content = _read_toml(path)
     table = _find_table(content)
     if table is None and path.name == DEFAULT_FILE:

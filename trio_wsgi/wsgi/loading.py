@@ -102,6 +102,8 @@ def _make(reference: str, factory: Any, call: _Call) -> Any:
         )
     try:
         return factory(*call.arguments, **call.keywords)
+    except AppLoadError:  # it says already what to do
+        raise
     except (Exception, SystemExit) as error:
         raise AppLoadError(f"{reference!r} failed: {_describe(error)}") from error
 

@@ -1,0 +1,130 @@
+"""What other servers call things: their flags and settings that we do not have, each with what to do instead.
+
+Laws:
+
+* A name stands here only if we have no such flag; what we call the same needs no hint.
+* Names are looked up as people write them: `--worker-class`, `worker_class` and `-k` are one.
+* Every flag of ours that a hint names exists (a test holds it).
+"""
+
+from __future__ import annotations
+
+_PLACEMENT = "it stays in the foreground, where systemd, a container or a process manager looks after it"
+_LOGGING = "the application may set logging up itself: the loggers are trio_wsgi.error and trio_wsgi.access"
+_STRICT = "what breaks HTTP's grammar is refused: it is how requests are smuggled"
+_HTTP = "this server speaks HTTP/1.1 alone; let a proxy in front speak the rest"
+_WSGI = "applications are WSGI alone"
+_STATS = "count in the access log, whose lines tell outcome, bytes and seconds"
+_SOCKET = "signals do that"
+
+# Names as flags; several that mean the same stand together, separated by spaces.
+_HINTS = {
+    # gunicorn
+    "-k --worker-class": "there is one kind of worker, with threads; see --workers and --threads",
+    "--worker-connections": "write --connection-limit",
+    "--preload --preload-app": "every worker imports the application itself, so that a reload brings new code",
+    "-D --daemon --daemonize --background": _PLACEMENT,
+    "-n --name --proc-name --process-name --title": "give the service its name where it is started",
+    "--worker-tmp-dir": "leave it out: signs of life need no files here",
+    "-R --enable-stdio-inheritance --capture-output": "leave it out: what the application prints is passed on",
+    "--initgroups": "leave it out: --user brings the groups of that user",
+    "--spew": "the signal PWR writes where each thread is",
+    "--logger-class --log-config --log-config-json --logconfig --logconfig-dict --log-config-file --logging": _LOGGING,
+    "--log-syslog --log-syslog-to --log-syslog-prefix --log-syslog-facility --syslog --logger": (
+        "let journald read our output, or pipe it to logger(1)"
+    ),
+    "--disable-redirect-access-to-syslog": "leave it out: nothing goes to syslog",
+    "--statsd-host --statsd-prefix --dogstatsd-tags --enable-backlog-metric --metrics --stats": _STATS,
+    "--ssl-version --ssl-protocols": "write --tls-min",
+    "--do-handshake-on-connect --suppress-ragged-eofs": "leave it out: a thread is taken once the request is there",
+    "--permit-obsolete-folding --permit-unconventional-http-method --permit-unconventional-http-version "
+    "--strip-header-spaces --casefold-http-method": _STRICT,
+    "--forwarder-headers --header-map": "leave it out: header names with underscores are dropped",
+    "--secure-scheme-headers": "see --forwarded-allow-ips",
+    "--reload-engine": "leave it out: watchfiles is used where it is installed",
+    "--paste-global": "write the variable under [DEFAULT] of the file that --paste names",
+    "--root-path": "write --url-prefix",
+    "--http-parser": "write --http",
+    "--protocol --uwsgi-allow-from --uwsgi-socket --fastcgi-socket --scgi-socket --ajp": _HTTP,
+    "--http-protocols --http2-cleartext --http2-initial-window-size --http2-max-concurrent-streams "
+    "--http2-max-frame-size --http2-max-header-list-size --http2 --http3 --quic-bind": _HTTP,
+    "--asgi-loop --asgi-lifespan --asgi-disconnect-grace-period --websocket-max-message-size --lifespan --loop "
+    "--interface --ws --websockets": _WSGI,
+    "--control-socket --control-socket-mode --no-control-socket": _SOCKET,
+    "--dirty-app --dirty-workers --dirty-threads --dirty-timeout --dirty-graceful-timeout": (
+        "long work belongs into a queue, or into a request that nobody's deadline ends"
+    ),
+    # waitress
+    "--listen": "write --bind",
+    "--host --port": "write --bind HOST:PORT",
+    "--unix-socket --uds --fd": "write --bind unix:PATH, or --bind fd://N",
+    "--call --factory --app-factory": "write module:factory()",
+    "--outbuf-overflow --send-bytes": "leave it out: the kernel's buffer is ours; see also --write-buffer-size",
+    "--outbuf-high-watermark": "see --output-buffering",
+    "--inbuf-overflow": "write --body-buffer-size",
+    "--recv-bytes --asyncore-loop-timeout --asyncore-use-poll --cleanup-interval --channel-request-lookahead": (
+        "leave it out: there is nothing to tune there"
+    ),
+    "--channel-timeout --timeout-keep-alive --http-keepalive --keepalive --keepalive-timeout": "write --keep-alive",
+    "--max-request-header-size": "see --limit-request-line, --limit-request-fields and --limit-request-field-size",
+    "--max-request-body-size --limit-max-request-size": "write --limit-request-body",
+    "--trusted-proxy --trusted-proxy-count --trusted-proxy-headers --clear-untrusted-proxy-headers "
+    "--log-untrusted-proxy-headers --proxy-headers --forwarded-allow-from": "see --forwarded-allow-ips",
+    "--server-name": "leave it out: the Host header tells it",
+    "--ipv4 --ipv6": "write --bind HOST:PORT, or --bind [IPV6]:PORT",
+    # uWSGI
+    "--processes": "write --workers",
+    "--master --single-interpreter --enable-threads --lazy-apps --need-app --vacuum --die-on-term --thunder-lock": (
+        "leave it out: it is so here"
+    ),
+    "--http-socket --socket --https-socket": "write --bind",
+    "--wsgi-file --module --wsgi --mount --target": "write the application as module:attribute",
+    "--harakiri": "write --app-timeout; --timeout is for workers that hang",
+    "--socket-timeout --http-timeout": "see --header-timeout, --body-timeout and --write-timeout",
+    "--offload-threads": "leave it out: no file that is on its way holds a thread",
+    "--static-map --static-path-mount --static-path-route --static-path": "write --static /URL=DIR",
+    "--static-path-expires": "write --static-expires",
+    "--post-buffering": "see --request-buffering",
+    "--buffer-size": "see --limit-request-line and --limit-request-field-size",
+    "--virtualenv --home --venv": "start the trio-wsgi that is installed in the environment",
+    "--py-autoreload --touch-reload": "write --reload, or send HUP",
+    "--reload-on-rss": "write --max-rss",
+    "--listen-queue": "write --backlog",
+    "--uid": "write --user",
+    "--gid": "write --group",
+    "--plugin --plugins": "leave it out: there are none",
+    "--ini --yaml": "write settings in TOML and name the file with --config",
+    # uvicorn, hypercorn, granian, Flask
+    "--access-log": "write --access-logfile -",
+    "--env-file": "write --env KEY=VALUE",
+    "--blocking-threads --runtime-threads --runtime-blocking-threads --runtime-mode --task-impl": "see --threads",
+    "--backpressure": "see --queue-size and --connection-limit",
+    "--limit-concurrency": "see --connection-limit and --queue-size",
+    "--limit-max-requests --workers-lifetime": "write --max-requests",
+    "--workers-max-rss": "write --max-rss",
+    "--ssl-certfile --ssl-certificate --cert": "write --certfile",
+    "--ssl-keyfile --key": "write --keyfile",
+    "--ssl-ca-certs --ssl-ca": "write --ca-certs",
+    "--ssl-ciphers": "write --ciphers",
+    "--ssl-client-verify --verify-mode": "write --cert-reqs required",
+    "--timeout-graceful-shutdown --workers-kill-timeout --shutdown-timeout": "write --graceful-timeout",
+    "--reload-dir --reload-paths --reload-include --extra-files": "write --reload-extra-file GLOB",
+    "--app-dir --working-dir": "write --chdir, or --pythonpath",
+    "--debug --debugger": "see --reload and --expose-tracebacks",
+}
+
+_BY_NAME = {flag.lstrip("-"): hint for flags, hint in _HINTS.items() for flag in flags.split()}
+
+
+def find_hint(name: str) -> str:
+    """What to do instead of a flag or setting of another server; empty when nobody calls anything so.
+
+    Args:
+        name: such as ``--worker-class``, ``-k`` or ``worker_class``.
+    """
+    return _BY_NAME.get(name.lstrip("-").replace("_", "-"), "")
+
+
+def foreign_flags() -> dict[str, str]:
+    """All of them as flags, with their hints, for the documentation's tests."""
+    return {flag: hint for flags, hint in _HINTS.items() for flag in flags.split()}

@@ -1,0 +1,66 @@
+"""``manage.py trio_wsgi [addrport]``: the project's WSGI application, served by the command `trio-wsgi`.
+
+Laws:
+
+* Workers import the application by the name in WSGI_APPLICATION, with DJANGO_SETTINGS_MODULE from the environment and
+  the import path of ``manage.py``.
+* Flags are those of ``trio-wsgi``, but for the few that Django has itself: ``-v``, ``--version``, ``--pythonpath``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from trio_wsgi.cli import add_flags, format_words, main
+
+ANY_APPLICATION = "django.core.wsgi:get_wsgi_application()"  # where the settings name none
+
+
+class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
+    """The command; system checks run before it, as for any other."""
+
+    help = "Serve the project's WSGI application with trio-wsgi."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add what runserver takes, and every flag of ours that is free."""
+        parser.add_argument("addrport", nargs="?", help="port, or address:port; more of them with --bind")
+        add_flags(parser, taken=parser._option_string_actions)
+
+    def handle(self, *_: object, addrport: str | None = None, **options: Any) -> None:
+        """Serve until a signal ends it.
+
+        Raises:
+            CommandError: two places to listen at are named in two ways.
+            SystemExit: with the command's exit code, unless that is 0.
+        """
+        if addrport is not None:
+            if options.get("bind"):
+                raise CommandError("Name where to listen as addrport or with --bind, not both.")
+            options["bind"] = [addrport]
+        options["pythonpath"] = ",".join(_import_path(options.get("pythonpath")))
+        code = main([*format_words(options), name_application()])
+        if code:
+            raise SystemExit(code)
+
+
+def name_application() -> str:
+    """The application of the settings as ``module:attribute``."""
+    dotted: str | None = settings.WSGI_APPLICATION
+    if dotted is None:
+        return ANY_APPLICATION
+    module, _, attribute = dotted.rpartition(".")
+    return f"{module}:{attribute}"
+
+
+def _import_path(option: str | None) -> list[str]:
+    """What Python and Django's ``--pythonpath`` have put first, for interpreters that do not start from manage.py.
+
+    The last is to be first, as `prepare_process` puts one after the other in front.
+    """
+    return [str(Path(path).resolve()) for path in reversed(sys.path[: 1 if option is None else 2])]

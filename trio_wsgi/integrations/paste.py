@@ -1,0 +1,82 @@
+"""PasteDeploy: the server that ``pserve`` starts, and the application that ``--paste`` names.
+
+Laws:
+
+* Under ``pserve`` the application is there already, so it is served in that process. Workers, which import it anew, are
+  had by ``trio-wsgi --paste FILE``; asking for them in the file is an error that says so.
+* The entry point is ``main`` of the group ``paste.server_runner``: ``use = egg:trio-wsgi#main``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import logging.config
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from trio_wsgi.cli import prepare_process
+from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.pasteini import read_settings
+from trio_wsgi.process import worker
+from trio_wsgi.rules.logline import compile_format
+from trio_wsgi.sources import load_config
+from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware
+
+try:
+    from paste.deploy import loadapp
+except ImportError:
+    loadapp = None
+
+
+def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = None, **local: str) -> None:
+    """Serve `app` until a signal ends it: what PasteDeploy calls a server runner.
+
+    Args:
+        global_conf: ``[DEFAULT]`` of the file, and its name as ``__file__``.
+        local: the keys of ``[server:main]``: settings with dashes or underscores; host, port, listen; config, a TOML
+            file.
+
+    Raises:
+        ConfigError: a setting cannot be used, or there is none of that name.
+        SystemExit: with the exit code, unless that is 0.
+    """
+    where = (global_conf or {}).get("__file__", "[server:main]")
+    file = local.pop("config", None)
+    config = load_config({}, os.environ, file, {"workers": "0"} | read_settings(local, where)).config
+    if config.workers:
+        raise ConfigError("workers", f"{config.workers} cannot be had under pserve", f"start trio-wsgi --paste {where}")
+    compile_format(config.access_logformat)
+    prepare_process(config)
+    code = worker.serve_process(lambda: apply_middleware(app, config.middleware), config)
+    if code:
+        raise SystemExit(code)
+
+
+def load_app(path: str, name: str) -> WSGIApplication:
+    """Make the application of a PasteDeploy file, once its logging is set up.
+
+    Args:
+        path: of the file.
+        name: of the section: ``[app:NAME]``, ``[pipeline:NAME]`` or ``[composite:NAME]``.
+
+    Raises:
+        AppLoadError: PasteDeploy is not installed.
+        LookupError: there is no such section, or it cannot be used; and whatever the application's factory raises.
+    """
+    if loadapp is None:
+        raise AppLoadError("--paste needs PasteDeploy; write pip install 'trio-wsgi[paste]'")
+    set_up_logging(path)
+    app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name)
+    return app
+
+
+def set_up_logging(path: str) -> None:
+    """Set up the application's logging as the file says, if it has a section ``[loggers]``; ours stays as it is."""
+    parser = configparser.ConfigParser()
+    parser.read(path, "utf-8")
+    if parser.has_section("loggers"):
+        defaults = {"here": str(Path(path).parent), "__file__": path}
+        logging.config.fileConfig(path, defaults, disable_existing_loggers=False, encoding="utf-8")

@@ -1,0 +1,122 @@
+"""What a PasteDeploy file says: which application it names, and our settings in its `[server:main]`.
+
+Laws:
+
+* Only the text is read here; the application is made by PasteDeploy itself, where it runs (`integrations.paste`).
+* Settings count where `use = egg:trio-wsgi#main`; a file for another server brings none, and may name one.
+* Names are those of `Config`, with dashes or underscores, and what waitress' and gunicorn's users write: host, port,
+  listen. An unknown name is a `ConfigError` with the nearest.
+
+Spec: https://docs.pylonsproject.org/projects/pastedeploy/ ("Basic Usage").
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
+from trio_wsgi.config import SETTINGS, find_setting
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.foreign import find_hint
+from trio_wsgi.setting import nearest
+
+MAIN = "main"
+_OURS = re.compile(r"egg:\s*trio[-_.]wsgi(#main)?", re.IGNORECASE)
+_PLACES = ("host", "port", "listen")
+
+
+def name_app(text: str) -> str:
+    """The reference by which a worker loads the application: ``module:attribute`` with literals.
+
+    Args:
+        text: FILE, or FILE#NAME for ``[app:NAME]``; relative to the working directory of now.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path, name = _split(text)
+    return f"trio_wsgi.integrations.paste:load_app({str(path)!r}, {name!r})"
+
+
+def read_server(text: str | None) -> dict[str, str]:
+    """The texts of the settings under ``[server:main]``, by name; none where the section is another server's.
+
+    Args:
+        text: as for `name_app`; None: there is no file, and so no settings.
+
+    Raises:
+        ConfigError: the file cannot be read, or names what is no setting.
+    """
+    if text is None:
+        return {}
+    path, _ = _split(text)
+    parser = configparser.ConfigParser()
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    here = {"here": str(path.parent), "__file__": str(path)}
+    try:
+        parser.read_string(path.read_text("utf-8"), str(path))
+        parser["DEFAULT"].update({key: value.replace("%", "%%") for key, value in here.items()})
+        section = f"server:{MAIN}"
+        items = dict(parser.items(section)) if parser.has_section(section) else {}
+        given = parser.defaults()
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise ConfigError("--paste", f"{path} cannot be read: {error}", "name a PasteDeploy file") from None
+    if _OURS.fullmatch(items.get("use", "").strip()) is None:
+        return {}
+    local: dict[str, str] = {}
+    for key, value in items.items():
+        if key.startswith("get "):
+            local[key.removeprefix("get ").strip()] = parser.get("DEFAULT", value, fallback="")
+        elif key not in given and key != "use" and not key.startswith("set "):
+            local[key] = value
+    return read_settings(local, str(path))
+
+
+def read_settings(local: Mapping[str, str], where: str) -> dict[str, str]:
+    """What a ``[server:main]`` says, as texts of settings.
+
+    Args:
+        local: its keys and values, without ``use``.
+        where: the file, for errors.
+
+    Raises:
+        ConfigError: a name that is no setting, or one that is written twice.
+    """
+    texts = _read_places(local, where)
+    for key, value in local.items():
+        if key in _PLACES:
+            continue
+        name, label = find_setting(key), f"{key} in {where}"
+        if name is None:
+            hint = find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
+            raise ConfigError(label, "there is no such setting", hint)
+        if name in texts:
+            raise ConfigError(label, f"{name} is written twice", "keep one")
+        texts[name] = value
+    return texts
+
+
+def _read_places(local: Mapping[str, str], where: str) -> dict[str, str]:
+    """`bind`, from what waitress and gunicorn call host, port and listen."""
+    if "listen" in local:
+        if "host" in local or "port" in local:
+            raise ConfigError(f"listen in {where}", "host and port are there, too", "keep one")
+        places = [f":{place[2:]}" if place.startswith("*:") else place for place in local["listen"].split()]
+    elif "host" in local or "port" in local:
+        host = local.get("host", DEFAULT_HOST)
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        places = [f"{host}:{local.get('port', DEFAULT_PORT)}"]
+    else:
+        return {}
+    return {"bind": " ".join(places)}
+
+
+def _split(text: str) -> tuple[Path, str]:
+    file, _, name = text.removeprefix("config:").partition("#")
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise ConfigError("--paste", f"there is no file {str(path)!r}", "write FILE, or FILE#APP")
+    return path, name or MAIN
