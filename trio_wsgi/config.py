@@ -437,7 +437,9 @@ class Config:
         "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate.",
         metavar="FORMAT",
     )
-    error_logfile: str = LOGGING.setting("-", "File for the error log; '-' is stderr.", metavar="FILE")
+    error_logfile: str = LOGGING.setting(
+        "-", "File for the error log; '-' is stderr.", flags=("--log-file",), metavar="FILE"
+    )
     log_level: str = LOGGING.setting(
         "info", "Least severity in the error log.", choices=("debug", "info", "warning", "error", "critical")
     )
