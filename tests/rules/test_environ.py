@@ -91,8 +91,8 @@ HEADERS = [
     ("underscore dropped", [(b"x_a", b"1")], "HTTP_X_A", None),
     (
         "underscore does not join",
-        [(b"x-forwarded-for", b"1"), (b"x_forwarded-for", b"2")],
-        "HTTP_X_FORWARDED_FOR",
+        [(b"x-real-ip", b"1"), (b"x_real-ip", b"2")],
+        "HTTP_X_REAL_IP",
         "1",
     ),
     ("CVE-2016-5385", [(b"proxy", b"evil")], "HTTP_PROXY", None),

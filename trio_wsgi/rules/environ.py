@@ -5,7 +5,8 @@ Laws:
 * Every key and every CGI value is a native str that holds latin-1 characters only: bytes, one character each.
 * A client can set nothing but what is its own: HTTP_* of names without an underscore (a dashed name and its
   underscored double would share a key), never HTTP_PROXY (CVE-2016-5385). The operator wins over all.
-* The scheme is the listener's. What an absolute-form target claims about it is not believed.
+* What is said of a client by others (X-Forwarded-*, Forwarded) is there only where proxies of ours say it.
+* The scheme is the listener's, or what proxies of ours say. What an absolute-form target claims is not believed.
 * The body is told as it will be read: de-chunked, it has a length and no transfer coding (RFC 9112 §7.1.3).
 """
 
@@ -18,10 +19,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.forwarded import ENVIRON_KEYS, Forwarding, apply_forwarded
 from trio_wsgi.rules.head import RequestHead
 
 # Names that have a key of their own, or none.
 _KEYS = {b"content-type": "CONTENT_TYPE", b"content-length": "", b"proxy": ""}
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,13 @@ def wsgi_str(text: str) -> str:
 
 
 def build_environ(
-    site: Site, head: RequestHead, *, peer: tuple[str, int] | None, body_length: int | None
+    site: Site,
+    head: RequestHead,
+    *,
+    peer: tuple[str, int] | None,
+    body_length: int | None,
+    forwarding: Forwarding | None = None,
+    variables: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, Any]:
     """Make the environ of one request; the caller adds wsgi.input, wsgi.errors and wsgi.file_wrapper.
 
@@ -88,12 +97,15 @@ def build_environ(
     Args:
         peer: the client's address and port; None on a unix socket.
         body_length: bytes the app will read, if that is known; else the request's own Content-Length counts.
+        forwarding: how to read what the peer says of its clients; None where it is not to be believed.
+        variables: what the connection adds for all of its requests.
 
     Returns:
         a dict of its own for every call.
 
     Raises:
-        ClientError: 404 for a path outside of the site's prefix, 400 for a NUL in it.
+        ClientError: 404 for a path outside of the site's prefix, 400 for a NUL in it, or for what a proxy of ours says
+            and nobody can read.
 
     Spec: PEP 3333, "environ Variables"; RFC 3875 §4.1.
     """
@@ -108,11 +120,14 @@ def build_environ(
     if peer is not None:
         environ["REMOTE_ADDR"] = wsgi_str(peer[0])
         environ["REMOTE_PORT"] = str(peer[1])
+    if variables:
+        environ.update(variables)
     length = head.content_length if body_length is None else body_length
     if length is not None:
         environ["CONTENT_LENGTH"] = str(length)
+    key_of = _unforwarded_key if forwarding is None else _environ_key
     for name, value in head.headers:
-        key = _environ_key(name)
+        key = key_of(name)
         if not key:
             continue
         text = value.decode("latin-1")
@@ -127,6 +142,8 @@ def build_environ(
         environ.pop("HTTP_TRANSFER_ENCODING", None)
     if not site.pass_authorization:
         environ.pop("HTTP_AUTHORIZATION", None)
+    if forwarding is not None and not environ.keys().isdisjoint(ENVIRON_KEYS):
+        apply_forwarded(environ, head.headers, forwarding)
     if site.extra:
         environ.update(site.extra)
     return environ
@@ -141,6 +158,12 @@ def _environ_key(name: bytes) -> str:
     if b"_" in name:
         return ""
     return "HTTP_" + name.upper().replace(b"-", b"_").decode("latin-1")
+
+
+@lru_cache(maxsize=512)
+def _unforwarded_key(name: bytes) -> str:
+    """The same for a peer that is no proxy of ours: what only a proxy may say has no key."""
+    return "" if name == b"forwarded" or name.startswith(b"x-forwarded-") else _environ_key(name)
 
 
 def _path_info(path: bytes, prefix: str) -> str:
