@@ -24,7 +24,7 @@ import trio
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
-from trio_wsgi.net.drain import drain_connections
+from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog
 from trio_wsgi.net.peer import Peer
@@ -67,6 +67,9 @@ class Server:
         self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
+        self._drain_limits = DrainLimits(
+            self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate
+        )
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
@@ -118,7 +121,7 @@ class Server:
                 async with trio.open_nursery() as connections:
                     doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
                     await self._take_connections(service, doors, connections, task_status)
-                    draining.start_soon(drain_connections, self._connections, self.config)
+                    draining.start_soon(drain_connections, self._connections, lambda: self._drain_limits)
             finally:
                 self.connections_ended.set()
                 self._service = None
@@ -137,6 +140,14 @@ class Server:
     def statistics(self) -> Statistics:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
 
+        config = self.config
+        limits = DrainLimits(
+            config.graceful_timeout if graceful_timeout is None else graceful_timeout,
+            config.drain_max if drain_max is None else drain_max,
+            config.drain_min_rate,
+        )
+        if limits != self._drain_limits:
+            self._drain_limits = limits
         Raises:
             RuntimeError: it does not run.
         """
