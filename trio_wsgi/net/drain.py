@@ -12,35 +12,50 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import trio
 
-from trio_wsgi.config import Config
 from trio_wsgi.net.connection import Connection
 
 LOOK = 1.0  # seconds between two looks at who still moves
 WINDOW = 10.0  # seconds over which it is measured, or graceful_timeout if that is shorter
 
 
-async def drain_connections(connections: Collection[Connection], config: Config) -> None:
+class DrainLimits(NamedTuple):
+    """How long a drain may take: see the settings of these names.
+
+    Args:
+        drain_max: 0: no limit.
+    """
+
+    graceful_timeout: float
+    drain_max: float
+    min_rate: float
+
+
+async def drain_connections(connections: Collection[Connection], limits: Callable[[], DrainLimits]) -> None:
     """Let the connections finish, and cut those that are not worth waiting for. Runs until it is cancelled.
 
     Args:
         connections: those that are open; looked at again and again.
+        limits: those of now; their time begins anew when they change.
     """
-    started = trio.current_time()
-    patience = started + config.graceful_timeout
-    end = max(patience, started + config.drain_max) if config.drain_max else math.inf
-    progress = _Progress(config.drain_min_rate, min(WINDOW, max(LOOK, config.graceful_timeout)))
     while True:
-        now = trio.current_time()
-        for connection in list(connections):
-            moving = progress.look(connection, now)
-            if now >= end or (now >= patience and not moving):
-                connection.cut()
-        await trio.sleep_until(min(now + LOOK, *(at if at > now else math.inf for at in (patience, end))))
+        held = limits()
+        started = trio.current_time()
+        patience = started + held.graceful_timeout
+        end = max(patience, started + held.drain_max) if held.drain_max else math.inf
+        progress = _Progress(held.min_rate, min(WINDOW, max(LOOK, held.graceful_timeout)))
+        while limits() is held:
+            now = trio.current_time()
+            for connection in list(connections):
+                moving = progress.look(connection, now)
+                if now >= end or (now >= patience and not moving):
+                    connection.cut()
+            await trio.sleep_until(min(now + LOOK, *(at if at > now else math.inf for at in (patience, end))))
 
 
 class _Progress:
