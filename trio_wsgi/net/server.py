@@ -127,22 +127,19 @@ class Server:
                 self._service = None
             draining.cancel_scope.cancel()
 
-    def drain(self) -> None:
+    def drain(self, graceful_timeout: float | None = None, drain_max: float | None = None) -> None:
         """Stop accepting; idle connections end at once, busy ones after their response.
 
         After `graceful_timeout` seconds those are cut that do not move at least `drain_min_rate`, after `drain_max` all
-        of them. `serve` returns when they have ended. May be called again, and before `serve`.
-        """
-        self._accepting.cancel()
-        for connection in self._connections:
-            connection.drain()
-
-    def statistics(self) -> Statistics:
-        """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
+        of them. `serve` returns when they have ended. May be called again, and before `serve`; times that are new
+        begin anew.
 
         config = self.config
         limits = DrainLimits(
             config.graceful_timeout if graceful_timeout is None else graceful_timeout,
+        Args:
+            graceful_timeout, drain_max: in place of the settings of these names.
+        """
             config.drain_max if drain_max is None else drain_max,
             config.drain_min_rate,
         )
