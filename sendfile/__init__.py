@@ -11,6 +11,7 @@ from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow
 from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
 from sendfile.span import FileSpan, Part
+from sendfile.tls import TlsSender
 
 __all__ = [
     "STEP",
@@ -21,6 +22,7 @@ __all__ = [
     "Pump",
     "Rate",
     "Stalled",
+    "TlsSender",
     "TooSlow",
     "Transfer",
     "send_all",

@@ -24,6 +24,7 @@ from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.send import STEP, send_step
 from sendfile.span import FileSpan, HasFileno, Part, size
+from sendfile.tls import TlsSender
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
 
@@ -69,8 +70,8 @@ class Delivery:
     """
 
     __slots__ = ("away", "done", "error", "fd", "fetch", "frontier", "idle_timeout", "kernel", "moved_at", "open",
-                 "parts", "paused_at", "progress", "queued", "rate", "scope", "sock", "speed", "started_at", "task",
-                 "watch", "watched")  # fmt: skip
+                 "parts", "paused_at", "progress", "queued", "rate", "scope", "sender", "sock", "speed", "started_at",
+                 "task", "watch", "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Delivery:
         self.error: BaseException | None = None  # why it ended, if not well
         self.scope: trio.CancelScope | None = None
         self.task: trio.lowlevel.Task | None = None
+        self.sender: TlsSender | None = None
         self.rate: Rate | None = None
         self.watch: Watch | None = None
         self.frontier = Frontier()
@@ -104,8 +106,9 @@ class Delivery:
         self.paused_at: float | None = None
         self.away = 0.0  # seconds spent in pauses that have ended
 
-    def bind(self, rate: Rate | None, least: MinRate | None) -> None:
-        """Before the first step: how fast it may and must go."""
+    def bind(self, sender: TlsSender | None, rate: Rate | None, least: MinRate | None) -> None:
+        """Before the first step: what takes the place of send(2), how fast it may and must go."""
+        self.sender = sender
         self.rate = rate
         self.watch = None if least is None else Watch(least)
 
@@ -191,8 +194,10 @@ class Delivery:
             return 0
 
     def _send(self, now: float, limit: int) -> int:
-        # Corked, the end of a piece would wait 200 ms for a next piece that is not to come before.
-        sent = send_step(self.sock, self.parts, limit, kernel=self.kernel, cork=self.rate is None)
+        if self.sender is not None:
+            sent = self.sender.step(self.parts, limit)
+        else:  # Corked, the end of a piece would wait 200 ms for a next piece that is not to come before.
+            sent = send_step(self.sock, self.parts, limit, kernel=self.kernel, cork=self.rate is None)
         if sent:
             self.moved_at = now
             self._allow_until(now)

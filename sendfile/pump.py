@@ -34,8 +34,9 @@ from sendfile.interest import Interest
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
-from sendfile.send import check_non_blocking
+from sendfile.send import check_socket
 from sendfile.span import FileSpan, HasFileno, Part
+from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
 __all__ = ["Pump"]
@@ -123,6 +124,7 @@ class Pump:
         progress: Callable[[int], None] | None = None,
         rate: Rate | None = None,
         min_rate: MinRate | None = None,
+        sender: TlsSender | None = None,
     ) -> int:
         """Send all of ``parts`` on ``sock``; returns when the deque is empty and the kernel has it all.
 
@@ -136,6 +138,7 @@ class Pump:
                 an error it raises ends this delivery with it.
             rate: most bytes per second; None as fast as the peer reads. Pauses do not count as a stall.
             min_rate: fewest bytes per second the peer has to take; None for none. Pauses do not count.
+            sender: of a TLS socket; None for a plain one.
 
         Returns:
             The bytes sent.
@@ -154,13 +157,13 @@ class Pump:
 
         Cancellation: may happen at any time; ``parts`` then holds what has not been sent.
         """
-        check_non_blocking(sock)
+        check_socket(sock, tls=sender is not None)
         if self._state is _State.CLOSED:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
         delivery = Delivery(sock, parts, idle_timeout, kernel, progress)
-        delivery.bind(rate, min_rate)
+        delivery.bind(sender, rate, min_rate)
         self._check_free(delivery)
         await trio.lowlevel.checkpoint_if_cancelled()
         delivery.push(_DIRECT_BYTES, self._residency)
@@ -211,10 +214,6 @@ class Pump:
             del error  # it holds this frame
 
     async def _park(self, delivery: Delivery) -> None:
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._remove(delivery)
-            return trio.lowlevel.Abort.SUCCEEDED
-
         now = trio.current_time()
         if not delivery.room(now):
             self._pause(delivery, now)
@@ -222,8 +221,7 @@ class Pump:
             self._fetch(delivery, now)
         else:
             self._watch(delivery)
-        delivery.task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        await self._sleep(delivery)
 
     def _wake(self, delivery: Delivery) -> None:
         assert delivery.task is not None
@@ -231,7 +229,7 @@ class Pump:
         trio.lowlevel.reschedule(task)
 
     async def _sleep(self, delivery: Delivery) -> None:
-        """Up to the end of its fetch, where there is no epoll."""
+        """Up to its end; or up to that of its fetch, where there is no epoll."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._remove(delivery)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -31,7 +32,9 @@ from sendfile.span import FileSpan, HasFileno, Part, after, size
 __all__ = [
     "STEP",
     "FileTooShort",
-    "check_non_blocking",
+    "check_socket",
+    "consume",
+    "read_at",
     "send_all",
     "send_nowait",
     "send_some",
@@ -68,10 +71,17 @@ class FileTooShort(Exception):
         self.missing = span.count
 
 
-def check_non_blocking(sock: HasFileno) -> None:
-    """Refuse a ``socket.socket`` that would block the event loop (ValueError); costs no system call."""
+def check_socket(sock: HasFileno, *, tls: bool = False) -> None:
+    """Refuse what cannot be sent on; costs no system call.
+
+    Raises:
+        ValueError: it would block the event loop, or is a TLS socket whose ``TlsSender`` was forgotten: by its
+            descriptor, bytes would leave as they are, not encrypted.
+    """
     if isinstance(sock, socket.socket) and sock.gettimeout() != 0:
         raise ValueError(f"the socket must be non-blocking, call setblocking(False): {sock!r}")
+    if isinstance(sock, ssl.SSLSocket) is not tls:
+        raise ValueError(f"a TLS socket needs a TlsSender and Pump.deliver, a plain one has none: {sock!r}")
 
 
 def _descriptor(sock: HasFileno) -> int:
@@ -120,13 +130,14 @@ def _send_span(sock: HasFileno, span: FileSpan, limit: int, kernel: bool) -> int
             if not sent:
                 raise FileTooShort(span)
             return sent
-    data = _read_at(span.file.fileno(), min(count, _COPY_STEP), span.offset)
+    data = read_at(span.file.fileno(), min(count, _COPY_STEP), span.offset)
     if not data:
         raise FileTooShort(span)
     return _send_buffers(sock, [data], 0)
 
 
-def _read_at(fd: int, count: int, offset: int) -> bytes:
+def read_at(fd: int, count: int, offset: int) -> bytes:
+    """At most ``count`` bytes of a file, wherever its position is."""
     if hasattr(os, "pread"):
         return os.pread(fd, count, offset)
     # Windows: safe between two checkpoints, as nobody else moves the position.
@@ -182,7 +193,8 @@ def _gather(parts: deque[Part], limit: int) -> tuple[list[bytes | bytearray | me
     return buffers, False
 
 
-def _consume(parts: deque[Part], n: int) -> None:
+def consume(parts: deque[Part], n: int) -> None:
+    """Take the first ``n`` bytes off the queue."""
     while parts and n >= (length := size(parts[0])):
         parts.popleft()
         n -= length
@@ -210,7 +222,7 @@ def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel:
     else:
         buffers, more = _gather(parts, limit)
         sent = _send_buffers(sock, buffers, _MSG_MORE if more and cork else 0)
-    _consume(parts, sent)
+    consume(parts, sent)
     return sent
 
 
@@ -256,7 +268,7 @@ async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: b
 
     Cancellation: a call that is cancelled has sent nothing.
     """
-    check_non_blocking(sock)
+    check_socket(sock)
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
         sent = send_some_nowait(sock, part, limit, kernel=kernel)
@@ -298,7 +310,7 @@ async def send_all(
     sum of ``progress`` is what went out. Without either the only thing to do with the connection is to close
     it.
     """
-    check_non_blocking(sock)
+    check_socket(sock)
     if isinstance(parts, (FileSpan, bytes, bytearray, memoryview)):
         parts = (parts,)
     queue = parts if isinstance(parts, deque) else deque(parts)
