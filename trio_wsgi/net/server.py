@@ -66,10 +66,10 @@ class Server:
         self.config = Config() if config is None else config
         self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
         self._accepting = trio.CancelScope()
-        self._connections: set[Connection] = set()
         self._drain_limits = DrainLimits(
             self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate
         )
+        self._connections: set[Connection] = set()
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
@@ -134,17 +134,24 @@ class Server:
         of them. `serve` returns when they have ended. May be called again, and before `serve`; times that are new
         begin anew.
 
-        config = self.config
-        limits = DrainLimits(
-            config.graceful_timeout if graceful_timeout is None else graceful_timeout,
         Args:
             graceful_timeout, drain_max: in place of the settings of these names.
         """
+        config = self.config
+        limits = DrainLimits(
+            config.graceful_timeout if graceful_timeout is None else graceful_timeout,
             config.drain_max if drain_max is None else drain_max,
             config.drain_min_rate,
         )
         if limits != self._drain_limits:
             self._drain_limits = limits
+        self._accepting.cancel()
+        for connection in self._connections:
+            connection.drain()
+
+    def statistics(self) -> Statistics:
+        """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
+
         Raises:
             RuntimeError: it does not run.
         """
