@@ -336,6 +336,8 @@ ADDRESSES: list[tuple[str, Address]] = [
     ("unix:a.sock", Address("unix", path="a.sock")),
     ("unix:@name", Address("unix", path="@name")),
     ("fd://3", Address("fd", fd=3)),
+    ("fd://web", Address("fd", name="web")),
+    ("fd://app.socket", Address("fd", name="app.socket")),
 ]
 
 
@@ -347,7 +349,8 @@ def test_address(text: str, address: Address) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "a:", "a:b", "a:65536", "a:-1", "::1", "::1:80", "[::1", "[::1]x", "[a]:1", "unix:", "fd://", "fd://x",
+    ["", ":", "a:", "a:b", "a:65536", "a:-1", "::1", "::1:80", "[::1", "[::1]x", "[a]:1", "unix:", "fd://", "fd://x:y",
+     "fd://x\n", "fd://\u00e4", "fd://" + "x" * 256,
      "http://a:1", "a b:1", "/run/a.sock", "a:\uff11", "a:1\n"],
 )  # fmt: skip
 def test_wrong_address_is_told_the_fix(text: str) -> None:

@@ -2,8 +2,8 @@
 
 Laws:
 
-* A text is one of HOST:PORT, [IPV6]:PORT, :PORT, PORT, HOST, unix:PATH and fd://N; anything else is refused
-  with the fix.
+* A text is one of HOST:PORT, [IPV6]:PORT, :PORT, PORT, HOST, unix:PATH, fd://N and fd://NAME; anything else is
+  refused with the fix.
 * Nothing is looked up and nothing is opened here: a host name stays a name.
 * `parse_address(str(address)) == address`.
 """
@@ -28,7 +28,8 @@ class Address:
         host: a name or an address, an IPv6 address without brackets.
         port: 0 to 65535; 0 lets the kernel choose.
         path: of the unix socket; a leading ``@`` means Linux' abstract name space.
-        fd: the number of the inherited descriptor.
+        fd: the number of the inherited descriptor; -1 where only its name is known yet.
+        name: that systemd gave it (FileDescriptorName=); may stand for several.
     """
 
     kind: Literal["tcp", "unix", "fd"]
@@ -36,12 +37,13 @@ class Address:
     port: int = 0
     path: str = ""
     fd: int = -1
+    name: str = ""
 
     def __str__(self) -> str:
         if self.kind == "unix":
             return f"unix:{self.path}"
         if self.kind == "fd":
-            return f"fd://{self.fd}"
+            return f"fd://{self.name or self.fd}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def url(self, scheme: str = "http") -> str:
@@ -68,14 +70,19 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{text!r} has no path; write unix:/run/app.sock")
         return Address("unix", path=path)
     if text.startswith("fd://"):
-        number = text.removeprefix("fd://")
-        if not (number.isascii() and number.isdigit()):
-            raise ValueError(f"{text!r} has no descriptor number; write fd://3")
-        return Address("fd", fd=int(number))
+        return _parse_fd(text.removeprefix("fd://"), text)
     rest = text.removeprefix("tcp://")
     if "/" in rest or not rest or not rest.isprintable() or " " in rest:
         raise ValueError(f"{text!r} is not an address; write HOST:PORT, [IPV6]:PORT or unix:PATH")
     return _parse_tcp(rest)
+
+
+def _parse_fd(text: str, whole: str) -> Address:
+    if text.isascii() and text.isdigit():
+        return Address("fd", fd=int(text))
+    if not text or len(text) > 255 or ":" in text or not (text.isascii() and text.isprintable()):  # systemd.socket(5)
+        raise ValueError(f"{whole!r} has neither a descriptor's number nor its name; write fd://3 or fd://web")
+    return Address("fd", name=text)
 
 
 def _parse_tcp(text: str) -> Address:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import grp
+import itertools
 import os
+import pwd
 import re
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +23,18 @@ from serving import command
 
 from trio_wsgi import Address, Config, ConfigError, serve
 from trio_wsgi.address import parse_address
-from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
+from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, open_sibling, resolve
+from trio_wsgi.net.owner import Owner, find_group, find_user, parse_owner
+from trio_wsgi.net.unixsocket import Access, find_access
 
 
-def listening(*texts: str, backlog: int = 8) -> AbstractContextManager[list[Listener]]:
-    return open_listeners(resolve(map(parse_address, texts)), backlog)
+def listening(*texts: str, backlog: int = 8, **options: Any) -> AbstractContextManager[list[Listener]]:
+    return open_listeners(resolve(map(parse_address, texts)), backlog, **options)
 
 
-def refuse(*texts: str, why: str) -> None:
+def refuse(*texts: str, why: str, **options: Any) -> None:
     """They cannot be listened at; `why` is a part of what is said."""
-    with pytest.raises(ConfigError, match=re.escape(why)), listening(*texts):
+    with pytest.raises(ConfigError, match=re.escape(why)), listening(*texts, **options):
         raise AssertionError
 
 
@@ -115,6 +123,42 @@ def test_of_a_names_addresses_those_this_host_has_are_enough() -> None:
         raise AssertionError
 
 
+# -- several sockets at one address ------------------------------------------------------------------------------------
+
+
+def accept_all(listener: Listener) -> int:
+    """How many connections wait in its queue; they are closed."""
+    for count in itertools.count():
+        try:
+            accepted, _ = listener.sock.accept()
+        except BlockingIOError:
+            return count
+        accepted.close()
+    raise AssertionError
+
+
+def test_siblings_share_an_address_whose_port_the_kernel_chose() -> None:
+    """--reuse-port (SO_REUSEPORT, socket(7)): the kernel spreads connections among them; each has its own queue."""
+    with listening("127.0.0.1:0", "[::1]:0", backlog=128, reuse_port=True) as listeners:
+        for listener in listeners:
+            sibling = open_sibling(listener, 128)
+            assert sibling.address == listener.address
+            clients = [socket.create_connection(listener.sock.getsockname()[:2], 10) for _ in range(64)]
+            taken = [accept_all(listener), accept_all(sibling)]
+            for client in clients:
+                client.close()
+            sibling.close()
+            assert sum(taken) == 64  # none was lost
+            assert all(taken)  # else by a chance of 2 ** -63
+
+
+def test_without_reuse_port_an_address_is_ours_alone() -> None:
+    with listening("127.0.0.1:0") as (listener,):
+        with pytest.raises(ConfigError, match="Address already in use"):
+            open_sibling(listener, 8)
+        refuse(str(listener.address), why="Address already in use", reuse_port=True)
+
+
 # -- unix --------------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +239,139 @@ def test_a_path_that_cannot_be_is_told(path: str, why: str) -> None:
     refuse(f"unix:{path}", why=why)
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777])
+def test_the_mode_is_as_asked_whatever_umask_says(short_path: Path, mode: int) -> None:
+    before = os.umask(0o077)
+    try:
+        with listening(f"unix:{short_path}", access=Access(mode)) as (listener,):
+            assert stat.S_IMODE(short_path.stat().st_mode) == mode
+            assert reach(listener)
+    finally:
+        os.umask(before)
+
+
+def test_nobody_comes_in_before_the_mode_is_right(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """connect(2) is refused until listen(2), and that comes last."""
+    seen: list[int] = []
+    listen = socket.socket.listen
+
+    def looking_listen(sock: socket.socket, backlog: int) -> None:
+        with socket.socket(socket.AF_UNIX) as early, pytest.raises(ConnectionRefusedError):
+            early.connect(str(short_path))
+        seen.append(stat.S_IMODE(short_path.stat().st_mode))
+        listen(sock, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", looking_listen)
+    with listening(f"unix:{short_path}", access=Access(0o606)):
+        assert seen == [0o606]
+
+
+def test_what_cannot_be_given_away_leaves_no_file(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chown(*_: Any, **__: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)  # root could
+    why = f"unix_socket_owner: cannot give {short_path} to user 12, group -1: Operation not permitted (only root may"
+    refuse(f"unix:{short_path}", why=why, access=Access(None, Owner(12)))
+    assert not short_path.exists()
+
+
+def test_mode_and_owner_are_never_set_through_a_symlink(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write to the directory could put one there, to a file that is root's."""
+    precious = short_path.parent / "precious"
+    precious.touch(0o600)
+    bind = socket.socket.bind
+
+    def bind_and_swap(sock: socket.socket, path: str) -> None:
+        bind(sock, path)
+        short_path.unlink()
+        short_path.symlink_to(precious)
+
+    monkeypatch.setattr(socket.socket, "bind", bind_and_swap)
+    refuse(f"unix:{short_path}", why="somebody has put a symlink there", access=Access(0o666, Owner()))
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+
+
+def test_of_servers_that_start_at_once_one_has_the_name(short_path: Path) -> None:
+    """A stale file is seen by all of them; none may remove the socket that another has made meanwhile."""
+    for _ in range(30):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(short_path))
+        start = threading.Barrier(4)
+        lost: list[str] = []
+        kept: list[bool] = []
+
+        def run(start: threading.Barrier = start, lost: list[str] = lost, kept: list[bool] = kept) -> None:
+            start.wait(10)
+            try:
+                with listening(f"unix:{short_path}") as (listener,):
+                    start.wait(10)  # all have tried
+                    kept.append(reach(listener))
+            except ConfigError as error:
+                lost.append(str(error))
+                start.wait(10)
+
+        threads = [threading.Thread(target=run) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert kept == [True]
+        assert len(lost) == 3
+        assert all("another server answers there" in line for line in lost)
+        assert not short_path.exists()
+
+
+def test_a_directory_that_somebody_else_has_locked_keeps_nobody_from_starting(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trio_wsgi.net.unixsocket._TURN_TIMEOUT", 0.05)
+    fd = os.open(short_path.parent, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with listening(f"unix:{short_path}") as (listener,):
+        assert reach(listener)
+    os.close(fd)
+    assert not short_path.exists()
+
+
+# Users and groups that every system has by number; 4294967294 has no entry anywhere.
+ROOT = pwd.getpwuid(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "owner"),
+    [
+        (ROOT.pw_name, Owner(0, -1)),
+        ("0", Owner(0, -1)),
+        ("4294967294:4294967294", Owner(4294967294, 4294967294)),
+        (f"{ROOT.pw_name}:{grp.getgrgid(0).gr_name}", Owner(0, 0)),
+        (":0", Owner(-1, 0)),
+    ],
+)
+def test_owners_are_named_or_numbered(text: str, owner: Owner) -> None:
+    assert parse_owner(text, "unix_socket_owner") == owner
+
+
+@pytest.mark.parametrize("text", ["no_such_user_here", "4294967295", "-1", "99999999999999999999"])
+def test_who_is_not_known_is_told(text: str) -> None:
+    """4294967295 is (uid_t) -1, which chown(2) and setresuid(2) take for: leave it as it is."""
+    with pytest.raises(ConfigError, match=f"user: there is no user '{text}' here"):
+        find_user(text, "user")
+    with pytest.raises(ConfigError, match=f"group: there is no group '{text}' here"):
+        find_group(text, "group")
+
+
+def test_sockets_belong_to_whom_the_process_becomes() -> None:
+    """As gunicorn's; unless an owner is named."""
+    assert find_access(Config()) == Access(None, Owner(-1, -1))
+    assert find_access(Config(user="0")) == Access(None, Owner(0, 0))
+    assert find_access(Config(user="4294967294")) == Access(None, Owner(4294967294, -1))
+    assert find_access(Config(user="0", group="12", unix_socket_perms="660")) == Access(0o660, Owner(0, 12))
+    assert find_access(Config(user="0", unix_socket_owner=":7", unix_socket_perms="0o606")) == Access(
+        0o606, Owner(-1, 7)
+    )
+
+
 def test_an_abstract_socket_has_no_file() -> None:
     name = f"@trio-wsgi-test-{os.getpid()}"
     with listening(f"unix:{name}") as (listener,):
@@ -231,6 +408,48 @@ def test_an_fd_that_is_no_socket_is_told(tmp_path: Path) -> None:
         file.write("still open")
 
 
+def test_what_is_inherited_must_listen_for_streams() -> None:
+    """Of a socket unit with ListenDatagram= or Accept=yes, and of a parent that forgot to listen. It stays open."""
+    connected, peer = socket.socketpair()
+    bound = socket.socket()
+    bound.bind(("127.0.0.1", 0))
+    for sock, why in [
+        (socket.socket(type=socket.SOCK_DGRAM), "it is no stream socket (in its unit, write ListenStream=)"),
+        (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET), "it is no stream socket"),
+        (connected, "it is a connection (in its unit, write Accept=no)"),
+        (bound, "it does not listen"),
+    ]:
+        with sock:
+            refuse(f"fd://{sock.fileno()}", why=f"fd://{sock.fileno()}: {why}")
+            os.fstat(sock.fileno())
+    peer.close()
+
+
+def test_what_is_inherited_keeps_its_backlog_and_its_file(short_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as parent:
+        parent.bind(str(short_path))
+        parent.listen(0)
+        number = os.dup(parent.fileno())
+        with listening(f"fd://{number}", backlog=100, access=Access(0o666)) as (listener,):
+            mode = stat.S_IMODE(short_path.stat().st_mode)
+            assert str(listener.address) == f"unix:{short_path}"
+            clients = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+            for client in clients:
+                client.setblocking(False)
+            clients[0].connect(str(short_path))
+            with pytest.raises(BlockingIOError):
+                clients[1].connect(str(short_path))
+            for client in clients:
+                client.close()
+        assert short_path.exists()
+        assert mode != 0o666
+
+
+def test_a_name_that_systemd_did_not_give_is_told() -> None:
+    with pytest.raises(ConfigError, match="bind: fd://web: systemd has handed over no socket of this name"):
+        resolve([parse_address("fd://web")])
+
+
 def test_listeners_that_are_handed_in_stay_their_owners() -> None:
     with socket.create_server(("127.0.0.1", 0)) as theirs:
         with borrow_listeners([theirs]) as (listener,):
@@ -264,6 +483,20 @@ FAMILIES = {
     ("tcp", True): socket.AF_INET6,
     ("unix", False): socket.AF_UNIX,
 }
+
+
+async def test_an_ipv4_client_of_a_socket_for_both_is_not_called_ffff() -> None:
+    """systemd's ListenStream=8000 is [::]:8000 for both; forwarded_allow_ips and logs go by 127.0.0.1."""
+    with trio.fail_after(10), socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as theirs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, app, Config(half_close="serve"), listeners=[theirs]))
+            stream = await trio.open_tcp_stream("127.0.0.1", theirs.getsockname()[1])
+            await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b"".join([chunk async for chunk in stream])
+            assert b"'127.0.0.1']" in answer
+            assert b"ffff" not in answer
+            await stream.aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def test_one_server_serves_all_kinds_at_once(short_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""Listening sockets: opened from addresses, or handed in.
+"""Listening sockets: opened from addresses, inherited, or handed in.
 
 Laws:
 
 * All are open before the first connection is accepted, and all are closed by whoever opened them.
-* A unix socket's file that no server answers at is stale and replaced; one that answers is somebody's, and an error.
 * A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
   already listen under that name.
+* What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file.
 * Of a name that stands for several addresses, those that this host has are enough.
 """
 
@@ -15,21 +15,21 @@ import contextlib
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.unixsocket import Access, listen_unix
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Place = tuple[int, SocketAddress]  # family and address, for socket(2) and bind(2)
 Resolved = tuple[Address, Place | None]  # with a place for TCP
 
+_AS_IT_COMES = Access()
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # this host has no such address, as ::1 where IPv6 is off
 _HINTS = {
     errno.EADDRINUSE: "is another server running there?",
@@ -81,6 +81,9 @@ def resolve(addresses: Iterable[Address]) -> list[Resolved]:
     found: list[Resolved] = []
     for address in addresses:
         if address.kind != "tcp":
+            if address.name:
+                why = f"{address}: systemd has handed over no socket of this name"
+                raise ConfigError("bind", why, "see FileDescriptorName= of the socket unit")
             found.append((address, None))
             continue
         try:
@@ -94,12 +97,16 @@ def resolve(addresses: Iterable[Address]) -> list[Resolved]:
 
 
 @contextmanager
-def open_listeners(resolved: Iterable[Resolved], backlog: int) -> Iterator[list[Listener]]:
+def open_listeners(
+    resolved: Iterable[Resolved], backlog: int, *, reuse_port: bool = False, access: Access = _AS_IT_COMES
+) -> Iterator[list[Listener]]:
     """Listen at all of them.
 
     Args:
         resolved: what `resolve` found.
-        backlog: connections that the kernel queues while none is accepted.
+        backlog: connections that the kernel queues while none is accepted; what is inherited has its own.
+        reuse_port: let `open_sibling`, and other servers of the same user, listen at the TCP addresses, too.
+        access: who may connect to unix sockets.
 
     Raises:
         ConfigError: one cannot be listened at.
@@ -110,19 +117,40 @@ def open_listeners(resolved: Iterable[Resolved], backlog: int) -> Iterator[list[
         absent: dict[Address, OSError] = {}
         for address, place in resolved:
             try:
-                listener = _open(address, place)
-                stack.callback(listener.close)
-                listener.sock.listen(backlog)
+                if place is not None:
+                    listener = _open_tcp(*place, backlog, reuse_port)
+                elif address.kind == "unix":
+                    listener = _listener(*listen_unix(address.path, backlog, access))
+                else:
+                    listener = _take_inherited(address.fd)
             except (OSError, OverflowError) as exc:
                 if place is None or not isinstance(exc, OSError) or exc.errno not in _ABSENT:
                     raise _explain(address, exc) from exc
                 absent[address] = exc
             else:
+                stack.callback(listener.close)
                 served.add(address)
                 listeners.append(listener)
         for address in absent.keys() - served:
             raise _explain(address, absent[address]) from absent[address]
         yield listeners
+
+
+def open_sibling(listener: Listener, backlog: int) -> Listener:
+    """One more socket at the same TCP address, among which the kernel spreads connections: for another worker.
+
+    Whoever closes one loses what is queued in it, so it is to stay open as long as its address is served.
+
+    Args:
+        listener: opened with `reuse_port`.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
+    try:
+        return _open_tcp(listener.sock.family, listener.sock.getsockname(), backlog, reuse_port=True)
+    except OSError as exc:
+        raise _explain(listener.address, exc) from exc
 
 
 @contextmanager
@@ -141,8 +169,7 @@ def borrow_listeners(given: Sequence[socket.socket | trio.SocketListener]) -> It
             theirs = each.socket if isinstance(each, trio.SocketListener) else each
             try:
                 sock = stack.enter_context(socket.socket(fileno=os.dup(theirs.fileno())))
-                if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    raise OSError(errno.EINVAL, "it does not listen")
+                _check_listening(sock)
             except OSError as exc:
                 raise ConfigError("listeners", f"number {number}: {_reason(exc)}", _HINTS[errno.EBADF]) from exc
             listeners.append(_listener(sock))
@@ -158,73 +185,50 @@ def _listener(sock: socket.socket, remove_file: Callable[[], None] | None = None
     return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), remove_file)
 
 
-def _open(address: Address, place: Place | None) -> Listener:
-    """Bound, and not listening yet."""
-    if place is not None:
-        return _open_tcp(*place)
-    if address.kind == "unix":
-        return _open_unix(address.path)
-    sock = socket.socket(fileno=address.fd)
+def _take_inherited(fd: int) -> Listener:
+    sock = socket.socket(fileno=fd)
     try:
+        _check_listening(sock)
         sock.set_inheritable(False)
         return _listener(sock)
     except BaseException:
-        sock.close()
+        sock.detach()  # it is somebody else's
         raise
 
 
-def _open_tcp(family: int, where: SocketAddress) -> Listener:
+def _check_listening(sock: socket.socket) -> None:
+    """Raises OSError where no connection can be accepted, or not one that we could serve."""
+    if sock.family not in {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}:
+        raise OSError(errno.EAFNOSUPPORT, "it is neither a TCP nor a unix socket")
+    if sock.type != socket.SOCK_STREAM:
+        raise OSError(errno.EPROTOTYPE, "it is no stream socket (in its unit, write ListenStream=)")
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        why = "it is a connection (in its unit, write Accept=no)" if _is_connected(sock) else "it does not listen"
+        raise OSError(errno.EINVAL, why)
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _open_tcp(family: int, where: SocketAddress, backlog: int, reuse_port: bool) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
+        sock.listen(backlog)
         return _listener(sock)
     except BaseException:
         sock.close()
         raise
-
-
-def _open_unix(path: str) -> Listener:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if path.startswith("@"):
-            sock.bind("\0" + path[1:])
-            return _listener(sock)
-        _remove_stale(path)
-        sock.bind(path)
-        return _listener(sock, _remover(Path(path).absolute()))
-    except BaseException:
-        sock.close()
-        raise
-
-
-def _remover(path: Path) -> Callable[[], None]:
-    made = path.stat()
-
-    def remove() -> None:
-        with contextlib.suppress(OSError):  # somebody removed it
-            if os.path.samestat(path.stat(), made):  # else somebody replaced it: then it is theirs
-                path.unlink()
-
-    return remove
-
-
-def _remove_stale(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(errno.EEXIST, "there is a file that is no socket", path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)  # one whose queue is full would have us wait; it is alive
-            try:
-                probe.connect(path)
-            except ConnectionRefusedError:
-                Path(path).unlink()
-                return
-            except BlockingIOError:
-                pass
-            raise OSError(errno.EADDRINUSE, "another server answers there", path)
 
 
 def _explain(address: Address, exc: Exception) -> ConfigError:

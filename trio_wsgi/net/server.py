@@ -30,6 +30,7 @@ from trio_wsgi.net.observe import AccessLog
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Observer, Service, open_service
 from trio_wsgi.net.status import Statistics
+from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.rules.environ import Site
 from trio_wsgi.version import __version__
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -102,7 +103,9 @@ class Server:
                 await self.serve_opened(borrowed, task_status=task_status)
             return
         resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
-        with open_listeners(resolved, self.config.backlog) as opened:
+        access = await trio.to_thread.run_sync(find_access, self.config)
+        reuse_port = self.config.reuse_port
+        with open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access) as opened:
             await self.serve_opened(opened, task_status=task_status)
 
     async def serve_opened(
@@ -228,7 +231,7 @@ class Server:
         if door.listener.address.kind == "tcp":
             with suppress(OSError):  # already reset, on some systems
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = (where[0], where[1]) if isinstance(where, tuple) else None
+        address = (_plain_host(where[0]), where[1]) if isinstance(where, tuple) else None
         nursery.start_soon(self._run_connection, service, sock, Peer(door.site, address))
         return True
 
@@ -258,6 +261,11 @@ async def serve(
     it.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
+
+
+def _plain_host(host: str) -> str:
+    """Without ::ffff:, which an IPv4 client has at an inherited socket that takes both (systemd's are so)."""
+    return host.removeprefix("::ffff:") if "." in host else host
 
 
 def _build_site(config: Config, listener: Listener) -> Site:

@@ -28,6 +28,7 @@ import trio
 from trio_wsgi.config import Config, make_config
 from trio_wsgi.net.listeners import Listener, open_listeners, resolve
 from trio_wsgi.net.server import Server
+from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.logs import Logs, open_logs
 from trio_wsgi.wsgi.call import WSGIApplication
 
@@ -74,7 +75,9 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> in
             return EXIT_CLEAN
         raise_descriptor_limit()
         calm_collector()
-        with open_listeners(resolve(config.addresses), config.backlog) as listeners:
+        with open_listeners(
+            resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
+        ) as listeners:
             trio.run(_serve, _Process(Server(app, config), listeners, logs), early)
         log.info("stopped")
     return EXIT_CLEAN
