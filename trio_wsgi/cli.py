@@ -77,6 +77,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE[#APP]",
         help="the application, from a PasteDeploy file; settings of its [server:main] count beneath flags",
     )
+    parser.add_argument(
+        "--paste-global",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a variable that the PasteDeploy file uses, as %%(KEY)s; repeatable",
+    )
     parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {__version__}")
     add_flags(parser)
     return parser
@@ -208,7 +215,7 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if options.paste is not None:
         options.app = _paste_app(options)
-    loaded = load_config(flags, os.environ, options.config, read_server(options.paste))
+    loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
@@ -232,7 +239,7 @@ def _run(argv: Sequence[str]) -> int:
 def _paste_app(options: argparse.Namespace) -> str:
     if options.app is not None:
         raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
-    return name_app(options.paste)
+    return name_app(options.paste, options.paste_global)
 
 
 def mount_directory(loaded: Loaded, directory: str) -> Loaded:

@@ -42,7 +42,6 @@ _HINTS = {
     "--forwarder-headers --header-map": "leave it out: header names with underscores are dropped",
     "--secure-scheme-headers": "see --forwarded-allow-ips",
     "--reload-engine": "leave it out: watchfiles is used where it is installed",
-    "--paste-global": "write the variable under [DEFAULT] of the file that --paste names",
     "--root-path": "write --url-prefix",
     "--http-parser": "write --http",
     "--protocol --uwsgi-allow-from --uwsgi-socket --fastcgi-socket --scgi-socket --ajp": _HTTP,

@@ -14,38 +14,40 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
 from trio_wsgi.config import SETTINGS, find_setting
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
-from trio_wsgi.setting import nearest
+from trio_wsgi.setting import nearest, parse_pair
 
 MAIN = "main"
 _OURS = re.compile(r"egg:\s*trio[-_.]wsgi(#main)?", re.IGNORECASE)
 _PLACES = ("host", "port", "listen")
 
 
-def name_app(text: str) -> str:
+def name_app(text: str, variables: Sequence[str] = ()) -> str:
     """The reference by which a worker loads the application: ``module:attribute`` with literals.
 
     Args:
         text: FILE, or FILE#NAME for ``[app:NAME]``; relative to the working directory of now.
+        variables: each KEY=VALUE, for what the file uses and does not define.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or a variable without an equals sign.
     """
     path, name = _split(text)
-    return f"trio_wsgi.integrations.paste:load_app({str(path)!r}, {name!r})"
+    words = [repr(str(path)), repr(name), *([repr(_parse_variables(variables))] if variables else [])]
+    return f"trio_wsgi.integrations.paste:load_app({', '.join(words)})"
 
 
-def read_server(text: str | None) -> dict[str, str]:
+def read_server(text: str | None, variables: Sequence[str] = ()) -> dict[str, str]:
     """The texts of the settings under ``[server:main]``, by name; none where the section is another server's.
 
     Args:
-        text: as for `name_app`; None: there is no file, and so no settings.
+        text, variables: as for `name_app`; None: there is no file, and so no settings.
 
     Raises:
         ConfigError: the file cannot be read, or names what is no setting.
@@ -55,13 +57,17 @@ def read_server(text: str | None) -> dict[str, str]:
     path, _ = _split(text)
     parser = configparser.ConfigParser()
     parser.optionxform = str  # type: ignore[assignment,method-assign]
-    here = {"here": str(path.parent), "__file__": str(path)}
+    known = {"here": str(path.parent), "__file__": str(path)} | _parse_variables(variables)
     try:
         parser.read_string(path.read_text("utf-8"), str(path))
-        parser["DEFAULT"].update({key: value.replace("%", "%%") for key, value in here.items()})
+        for key, value in known.items():
+            parser["DEFAULT"].setdefault(key, value.replace("%", "%%"))
         section = f"server:{MAIN}"
         items = dict(parser.items(section)) if parser.has_section(section) else {}
         given = parser.defaults()
+    except configparser.InterpolationError as error:
+        hint = "a variable is given with --paste-global KEY=VALUE"
+        raise ConfigError("--paste", f"{path}: {error.message}", hint) from None
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise ConfigError("--paste", f"{path} cannot be read: {error}", "name a PasteDeploy file") from None
     if _OURS.fullmatch(items.get("use", "").strip()) is None:
@@ -112,6 +118,17 @@ def _read_places(local: Mapping[str, str], where: str) -> dict[str, str]:
     else:
         return {}
     return {"bind": " ".join(places)}
+
+
+def _parse_variables(variables: Sequence[str]) -> dict[str, str]:
+    known = {}
+    for text in variables:
+        try:
+            key, value = parse_pair(text)
+        except ValueError as error:
+            raise ConfigError("--paste-global", f"{text!r} {error}") from None
+        known[key] = value
+    return known
 
 
 def _split(text: str) -> tuple[Path, str]:

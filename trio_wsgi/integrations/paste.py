@@ -14,6 +14,7 @@ import logging.config
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 from trio_wsgi.cli import prepare_process
@@ -55,12 +56,13 @@ def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = No
         raise SystemExit(code)
 
 
-def load_app(path: str, name: str) -> WSGIApplication:
+def load_app(path: str, name: str, variables: Mapping[str, str] = MappingProxyType({})) -> WSGIApplication:
     """Make the application of a PasteDeploy file, once its logging is set up.
 
     Args:
         path: of the file.
         name: of the section: ``[app:NAME]``, ``[pipeline:NAME]`` or ``[composite:NAME]``.
+        variables: for what the file uses and does not define.
 
     Raises:
         AppLoadError: PasteDeploy is not installed.
@@ -68,15 +70,15 @@ def load_app(path: str, name: str) -> WSGIApplication:
     """
     if loadapp is None:
         raise AppLoadError("--paste needs PasteDeploy; write pip install 'trio-wsgi[paste]'")
-    set_up_logging(path)
-    app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name)
+    set_up_logging(path, variables)
+    app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name, global_conf=dict(variables))
     return app
 
 
-def set_up_logging(path: str) -> None:
+def set_up_logging(path: str, variables: Mapping[str, str]) -> None:
     """Set up the application's logging as the file says, if it has a section ``[loggers]``; ours stays as it is."""
     parser = configparser.ConfigParser()
     parser.read(path, "utf-8")
+    defaults = {"here": str(Path(path).parent), "__file__": path, **variables}
     if parser.has_section("loggers"):
-        defaults = {"here": str(Path(path).parent), "__file__": path}
         logging.config.fileConfig(path, defaults, disable_existing_loggers=False, encoding="utf-8")

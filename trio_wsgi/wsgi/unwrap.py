@@ -58,6 +58,17 @@ def _in_werkzeug_range(result: Any) -> FoundFile | None:
     return FoundFile(FileSpan(found.span.file, start, count), found.status, found.filelike)
 
 
+def _in_webob_range(result: Any) -> FoundFile | None:
+    """Pyramid's `FileResponse` answers a Range with an iterator that would read all that comes before it."""
+    found = None if result._pos else find_file(result.app_iter)  # _pos: it was iterated
+    if found is None:
+        return None
+    span = found.span
+    start = min(result.start, span.count)
+    stop = span.count if result.stop is None else min(result.stop, span.count)
+    return FoundFile(FileSpan(span.file, span.offset + start, max(0, stop - start)), found.status, found.filelike)
+
+
 def _in_werkzeug_closing(result: Any) -> FoundFile | None:
     """Werkzeug adds callbacks to close() around an iterator that it asks for blocks with `next`."""
     arguments: tuple[object, ...] = getattr(result._next, "args", ())
@@ -67,4 +78,5 @@ def _in_werkzeug_closing(result: Any) -> FoundFile | None:
 _KNOWN: dict[tuple[str, str], Callable[[Any], FoundFile | None]] = {
     ("werkzeug.wsgi", "_RangeWrapper"): _in_werkzeug_range,
     ("werkzeug.wsgi", "ClosingIterator"): _in_werkzeug_closing,
+    ("webob.response", "AppIterRange"): _in_webob_range,
 }
