@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "tls_min": ("1.3", "1.3"),
     "handshake_timeout": ("3", 3.0),
     "forwarded_allow_ips": ("10.0.0.0/8", ("10.0.0.0/8",)),
+    "trusted_proxy_headers": ("x-forwarded-for", ("x-forwarded-for",)),
     "proxy_protocol": ("yes", True),
     "proxy_allow_from": ("*", ("*",)),
     "limit_request_line": ("4k", 4096),

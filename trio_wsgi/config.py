@@ -32,6 +32,15 @@ DEFAULT_LOG_FORMAT = (
     " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
 )
 
+# What proxies say of their clients, in headers that we can read.
+BELIEVABLE = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+)
 
 BINDING = Section("Binding", "Where connections come from.")
 PROCESSES = Section("Processes", "Workers are fresh interpreters behind one supervisor, which owns the sockets.")
@@ -92,6 +101,12 @@ def _check_networks(text: str) -> None:
                 ipaddress.ip_network(each, strict=False)
             except ValueError:
                 raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
+
+
+def _check_proxy_headers(text: str) -> None:
+    for each in filter(None, map(str.strip, text.split(","))):
+        if each.lower() not in BELIEVABLE:
+            raise ValueError(f"{each!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
 
 
 def _check_variable(pair: tuple[str, str]) -> None:
@@ -292,6 +307,13 @@ class Config:
         metavar="ADDRESS",
         check=_check_networks,
         familiar="FORWARDED_ALLOW_IPS",
+    )
+    trusted_proxy_headers: Strings = PROXIES.setting(
+        BELIEVABLE,
+        "Header that those proxies set. Repeatable, or separated by commas. What is left out comes from their clients, "
+        "and is dropped. Name only what your proxy does set.",
+        metavar="NAME",
+        check=_check_proxy_headers,
     )
     proxy_protocol: bool = PROXIES.setting(
         False, "Connections begin with a PROXY header, version 1 or 2, that names the client."

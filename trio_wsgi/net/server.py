@@ -27,7 +27,7 @@ from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog
-from trio_wsgi.net.peer import Peer
+from trio_wsgi.net.peer import Peer, build_peer
 from trio_wsgi.net.service import Observer, Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.net.unixsocket import find_access
@@ -232,7 +232,7 @@ class Server:
             with suppress(OSError):  # already reset, on some systems
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = (_plain_host(where[0]), where[1]) if isinstance(where, tuple) else None
-        nursery.start_soon(self._run_connection, service, sock, Peer(door.site, address))
+        nursery.start_soon(self._run_connection, service, sock, build_peer(door.site, address, service.forwarding))
         return True
 
     async def _run_connection(self, service: Service, sock: socket.socket, peer: Peer) -> None:

@@ -17,7 +17,9 @@ from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
 from trio_wsgi.record import RequestRecord
+from trio_wsgi.rules.forwarded import Forwarding, parse_names
 from trio_wsgi.rules.head import HeadLimits
+from trio_wsgi.rules.proxies import Proxies, parse_proxies
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
 from trio_wsgi.wsgi.response import AnswerOptions
@@ -46,6 +48,9 @@ class Service:
     send_limits: SendLimits
     buffering: Buffering
     answers: AnswerOptions
+    forwarding: Forwarding
+    proxy_protocol: Proxies | None  # who begins its connections with a PROXY header; None: nobody does
+    health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
     disk: AppThreads  # for what mounts do, which no app may keep waiting
 
@@ -98,6 +103,11 @@ async def open_service(app: WSGIApplication, config: Config, observers: tuple[Ob
                     optimize_send_headers=config.optimize_send_headers,
                     accel=directories.accel,
                 ),
+                forwarding=Forwarding(
+                    parse_proxies(config.forwarded_allow_ips), parse_names(config.trusted_proxy_headers)
+                ),
+                proxy_protocol=parse_proxies(config.proxy_allow_from) if config.proxy_protocol else None,
+                health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,
             )
 

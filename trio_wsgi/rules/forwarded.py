@@ -20,18 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
+from trio_wsgi.config import BELIEVABLE
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
 
-BELIEVABLE = (
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
-)
 _KEYS = {name: "HTTP_" + name.upper().replace("-", "_") for name in BELIEVABLE}
 ENVIRON_KEYS = frozenset(_KEYS.values())
 
@@ -73,6 +66,11 @@ class Forwarding:
     def __post_init__(self) -> None:
         keys = tuple(_KEYS[name] for name in BELIEVABLE if name.encode() not in self.names)
         object.__setattr__(self, "unbelieved", keys)
+
+
+def parse_names(texts: Iterable[str]) -> frozenset[bytes]:
+    """Read `trusted_proxy_headers`: names, each text one or several with commas between."""
+    return frozenset(name for text in texts for each in text.split(",") if (name := each.strip().lower().encode()))
 
 
 class Forwarded(NamedTuple):
