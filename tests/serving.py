@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,13 +117,19 @@ class Command:
 
 @contextmanager
 def command(
-    *arguments: str, cwd: str | Path | None = None, wait: bool = True, workers: int = 0, **environ: str
+    *arguments: str,
+    cwd: str | Path | None = None,
+    wait: bool = True,
+    workers: int = 0,
+    program: Sequence[str] = ("-m", "trio_wsgi"),
+    **environ: str,
 ) -> Iterator[Command]:
     """Run `python -m trio_wsgi ARGUMENTS` with output in one log; killed, by its pid, when the block ends.
 
     Args:
         wait: until it listens.
         workers: 0 serves in the process itself, whose descriptors and memory the test may then look at.
+        program: what Python runs instead, such as a framework's own command.
     """
     log = tempfile.NamedTemporaryFile(prefix="trio-wsgi-test-", suffix=".log", delete=False)  # noqa: SIM115
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRIO_WSGI_", "PORT"))}
@@ -134,7 +140,7 @@ def command(
     environment["TRIO_WSGI_WORKERS"] = str(workers)
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "trio_wsgi", *arguments],
+            [sys.executable, *program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
