@@ -69,7 +69,8 @@ def read_server(text: str | None, variables: Sequence[str] = ()) -> dict[str, st
         hint = "a variable is given with --paste-global KEY=VALUE"
         raise ConfigError("--paste", f"{path}: {error.message}", hint) from None
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        raise ConfigError("--paste", f"{path} cannot be read: {error}", "name a PasteDeploy file") from None
+        why = " ".join(str(error).split())
+        raise ConfigError("--paste", f"{path} cannot be read: {why}", "name a PasteDeploy file") from None
     if _OURS.fullmatch(items.get("use", "").strip()) is None:
         return {}
     local: dict[str, str] = {}
