@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import trio
 
-from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TooSlow, send_nowait
+from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
 
 try:
@@ -42,7 +42,7 @@ LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
 class PlainTransport:
-    """TCP or a unix socket, without TLS.
+    """TCP or a unix socket, without TLS (`net.tls.TlsTransport` has the same verbs).
 
     Args:
         sock: connected and non-blocking; the transport owns it.
@@ -50,10 +50,13 @@ class PlainTransport:
         kernel: whether files may leave by `os.sendfile`.
     """
 
+    duplex = True  # one thread may receive while another one sends
+
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
         self._pump = pump
         self._kernel = kernel
+        self._sender: TlsSender | None = None
 
     def receive_nowait(self, size: int) -> bytes:
         """At most `size` bytes, b"" when the peer has closed its side.
@@ -137,6 +140,7 @@ class PlainTransport:
                     progress=taken.note,
                     rate=rate,
                     min_rate=min_rate,
+                    sender=self._sender,
                 )
             except TooSlow as exc:
                 raise ClientTooSlow(f"{exc} (min_send_rate)") from None

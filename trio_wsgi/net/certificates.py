@@ -1,0 +1,183 @@
+"""The certificates of a server, as OpenSSL takes them: one context for each, chosen by the name that a client asks for.
+
+Laws:
+
+* All contexts have the same rules (versions, ciphers, whose client certificates are accepted): which of them is chosen
+  decides the certificate and nothing else.
+* A context is complete before the first connection sees it and is never changed afterwards: new certificates are new
+  contexts, and connections keep those they began with.
+* What cannot be loaded is told with the setting, the file and the fix; nobody is asked for a password.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import NoReturn
+
+from sendfile.tls import PIECE
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.rules.certificates import find_named, parse_dns_names
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_CLIENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+_KERNEL_OFFERS = Path("/proc/sys/net/ipv4/tcp_available_ulp")
+
+
+@dataclass(slots=True)
+class Tls:
+    """What the TLS connections of one server share.
+
+    Args:
+        context: for the handshakes to come; those that are done do not mind its replacement.
+        buffer: files are read into it on their way (`sendfile.TlsSender`).
+    """
+
+    context: ssl.SSLContext
+    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE))
+
+
+class TlsSocket(ssl.SSLSocket):
+    """A TLS socket that remembers the server name its client asked for (SNI); None without one."""
+
+    asked_name: str | None = None
+
+
+class _Encrypted(Exception):
+    """OpenSSL asks for a key's password."""
+
+
+def open_tls(config: Config) -> Tls | None:
+    """TLS as the settings want it; None where they want none. Reads files, and so blocks.
+
+    Raises:
+        ConfigError: as `load_certificates`; or there is no certificate, though other settings would need one.
+    """
+    if config.certfile:
+        return Tls(load_certificates(config))
+    for name in ("keyfile", "ca_certs", "cert_reqs"):
+        if getattr(config, name) not in ((), None, "none"):
+            raise ConfigError(name, "there is no certificate, and so no TLS", "name one with certfile")
+    return None
+
+
+def load_certificates(config: Config) -> ssl.SSLContext:
+    """The context to begin every handshake with. Reads files, and so blocks.
+
+    Raises:
+        ConfigError: a file is not there, or is not what it should be; or settings do not fit together.
+    """
+    if config.keyfile and len(config.keyfile) != len(config.certfile):
+        raise ConfigError(
+            "keyfile",
+            f"{len(config.keyfile)} for {len(config.certfile)} of certfile",
+            "name one for each certfile, in the same order",
+        )
+    contexts: list[ssl.SSLContext] = []
+    named: dict[str, ssl.SSLContext] = {}
+    for certfile, keyfile in zip_longest(config.certfile, config.keyfile):
+        context = _open_context(config)
+        names = _load_pair(context, certfile, keyfile)
+        if contexts and not names:
+            why = f"{certfile!r} names no host, so no client can ask for it"
+            raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
+        contexts.append(context)
+        for name in names:
+            named.setdefault(name, context)
+
+    def choose(sock: ssl.SSLSocket | ssl.SSLObject, asked: str | None, _: ssl.SSLContext) -> None:
+        assert isinstance(sock, TlsSocket)
+        sock.asked_name = asked
+        found = find_named(named, asked)
+        if found is not None:
+            sock.context = found
+
+    contexts[0].sni_callback = choose
+    return contexts[0]
+
+
+def _open_context(config: Config) -> ssl.SSLContext:
+    """The rules that hold whichever certificate is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = TlsSocket
+    context.minimum_version = _VERSIONS[config.tls_min]
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # a connection that is cut is not one that has ended
+    if hasattr(ssl, "OP_ENABLE_KTLS"):
+        context.options |= ssl.OP_ENABLE_KTLS
+    context.set_alpn_protocols(["http/1.1"])
+    if config.ciphers:
+        try:
+            context.set_ciphers(config.ciphers)
+        except ssl.SSLError:
+            why = f"OpenSSL knows no cipher of {config.ciphers!r}"
+            raise ConfigError("ciphers", why, "see openssl ciphers -v 'LIST'") from None
+    if config.cert_reqs != "none" and config.ca_certs is None:
+        raise ConfigError("cert_reqs", f"{config.cert_reqs!r} without ca_certs", "name the authorities of your clients")
+    if config.ca_certs is not None:
+        if config.cert_reqs == "none":
+            raise ConfigError("ca_certs", "no client is asked for a certificate", "set cert_reqs to required")
+        try:
+            context.load_verify_locations(cafile=config.ca_certs)
+        except OSError as exc:  # an SSLError is one
+            raise ConfigError("ca_certs", f"{config.ca_certs!r}: {_reason(exc)}", "name a PEM file") from None
+    context.verify_mode = _CLIENTS[config.cert_reqs]
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[str, ...]:
+    """Load a certificate with its key, and return the names it is for."""
+    text = _read("certfile", certfile)
+    beginning, ending = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    first = text[text.find(beginning) : text.find(ending) + len(ending)]
+    if not first.startswith(beginning):
+        raise ConfigError("certfile", f"{certfile!r} holds no certificate", "name a PEM file")
+    setting, path = ("certfile", certfile) if keyfile is None else ("keyfile", keyfile)
+    key = text if keyfile is None else _read("keyfile", keyfile)
+    if "PRIVATE KEY-----" not in key:
+        hint = "name its key with keyfile" if keyfile is None else "name a PEM file"
+        raise ConfigError(setting, f"{path!r} holds no private key", hint)
+    try:
+        context.load_cert_chain(certfile, keyfile, password=_refuse_password)
+        return parse_dns_names(ssl.PEM_cert_to_DER_cert(first))
+    except _Encrypted:
+        hint = "write it without: openssl pkey -in KEY -out NEW"
+        raise ConfigError(setting, f"the key in {path!r} is encrypted", hint) from None
+    except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            why = f"the key in {path!r} is not that of the certificate {certfile!r}"
+            raise ConfigError(setting, why, "name each key in the order of certfile") from None
+        raise ConfigError("certfile", f"{certfile!r} with the key in {path!r}: {_reason(exc)}") from None
+    except ValueError as exc:
+        raise ConfigError("certfile", f"{certfile!r}: {exc}", "name a PEM file") from None
+
+
+def _read(setting: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="latin-1")
+    except OSError as exc:
+        raise ConfigError(setting, f"{path!r}: {exc.strerror}", "name a PEM file that we may read") from None
+
+
+def _refuse_password() -> NoReturn:
+    raise _Encrypted
+
+
+def _reason(exc: OSError) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return (exc.reason or str(exc)).lower().replace("_", " ")
+    return exc.strerror or str(exc)
+
+
+def describe_kernel_tls() -> str:
+    """Whether the kernel encrypts what we send; whether it does for one connection depends on its cipher, too."""
+    if not hasattr(ssl, "OP_ENABLE_KTLS"):
+        return "not in this Python (3.12 has it)"
+    try:
+        offered = _KERNEL_OFFERS.read_text().split()
+    except OSError:
+        return "not in this kernel"
+    return "on, where OpenSSL and the cipher allow it" if "tls" in offered else "not in this kernel (modprobe tls)"

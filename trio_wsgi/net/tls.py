@@ -1,0 +1,201 @@
+"""A connected socket under TLS, with the verbs of a plain one.
+
+Laws:
+
+* OpenSSL works on the socket itself, never waits, and is used by one thread at a time: while the loop may be sending,
+  an application's thread has the loop receive for it (`duplex`).
+* Bytes count as sent when the kernel has the last of their records.
+* Nothing is negotiated once hands are shaken: a peer that asks for it is refused, and one that insists has gone.
+* The end of TCP without a close_notify is a cut, and told as one. Our own end says close_notify, unless the connection
+  is aborted or was cut within a record: then the peer is to see that.
+* Not a byte leaves unencrypted, but for the answer to a client that spoke plain HTTP (`give_up`).
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from sendfile import MinRate, Part, Pump, Rate, TlsSender
+from sendfile.tls import PIECE, describe
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.net.certificates import Tls, TlsSocket
+from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.rules.certificates import Session
+
+
+class _State(enum.Enum):
+    NEW = "shaking hands"
+    OPEN = "open"
+    ENDING = "the kernel has yet to take our close_notify"
+    ENDED = "nothing more is sent"
+
+
+class TlsTransport(PlainTransport):
+    """One end of a TLS connection; `shake_hands` comes first.
+
+    Args:
+        sock: connected and non-blocking; it is taken over, and left closed.
+        tls: what all connections share.
+        pump: moves what the kernel does not take at once.
+
+    Raises:
+        OSError: the peer has left already.
+    """
+
+    duplex = False
+
+    def __init__(self, sock: socket.socket, tls: Tls, pump: Pump) -> None:
+        wrapped = tls.context.wrap_socket(
+            sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+        )
+        assert isinstance(wrapped, TlsSocket)
+        super().__init__(wrapped, pump)
+        self._tls = wrapped
+        self._sender: TlsSender = TlsSender(wrapped, tls.buffer)
+        self._state = _State.NEW
+
+    def __repr__(self) -> str:
+        return f"<TlsTransport {self._state.value}, {self._sender.owed} bytes owed>"
+
+    async def shake_hands(self, timeout: float) -> Session:
+        """The handshake.
+
+        Args:
+            timeout: seconds for the whole of it.
+
+        Raises:
+            ClientGone: it failed, or ran out of time (`ClientStalled`).
+            ClientError: the client speaks plain HTTP; `give_up` lets it be told.
+        """
+        with trio.move_on_after(timeout):
+            while True:
+                try:
+                    self._tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    await trio.lowlevel.wait_readable(self.sock)
+                except ssl.SSLWantWriteError:
+                    await trio.lowlevel.wait_writable(self.sock)
+                except OSError as exc:
+                    if isinstance(exc, ssl.SSLError) and exc.reason == "HTTP_REQUEST":
+                        raise ClientError(400, "this is plain HTTP, sent to a port for HTTPS; use https://") from None
+                    _raise_gone(exc, "in the handshake")
+                else:
+                    self._state = _State.OPEN
+                    return self._describe()
+        raise ClientStalled("handshake_timeout", timeout)
+
+    def _describe(self) -> Session:
+        cipher, _, bits = self._tls.cipher() or ("", "", 0)
+        der = self._tls.getpeercert(binary_form=True)
+        return Session(
+            protocol=self._tls.version() or "",
+            cipher=cipher,
+            key_bits=bits,
+            asked_name=self._tls.asked_name,
+            certificate=self._tls.getpeercert() if der else None,
+            pem=ssl.DER_cert_to_PEM_cert(der) if der else "",
+        )
+
+    def give_up(self) -> PlainTransport:
+        """The same connection without TLS, before its handshake; this one is closed then."""
+        sock = socket.socket(fileno=self.sock.detach())
+        sock.setblocking(False)
+        return PlainTransport(sock, self._pump)
+
+    def receive_nowait(self, size: int) -> bytes:
+        """As `PlainTransport`; b"" is the peer's close_notify. After `end_sending` it is only told that bytes came."""
+        try:
+            if self._state in {_State.ENDING, _State.ENDED}:
+                return socket.socket.recv(self.sock, size)  # encrypted: nobody will read it
+            return self.sock.recv(size)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise trio.WouldBlock from None
+        except OSError as exc:
+            _raise_gone(exc, "while receiving")
+
+    def send_nowait(self, parts: deque[Part]) -> int:
+        """As `PlainTransport`."""
+        self._check_open()
+        sent = 0
+        try:
+            while parts:
+                sent += self._sender.step(parts, PIECE)
+        except trio.WouldBlock:
+            pass
+        except OSError as exc:
+            _raise_gone(exc, "while sending")
+        return sent
+
+    async def wait_readable(self) -> None:
+        """As `PlainTransport`; where our close_notify is still to be sent, that is seen to first."""
+        if self._state is _State.ENDING:
+            await trio.lowlevel.wait_writable(self.sock)
+            self.end_sending()
+        elif self._state is _State.OPEN and self._tls.pending():
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self.sock)
+
+    async def deliver(
+        self,
+        parts: deque[Part],
+        idle_timeout: float,
+        progress: Callable[[int], None] | None = None,
+        rate: Rate | None = None,
+        min_rate: MinRate | None = None,
+    ) -> None:
+        """As `PlainTransport`."""
+        self._check_open()
+        try:
+            await super().deliver(parts, idle_timeout, progress, rate, min_rate)
+        except BaseException:
+            if self._sender.owed:  # half a record is out, and nothing but its other half could follow
+                self._state = _State.ENDED
+            raise
+
+    def end_sending(self) -> None:
+        """As `PlainTransport`; what was received and not read, or comes later, is not decrypted any more."""
+        if self._state in {_State.OPEN, _State.ENDING}:
+            self._state = _State.ENDED if self._sender.owed or self._say_goodbye() else _State.ENDING
+        if self._state is not _State.ENDING:
+            super().end_sending()
+
+    def abort(self) -> None:
+        """As `PlainTransport`: a reset, and no close_notify."""
+        self._state = _State.ENDED
+        super().abort()
+
+    def close(self) -> None:
+        """As `PlainTransport`; with a close_notify, as far as the kernel takes it now."""
+        if self._state is _State.OPEN and not self._sender.owed:
+            self._say_goodbye()
+        self._state = _State.ENDED
+        super().close()
+
+    def _check_open(self) -> None:
+        if self._state is not _State.OPEN:
+            raise ClientGone(errno.EPIPE, f"while sending: {self._state.value}")
+
+    def _say_goodbye(self) -> bool:
+        """Send a close_notify, not waiting for the peer's; False where the kernel does not take it now."""
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantWriteError:
+            return False
+        except (OSError, ValueError):  # the peer's has not come, or what came instead does not matter any more
+            pass
+        return True
+
+
+def _raise_gone(exc: OSError, when: str) -> NoReturn:
+    if isinstance(exc, ssl.SSLError):
+        raise ClientGone(errno.ECONNRESET, f"{when}: {describe(exc)}") from exc
+    raise ClientGone(exc.errno, f"{when}: {exc.strerror}") from exc
