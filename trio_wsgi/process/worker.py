@@ -19,16 +19,18 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 import trio
 
 from trio_wsgi.config import Config, make_config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener, open_listeners, resolve
 from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
+from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
 from trio_wsgi.process.logs import Logs, open_logs
 from trio_wsgi.wsgi.call import WSGIApplication
 
@@ -37,6 +39,8 @@ log = logging.getLogger("trio_wsgi.error")
 EXIT_CLEAN = 0
 EXIT_FORCED = 1  # ended by a second signal, with requests under way
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
+SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
+SIGNALS = tuple(filter(None, (*ENDING, signal.SIGUSR1, SIGNAL_DUMP)))
 
 
 def run(app: WSGIApplication, **settings: Any) -> int:
@@ -66,11 +70,11 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> in
     Raises:
         ConfigError: an address or a log file cannot be used.
     """
-    with open_logs(config) as logs, _Early() as early:
+    with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
         try:
             with early.interrupting():
                 app = load_app()
-        except _Stopped as stop:
+        except Stopped as stop:
             log.info("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         raise_descriptor_limit()
@@ -78,45 +82,9 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> in
         with open_listeners(
             resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners:
-            trio.run(_serve, _Process(Server(app, config), listeners, logs), early)
+            run_serving(Process(Server(app, config), listeners, logs), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
-
-
-class _Stopped(BaseException):
-    """A signal ended the import of the application; no `except Exception` of its code is to keep it."""
-
-
-class _Early:
-    """Keeps the signals that come before the loop can obey them, and those that come when it has ended."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self._interrupts = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        if self._interrupts and number in _ENDING:
-            raise _Stopped(signal.Signals(number).name)
-        self.numbers.append(number)
-
-    @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
-        """Inside, a signal is raised as `_Stopped`."""
-        self._interrupts = True
-        try:
-            yield
-        finally:
-            self._interrupts = False
 
 
 def raise_descriptor_limit() -> None:
@@ -139,12 +107,22 @@ def calm_collector() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
-    """What the process consists of, for whoever ends it."""
+class Process:
+    """What the process consists of, for whoever ends it.
+
+    Args:
+        talkative: whether it says what signals it obeys; a supervisor says it for all its workers.
+    """
 
     server: Server
     listeners: list[Listener]
     logs: Logs
+    talkative: bool = True
+    serving: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def say(self, text: str, *values: object) -> None:
+        """Log what a signal brings about."""
+        log.log(logging.INFO if self.talkative else logging.DEBUG, text, *values)
 
     def exit_now(self, code: int) -> NoReturn:
         """End without waiting for anything."""
@@ -161,48 +139,69 @@ class _Process:
         self.exit_now(EXIT_CLEAN)
 
 
-async def _serve(process: _Process, early: _Early) -> None:
-    server = process.server
-    serving = trio.CancelScope()
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
-        for number in early.numbers:
-            signal.raise_signal(number)
+Beside = Callable[[Process], Awaitable[None]]
+
+
+def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
+    """Run the event loop until a signal, or what runs beside the server, has ended that.
+
+    Args:
+        beside: runs from when connections are accepted; cancelled when the server has ended.
+
+    Raises:
+        ConfigError: a directory that is to be served is not there.
+    """
+    try:
+        trio.run(_serve, process, early, beside)
+    except BaseExceptionGroup as group:
+        wrong, others = group.split(ConfigError)
+        if wrong is None or others is not None:
+            raise
+        error: BaseException = wrong
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from error.__cause__
+
+
+async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        early.repeat()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, process, serving)
-            with serving:
-                where = ", ".join(listener.address.url(server.config.url_scheme) for listener in process.listeners)
-                log.info("listening at %s (pid %d)", where, os.getpid())
-                await server.serve_opened(process.listeners)
+            nursery.start_soon(_obey, signals, process)
+            nursery.start_soon(process.exit_when_stuck)
+            with process.serving:
+                async with trio.open_nursery() as servers:
+                    await servers.start(process.server.serve_opened, process.listeners)
+                    nursery.start_soon(beside, process)
             nursery.cancel_scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], process: _Process, serving: trio.CancelScope) -> None:
+async def announce(process: Process) -> None:
+    """Say where we listen."""
+    scheme = process.server.config.url_scheme
+    where = ", ".join(listener.address.url(scheme) for listener in process.listeners)
+    log.info("listening at %s (pid %d)", where, os.getpid())
+
+
+async def _obey(signals: AsyncIterator[int], process: Process) -> None:
     """Do what the signals say, until the server has ended."""
     ending = False
-    graceful_timeout = process.server.config.graceful_timeout
-    async with trio.open_nursery() as nursery:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if number == _SIGNAL_DUMP:
-                log.info("%s: %s", name, process.server.statistics())
-            elif number == signal.SIGUSR1:
-                log.info("%s: reopening the log files", name)
-                process.logs.reopen()
-            elif ending:
-                log.warning("%s: stopping at once", name)
-                process.exit_now(EXIT_FORCED)
-            elif number == signal.SIGTERM:
-                log.info("%s: finishing what is under way, for up to %g s", name, graceful_timeout)
-                process.server.drain()
-                nursery.start_soon(process.exit_when_stuck)
-                ending = True
-            else:
-                log.info("%s: stopping", name)
-                serving.cancel()
-                nursery.start_soon(process.exit_when_stuck)
-                ending = True
-
-
-_SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_SIGNALS = tuple(filter(None, (*_ENDING, signal.SIGUSR1, _SIGNAL_DUMP)))
+    async for number in signals:
+        name = signal.Signals(number).name
+        if number == SIGNAL_DUMP:
+            log.info("%s: %s", name, process.server.statistics())
+        elif number == signal.SIGUSR1:
+            process.say("%s: reopening the log files", name)
+            process.logs.reopen()
+        elif ending:
+            log.warning("%s: stopping at once", name)
+            process.exit_now(EXIT_FORCED)
+        elif number == signal.SIGTERM:
+            timeout = process.server.config.graceful_timeout
+            process.say("%s: finishing what is under way, for up to %g s", name, timeout)
+            process.server.drain()
+            ending = True
+        else:
+            process.say("%s: stopping", name)
+            process.serving.cancel()
+            ending = True

@@ -1,0 +1,67 @@
+"""Signals at the wrong moment: before the event loop can obey them, and after it has ended.
+
+Laws:
+
+* From here on none of them does what the system would do, which is to end the process: each is kept for the loop.
+* One that is to end the process does end an import, whatever the imported code does with exceptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Collection, Iterator
+from typing import Any, Self
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+class Stopped(BaseException):
+    """A signal ended the import of the application; no `except Exception` of its code is to keep it."""
+
+
+class EarlySignals:
+    """While entered, keeps the signals that no event loop has taken over.
+
+    Args:
+        handled: the signals that the loop will obey. Those that were blocked, over an exec, come now.
+    """
+
+    def __init__(self, handled: Collection[signal.Signals]) -> None:
+        self._handled = handled
+        self._numbers: list[int] = []
+        self._interrupts = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in self._handled:
+            self._before[number] = signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._interrupts and number in ENDING:
+            raise Stopped(signal.Signals(number).name)
+        self._numbers.append(number)
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside, a signal that is to end the process is raised as `Stopped`."""
+        self._interrupts = True
+        try:
+            for number in ENDING:
+                if number in self._numbers:
+                    raise Stopped(number.name)
+            yield
+        finally:
+            self._interrupts = False
+
+    def repeat(self) -> None:
+        """Send what was kept once more: to whoever handles it now."""
+        numbers, self._numbers = self._numbers, []
+        for number in numbers:
+            signal.raise_signal(number)

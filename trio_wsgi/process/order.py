@@ -1,0 +1,152 @@
+"""What a supervisor and its workers tell each other: values, and the lines of text they travel as.
+
+Laws:
+
+* A message is one line: a JSON list, its kind first. An empty line is a sign of life.
+* Every other line is text for people: what faulthandler writes, or a message of a version to come.
+* What is read is checked as everything that comes from outside: a Config is made anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trio_wsgi.address import Address
+from trio_wsgi.config import SETTINGS, Config, make_config
+
+SIGN_OF_LIFE = b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is served, and how: all workers of one start or reload have the same.
+
+    Args:
+        reference: of the application; None where mounts are all there is.
+    """
+
+    reference: str | None
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A listening socket that a process was started with."""
+
+    fd: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """To a worker, as its first line: all it has to know.
+
+    Args:
+        number: of the worker, from 1; its successors have the same.
+        argv: what the program was called with, for applications that look at `sys.argv`.
+    """
+
+    number: int
+    plan: Plan
+    listeners: tuple[Inherited, ...]
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """To a worker: finish what is under way, and exit.
+
+    Args:
+        graceful_timeout, drain_max: in place of the settings of these names.
+    """
+
+    graceful_timeout: float
+    drain_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """From a worker: it accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """From a worker: it cannot boot, and exits.
+
+    Args:
+        text: why, for people; may hold a traceback. Its last line says it in short.
+        exit_code: for the supervisor, if it can do nothing but end.
+    """
+
+    text: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """From a worker: it wants a successor."""
+
+    reason: str
+
+
+Message = Booted | Failed | Replace | Drain
+_KINDS: Mapping[str, type[Message]] = {
+    "booted": Booted,
+    "failed": Failed,
+    "replace": Replace,
+    "drain": Drain,
+}
+
+
+def format_message(message: Message) -> bytes:
+    """The line that says it."""
+    (kind,) = (name for name, cls in _KINDS.items() if type(message) is cls)
+    values = [getattr(message, field.name) for field in dataclasses.fields(message)]
+    return json.dumps([kind, *values]).encode() + b"\n"
+
+
+def parse_message(line: bytes) -> Message | None:
+    """What a line says; None when it is text for people."""
+    try:
+        kind, *values = json.loads(line)
+        return _KINDS[kind](*values)
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def format_order(order: Order) -> bytes:
+    """The line that says it."""
+    value = {
+        "number": order.number,
+        "reference": order.plan.reference,
+        "config": config_to_json(order.plan.config),
+        "listeners": [[listener.fd, dataclasses.asdict(listener.address)] for listener in order.listeners],
+        "argv": order.argv,
+    }
+    return json.dumps(value).encode() + b"\n"
+
+
+def parse_order(line: bytes) -> Order:
+    """The order that a line says.
+
+    Raises:
+        ConfigError: a setting that is unknown here: the program was exchanged under a supervisor that runs.
+        ValueError, KeyError, TypeError: it is none.
+    """
+    value = json.loads(line)
+    return Order(
+        number=value["number"],
+        plan=Plan(value["reference"], make_config(value["config"])),
+        listeners=tuple(Inherited(fd, Address(**address)) for fd, address in value["listeners"]),
+        argv=tuple(value["argv"]),
+    )
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """The settings that are not at their default: also from JSON, `make_config` makes the same Config of them."""
+    values = {name: getattr(config, name) for name in SETTINGS}
+    return {name: value for name, value in values.items() if value != SETTINGS[name].default}

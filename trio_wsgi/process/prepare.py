@@ -1,0 +1,70 @@
+"""What stands ready before an application is imported, and its import.
+
+Law: the environment, the working directory and the import path are those that gunicorn gives an application.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.order import Plan
+from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware, load_app
+
+
+def prepare_process(config: Config) -> None:
+    """Set the environment, the working directory and the import path of the application.
+
+    Raises:
+        ConfigError: a directory that is not there or cannot be written to.
+    """
+    os.environ.update(config.env)
+    change_directory(config)
+    prepare_imports(config)
+
+
+def change_directory(config: Config) -> None:
+    """Change to `chdir`; paths in settings are relative to that, but for those of the configuration itself.
+
+    Raises:
+        ConfigError: a directory that is not there or cannot be written to.
+    """
+    if config.chdir is not None:
+        try:
+            os.chdir(config.chdir)
+        except OSError as error:
+            raise ConfigError("chdir", f"cannot change to {config.chdir!r}: {error.strerror}") from None
+    temp = config.temp_path
+    if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
+        raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
+
+
+def prepare_imports(config: Config) -> None:
+    """Let the application be imported from the working directory and from `pythonpath` first."""
+    paths = [str(Path.cwd()), *(str(Path(path).resolve()) for path in config.pythonpath.split(",") if path)]
+    for path in paths:
+        if path in sys.path:
+            sys.path.remove(path)
+        sys.path.insert(0, path)
+
+
+def load_plan(plan: Plan) -> WSGIApplication:
+    """The application with its middleware around it.
+
+    Raises:
+        AppLoadError: one of them cannot be loaded.
+    """
+    app = nothing_here if plan.reference is None else load_app(plan.reference)
+    return apply_middleware(app, plan.config.middleware)
+
+
+def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """The application behind `files`: the mount answers for every path, so this one for what has none."""
+    body = b"404 Not Found\n"
+    start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
