@@ -23,6 +23,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.foreign import find_hint
+from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process import worker
 from trio_wsgi.reference import describe_default, format_toml, sections
@@ -295,7 +296,10 @@ def prepare_process(config: Config) -> None:
 def _check(options: argparse.Namespace, load: Callable[[], WSGIApplication], loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
     print(f"settings: {_count_origins(loaded.origins)}")
-    print(f"listen at: {', '.join(address.url() for address in loaded.config.addresses)}")
+    print(f"listen at: {', '.join(address.url(loaded.config.scheme) for address in loaded.config.addresses)}")
+    if open_tls(loaded.config) is not None:
+        print(f"certificates: {', '.join(loaded.config.certfile)}")
+        print(f"kernel TLS: {describe_kernel_tls()}")
     if options.directory is not None:
         print(f"directory: {Path(options.directory).absolute()}")
     elif options.app is None:

@@ -341,7 +341,9 @@ class Config:
         metavar="/PATH",
         check=_check_prefix,
     )
-    url_scheme: str = WSGI.setting("http", "Scheme the application sees: wsgi.url_scheme.", choices=("http", "https"))
+    url_scheme: str = WSGI.setting(
+        "http", "Scheme the application sees: wsgi.url_scheme. With a certificate, https.", choices=("http", "https")
+    )
     var: Pairs = WSGI.setting((), "Variable for the WSGI environ. Repeatable.", check=_check_variable)
     env: Pairs = WSGI.setting(
         (),
@@ -474,6 +476,11 @@ class Config:
     def addresses(self) -> tuple[Address, ...]:
         """`bind`, parsed."""
         return tuple(map(parse_address, self.bind))
+
+    @property
+    def scheme(self) -> str:
+        """What clients speak: https where there is a certificate, else what `url_scheme` says."""
+        return "https" if self.certfile else self.url_scheme
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values.

@@ -178,7 +178,7 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
 
 async def announce(process: Process) -> None:
     """Say where we listen."""
-    scheme = process.server.config.url_scheme
+    scheme = process.server.config.scheme
     where = ", ".join(listener.address.url(scheme) for listener in process.listeners)
     log.info("listening at %s (pid %d)", where, os.getpid())
 
