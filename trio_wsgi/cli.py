@@ -51,14 +51,17 @@ _EPILOG = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are told as those of settings are."""
+
     def error(self, message: str) -> NoReturn:
-        raise ConfigError("command line", message, "see trio-wsgi --help")
+        """Raise instead of ending the process."""
+        raise ConfigError("command line", message, f"see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; settings that were not given are absent from its result."""
-    parser = _Parser(
+    parser = Parser(
         prog="trio-wsgi",
         usage=_USAGE,
         description=_DESCRIPTION,

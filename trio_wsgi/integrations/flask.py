@@ -11,7 +11,6 @@ Laws:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import click
@@ -20,7 +19,7 @@ from flask.cli import ScriptInfo
 from flask.helpers import get_debug_flag
 
 from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
-from trio_wsgi.cli import add_flags, find_unknown, format_words, main
+from trio_wsgi.cli import Parser, add_flags, find_unknown, format_words, main
 from trio_wsgi.errors import ConfigError
 
 _DEBUG = {"reload": True, "expose_tracebacks": True}
@@ -46,9 +45,9 @@ def command(ctx: click.Context) -> None:
     ctx.exit(main(words))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of the command's words."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="flask trio-wsgi",
         description="Serve the application with trio-wsgi.",
         add_help=False,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,35 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add what runserver takes, and every flag of ours that is free."""
+        parser.allow_abbrev = False  # a later flag would change what an abbreviation means
         parser.add_argument("addrport", nargs="?", help="port, or address:port; more of them with --bind")
         add_flags(parser, taken=parser._option_string_actions)
 
-    def handle(self, *_: object, addrport: str | None = None, **options: Any) -> None:
+    def handle(self, *_: object, **options: Any) -> None:
         """Serve until a signal ends it.
 
         Raises:
             CommandError: two places to listen at are named in two ways.
             SystemExit: with the command's exit code, unless that is 0.
         """
-        if addrport is not None:
-            if options.get("bind"):
-                raise CommandError("Name where to listen as addrport or with --bind, not both.")
-            options["bind"] = [addrport]
-        options["pythonpath"] = ",".join(_import_path(options.get("pythonpath")))
-        code = main([*format_words(options), name_application()])
+        code = main([*translate(options), name_application()])
         if code:
             raise SystemExit(code)
+
+
+def translate(options: Mapping[str, Any]) -> list[str]:
+    """The words of `trio-wsgi` for the options of the command.
+
+    Raises:
+        CommandError: two places to listen at are named in two ways.
+    """
+    given = dict(options)
+    if (addrport := given.get("addrport")) is not None:
+        if given.get("bind"):
+            raise CommandError("Name where to listen as addrport or with --bind, not both.")
+        given["bind"] = [addrport]
+    given["pythonpath"] = ",".join(_import_path(given.get("pythonpath")))
+    return format_words(given)
 
 
 def name_application() -> str:
