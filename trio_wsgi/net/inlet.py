@@ -61,12 +61,17 @@ class ArrivingBody:
                 self._send_continue()
             while True:
                 try:
-                    return self._wire.receive_body_nowait()
+                    return self._receive_nowait()
                 except trio.WouldBlock:
                     self._wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
             self.failure = exc
             raise
+
+    def _receive_nowait(self) -> bytes:
+        # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
+        receive = self._wire.receive_body_nowait
+        return receive() if self._wire.transport.duplex else bridge.run_sync(receive)
 
     def _send_continue(self) -> None:
         parts: deque[Part] = deque(self._wire.frame_continue())

@@ -17,6 +17,7 @@ from trio_wsgi.net.apps import ThreadCounts
 class State(enum.Enum):
     """What a connection is doing."""
 
+    HANDSHAKE = "shaking hands"
     IDLE = "idle"
     READING_HEAD = "reading head"
     READING_BODY = "reading body"

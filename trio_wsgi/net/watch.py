@@ -93,7 +93,7 @@ class DisconnectWatch:
     def _peek(self) -> None:
         for key, (sock, _) in list(self._watched.items()):
             try:
-                if sock.recv(1, socket.MSG_PEEK) or not self._half_close:
+                if socket.socket.recv(sock, 1, socket.MSG_PEEK) or not self._half_close:
                     continue
             except BlockingIOError:
                 continue
