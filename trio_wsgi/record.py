@@ -29,8 +29,8 @@ class Outcome(enum.Enum):
 class RequestRecord:
     """Times are seconds, sizes are bytes; header names are lower-case bytes."""
 
-    peer: str  # address of the client, "" on a unix socket
-    peer_port: int
+    peer: str  # address of the client, as the application sees it; "" on a unix socket, or when proxies hide it
+    peer_port: int  # 0 when it is not known
     method: str
     target: str  # the request target as received, latin-1
     version: str  # "HTTP/1.1"
@@ -44,3 +44,4 @@ class RequestRecord:
     request_headers: tuple[tuple[bytes, bytes], ...] = ()
     response_headers: tuple[tuple[bytes, bytes], ...] = ()
     environ: Mapping[str, Any] = field(default_factory=dict)  # for %({var}e)s; empty when no environ was built
+    health: bool = False  # asked at health_path, and answered by the server itself

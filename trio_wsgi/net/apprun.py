@@ -73,6 +73,7 @@ class AppRun:
         self.work = Work(nursery, "the request")
         self.errors = ErrorLog()
         self.environ: dict[str, Any] = {}
+        self.client: tuple[str, str] | None = None  # address and port, as the environ had them before the app ran
         self.call: Call | None = None  # once it was asked
 
     async def serve(self, send: Callable[[Answer], Awaitable[None]]) -> None:
@@ -137,7 +138,17 @@ class AppRun:
             AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
         """
         service, head = self._service, self._head
-        environ = build_environ(self._peer.site, head, peer=self._peer.address, body_length=length)
+        peer = self._peer
+        environ = build_environ(
+            peer.site,
+            head,
+            peer=peer.address,
+            body_length=length,
+            forwarding=peer.forwarding,
+            variables=peer.variables,
+        )
+        self.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
+        environ["trio_wsgi.peer"] = peer.name
         environ["wsgi.input"] = body
         environ["wsgi.errors"] = self.errors
         environ["wsgi.file_wrapper"] = FileWrapper

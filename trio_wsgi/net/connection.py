@@ -21,11 +21,13 @@ from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.peer import Peer
+from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.net.wire import RECEIVE_SIZE, Wire
 from trio_wsgi.rules.head import RequestHead
+from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -46,6 +48,7 @@ class Connection:
         self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body)
         self._idle: trio.CancelScope | None = None  # around the wait for a request
         self._draining = False
+        self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._everything = trio.CancelScope()
         self._serving: Exchange | None = None
         self._state = State.IDLE
@@ -57,8 +60,9 @@ class Connection:
         """Serve until the client, a deadline or the server ends it."""
         try:
             with self._everything:
-                async with trio.open_nursery() as nursery:
-                    await self._serve(nursery)
+                if self._service.proxy_protocol is None or await self._meet_client(self._service.proxy_protocol):
+                    async with trio.open_nursery() as nursery:
+                        await self._serve(nursery)
         except Exception:
             log.exception("%r failed; please report this", self)
         finally:
@@ -68,6 +72,8 @@ class Connection:
     def drain(self) -> None:
         """Take no further request: an idle connection ends at once, a busy one after its response."""
         self._draining = True
+        if self._meeting is not None:
+            self._meeting.cancel()
         if self._idle is not None:
             self._idle.cancel()
 
@@ -87,13 +93,25 @@ class Connection:
 
     def status(self, jobs: Mapping[int, Job]) -> ConnectionStatus:
         """A snapshot; `jobs` are the pump's, by the identity of their sockets."""
-        peer = self._peer.address
-        who = f"{peer[0]}:{peer[1]}" if peer else "unix"
+        who = str(self._peer)
         return (
             ConnectionStatus(who, self._state)
             if self._serving is None
             else self._serving.status(who, jobs.get(id(self._transport.sock)))
         )
+
+    async def _meet_client(self, proxies: Proxies) -> bool:
+        """Where the peer is a proxy that names its client first, take the client for the peer; False without one."""
+        service, sock, client = self._service, self._transport.sock, None
+        with trio.CancelScope() as self._meeting:
+            if self._draining:
+                self._meeting.cancel()
+            timeout = service.config.handshake_timeout
+            client = await meet_client(sock, self._peer, proxies, service.forwarding, timeout)
+        self._meeting = None
+        if client is not None:
+            self._peer = client
+        return client is not None
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         idle_setting = "header_timeout"

@@ -25,6 +25,7 @@ from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, dispose_answer
 from trio_wsgi.net.apps import Call
+from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
@@ -32,12 +33,14 @@ from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
+from trio_wsgi.rules.forwarded import find_client
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_all, http_date
 from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
 
+_UNIX = ("", 0)  # who has no address
 _RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
 
 
@@ -75,6 +78,7 @@ class Exchange:
         self._clock = trio.current_time()
         self._promised: int | None = None
         self._sent = False  # the whole response
+        self._health = head is not None and head.path == service.health_path
         self._outcome = Outcome.FINISHED
         self._reason = ""
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
@@ -129,7 +133,10 @@ class Exchange:
 
     async def _serve(self) -> None:
         assert self._head is not None and self._app is not None
-        if (found := find_mount(self._service.mounts, self._head)) is not None:
+        if self._health:
+            self.keep = self.keep and not self._head.expects_continue  # nobody will ask for the body
+            await self._send(answer_health(self._head, self._draining()))
+        elif (found := find_mount(self._service.mounts, self._head)) is not None:
             await self._send(await self._ask_mount(self._head, *found))
         else:
             await self._app.serve(self._send)
@@ -248,17 +255,27 @@ class Exchange:
     # -- what is told of it --------------------------------------------------------------------------------------
 
     def _label(self) -> str:
-        address = self._peer.address
-        who = f"{address[0]}:{address[1]}" if address else "unix"
-        asked = self._wire.asked
+        client, who, asked = self._client(), str(self._peer), self._wire.asked
+        if client != (self._peer.address or _UNIX):
+            who = f"{client[0] or 'unknown'} via {self._peer.name}"
         if asked is None:
             return who
         return f"{who} {asked.method.decode('ascii')} {asked.target.decode('latin-1')!r}"
 
+    def _client(self) -> tuple[str, int]:
+        """Address and port of the client: as proxies of ours say, where one of them has connected."""
+        peer, asked = self._peer, self._wire.asked
+        if peer.forwarding is not None and asked is not None:
+            built = None if self._app is None else self._app.client
+            said = built or find_client(asked.headers, peer.forwarding)
+            if said is not None:
+                return said[0], int(said[1]) if said[1].isdecimal() else 0
+        return peer.address or _UNIX
+
     def _emit(self) -> None:
         if self._app is not None:
             self._app.errors.flush()  # what close() of the app's file said
-        asked, address, sent = self._wire.asked, self._peer.address or ("", 0), self._outlet.sent_head
+        asked, address, sent = self._wire.asked, self._client(), self._outlet.sent_head
         record = RequestRecord(
             peer=address[0],
             peer_port=address[1],
@@ -275,6 +292,7 @@ class Exchange:
             request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
             environ={} if self._app is None else self._app.environ,
+            health=self._health,
         )
         for observer in self._service.observers:
             try:

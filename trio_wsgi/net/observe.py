@@ -11,7 +11,7 @@ access_log = logging.getLogger("trio_wsgi.access")
 
 
 class AccessLog:
-    """Writes a line for each request to the logger `trio_wsgi.access`.
+    """Writes a line for each request to the logger `trio_wsgi.access`: at INFO, those at health_path at DEBUG.
 
     Args:
         line_format: gunicorn's atoms and ours; see `rules.logline`.
@@ -21,5 +21,6 @@ class AccessLog:
         self._format = compile_format(line_format)
 
     def __call__(self, record: RequestRecord) -> None:
-        if access_log.isEnabledFor(logging.INFO):
-            access_log.info("%s", self._format(record))
+        level = logging.DEBUG if record.health else logging.INFO  # every second, of every load balancer
+        if access_log.isEnabledFor(level):
+            access_log.log(level, "%s", self._format(record))
