@@ -77,7 +77,7 @@ def listen_unix(path: str, backlog: int, access: Access) -> tuple[socket.socket,
             with _taking_turns(file.parent):
                 _remove_stale(path)
                 sock.bind(path)
-                remove = _build_remover(file)
+                remove = build_remover(file)
                 failing.callback(file.unlink)
                 _admit(file, access)
                 sock.listen(backlog)
@@ -104,7 +104,8 @@ def _admit(file: Path, access: Access) -> None:
             raise ConfigError("unix_socket_owner", why, hint) from exc
 
 
-def _build_remover(file: Path) -> Callable[[], None]:
+def build_remover(file: Path) -> Callable[[], None]:
+    """What removes the file of a unix socket, if it still is the one of now."""
     made = file.lstat()
 
     def remove() -> None:
