@@ -11,6 +11,7 @@ Laws:
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import socket
 from collections.abc import Mapping
@@ -19,17 +20,22 @@ import trio
 
 from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
+from trio_wsgi.net.tls import TlsTransport
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.net.wire import RECEIVE_SIZE, Wire
+from trio_wsgi.rules.certificates import build_variables
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
+
+LATE = 1.0  # seconds for the request of a client that was still shaking hands when the server began to drain
 
 
 class Connection:
@@ -62,7 +68,8 @@ class Connection:
             with self._everything:
                 if self._service.proxy_protocol is None or await self._meet_client(self._service.proxy_protocol):
                     async with trio.open_nursery() as nursery:
-                        await self._serve(nursery)
+                        if self._service.tls is None or await self._shake_hands(nursery, self._service.tls):
+                            await self._serve(nursery)
         except Exception:
             log.exception("%r failed; please report this", self)
         finally:
@@ -113,6 +120,37 @@ class Connection:
             self._peer = client
         return client is not None
 
+    async def _shake_hands(self, nursery: trio.Nursery, tls: Tls) -> bool:
+        """Go over to TLS; False when nothing came of it."""
+        config = self._service.config
+        self._state = State.HANDSHAKE
+        try:
+            self._use(transport := TlsTransport(self._transport.sock, tls, self._service.pump))
+            session = await transport.shake_hands(config.handshake_timeout)
+        except ClientError as exc:
+            self._use(transport.give_up())
+            await self._refuse(nursery, exc)
+            await self._linger()
+            return False
+        except OSError as exc:  # ClientGone is one; whoever wants certificates wants to know who has none
+            log.log(logging.DEBUG if config.cert_reqs == "none" else logging.INFO, "%s: no TLS: %s", self._peer, exc)
+            return False
+        variables = {**self._peer.variables, **build_variables(session)}
+        self._peer = dataclasses.replace(self._peer, variables=variables)
+        if self._draining:  # what it came for could not be asked before
+            with trio.move_on_after(LATE):
+                await transport.wait_readable()
+        return True
+
+    def _use(self, transport: PlainTransport) -> None:
+        self._transport = self._wire.transport = transport
+
+    async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
+        exchange = self._serving = self._exchange(nursery, None)
+        await exchange.refuse(exc)
+        self._serving = None
+        return exchange
+
     async def _serve(self, nursery: trio.Nursery) -> None:
         idle_setting = "header_timeout"
         unread = False
@@ -120,8 +158,7 @@ class Connection:
             try:
                 head = await self._next_head(idle_setting)
             except (ClientError, ClientGone) as exc:
-                exchange = self._serving = self._exchange(nursery, None)
-                await exchange.refuse(exc)
+                exchange = await self._refuse(nursery, exc)
                 unread = True  # more of what was refused may be on its way
                 break
             if head is None:

@@ -23,6 +23,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
+from trio_wsgi.net.certificates import describe_kernel_tls, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
@@ -58,6 +59,9 @@ class Server:
         app: the WSGI application.
         config: the settings; the defaults if None.
         observers: called with the `RequestRecord` of every finished request, on the event loop; must be quick.
+
+    Raises:
+        ConfigError: a certificate, or what belongs to it, cannot be used; their files are read here.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Server:
         self._app = app
         self.config = Config() if config is None else config
         self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
+        self._tls = open_tls(self.config)
         self._accepting = trio.CancelScope()
         self._drain_limits = DrainLimits(
             self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate
@@ -116,10 +121,14 @@ class Server:
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
         async with (
-            open_service(self._app, self.config, self._observers) as service,
+            open_service(self._app, self.config, self._observers, self._tls) as service,
             trio.open_nursery() as draining,
         ):
             self._service = service
+            if self._tls is not None:
+                log.info(
+                    "TLS: certificates from %s; kernel TLS: %s", ", ".join(self.config.certfile), describe_kernel_tls()
+                )
             try:
                 async with trio.open_nursery() as connections:
                     doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
@@ -151,6 +160,15 @@ class Server:
         self._accepting.cancel()
         for connection in self._connections:
             connection.drain()
+
+    async def reload_certificates(self) -> None:
+        """Read the files of certificates anew, for the handshakes to come; without TLS, nothing.
+
+        Raises:
+            ConfigError: they cannot be used; those that were loaded before stay.
+        """
+        if self._tls is not None:
+            self._tls.context = await trio.to_thread.run_sync(load_certificates, self.config)
 
     def statistics(self) -> Statistics:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
@@ -273,7 +291,7 @@ def _build_site(config: Config, listener: Listener) -> Site:
         server_name=listener.server_name,
         server_port=listener.server_port,
         script_name=config.url_prefix,
-        scheme=config.url_scheme,
+        scheme=config.scheme,
         software=f"trio-wsgi/{__version__}",
         multithread=config.threads > 1,
         multiprocess=False,

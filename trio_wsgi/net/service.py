@@ -12,6 +12,7 @@ from sendfile import MinRate, Pump
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.apps import AppThreads, open_threads
+from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.watch import DisconnectWatch
@@ -53,10 +54,13 @@ class Service:
     health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
     disk: AppThreads  # for what mounts do, which no app may keep waiting
+    tls: Tls | None
 
 
 @asynccontextmanager
-async def open_service(app: WSGIApplication, config: Config, observers: tuple[Observer, ...]) -> AsyncIterator[Service]:
+async def open_service(
+    app: WSGIApplication, config: Config, observers: tuple[Observer, ...], tls: Tls | None
+) -> AsyncIterator[Service]:
     """Open all that connections share; they must have ended when the block is left.
 
     Raises:
@@ -75,6 +79,7 @@ async def open_service(app: WSGIApplication, config: Config, observers: tuple[Ob
             yield Service(
                 work=Work(background, "the server"),
                 app=app,
+                tls=tls,
                 config=config,
                 threads=threads,
                 disk=disk,
