@@ -26,6 +26,7 @@ from trio_wsgi.foreign import find_hint
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process import worker
+from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import describe_default, format_toml, sections
 from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.setting import Setting, nearest
@@ -237,7 +238,9 @@ def _run(argv: Sequence[str]) -> int:
 
     if options.check_config:
         return _check(options, load, loaded)
-    return worker.serve_process(load, loaded.config)
+    systemd = take_systemd(os.environ)
+    config = systemd.choose_sockets(loaded.config, loaded.origins["bind"] not in ("default", SETTINGS["bind"].familiar))
+    return worker.serve_process(load, config, systemd)
 
 
 def _paste_app(options: argparse.Namespace) -> str:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from trio_wsgi.errors import ConfigError
@@ -24,17 +25,20 @@ _SLACK = 2.0  # seconds by which the clock of files may be behind: ticks, and a 
 
 
 @contextmanager
-def open_pid_file(name: str | None) -> Iterator[None]:
+def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
     """Tell this process' id in a file for as long as the block runs.
 
     Args:
         name: of the file; None for none.
 
+    Yields:
+        What removes it before, for a process that ends without leaving the block.
+
     Raises:
         ConfigError: another server lives under it, or it cannot be written.
     """
     if name is None:
-        yield
+        yield _remove_nothing
         return
     path = Path(name).absolute()  # the application may change directory
     with _explaining(name):
@@ -44,12 +48,21 @@ def open_pid_file(name: str | None) -> Iterator[None]:
                 "pid", f"{name} names process {author}, which is running", "stop it, or name another file"
             )
         _write(path)
+    remove = partial(_remove, path)
     try:
-        yield
+        yield remove
     finally:
-        with contextlib.suppress(OSError):  # the user we have become may not: the next start replaces it
-            if _read(path) == os.getpid():
-                path.unlink()
+        remove()
+
+
+def _remove_nothing() -> None:
+    """There is none."""
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the user we have become may not: the next start replaces it
+        if _read(path) == os.getpid():
+            path.unlink()
 
 
 @contextmanager

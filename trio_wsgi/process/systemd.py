@@ -113,6 +113,9 @@ class Systemd:
             await trio.sleep(self.watchdog / 2)
 
 
+UNKNOWN = Systemd()  # of a process that systemd has not started
+
+
 def take_systemd(environ: MutableMapping[str, str]) -> Systemd:
     """Take what systemd gave this process. Later calls find nothing.
 

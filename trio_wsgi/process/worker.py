@@ -8,7 +8,9 @@ Laws:
 * These hold from the moment that logs are open: a signal while the application is imported ends the process, one that
   comes before the loop runs is obeyed by the loop.
 * An application thread that ignores all this does not keep the process alive.
-* However the process ends, the files of its unix sockets are gone.
+* However the process ends, the files of its unix sockets and its pid file are gone.
+* What only root may do is done first: logs, sockets and the pid file are open before we become somebody else, and only
+  then is any code of the application imported.
 """
 
 from __future__ import annotations
@@ -32,6 +34,9 @@ from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
 from trio_wsgi.process.logs import Logs, open_logs
+from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.wsgi.call import WSGIApplication
 
 log = logging.getLogger("trio_wsgi.error")
@@ -55,22 +60,34 @@ def run(app: WSGIApplication, **settings: Any) -> int:
     Raises:
         ConfigError: a setting cannot be used.
     """
-    return serve_process(lambda: app, make_config(settings))
+    systemd = take_systemd(os.environ)
+    return serve_process(lambda: app, systemd.choose_sockets(make_config(settings), "bind" in settings), systemd)
 
 
-def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> int:
+def serve_process(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
     """Serve what `load_app` gives until a signal ends it. Must run in the main thread.
 
     Args:
-        load_app: called once, before anything is listened at; what it raises is passed on.
+        load_app: called once, as the user we become; what it raises is passed on.
+        systemd: to be told when we serve and stop.
 
     Returns:
         The exit code.
 
     Raises:
-        ConfigError: an address or a log file cannot be used.
+        ConfigError: an address, a file or a user cannot be used.
     """
-    with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
+    set_umask(config)
+    identity = decide_identity(config)
+    with (
+        open_logs(config) as logs,
+        EarlySignals(SIGNALS) as early,
+        open_listeners(
+            resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
+        ) as listeners,
+        open_pid_file(config.pid) as remove_pid_file,
+    ):
+        become(identity)
         try:
             with early.interrupting():
                 app = load_app()
@@ -79,10 +96,8 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config) -> in
             return EXIT_CLEAN
         raise_descriptor_limit()
         calm_collector()
-        with open_listeners(
-            resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
-        ) as listeners:
-            run_serving(Process(Server(app, config), listeners, logs), early, announce)
+        outside = Outside(systemd, remove_pid_file)
+        run_serving(Process(Server(app, config), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
 
@@ -106,6 +121,18 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def _do_nothing() -> None:
+    """For a process that has no pid file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Who knows of this process; nobody of a worker, as its supervisor speaks for it."""
+
+    systemd: Systemd = UNKNOWN
+    remove_pid_file: Callable[[], None] = _do_nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Process:
     """What the process consists of, for whoever ends it.
@@ -118,7 +145,8 @@ class Process:
     listeners: list[Listener]
     logs: Logs
     talkative: bool = True
-    serving: trio.CancelScope = field(default_factory=trio.CancelScope)
+    outside: Outside = Outside()
+    serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
     def say(self, text: str, *values: object) -> None:
         """Log what a signal brings about."""
@@ -128,6 +156,7 @@ class Process:
         """End without waiting for anything."""
         for listener in self.listeners:
             listener.close()
+        self.outside.remove_pid_file()
         self.logs.flush()
         os._exit(code)
 
@@ -177,10 +206,12 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
 
 
 async def announce(process: Process) -> None:
-    """Say where we listen."""
+    """Say where we listen, and to systemd that we live."""
     scheme = process.server.config.scheme
     where = ", ".join(listener.address.url(scheme) for listener in process.listeners)
     log.info("listening at %s (pid %d)", where, os.getpid())
+    process.outside.systemd.tell_ready(f"listening at {where}")
+    await process.outside.systemd.keep_alive()
 
 
 async def _obey(signals: AsyncIterator[int], process: Process) -> None:
@@ -199,9 +230,11 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
         elif number == signal.SIGTERM:
             timeout = process.server.config.graceful_timeout
             process.say("%s: finishing what is under way, for up to %g s", name, timeout)
+            process.outside.systemd.tell_stopping("finishing what is under way")
             process.server.drain()
             ending = True
         else:
             process.say("%s: stopping", name)
+            process.outside.systemd.tell_stopping("stopping")
             process.serving.cancel()
             ending = True
