@@ -39,7 +39,7 @@ FLOORS = {
 
 RUN_TIME = {"trio", "h11", "outcome", "trio_wsgi", "sendfile"}  # outcome is what trio asks for and takes
 TYPES_ONLY = {"_typeshed"}  # type checkers have it, Python has not
-OPTIONAL = {"anyio", "paste"}  # only inside `try`
+OPTIONAL = {"anyio", "paste", "watchfiles"}  # only inside `try`
 FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {

@@ -1,0 +1,77 @@
+"""Which files an application consists of: told by the worker that has imported them, or failed to.
+
+Laws:
+
+* Nothing is imported, and no lazy module is woken, by being looked at.
+* A failure names the files that its fix will change: those of its traceback, the one with the wrong syntax, and for
+  a module that is not there all places where it may appear.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+
+_SUFFIXES = {".pyc": ".py", ".pyo": ".py"}
+
+
+def imported_files() -> set[str]:
+    """The files of all modules that this process has imported, as absolute paths."""
+    found = (_file_of(module) for module in list(sys.modules.values()))
+    return set(_absolute(path for path in found if path))
+
+
+def files_of_failure(error: BaseException, search: Sequence[str] | None = None) -> set[str]:
+    """The files that may be changed to undo a failed import, as absolute paths; some may not exist.
+
+    Args:
+        error: with its causes and contexts.
+        search: where modules are looked for; `sys.path` if None.
+    """
+    found: set[str] = set()
+    for each in _chain(error):
+        found.update(frame.filename for frame in traceback.extract_tb(each.__traceback__, limit=-100))
+        if isinstance(each, SyntaxError) and each.filename:
+            found.add(each.filename)
+        if isinstance(each, ModuleNotFoundError) and each.name:
+            found.update(_places_of(each.name, sys.path if search is None else search))
+    return set(_absolute(path for path in found if not path.startswith("<")))
+
+
+def _file_of(module: object) -> str | None:
+    try:
+        path = object.__getattribute__(module, "__dict__").get("__file__")
+    except AttributeError:  # something else than a module: sys.modules takes anything
+        return None
+    return path if isinstance(path, str) else None
+
+
+def _absolute(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        stem, suffix = os.path.splitext(path)  # noqa: PTH122 - thousands of them, and no symlink is to be followed
+        yield os.path.abspath(stem + _SUFFIXES.get(suffix, suffix))  # noqa: PTH100
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        each = left.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            left += [each.__cause__, each.__context__]
+
+
+def _places_of(name: str, search: Sequence[str]) -> Iterator[str]:
+    """Where a missing module, or its package, would be found."""
+    top, *rest = name.split(".")
+    for folder in search:
+        yield os.path.join(folder, top + ".py")  # noqa: PTH118
+        yield os.path.join(folder, top, "__init__.py")  # noqa: PTH118
+        if rest:
+            inner = os.path.join(folder, top, *rest)  # noqa: PTH118
+            yield inner + ".py"
+            yield os.path.join(inner, "__init__.py")  # noqa: PTH118
