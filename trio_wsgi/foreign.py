@@ -40,7 +40,7 @@ _HINTS = {
     "--permit-obsolete-folding --permit-unconventional-http-method --permit-unconventional-http-version "
     "--strip-header-spaces --casefold-http-method": _STRICT,
     "--forwarder-headers --header-map": "leave it out: header names with underscores are dropped",
-    "--secure-scheme-headers": "see --forwarded-allow-ips",
+    "--secure-scheme-headers": "see --forwarded-allow-ips and --trusted-proxy-headers",
     "--reload-engine": "leave it out: watchfiles is used where it is installed",
     "--root-path": "write --url-prefix",
     "--http-parser": "write --http",
@@ -67,7 +67,7 @@ _HINTS = {
     "--channel-timeout --timeout-keep-alive --http-keepalive --keepalive --keepalive-timeout": "write --keep-alive",
     "--max-request-header-size": "see --limit-request-line, --limit-request-fields and --limit-request-field-size",
     "--max-request-body-size --limit-max-request-size": "write --limit-request-body",
-    "--trusted-proxy --trusted-proxy-count --trusted-proxy-headers --clear-untrusted-proxy-headers "
+    "--trusted-proxy --trusted-proxy-count --clear-untrusted-proxy-headers "
     "--log-untrusted-proxy-headers --proxy-headers --forwarded-allow-from": "see --forwarded-allow-ips",
     "--server-name": "leave it out: the Host header tells it",
     "--ipv4 --ipv6": "write --bind HOST:PORT, or --bind [IPV6]:PORT",

@@ -1,0 +1,181 @@
+"""docs/migrating.md and the hints for flags of other servers: complete, and nothing in them is made up."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from gunicorn.config import KNOWN_SETTINGS
+
+import trio_wsgi
+from trio_wsgi.cli import build_parser, main, parse_arguments
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.foreign import find_hint, foreign_flags
+from trio_wsgi.sources import load_config
+
+PAGE = (Path(trio_wsgi.__file__).parent.parent / "docs" / "migrating.md").read_text()
+OURS = set(build_parser()._option_string_actions)
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]+")
+MOD_WSGI = {  # nginx mod_wsgi's README
+    "wsgi_python_optimize",
+    "wsgi_python_executable",
+    "wsgi_python_home",
+    "wsgi_enable_subinterpreters",
+    "wsgi_pass_authorization",
+    "wsgi_allow_ranges",
+    "wsgi_script_reloading",
+    "wsgi_reload_mechanism",
+    "wsgi_optimize_send_headers",
+    "wsgi_output_buffering",
+    "wsgi_write_buffering",
+    "wsgi_write_buffer_size",
+    "wsgi_temp_path",
+    "wsgi_var",
+    "wsgi_use_main_interpreter",
+    "wsgi_middleware",
+    "wsgi_pass",
+}
+
+
+def rows(section: str) -> list[tuple[str, str, str]]:
+    """The rows of the tables under a heading of level 2."""
+    (text,) = (part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE) if part.startswith(f"{section}\n"))
+    found = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if "|" in line]
+    return [(first, second, third) for first, second, third in found if first.startswith("`")]
+
+
+SECTIONS = ("gunicorn", "uWSGI", "waitress", "nginx mod_wsgi")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_flag_of_ours_in_a_table_exists(section: str) -> None:
+    table = rows(section)
+    assert len(table) >= 15
+    for _, here, remark in table:
+        assert set(FLAG.findall(here + " " + remark)) <= OURS
+        assert here == "" or here.startswith(("`--", "the word "))
+
+
+def test_every_flag_after_the_tables_exists() -> None:
+    after = PAGE.rpartition("\n\n")[2]
+    assert len(FLAG.findall(after)) > 10
+    assert set(FLAG.findall(after)) <= OURS
+
+
+def test_every_setting_of_gunicorn_has_a_row() -> None:
+    named = [first.strip("`") for first, _, _ in rows("gunicorn")]
+    assert sorted(named) == sorted(setting.name for setting in KNOWN_SETTINGS)
+
+
+def test_every_directive_of_mod_wsgi_has_a_row() -> None:
+    named = [first.strip("`") for first, _, _ in rows("nginx mod_wsgi")]
+    assert sorted(named) == sorted(MOD_WSGI)
+
+
+def test_what_has_the_same_name_is_said_to_be_the_same() -> None:
+    """A setting of ours that is called as gunicorn's stands in its row."""
+    for name, here, _ in rows("gunicorn"):
+        if name.strip("`") in Config.__dataclass_fields__:
+            assert here.strip("`").lstrip("-").replace("-", "_") == name.strip("`")
+
+
+def test_the_file_of_the_page_is_read(tmp_path: Path) -> None:
+    (toml,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (tmp_path / "shop.toml").write_text(toml)
+    config = load_config({}, {}, str(tmp_path / "shop.toml")).config
+    assert (config.workers, config.keep_alive, config.env) == (4, 65.0, (("MODE", "production"),))
+
+
+def test_the_console_of_the_page_is_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commands that fail are run; what they print is on the next line."""
+    console = re.findall(r"^\$ trio-wsgi (.*)\n(trio-wsgi: .*)$", PAGE, re.MULTILINE)
+    assert len(console) == 2
+    for words, printed in console:
+        assert main(words.split()) == 1
+        assert capsys.readouterr().err == f"{printed}\n"
+
+
+# -- flags -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_flag_is_none_of_ours() -> None:
+    assert not set(foreign_flags()) & OURS
+
+
+@pytest.mark.parametrize(("flag", "hint"), foreign_flags().items())
+def test_a_hint_names_flags_that_exist(flag: str, hint: str) -> None:
+    assert set(FLAG.findall(hint)) <= OURS
+    assert find_hint(flag) == find_hint(flag.lstrip("-").replace("-", "_")) == hint
+
+
+def test_every_flag_of_gunicorn_is_ours_or_has_a_hint() -> None:
+    theirs = {flag for setting in KNOWN_SETTINGS for flag in setting.cli or ()}
+    assert len(theirs) > 60
+    assert not {flag for flag in theirs if flag not in OURS and not find_hint(flag)}
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [  # as people write them in Procfiles, Containerfiles, units and tutorials
+        (
+            "-w 4 -b :8000 --threads 8 --timeout 60 --access-logfile - --max-requests 1000 app:app",
+            {
+                "workers": 4,
+                "bind": (":8000",),
+                "threads": 8,
+                "timeout": 60.0,
+                "access_logfile": "-",
+                "max_requests": 1000,
+            },
+        ),
+        ("app:app -w4 -b0.0.0.0:80 -t 30", {"workers": 4, "bind": ("0.0.0.0:80",), "timeout": 30.0}),
+        ("app:app --log-file -", {"error_logfile": "-"}),
+        ("--bind unix:/run/app.sock -m 007 app:app", {"bind": ("unix:/run/app.sock",), "umask": "007"}),
+        ("--workers=2 --max-requests=500 --max-requests-jitter=50 a.wsgi", {"workers": 2, "max_requests_jitter": 50}),
+        ("-u www -g www -p /run/app.pid app:app", {"user": "www", "group": "www", "pid": "/run/app.pid"}),
+        ("--certfile a.pem --keyfile a.key -b :443 app:app", {"certfile": ("a.pem",), "keyfile": ("a.key",)}),
+        ("-b 0.0.0.0:80 -b [::]:80 --reuse-port app:app", {"bind": ("0.0.0.0:80", "[::]:80"), "reuse_port": True}),
+        ("--reload --reload-extra-file a.html app:app", {"reload": True, "reload_extra_file": ("a.html",)}),
+        ("-e A=1 --env B=2 --chdir /srv --pythonpath /lib app:app", {"env": (("A", "1"), ("B", "2")), "chdir": "/srv"}),
+        ("--graceful-timeout 90 --keep-alive 5 app:app", {"graceful_timeout": 90.0, "keep_alive": 5.0}),
+        ("--forwarded-allow-ips=* --proxy-protocol app:app", {"forwarded_allow_ips": ("*",), "proxy_protocol": True}),
+        ("--no-sendfile --log-level debug --backlog 512 app:app", {"sendfile": False, "backlog": 512}),
+        ("--limit-request-line 0x app:app", None),
+    ],
+)
+def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, object] | None) -> None:
+    if values is None:
+        with pytest.raises(ConfigError):
+            load_config(parse_arguments(build_parser(), line.split())[1], {})
+        return
+    options, flags = parse_arguments(build_parser(), line.split())
+    config = load_config(flags, {}).config
+    assert options.app in {"app:app", "a.wsgi"}
+    assert {name: getattr(config, name) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("-k gevent app:app", "-k: there is no such flag (there is one kind of worker"),
+        ("-k=gthread app:app", "-k: there is no such flag (there is one kind of worker"),
+        ("--worker-class=gthread app:app", "--worker-class: there is no such flag (there is one kind of worker"),
+        ("app:app -D", "-D: there is no such flag (it stays in the foreground"),
+        ("--name shop app:app", "--name: there is no such flag (give the service its name"),
+        ("--worker-tmp-dir /dev/shm app:app", "--worker-tmp-dir: there is no such flag (leave it out"),
+        ("--statsd-host localhost:8125 app:app", "(count in the access log"),
+        ("--host 0.0.0.0 --port 80 app:app", "--host: there is no such flag (write --bind HOST:PORT)"),
+        (
+            "-c gunicorn.conf.py app:app",
+            "gunicorn.conf.py is no TOML file (write the settings of gunicorn.conf.py in TOML",
+        ),
+        ("-c python:conf app:app", "python:conf is no TOML file"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_to_do(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
