@@ -7,6 +7,8 @@ Laws:
 * Lines are written whole, in batches, at the end of the file and by descriptor: nobody who waits for a reader holds a
   lock of Python's own streams, which the end of the process would wait for.
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
+* A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
+  anything may have been put in its place.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.owner import Owner, find_heir
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -76,11 +79,25 @@ class _Stream:
 
 
 class _File:
-    """A log file, which others may move away or remove."""
+    """A log file, which others may move away or remove.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        owner: of a file that is made here.
+    """
+
+    def __init__(self, path: str, owner: Owner) -> None:
         self._path = os.path.abspath(path)  # noqa: PTH100 - the application may change directory; links stay
-        self._fd = os.open(self._path, _APPEND, 0o666)
+        self._owner = owner
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        try:
+            fd = os.open(self._path, _APPEND | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return os.open(self._path, _APPEND, 0o666)
+        with contextlib.suppress(OSError):  # it is ours already, or we may not give it away
+            os.fchown(fd, *self._owner)
+        return fd
 
     def write(self, lines: bytes) -> None:
         """Write all of them, to the file that has the name now.
@@ -105,7 +122,7 @@ class _File:
         Raises:
             OSError: it cannot be opened; the old file stays in use.
         """
-        fd = os.open(self._path, _APPEND, 0o666)
+        fd = self._open()
         os.close(self._fd)
         self._fd = fd
 
@@ -235,28 +252,29 @@ def open_logs(config: Config) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
 
     Raises:
-        ConfigError: a log file cannot be opened.
+        ConfigError: a log file cannot be opened, or `user` or `group` is not known.
     """
     errors = logging.Formatter(ERROR_FORMAT, TIME_FORMAT)
     plain = logging.Formatter("%(message)s")
+    owner = find_heir(config)
     with contextlib.ExitStack() as stack:
-        target = _open("error_logfile", config.error_logfile, sys.stderr)
+        target = _open("error_logfile", config.error_logfile, sys.stderr, owner)
         logs = Logs([stack.enter_context(_route("trio_wsgi.error", config.log_level.upper(), target, errors))])
         if config.access_logfile is None:
             access_log = logging.getLogger("trio_wsgi.access")
             stack.callback(access_log.setLevel, access_log.level)
             access_log.setLevel(logging.CRITICAL)
         else:
-            target = _open("access_logfile", config.access_logfile, sys.stdout)
+            target = _open("access_logfile", config.access_logfile, sys.stdout, owner)
             logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain)))
         yield logs
 
 
-def _open(setting: str, path: str, stream: TextIO | None) -> _Stream | _File:
+def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> _Stream | _File:
     if path == "-":
         return _Stream(stream)
     try:
-        return _File(path)
+        return _File(path, owner)
     except OSError as exc:
         raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
 
