@@ -166,7 +166,7 @@ class Config:
     # Processes
     workers: int = PROCESSES.setting(
         1,
-        "Worker processes. 0: serve in this process, without a supervisor (and so without HUP and USR2).",
+        "Worker processes. 0: serve in this process, without a supervisor (HUP reads certificates anew, and no code).",
         flags=("-w",),
         high=1000,
         familiar="WEB_CONCURRENCY",

@@ -7,6 +7,7 @@ Laws:
   once.
 * These hold from the moment that logs are open: a signal while the application is imported ends the process, one that
   comes before the loop runs is obeyed by the loop.
+* HUP reads the certificates anew; where there is a supervisor, it is the supervisor's.
 * An application thread that ignores all this does not keep the process alive.
 * However the process ends, the files of its unix sockets and its pid file are gone.
 * What only root may do is done first: logs, sockets and the pid file are open before we become somebody else, and only
@@ -45,7 +46,7 @@ EXIT_CLEAN = 0
 EXIT_FORCED = 1  # ended by a second signal, with requests under way
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
 SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
-SIGNALS = tuple(filter(None, (*ENDING, signal.SIGUSR1, SIGNAL_DUMP)))
+SIGNALS = tuple(filter(None, (*ENDING, signal.SIGHUP, signal.SIGUSR1, SIGNAL_DUMP)))
 
 
 def run(app: WSGIApplication, **settings: Any) -> int:
@@ -148,6 +149,10 @@ class Process:
     outside: Outside = Outside()
     serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
+    def where(self) -> str:
+        """The addresses that we listen at."""
+        return ", ".join(listener.address.url(self.server.config.scheme) for listener in self.listeners)
+
     def say(self, text: str, *values: object) -> None:
         """Log what a signal brings about."""
         log.log(logging.INFO if self.talkative else logging.DEBUG, text, *values)
@@ -207,11 +212,23 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
 
 async def announce(process: Process) -> None:
     """Say where we listen, and to systemd that we live."""
-    scheme = process.server.config.scheme
-    where = ", ".join(listener.address.url(scheme) for listener in process.listeners)
+    where = process.where()
     log.info("listening at %s (pid %d)", where, os.getpid())
     process.outside.systemd.tell_ready(f"listening at {where}")
     await process.outside.systemd.keep_alive()
+
+
+async def reload_certificates(process: Process) -> None:
+    """HUP, where there is no supervisor that could start new workers; code and settings stay as they are."""
+    process.outside.systemd.tell_reloading()
+    try:
+        await process.server.reload_certificates()
+    except ConfigError as error:
+        log.error("SIGHUP: the certificates stay as they were: %s", error)
+    else:
+        read = process.server.config.certfile
+        log.info("SIGHUP: %s", f"read {', '.join(read)} anew" if read else "nothing to reload without a supervisor")
+    process.outside.systemd.tell_ready(f"listening at {process.where()}")
 
 
 async def _obey(signals: AsyncIterator[int], process: Process) -> None:
@@ -224,6 +241,9 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
         elif number == signal.SIGUSR1:
             process.say("%s: reopening the log files", name)
             process.logs.reopen()
+        elif number == signal.SIGHUP:
+            if process.talkative and not ending:  # else a supervisor sees to it
+                await reload_certificates(process)
         elif ending:
             log.warning("%s: stopping at once", name)
             process.exit_now(EXIT_FORCED)
