@@ -21,7 +21,7 @@ import trio
 
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import ClientError, ClientGone
-from trio_wsgi.net.apps import Call
+from trio_wsgi.net.apps import Abandoned, Call
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
@@ -75,6 +75,7 @@ class AppRun:
         self.environ: dict[str, Any] = {}
         self.client: tuple[str, str] | None = None  # address and port, as the environ had them before the app ran
         self.call: Call | None = None  # once it was asked
+        self._gone = False  # the client, while the app ran
 
     async def serve(self, send: Callable[[Answer], Awaitable[None]]) -> None:
         """Ask the app and `send` its answer; afterwards what it started for the request has ended."""
@@ -170,30 +171,36 @@ class AppRun:
 
     async def _run_app(self, fn: Callable[[], Answer]) -> Answer:
         """Run the app in a thread, while its client is there and for no longer than it may take."""
-        clock = self._outlet.clock = AppClock(self._app_timeout())
+        service, environ = self._service, self.environ
+        call = self.call = Call(fn, dispose=dispose_answer)
+        abandon = partial(service.threads.abandon, call)
+        clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, abandon)
+        call.begins = clock.begin
         if self._arriving is not None:
             self._arriving.clock = clock
-        gone: list[bool] = []
-
-        def client_gone() -> None:
-            gone.append(True)
-            clock.scope.cancel()
-
-        config, environ = self._service.config, self.environ
-        call = self.call = Call(fn, dispose=dispose_answer, begins=clock.begin)
         environ["trio_wsgi.cancelled"] = lambda: call.cancelled
         environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
         answer: Answer | None = None
         try:
-            with clock.scope, self._service.watch.watching(self._wire.transport.sock, client_gone):
-                answer = await self._service.threads.run(call, config.queue_timeout)
+            with service.watch.watching(self._wire.transport.sock, self._client_gone):
+                answer = await service.threads.run(call, service.config.queue_timeout)
+        except Abandoned:
+            pass
         finally:
+            clock.end()
             self._outlet.delivering = True  # its slot may run another call now
-        if not clock.scope.cancel_called and answer is not None:
-            return answer
-        if answer is not None:  # the app did not mind being cancelled
-            await close_answer(self._service, answer)
-        raise ClientGone(0, "closed by the client while the application ran") if gone else AppTimedOut(clock.seconds)
+        if answer is not None:
+            if not (self._gone or clock.expired):
+                return answer
+            await close_answer(service, answer)  # the app did not mind being cancelled
+        if self._gone:
+            raise ClientGone(0, "closed by the client while the application ran")
+        raise AppTimedOut(clock.seconds)
+
+    def _client_gone(self) -> None:
+        assert self.call is not None
+        self._gone = True
+        self._service.threads.abandon(self.call)
 
     def _app_timeout(self) -> float:
         """What the request's trusted header says, where the operator has named one, else the setting."""

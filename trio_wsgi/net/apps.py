@@ -3,14 +3,20 @@
 Laws:
 
 * A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox
-  and come back by `run_sync_soon`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new
+  and come back through its `done`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new
   thread.
+* Waking costs more than working. A thread is woken when the loop is about to wait, once for all that it was given; it
+  wakes the loop when its inbox is empty, once for all that it has done. While it is not, the loop looks by itself.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
-  warm, and no more of them are awake than the load needs.
+  warm.
+* No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
+  next one is put behind the one that runs. What is found stuck there after `STUCK_AFTER` seconds is taken back and
+  given to other threads, and for `SPREAD_FOR` seconds nothing is put behind anything.
 * A thread that ignores its cancellation for `LOST_AFTER` seconds is lost: it is reported with its stack, its caller
   goes on without it, and another thread takes its place. When it comes back it ends, and what it brings is disposed of.
-* Cancelling a caller cancels the scope of the slot that runs its call: the app sees `Cancelled` in whatever it asks of
-  the loop. The caller waits for the thread all the same; such a slot ends and is replaced.
+* Cancelling a caller, or abandoning its call, cancels the scope of the slot that runs the call: the app sees
+  `Cancelled` in whatever it asks of the loop. The caller waits for the thread all the same; such a slot ends and is
+  replaced.
 * Calls that close what an app has opened (`run_closing`) are always admitted, go first, and run even when their caller
   has gone.
 """
@@ -24,8 +30,8 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +39,8 @@ from typing import Any
 
 import outcome
 import trio
+
+from trio_wsgi.net.running import running
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
     from anyio import get_cancelled_exc_class as _load_backend
@@ -45,6 +53,9 @@ log = logging.getLogger("trio_wsgi.error")
 
 _OUTERMOST = "call_app"  # the function of ours that calls the app
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
+STUCK_AFTER = 0.005  # seconds of a call behind which others do not wait
+SPREAD_FOR = 1.0  # seconds without another attempt, once a call was found stuck
+AHEAD = 16  # calls that one thread is given at most
 
 
 class Overloaded(Exception):
@@ -53,6 +64,10 @@ class Overloaded(Exception):
 
 class LostThread(Exception):
     """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
+
+
+class Abandoned(Exception):
+    """The call was given up by `AppThreads.abandon`."""
 
 
 class Call:
@@ -65,7 +80,19 @@ class Call:
         begins: called, on the loop, when a thread takes it.
     """
 
-    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "fn", "queued", "result", "slot", "task")
+    __slots__ = (
+        "begins",
+        "cancelled",
+        "closes",
+        "context",
+        "dispose",
+        "expires",
+        "fn",
+        "patience",
+        "result",
+        "slot",
+        "task",
+    )
 
     def __init__(
         self,
@@ -79,39 +106,55 @@ class Call:
         self.dispose = dispose
         self.begins = begins
         self.cancelled = False  # while it ran; may be looked at from any thread
-        self.queued: trio.CancelScope | None = None  # bounds the wait for a thread, and nothing more
+        self.patience = math.inf  # seconds that it may wait for a thread
+        self.expires = math.inf  # when it has waited so long
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
-        self.slot: _Slot | None = None  # who runs it; None while it waits
+        self.slot: _Slot | None = None  # whose inbox it was put into
         self.result: outcome.Outcome[Any] | None = None
 
     @property
     def running_since(self) -> float | None:
         """When a thread took it, by Trio's clock; None while it waits for one."""
-        return None if self.slot is None else self.slot.since
+        slot = self.slot
+        return slot.since if slot is not None and slot.calls and slot.calls[0] is self else None
 
     @property
     def thread(self) -> int:
         """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
-        return 0 if self.slot is None else self.slot.native_id
+        return 0 if self.slot is None or self.running_since is None else self.slot.native_id
 
     def stack(self) -> str:
         """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
-        return "" if self.slot is None else self.slot.stack()
+        return "" if self.slot is None or self.running_since is None else self.slot.stack()
 
 
 class _Slot:
     """One thread of the pool, with the scope of the task that hosts it."""
 
-    __slots__ = ("_report", "_token", "inbox", "lost", "native_id", "returned", "scope", "since", "thread")
+    __slots__ = (
+        "_collect",
+        "_token",
+        "calls",
+        "done",
+        "inbox",
+        "lost",
+        "native_id",
+        "returned",
+        "scope",
+        "since",
+        "thread",
+    )
 
-    def __init__(self, report: Callable[[_Slot, Call | None], None]) -> None:
+    def __init__(self, collect: Callable[[_Slot], None]) -> None:
         self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None: the thread is there
         # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
         # closes files.
         self.scope = trio.CancelScope(shield=True)
-        self._report = report
+        self._collect = collect
         self._token = trio.lowlevel.current_trio_token()
+        self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
         self.since = math.inf  # when its present call began; infinite while it is idle
         self.returned = trio.Event()  # from the call that was cancelled
         self.lost = False
@@ -121,13 +164,17 @@ class _Slot:
     def loop_in_thread(self) -> None:
         """Say that the thread is there, then run calls until None comes."""
         call: Call | None = None
+        inbox, done = self.inbox, self.done
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
         threading.current_thread().name = "trio-wsgi app"
         with suppress(trio.RunFinishedError):
             while True:
-                self._token.run_sync_soon(self._report, self, call)
+                # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
+                done.put(call)
+                if inbox.empty():
+                    self._token.run_sync_soon(self._collect, self)
                 call = None  # an idle thread keeps no request alive
-                call = self.inbox.get()
+                call = inbox.get()
                 if call is None:
                     return
                 call.result = outcome.capture(call.context.run, call.fn)
@@ -177,13 +224,17 @@ class AppThreads:
         self._starting = 0  # slots whose thread is not there yet
         self._idle: list[_Slot] = []  # the last one is the warmest
         self._waiting: deque[Call] = deque()
+        self._ahead = 0  # calls that wait in inboxes, behind another one
+        self._hot: _Slot | None = None  # that was given a call last
+        self._spread_until = -math.inf
+        self._nap = trio.CancelScope()  # of the overseer
+        self._outbox: list[tuple[_Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
         self._lost: set[_Slot] = set()
         self._closing = False
 
     def __repr__(self) -> str:
-        return (
-            f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {len(self._waiting)} waiting>"
-        )
+        queued = len(self._waiting) + self._ahead
+        return f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {queued} waiting>"
 
     async def run(self, call: Call | Callable[[], Any], queue_timeout: float = math.inf) -> Any:
         """Run a call in a thread and return its result.
@@ -194,7 +245,7 @@ class AppThreads:
 
         Raises:
             Overloaded: there is no thread and no place in the queue, or none came free in time.
-            LostThread: the call was cancelled, and its thread does not come back.
+            Abandoned: by `abandon`.
 
         Cancellation: at once while the call waits. When it runs, it finds out through `trio.from_thread`, and its
         result is still returned.
@@ -202,15 +253,14 @@ class AppThreads:
         call = call if isinstance(call, Call) else Call(call)
         await trio.lowlevel.checkpoint_if_cancelled()
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
-        if len(self._waiting) >= self._queue_size + free:
+        if len(self._waiting) + self._ahead >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
+        call.patience, call.expires = queue_timeout, trio.current_time() + queue_timeout
         self._waiting.append(call)
         self._hand_out()
-        if call.slot is not None:
-            return await self._wait(call, self._abort_request)
-        with trio.move_on_after(queue_timeout) as call.queued:
-            return await self._wait(call, self._abort_request)
-        raise Overloaded(f"no thread came free within {queue_timeout:g} s (queue_timeout)")
+        if call.slot is None:
+            self._look_at(call.expires)
+        return await self._wait(call, self._abort_request)
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
@@ -218,6 +268,9 @@ class AppThreads:
         Cancellation: stops the waiting; `fn` is run all the same.
         """
         call = Call(partial(_log_failure, fn), closes=True)
+        if self._ahead:
+            for slot in self._slots:
+                self._take_back(slot)
         self._waiting.appendleft(call)
         self._hand_out()
         await self._wait(call, self._abort_closing)
@@ -225,25 +278,42 @@ class AppThreads:
     async def _wait(self, call: Call, abort: Callable[[Call], trio.lowlevel.Abort]) -> Any:
         call.task = trio.lowlevel.current_task()
         result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
-        if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
-            # The thread saw the cancellation of its slot; this task is to see its own.
+        if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled | LostThread):
+            # The thread saw the cancellation of its slot; this task is to see its own, if it has one.
             await trio.lowlevel.checkpoint_if_cancelled()
+            if call.cancelled:
+                raise Abandoned from result.error
             raise RuntimeError("a call raised the Cancelled of another one") from result.error
-        if isinstance(result, outcome.Error) and isinstance(result.error, LostThread):
-            await trio.lowlevel.checkpoint_if_cancelled()  # what it was cancelled for
         try:
             return result.unwrap()
         finally:
             del result, call  # an error would keep this frame, and the frame the error, and both what the app held
 
+    def abandon(self, call: Call) -> None:
+        """Give up a call for the sake of whoever asked for it: its `run` raises `Abandoned` unless it has a result.
+
+        At once while it waits for a thread. When it runs, its thread finds out as after a cancellation.
+        """
+        if call.task is not None and self._abort_request(call) is trio.lowlevel.Abort.SUCCEEDED:
+            self._give_up(call, Abandoned())
+
     def _abort_request(self, call: Call) -> trio.lowlevel.Abort:
+        slot = call.slot
+        if slot is not None:
+            self._take_back(slot)
+        if call.task is None:  # it is done, as was seen just now
+            return trio.lowlevel.Abort.FAILED
         if call.slot is None:
             self._waiting.remove(call)
+            self._hand_out()
             return trio.lowlevel.Abort.SUCCEEDED
-        if not call.slot.scope.cancel_called:
+        assert slot is not None
+        # If its thread has taken the next one, it is done with this one, and its report is on its way.
+        if slot.calls[-1] is call and not slot.scope.cancel_called:
             call.cancelled = True
-            call.slot.scope.cancel()
-            self._nursery.start_soon(self._await_return, call.slot, call)
+            slot.scope.cancel()
+            self._nursery.start_soon(self._await_return, slot, call)
+        self._hand_out()
         return trio.lowlevel.Abort.FAILED
 
     async def _await_return(self, slot: _Slot, call: Call) -> None:
@@ -261,9 +331,7 @@ class AppThreads:
             LOST_AFTER,
             slot.stack(),
         )
-        task, call.task = call.task, None
-        if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(LostThread())))
+        self._give_up(call, LostThread())
         self._hand_out()
 
     def _abort_closing(self, call: Call) -> trio.lowlevel.Abort:
@@ -276,32 +344,125 @@ class AppThreads:
             busy=len(self._slots) - len(self._idle) - self._starting,
             idle=len(self._idle),
             lost=len(self._lost),
-            queued=len(self._waiting),
+            queued=len(self._waiting) + self._ahead,
         )
 
     def lost_stacks(self) -> tuple[str, ...]:
         """Where the lost threads are, each as lines of a Python stack."""
         return tuple(slot.stack() for slot in self._lost)
 
-    # -- slots ---------------------------------------------------------------------------------------------------
+    # -- who runs what -------------------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
-        """Give waiting calls to idle slots, and start slots for the others."""
-        while self._waiting and self._idle:
-            slot = self._idle.pop()
-            call = self._waiting.popleft()
-            call.slot = slot
-            if call.queued is not None:
-                call.queued.deadline = math.inf
-            if call.begins is not None:
-                call.begins()
-            slot.since = trio.current_time()
-            slot.inbox.put(call)
+        """Give waiting calls to slots, and start slots for the others."""
+        while self._waiting and (slot := self._choose()) is not None:
+            self._give(slot, self._waiting.popleft())
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
-            slot = _Slot(self._report)
+            if self._hot is not None and self._stands_in_for_others(self._hot):
+                break  # it is about to take them
+            slot = _Slot(self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
+        if self._ahead:
+            self._look_at(trio.current_time() + STUCK_AFTER)
+
+    def _choose(self) -> _Slot | None:
+        """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
+        hot = self._hot
+        if hot is not None and len(hot.calls) < AHEAD and self._stands_in_for_others(hot):
+            return hot
+        return self._idle.pop() if self._idle else None
+
+    def _stands_in_for_others(self, slot: _Slot) -> bool:
+        if not slot.calls or slot.scope.cancel_called:
+            return False
+        if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
+            return True
+        now = trio.current_time()
+        return now >= self._spread_until and now - slot.since < STUCK_AFTER
+
+    def _give(self, slot: _Slot, call: Call) -> None:
+        call.slot = self._hot = slot
+        slot.calls.append(call)
+        if len(slot.calls) == 1:
+            self._begin(slot)
+        else:
+            self._ahead += 1
+        self._outbox.append((slot, call))
+
+    def flush(self) -> None:
+        """Wake the threads that were given something."""
+        if self._outbox:
+            now = trio.current_time()
+            for slot, call in self._outbox:
+                if slot.calls[0] is call:
+                    slot.since = now  # not before
+                slot.inbox.put(call)
+            self._outbox.clear()
+
+    def _begin(self, slot: _Slot) -> None:
+        """Its first call runs now, as far as the loop can tell."""
+        slot.since = trio.current_time()
+        begins = slot.calls[0].begins
+        if begins is not None:
+            begins()
+
+    def _take_back(self, slot: _Slot) -> None:
+        """The calls that the thread has not taken out of its inbox wait again, in front of the others."""
+        if len(slot.calls) < 2:
+            return
+        self.flush()
+        unread: list[Call | None] = []
+        with suppress(queue.Empty):
+            while True:
+                unread.append(slot.inbox.get_nowait())
+        for call in reversed(unread):
+            if call is None or call is slot.calls[0]:  # the end, or what the thread is just waking up for
+                slot.inbox.put(call)
+                continue
+            slot.calls.remove(call)
+            self._ahead -= 1
+            call.slot = None
+            self._waiting.appendleft(call)
+        self._read_reports(slot)  # the thread may rely on what it saw in its inbox
+
+    # -- what waits too long -------------------------------------------------------------------------------------
+
+    def _next_look(self) -> float:
+        """When something may have waited too long."""
+        if self._ahead:
+            return trio.current_time() + STUCK_AFTER
+        return min((call.expires for call in self._waiting), default=math.inf)
+
+    def _look_at(self, when: float) -> None:
+        if when < self._nap.deadline:
+            self._nap.deadline = when
+
+    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Free the calls that are stuck behind others, and turn away those that have waited too long."""
+        task_status.started()
+        while True:
+            with trio.CancelScope(deadline=self._next_look()) as self._nap:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            for slot in self._slots:
+                self._read_reports(slot)
+                if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
+                    self._spread_until = now + SPREAD_FOR
+                    self._take_back(slot)
+            for call in [call for call in self._waiting if call.expires <= now]:
+                self._waiting.remove(call)
+                self._give_up(call, Overloaded(f"no thread came free within {call.patience:g} s (queue_timeout)"))
+            self._hand_out()
+
+    def _give_up(self, call: Call, error: Exception) -> None:
+        """Tell whoever waits for a call that nothing comes of it."""
+        task, call.task = call.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(error)))
+
+    # -- slots ---------------------------------------------------------------------------------------------------
 
     async def _host(self, slot: _Slot) -> None:
         """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
@@ -327,29 +488,50 @@ class AppThreads:
         for call in waiting:
             if call.closes:
                 self._waiting.append(call)
-            elif call.task is not None:
-                trio.lowlevel.reschedule(call.task, outcome.Value(outcome.Error(Overloaded())))
+            else:
+                self._give_up(call, Overloaded())
+
+    def _collect(self, slot: _Slot) -> None:
+        """On the loop: see what a thread has done, and what it or others may do next."""
+        self._read_reports(slot)
+        if self._waiting:
+            self._hand_out()
+        if self._closing:
+            self._end_idle()
+
+    def _read_reports(self, slot: _Slot) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._report(slot, slot.done.get_nowait())
 
     def _report(self, slot: _Slot, call: Call | None) -> None:
-        """On the loop: a thread has started (None), or is done with a call."""
+        """A thread has started (None), or is done with a call."""
         if call is None:
             self._starting -= 1
-        elif call.task is not None:
-            result, call.result = call.result, None  # whoever looks at the call keeps no answer alive
-            trio.lowlevel.reschedule(call.task, outcome.Value(result))
-        elif call.dispose is not None and isinstance(call.result, outcome.Value):
-            dispose = partial(_log_failure, partial(call.dispose, call.result.value))
-            self._waiting.appendleft(Call(dispose, closes=True))
+        else:
+            slot.calls.popleft()
+            self._settle(call)
+        if slot.calls:  # put behind it, and running by now
+            self._ahead -= 1
+            self._begin(slot)
+            return
         slot.since = math.inf
         if slot.scope.cancel_called:
             slot.returned.set()
             slot.inbox.put(None)
-            self._hand_out()
-            return
-        self._idle.append(slot)
-        self._hand_out()
-        if self._closing:
-            self._end_idle()
+        else:
+            self._idle.append(slot)
+
+    def _settle(self, call: Call) -> None:
+        """Give a result to whoever waits for it, or have it disposed of."""
+        call.slot = None
+        result, call.result = call.result, None  # whoever looks at the call keeps no answer alive
+        if call.task is not None:
+            task, call.task = call.task, None
+            trio.lowlevel.reschedule(task, outcome.Value(result))
+        elif call.dispose is not None and isinstance(result, outcome.Value):
+            dispose = partial(_log_failure, partial(call.dispose, result.value))
+            self._waiting.appendleft(Call(dispose, closes=True))
 
     def close(self) -> None:
         """Let every thread end when it has nothing left to do; for the owner of the nursery."""
@@ -368,6 +550,26 @@ def _log_failure(fn: Callable[[], object]) -> None:
         log.exception("closing what the application has opened failed")
 
 
+class _BeforeWaiting(trio.abc.Instrument):
+    """Has something done whenever the loop is about to wait."""
+
+    def __init__(self, fn: Callable[[], None]) -> None:
+        self._fn = fn
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._fn()
+
+
+@contextmanager
+def _before_waiting(fn: Callable[[], None]) -> Iterator[None]:
+    instrument = _BeforeWaiting(fn)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+
+
 @asynccontextmanager
 async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThreads]:
     """The pool of application threads; leaving it waits until every thread has come back.
@@ -377,9 +579,12 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
         queue_size: calls that may wait for one.
     """
     _load_backend()  # anyio imports it with its first use, which is not to be the first request
-    async with trio.open_nursery() as nursery:
-        pool = AppThreads(nursery, threads, queue_size)
-        try:
-            yield pool
-        finally:
-            pool.close()
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            pool = AppThreads(nursery, threads, queue_size)
+            stack.enter_context(_before_waiting(pool.flush))  # until the last slot has ended
+            try:
+                async with running(pool.oversee):
+                    yield pool
+            finally:
+                pool.close()

@@ -14,22 +14,31 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from trio_wsgi.net.alarms import Alarms
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
 class AppClock:
-    """The scope of an application's work on one request, with its deadline.
+    """The deadline of an application's work on one request.
 
     Args:
         seconds: the application may work; infinite for no limit.
+        alarms: ring when the time is up.
+        expire: called then, once, on the event loop.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.scope = trio.CancelScope()
+    __slots__ = ("_alarms", "_due", "_expire", "_holds", "_left", "_seconds", "expired")
+
+    def __init__(self, seconds: float, alarms: Alarms, expire: Callable[[], None]) -> None:
         self._seconds = seconds
+        self._alarms = alarms
+        self._expire = expire
         self._left = seconds  # while it stands still
+        self._due = math.inf  # while it runs
         self._holds = 1  # reasons to stand still; the first is that no thread has taken the call
+        self.expired = False
 
     def __repr__(self) -> str:
         return f"<AppClock {self._seconds:g} s{', stopped' if self._holds else ''}>"
@@ -43,18 +52,27 @@ class AppClock:
         """A thread has taken the call; to be called once."""
         self._release()
 
+    def end(self) -> None:
+        """The application is done."""
+        self._alarms.call_off(self)
+
+    def ring(self) -> None:
+        """The time is up (`Alarms`)."""
+        self.expired = True
+        self._expire()
+
     def allow(self, seconds: float) -> None:
         """Give the application so many seconds of work from now on."""
         self._seconds = self._left = seconds
         if not self._holds:
-            self.scope.deadline = trio.current_time() + seconds
+            self._run()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """While the block runs, the application waits for its client."""
         if not self._holds:
-            self._left = self.scope.deadline - trio.current_time()
-            self.scope.deadline = math.inf
+            self._left = self._due - trio.current_time()
+            self._alarms.call_off(self)
         self._holds += 1
         try:
             yield
@@ -69,4 +87,8 @@ class AppClock:
     def _release(self) -> None:
         self._holds -= 1
         if not self._holds:
-            self.scope.deadline = trio.current_time() + self._left
+            self._run()
+
+    def _run(self) -> None:
+        self._due = trio.current_time() + self._left
+        self._alarms.set(self, self._due)

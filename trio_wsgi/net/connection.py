@@ -52,7 +52,8 @@ class Connection:
         self._peer = peer
         self._transport = PlainTransport(sock, service.pump, service.config.sendfile)
         self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body)
-        self._idle: trio.CancelScope | None = None  # around the wait for a request
+        self._waiting = False  # for bytes of a request
+        self._over = False  # and no more to wait for them
         self._draining = False
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._everything = trio.CancelScope()
@@ -81,8 +82,13 @@ class Connection:
         self._draining = True
         if self._meeting is not None:
             self._meeting.cancel()
-        if self._idle is not None:
-            self._idle.cancel()
+        self.ring()
+
+    def ring(self) -> None:
+        """An idle connection has waited enough (`Alarms`)."""
+        self._over = True
+        if self._waiting:
+            trio.lowlevel.notify_closing(self._transport.sock)  # ends the wait; the socket stays open
 
     def cut(self) -> None:
         """End now, whatever is under way."""
@@ -190,35 +196,43 @@ class Connection:
         Raises:
             ClientError, ClientGone: it began, and was no good.
         """
-        wire = self._wire
+        wire, alarms = self._wire, self._service.alarms
         patience: float = getattr(self._service.config, idle_setting)
-        deadline = trio.current_time() + patience
-        while True:
-            over = not wire.has_input and await self._wait_idle(deadline)
-            try:
-                return wire.receive_head_nowait()
-            except trio.WouldBlock:
-                if wire.has_input:
-                    return await self._rest_of_head()
-                if over:
-                    if not self._draining:
-                        log.debug("%r: no request for %g s (%s)", self, patience, idle_setting)
-                    return None
-                # nothing but empty lines came
-            except ClientGone:
-                if not wire.has_input:
-                    return None
-                raise
-
-    async def _wait_idle(self, deadline: float) -> bool:
-        """Wait for bytes; True when instead the time is up, or the server drains."""
         self._state = State.IDLE
-        with trio.CancelScope(deadline=deadline) as self._idle:
-            if self._draining:
-                self._idle.cancel()
+        self._over = self._draining
+        alarms.set(self, trio.current_time() + patience)
+        try:
+            while True:
+                over = not wire.has_input and await self._wait_idle()
+                try:
+                    return wire.receive_head_nowait()
+                except trio.WouldBlock:
+                    if wire.has_input:
+                        return await self._rest_of_head()
+                    if over:
+                        if not self._draining:
+                            log.debug("%r: no request for %g s (%s)", self, patience, idle_setting)
+                        return None
+                    # nothing but empty lines came
+                except ClientGone:
+                    if not wire.has_input:
+                        return None
+                    raise
+        finally:
+            alarms.call_off(self)
+
+    async def _wait_idle(self) -> bool:
+        """Wait for bytes; True when instead the time is up, or the server drains."""
+        if self._over:
+            return True
+        self._waiting = True
+        try:
             await self._transport.wait_readable()
-        over, self._idle = self._idle.cancelled_caught, None
-        return over
+        except trio.ClosedResourceError:
+            return True
+        finally:
+            self._waiting = False
+        return False
 
     async def _rest_of_head(self) -> RequestHead:
         self._state = State.READING_HEAD

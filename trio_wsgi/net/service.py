@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -11,10 +11,12 @@ import trio
 from sendfile import MinRate, Pump
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
+from trio_wsgi.net.alarms import Alarms
 from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.outlet import SendLimits
+from trio_wsgi.net.running import running
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
 from trio_wsgi.record import RequestRecord
@@ -43,6 +45,7 @@ class Service:
     threads: AppThreads
     pump: Pump
     watch: DisconnectWatch
+    alarms: Alarms
     work: Work  # that apps start for as long as the server runs
     observers: tuple[Observer, ...]
     head_limits: HeadLimits
@@ -67,11 +70,13 @@ async def open_service(
         ConfigError: a directory that is to be served is not there.
     """
     pump = Pump()
+    alarms = Alarms()
     watch = DisconnectWatch(half_close=config.half_close == "abort")
     with open_directories(config) as directories:
         async with (
-            _running(pump.run),
-            _running(watch.run),
+            running(pump.run),
+            running(watch.run),
+            running(alarms.run),
             open_threads(config.threads, config.queue_size) as threads,
             open_threads(DISK_THREADS, config.connection_limit) as disk,
             _open_background() as background,
@@ -85,6 +90,7 @@ async def open_service(
                 disk=disk,
                 pump=pump,
                 watch=watch,
+                alarms=alarms,
                 observers=observers,
                 head_limits=HeadLimits(
                     config.limit_request_line, config.limit_request_fields, config.limit_request_field_size
@@ -123,21 +129,3 @@ async def _open_background() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         yield nursery
         nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
-    """A task that outlives those it serves: when all is cancelled, each of them sees its own cancellation first."""
-    stop = trio.CancelScope(shield=True)
-
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        with stop:
-            await task(task_status=task_status)
-
-    async with trio.open_nursery() as nursery:
-        with trio.CancelScope(shield=True):  # Trio does not take over a task that starts under a cancelled `start`
-            await nursery.start(run)
-        try:
-            yield
-        finally:
-            stop.cancel()
