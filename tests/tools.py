@@ -16,6 +16,7 @@ PACKAGES = {  # program → Debian package, as .ci/run installs them
     "curl": "curl",
     "nginx": "nginx-light",
     "strace": "strace",
+    "systemd-socket-activate": "systemd",
     "wget": "wget",
 }
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from serving import Command, command
+from waiting import wait_until
 
 import trio_wsgi
+from trio_wsgi.cli import main
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.privileges import decide_identity, set_umask
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+WORKERS = [0]
 NOBODY = pwd.getpwnam("nobody")
 NUMBER = 4242424  # no entry in any database
 
@@ -125,3 +135,166 @@ def test_the_umask(umask: str, mode: int, tmp_path: Path) -> None:
         assert (tmp_path / "file").stat().st_mode & 0o777 == mode
     finally:
         os.umask(before)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+APP = """
+import json, os
+imported_as = os.getresuid()
+def app(environ, start_response):
+    try:
+        open("private").read()
+        private = "read"
+    except OSError as error:
+        private = error.strerror
+    start_response("200 OK", [])
+    told = imported_as, os.getresuid(), os.getresgid(), os.getgroups(), os.environ.get("HOME"), private
+    return [json.dumps(told).encode()]
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[Path]:
+    """A directory that nobody may read; pytest's own are root's alone."""
+    path = Path(tempfile.mkdtemp(prefix="trio-wsgi-test-"))
+    path.chmod(0o755)
+    (path / "user_app.py").write_text(APP)
+    (path / "private").touch(0o600)
+    yield path
+    shutil.rmtree(path)
+
+
+def find_low_port() -> int:
+    """A free port that only root may bind (ip(7), ip_unprivileged_port_start)."""
+    for port in range(1023, 600, -1):
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError
+
+
+def ask(run: Command) -> list[Any]:
+    told: list[Any] = httpx.get(run.url, timeout=20).json()
+    return told
+
+
+@needs_root
+@pytest.mark.parametrize("workers", WORKERS)
+def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobodys(workers: int, site: Path) -> None:
+    """Bound, opened and written as root: a low port, a unix socket, logs and the pid file where nobody may write."""
+    path = site / "socket"
+    with command(
+        *("-b", f"127.0.0.1:{find_low_port()}", "-b", f"unix:{path}", "--unix-socket-perms", "660"),
+        *("--user", "nobody", "--pid", "server.pid", "--access-logfile", "access.log", "user_app:app"),
+        cwd=site,
+        workers=workers,
+        HOME="/root",
+    ) as run:
+        uid, gid = NOBODY.pw_uid, NOBODY.pw_gid
+        imported_as, ids, gids, groups, home, private = ask(run)
+        assert imported_as == ids == [uid] * 3
+        assert gids == [gid] * 3
+        assert sorted(groups) == sorted(os.getgrouplist("nobody", gid))
+        assert home == NOBODY.pw_dir
+        assert private == "Permission denied"
+        assert path.stat().st_mode & 0o777 == 0o660
+        assert {(each.stat().st_uid, each.stat().st_gid) for each in (path, site / "access.log")} == {(uid, gid)}
+        assert int((site / "server.pid").read_text()) == run.process.pid
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 0, run.log
+        assert "Traceback" not in run.log
+    assert (site / "server.pid").exists() == (workers == 0)  # we were root no more; the next start replaces it
+
+
+@needs_root
+def test_what_was_left_behind_without_the_right_to_remove_it_is_replaced(site: Path) -> None:
+    words = ("-b", f"unix:{site / 'socket'}", "--user", "nobody", "--pid", "server.pid", "user_app:app")
+    for _ in range(2):
+        with command(*words, cwd=site) as run:
+            assert int((site / "server.pid").read_text()) == run.process.pid
+            run.send_signal(signal.SIGTERM)
+            assert run.wait() == 0, run.log
+        assert (site / "socket").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("workers", WORKERS)
+def test_logs_are_opened_anew_after_the_privileges_are_gone(workers: int, site: Path) -> None:
+    """USR1 after logrotate, with `create 640 nobody`; in a directory of nobody's it needs no such line."""
+    (site / "logs").mkdir()
+    for name, created in [("access.log", True), ("logs/access.log", False)]:
+        os.chown(site / "logs", -1 if created else NOBODY.pw_uid, -1)
+        log = site / name
+        with command(
+            *("-b", "127.0.0.1:0", "--user", "nobody", "--access-logfile", name, "user_app:app"),
+            cwd=site,
+            workers=workers,
+        ) as run:
+            ask(run)
+            wait_until(lambda log=log: log.read_text().count("GET /") == 1)
+            log.rename(log.with_suffix(".1"))
+            if created:
+                log.touch(0o640)
+                os.chown(log, NOBODY.pw_uid, NOBODY.pw_gid)
+            run.send_signal(signal.SIGUSR1)
+            wait_until(lambda run=run: "reopening the log files" in run.log)
+            ask(run)
+            wait_until(lambda log=log: log.exists() and log.read_text().count("GET /") == 1)
+            assert log.with_suffix(".1").read_text().count("GET /") == 1
+            assert log.stat().st_uid == NOBODY.pw_uid
+            assert "cannot reopen" not in run.log
+
+
+@needs_root
+def test_a_log_that_was_there_stays_whose_it_is_and_goes_on_where_it_cannot_be_opened_anew(site: Path) -> None:
+    """To give it away would be wrong: where the directory is the application's, it could be a link to anything."""
+    log, moved = site / "access.log", site / "access.1"
+    log.touch(0o600)
+    words = ("-b", "127.0.0.1:0", "--user", "nobody", "--access-logfile", "access.log", "user_app:app")
+    with command(*words, cwd=site) as run:
+        ask(run)
+        wait_until(lambda: log.read_text().count("GET /") == 1)
+        assert log.stat().st_uid == 0
+        log.rename(moved)
+        run.send_signal(signal.SIGUSR1)
+        wait_until(lambda: f"cannot reopen {log}: Permission denied; going on in the old file" in run.log)
+        ask(run)
+        wait_until(lambda: moved.read_text().count("GET /") == 2)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--user", "no_such_user_here"], "user: there is no user 'no_such_user_here' here"),
+        (["--unix-socket-owner", ":no_such_group"], "unix_socket_owner: there is no group 'no_such_group' here"),
+        (["--pid", "no/such/file"], "pid: cannot write no/such/file: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_1(
+    words: list[str], told: str, workers: int, site: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(site)
+    assert main(["-b", "127.0.0.1:0", "-w", str(workers), *words, "user_app:app"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"trio-wsgi: error: {told}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_the_umask_counts_from_the_beginning(workers: int, site: Path) -> None:
+    """For sockets, logs, and what the application makes."""
+    (site / "umask_app.py").write_text("open('made', 'w').close()\ndef app(environ, start_response): ...\n")
+    with command(
+        *("-b", f"unix:{site / 'socket'}", "-m", "0027", "--access-logfile", "access.log", "umask_app:app"),
+        cwd=site,
+        workers=workers,
+    ):
+        modes = [(site / name).stat().st_mode & 0o777 for name in ("socket", "access.log", "made")]
+    assert modes == [0o750, 0o640, 0o640]

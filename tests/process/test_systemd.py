@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 import trio
 import trio.testing
+from serving import command
+from tools import require_tool
+from waiting import wait_until
 
+import trio_wsgi
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.systemd import Systemd, take_systemd
+
+WORKERS = [0]
 
 # -- what is taken from the environment --------------------------------------------------------------------------------
 
@@ -198,3 +209,109 @@ async def test_the_watchdog_hears_of_us_at_half_its_time_and_while_all_is_well(
 
 async def test_without_a_watchdog_nothing_is_sent() -> None:
     await Systemd().keep_alive()
+
+
+# -- the command, started as systemd does it ---------------------------------------------------------------------------
+
+APP = """
+import os, subprocess, sys
+def app(environ, start_response):
+    children = subprocess.run(["/bin/ls", "-l", "/proc/self/fd"], close_fds=False, capture_output=True).stdout
+    told = [name for name in os.environ if name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_"))]
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [repr((told, children.count(b"socket:"), environ["SERVER_NAME"])).encode()]
+"""
+UNSEEN = "([], 0, {!r})"  # neither variables nor sockets
+
+# What stands in for systemd: the sockets at 3, 4, ..., and the variables with the process's own number.
+START = """
+import os, socket, sys
+names = sys.argv[1]
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in filter(None, names.split(":"))]
+assert [each.fileno() for each in sockets] == [*range(3, 3 + len(sockets))]
+for each in sockets:
+    os.set_inheritable(each.fileno(), True)
+pid = str(os.getpid())
+os.environ.update(LISTEN_FDS=str(len(sockets)), LISTEN_FDNAMES=names, LISTEN_PID=pid, WATCHDOG_PID=pid)
+os.execv(sys.executable, [sys.executable, "-m", "trio_wsgi", *sys.argv[2:]])
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    (tmp_path / "unit_app.py").write_text(APP)
+    return tmp_path
+
+
+def started(names: str) -> tuple[str, ...]:
+    return ("-c", START, names)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_started_by_systemd_socket_activate(workers: int, site: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """systemd's own program: it waits for the first client, and executes us with the sockets. No --bind is needed."""
+    path = tmp_path_factory.mktemp("s") / "socket"
+    curl = require_tool("curl")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = str(Path(trio_wsgi.__file__).parent.parent)
+    words = [require_tool("systemd-socket-activate"), "-l", f"127.0.0.1:{port}", "-l", str(path)]
+    words += ["-E", f"PYTHONPATH={root}", "-E", "PORT=1", sys.executable, "-m", "trio_wsgi", "-w", str(workers)]
+    with subprocess.Popen([*words, "unit_app:app"], cwd=site, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(path.exists)
+            url = f"http://127.0.0.1:{port}/"
+            quietly = [curl, "-sS", "--max-time", "60"]
+            by_tcp = subprocess.run([*quietly, url], capture_output=True, text=True, timeout=90)
+            assert (by_tcp.stdout, by_tcp.stderr) == (UNSEEN.format("127.0.0.1"), "")
+            by_unix = subprocess.run(
+                [*quietly, "--unix-socket", path, "http://localhost/"], capture_output=True, text=True, timeout=90
+            )
+            assert (by_unix.stdout, by_unix.stderr) == (UNSEEN.format("localhost"), "")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            assert path.exists()  # it is systemd's, who has it open
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_bind_chooses_among_them_by_name(workers: int, site: Path) -> None:
+    bind = ("-b", "fd://admin", "-b", "127.0.0.1:0")
+    with command(*bind, "unit_app:app", cwd=site, workers=workers, program=started("web:admin")) as run:
+        assert "systemd's socket web is not served: bind names others, and not fd://web\n" in run.log
+        assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_name_that_was_not_handed_over_is_exit_code_1(workers: int, site: Path) -> None:
+    words = ("-b", "fd://amdin", "unit_app:app")
+    with command(*words, cwd=site, workers=workers, program=started("web"), wait=False) as run:
+        assert run.wait() == 1
+        assert "trio-wsgi: error: bind: fd://amdin: systemd has handed over no socket of this name" in run.log
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_it_is_told_of_a_life(workers: int, site: Path, receiver: Receiver) -> None:
+    """Ready once clients are served, alive at half the watchdog's time, stopping."""
+    variables = {"NOTIFY_SOCKET": receiver.address, "WATCHDOG_USEC": "100000"}
+    with command("unit_app:app", cwd=site, workers=workers, program=started("web"), **variables) as run:
+        ready = receiver.receive_until("READY")
+        assert ready["MAINPID"] == str(run.process.pid)
+        assert ready["STATUS"].startswith(f"listening at {run.url}")
+        assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
+        for _ in range(3):
+            assert receiver.receive() == {"WATCHDOG": "1"}
+        run.send_signal(signal.SIGTERM)
+        assert receiver.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
+        assert run.wait() == 0, run.log
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_notify_socket_that_is_gone_hurts_nobody(workers: int, site: Path) -> None:
+    variables = {"NOTIFY_SOCKET": str(site / "gone"), "WATCHDOG_USEC": "20000"}
+    with command("-b", "127.0.0.1:0", "unit_app:app", cwd=site, workers=workers, **variables) as run:
+        assert httpx.get(run.url, timeout=20).status_code == 200
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 0, run.log

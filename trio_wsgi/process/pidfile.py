@@ -76,7 +76,7 @@ def _explaining(name: str) -> Iterator[None]:
 def _read(path: Path) -> int | None:
     """The process it names; None where there is no file, or nothing of the kind in it."""
     try:
-        text = path.read_text("ascii", "replace").strip()
+        text = path.read_bytes().strip()  # no codec: none may be read any more by whom we have become
     except FileNotFoundError:
         return None
     return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None

@@ -1,0 +1,18 @@
+"""Wait for what another process or thread does, without saying how long that takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
+    """Look again and again until it holds.
+
+    Raises:
+        AssertionError: it does not within `timeout` seconds.
+    """
+    patience = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < patience, "it did not come to pass"
+        time.sleep(0.01)
