@@ -202,3 +202,25 @@ async def test_callbacks_of_the_response_run(app: flask.Flask, closes: Closes, d
         with trio.fail_after(5):
             while not closes.times:  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "first", "end"),
+    [
+        ("", 200, 0, SIZE),
+        ("Range: bytes=700-799\r\n", 206, 700, 800),
+        ("Range: bytes=-5\r\n", 206, SIZE - 5, SIZE),
+        ('Range: bytes=700-799\r\nIf-Range: "another"\r\n', 200, 0, SIZE),
+    ],
+)
+async def test_use_x_sendfile(
+    app: flask.Flask, tmp_path: Path, data: bytes, spec: str, status: int, first: int, end: int
+) -> None:
+    """Flask answers a Range by its head alone, then, and leaves the bytes to the server."""
+    app.config["USE_X_SENDFILE"] = True
+    async with serving(app, accel=(f"/private/={tmp_path}",)) as served:
+        answer = read_answer(await served.exchange(GET % (b"/path", spec.encode())))
+    assert (answer.status, answer.body == data[first:end]) == (status, True)
+    assert answer.values("x-sendfile") == []
+    assert answer.values("content-length") == [str(end - first)]
+    assert answer.values("content-range") == ([f"bytes {first}-{end - 1}/{SIZE}"] if status == 206 else [])

@@ -48,20 +48,23 @@ class AccelOrder:
 
 
 def read_order(head: Head) -> AccelOrder:
-    """Take the orders out of an app's head. A file is sent only in place of a 200."""
+    """Take the orders out of an app's head. A file is sent in place of a 200, or of a 206 that is one range of it.
+
+    Such a 206 is Flask's under USE_X_SENDFILE: it answers the Range by its head and leaves the body to the server,
+    which answers the Range once more, from the file.
+    """
     said = {name.lower(): value for name, value in head.headers if name.lower() in _OURS}
     if not said:
         return AccelOrder(head)
-    target = None
-    for name in (_REDIRECT, _SENDFILE):
-        if head.status == 200 and name in said and target is None:
-            target = (name, said[name])
+    named = [(name, said[name]) for name in (_REDIRECT, _SENDFILE) if name in said]
+    is_range = head.status == 206 and any(name.lower() == b"content-range" for name, _ in head.headers)
+    target = named[0] if named and (head.status == 200 or is_range) else None
     dropped = _OURS | (_OF_THE_BODY if target else set())
     headers: Headers = [item for item in head.headers if item[0].lower() not in dropped]
     rate = said.get(_LIMIT_RATE, b"")
     buffering = said.get(_BUFFERING, b"").lower()
     return AccelOrder(
-        head=Head(head.status, head.reason, headers),
+        head=Head(200, b"OK", headers) if target and is_range else Head(head.status, head.reason, headers),
         target=target,
         limit_rate=0 if rate == b"off" else int(rate) if rate.isdigit() else None,
         buffering={b"yes": True, b"no": False}.get(buffering),
