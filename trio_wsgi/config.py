@@ -129,8 +129,9 @@ class Config:
     # Binding
     bind: Strings = BINDING.setting(
         ("127.0.0.1:8000",),
-        "Address to listen at: HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd://N. Repeatable. "
-        "Port 0 lets the kernel choose. Without any, PORT in the environment means 0.0.0.0:$PORT.",
+        "Address to listen at: HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH, fd://N or fd://NAME. Repeatable. "
+        "Port 0 lets the kernel choose. Without any, the sockets that systemd hands over are served; without those, "
+        "PORT in the environment means 0.0.0.0:$PORT.",
         flags=("-b",),
         metavar="ADDRESS",
         check=parse_address,
@@ -148,7 +149,7 @@ class Config:
         check=_check_mode,
     )
     unix_socket_owner: str = BINDING.setting(
-        "", "Owner of unix sockets, where we may give them away: USER, USER:GROUP or :GROUP.", metavar="USER:GROUP"
+        "", "Owner of unix sockets: USER, USER:GROUP or :GROUP. Without it, user and group.", metavar="USER:GROUP"
     )
     http: str = BINDING.setting(
         "auto",
@@ -198,10 +199,14 @@ class Config:
         None, "File for the process id of the supervisor.", flags=("-p",), metavar="FILE"
     )
     user: str | None = PROCESSES.setting(
-        None, "User to become once the sockets are bound.", flags=("-u",), metavar="USER"
+        None,
+        "User that the application runs as. Sockets are bound and logs opened before, the application is imported "
+        "afterwards; a supervisor stays who it is.",
+        flags=("-u",),
+        metavar="USER",
     )
     group: str | None = PROCESSES.setting(
-        None, "Group to become once the sockets are bound; without it, the user's.", flags=("-g",), metavar="GROUP"
+        None, "Group that the application runs as; without it, the user's.", flags=("-g",), metavar="GROUP"
     )
     umask: str = PROCESSES.setting(
         "",
