@@ -1,0 +1,263 @@
+"""`TlsSender` and the pump on TLS sockets: the promises of plain ones, with one copy and nothing unencrypted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
+
+import pytest
+import trio
+import trio.testing
+from authority import shared_authority
+from sendfile_wires import Pair, content, reset, tcp_pair, tighten, whole
+
+from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_all, send_some
+from sendfile.tls import PIECE
+
+ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class Peers:
+    """Two ends of a TLS connection over TCP; the near one has a small buffer and the sender."""
+
+    def __init__(self, pair: Pair, version: ssl.TLSVersion) -> None:
+        authority, certfile = shared_authority()
+        server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), authority.client_context()
+        server.load_cert_chain(certfile)
+        server.maximum_version = version
+        for sock in pair:
+            sock.settimeout(10)
+        with ThreadPoolExecutor(1) as other:
+            shaking = other.submit(client.wrap_socket, pair[1], server_hostname="localhost")
+            self.near = server.wrap_socket(pair[0], server_side=True)
+            self.far = shaking.result()
+        self.near.setblocking(False)
+        self.far.setblocking(False)
+        tighten(self.near)
+        self.sender = TlsSender(self.near, bytearray(PIECE))
+
+    def close(self) -> None:
+        self.near.close()
+        self.far.close()
+
+    def received(self, most: int = 1 << 30) -> bytes:
+        """What has arrived by now, decrypted."""
+        data = bytearray()
+        try:
+            while len(data) < most and (piece := self.far.recv(min(1 << 16, most - len(data)))):
+                data += piece
+        except ssl.SSLWantReadError:
+            pass
+        return bytes(data)
+
+    async def receive(self, count: int) -> bytes:
+        """The next bytes, decrypted."""
+        data = self.received(count)
+        while len(data) < count:
+            await trio.lowlevel.wait_readable(self.far)
+            data += self.received(count - len(data))
+        return data
+
+    def fill(self, parts: deque[Part], limit: int = PIECE) -> int:
+        """Take steps until the kernel is full within a record; returns the bytes that have left."""
+        sent = 0
+        with pytest.raises(trio.WouldBlock):
+            while True:
+                sent += self.sender.step(parts, limit)
+        assert self.sender.owed
+        return sent
+
+    async def read_all_of(self, parts: deque[Part], limit: int = PIECE) -> bytes:
+        """Take steps until all has left, and return what arrived."""
+        data = b""
+        while parts:
+            try:
+                self.sender.step(parts, limit)
+            except trio.WouldBlock:
+                data += self.received()
+                await trio.lowlevel.wait_writable(self.near)
+        return data + self.received()
+
+
+@pytest.fixture(params=VERSIONS)
+def peers(request: pytest.FixtureRequest) -> Iterator[Peers]:
+    made = Peers(tcp_pair(), VERSIONS[request.param])
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["epoll", "loop"])
+async def tls_pump(request: pytest.FixtureRequest) -> AsyncIterator[Pump]:
+    made = Pump(epoll=request.param == "epoll")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(made.run)
+        yield made
+        assert made.jobs() == []
+        nursery.cancel_scope.cancel()
+
+
+# -- one step ----------------------------------------------------------------------------------------------------------
+
+
+async def test_small_bytes_share_a_record_and_a_file_begins_one_of_its_own(peers: Peers, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque([b"head", b"", memoryview(b"er"), FileSpan(noise, 5, 100_000), b"end"])
+    assert peers.sender.step(parts, PIECE) == 6
+    assert parts[0] == FileSpan(noise, 5, 100_000)
+    peers.far.settimeout(10)
+    assert peers.far.recv(100) == b"header"
+    assert peers.sender.step(parts, 7) == 7
+    assert list(parts) == [FileSpan(noise, 12, 99_993), b"end"]
+
+
+async def test_nothing_to_send(peers: Peers, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque([b"", FileSpan(noise, 0, 0)])
+    assert peers.sender.step(parts, PIECE) == 0
+    assert not parts
+
+
+async def test_what_is_owed_is_sent_whatever_the_limit_of_the_next_step(peers: Peers) -> None:
+    """SSL_write(3): a write that is tried again has to be given the same bytes; others are a "bad write retry"."""
+    data = os.urandom(1_000_003)
+    parts: deque[Part] = deque([data[:100_000], bytearray(data[100_000:100_010]), memoryview(data[100_010:])])
+    left = peers.fill(parts)
+    assert sum(map(len, parts)) == len(data) - left  # what is owed has not left
+    assert await peers.read_all_of(parts, limit=1000) == data
+
+
+async def test_bytes_that_are_appended_do_not_change_what_is_owed(peers: Peers) -> None:
+    data = os.urandom(10_000)
+    parts: deque[Part] = deque([data] * 5)
+    while not peers.sender.owed:
+        try:
+            peers.sender.step(parts, PIECE)
+            parts.append(data)
+        except trio.WouldBlock:
+            pass
+    expected = b"".join(map(content, parts))
+    arrived = peers.received()
+    parts[-1] = bytes(parts[-1]) + b"more"  # as a backlog does that puts small blocks together
+    arrived += await peers.read_all_of(parts)
+    assert arrived.endswith(expected + b"more")
+
+
+async def test_a_file_that_changes_while_bytes_are_owed(peers: Peers, sparse: IO[bytes]) -> None:
+    """They go out as they were, for they are encrypted; nothing is garbled."""
+    sparse.truncate(500_000)
+    parts: deque[Part] = deque([whole(sparse)])
+    left, owed = peers.fill(parts), peers.sender.owed
+    os.pwrite(sparse.fileno(), b"x" * 500_000, 0)
+    arrived = await peers.read_all_of(parts)
+    assert len(arrived) == 500_000
+    first = arrived.index(b"x")
+    assert left < first <= left + owed
+    assert arrived == bytes(first) + b"x" * (500_000 - first)
+
+
+async def test_a_file_that_is_cut_while_bytes_are_owed(peers: Peers, sparse: IO[bytes]) -> None:
+    sparse.truncate(500_000)
+    parts: deque[Part] = deque([whole(sparse)])
+    left = peers.fill(parts)
+    sparse.truncate(left + 10)
+    with pytest.raises(FileTooShort) as caught:
+        await peers.read_all_of(parts)
+    assert caught.value.missing == 500_000 - left - 10
+    assert list(parts) == [FileSpan(sparse, left, 500_000 - left)]
+
+
+async def test_a_peer_that_breaks_the_rules_has_gone(peers: Peers) -> None:
+    peers.fill(deque([bytes(1 << 20)]))
+    reset(peers.far)
+    with pytest.raises(ConnectionError):
+        for _ in range(2):
+            peers.sender.step(deque([bytes(1 << 20)]), PIECE)
+
+
+# -- never unencrypted -------------------------------------------------------------------------------------------------
+
+
+async def test_a_tls_socket_without_its_sender_is_refused(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    """By its descriptor, sendfile(2) would write the file as it is between the records."""
+    with pytest.raises(ValueError, match="TlsSender"):
+        await tls_pump.deliver(peers.near, deque([whole(noise)]))
+    with pytest.raises(ValueError, match="TlsSender"):
+        await send_all(peers.near, whole(noise))
+    with pytest.raises(ValueError, match="TlsSender"):
+        await send_some(peers.near, b"secret")
+    plain, other = socket.socketpair()
+    with plain, other:
+        plain.setblocking(False)
+        with pytest.raises(ValueError, match="TlsSender"):
+            await tls_pump.deliver(plain, deque([b"x"]), sender=peers.sender)
+    assert peers.received() == b""
+
+
+# -- the pump ----------------------------------------------------------------------------------------------------------
+
+
+@ONE_VERSION
+async def test_all_arrives_once_and_in_order(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque(
+        [b"head", b"", FileSpan(noise, 13, 400_009), FileSpan(noise, 0, 0), bytearray(b"tail"), FileSpan(noise, 7, 1)]
+    )
+    expected = b"".join(map(content, parts))
+    steps: list[int] = []
+    arrived: list[bytes] = []
+
+    async def read() -> None:
+        arrived.append(await peers.receive(len(expected)))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            result = await tls_pump.deliver(peers.near, parts, sender=peers.sender, progress=steps.append)
+    assert arrived == [expected]
+    assert not parts
+    assert result == sum(steps) == len(expected)
+
+
+@ONE_VERSION
+async def test_cancelled_half_way_the_rest_can_be_sent_later(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque([whole(noise)])
+    expected = content(parts[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: tls_pump.deliver(peers.near, parts, sender=peers.sender))
+        while not peers.sender.owed:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    assert parts
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: tls_pump.deliver(peers.near, parts, sender=peers.sender))
+            arrived = await peers.receive(len(expected))
+    assert arrived == expected
+
+
+@ONE_VERSION
+async def test_a_peer_that_does_not_read_stalls(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque([whole(noise)])
+    with pytest.raises(Stalled):
+        await tls_pump.deliver(peers.near, parts, sender=peers.sender, idle_timeout=0.1)
+    assert parts
+
+
+@ONE_VERSION
+async def test_rates_hold(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    parts: deque[Part] = deque([FileSpan(noise, 0, 40_000)])
+    began = trio.current_time()
+    await tls_pump.deliver(peers.near, parts, sender=peers.sender, rate=Rate(40_000))
+    assert trio.current_time() - began > 0.5
+    assert await peers.receive(40_000) == content(FileSpan(noise, 0, 40_000))
+
+
+@ONE_VERSION
+async def test_a_reader_that_is_too_slow(peers: Peers, tls_pump: Pump, noise: IO[bytes]) -> None:
+    with pytest.raises(TooSlow):
+        await tls_pump.deliver(
+            peers.near, deque([whole(noise)]), sender=peers.sender, min_rate=MinRate(10_000_000, 0.5)
+        )
