@@ -3,8 +3,8 @@
 Laws:
 
 * Flags are made from `SETTINGS`; only what is no setting (the application, --config, ...) is written here.
-* Exit codes are gunicorn's: 0 clean, 1 for a wrong command line or setting, 4 for an application that cannot
-  be loaded.
+* Exit codes are gunicorn's: 0 clean, 1 for a wrong command line or setting, 3 for workers that cannot boot, 4 for an
+  application that is not there.
 * The process is prepared (environment, working directory, import path) before the application is imported.
 * `files DIR` is the same command with a mount and other defaults: every flag means the same.
 """
@@ -15,25 +15,24 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
-from wsgiref.types import StartResponse, WSGIEnvironment
 
-from trio_wsgi.config import SETTINGS, Config
-from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.config import SETTINGS
+from trio_wsgi.errors import AppLoadError, BootError, ConfigError
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
-from trio_wsgi.process import worker
+from trio_wsgi.process.order import Plan
+from trio_wsgi.process.prepare import find_home, load_plan, prepare_process
+from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import describe_default, format_toml, sections
 from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.setting import Setting, nearest
 from trio_wsgi.sources import Loaded, load_config
 from trio_wsgi.version import __version__
-from trio_wsgi.wsgi.call import WSGIApplication
-from trio_wsgi.wsgi.loading import apply_middleware, load_app
 
 EXIT_USAGE = 1
 EXIT_APP_LOAD = 4
@@ -210,6 +209,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error.__cause__)
         print(f"trio-wsgi: error: {error}", file=sys.stderr)
         return EXIT_APP_LOAD
+    except BootError as error:
+        *lines, last = error.text.splitlines()
+        print(*lines, f"trio-wsgi: error: {last}", sep="\n", file=sys.stderr)
+        return error.exit_code
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -220,27 +223,34 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if options.paste is not None:
         options.app = _paste_app(options)
-    loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
-    if options.directory is not None:
-        loaded = mount_directory(loaded, options.directory)
-    compile_format(loaded.config.access_logformat)
+    loaded = _load(options, flags)
     if options.print_config:
         print(format_toml(loaded), end="")
         if not options.check_config:
             return 0
     if options.app is None and not options.check_config:
         raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
-    prepare_process(loaded.config)
-
-    def load() -> WSGIApplication:
-        app = load_app(options.app) if options.directory is None else nothing_here
-        return apply_middleware(app, loaded.config.middleware)
-
+    reference = options.app if options.directory is None else None
     if options.check_config:
-        return _check(options, load, loaded)
+        prepare_process(loaded.config)
+        return _check(options, Plan(reference, loaded.config, find_home()), loaded)
     systemd = take_systemd(os.environ)
-    config = systemd.choose_sockets(loaded.config, loaded.origins["bind"] not in ("default", SETTINGS["bind"].familiar))
-    return worker.serve_process(load, config, systemd)
+
+    def read_plan() -> Plan:
+        loaded = _load(options, flags)
+        named = loaded.origins["bind"] not in ("default", SETTINGS["bind"].familiar)
+        return Plan(reference, systemd.choose_sockets(loaded.config, named), find_home())
+
+    return serve_plan(read_plan(), read_plan, systemd)
+
+
+def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> Loaded:
+    """The settings as all sources have them now."""
+    loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
+    if options.directory is not None:
+        loaded = mount_directory(loaded, options.directory)
+    compile_format(loaded.config.access_logformat)
+    return loaded
 
 
 def _paste_app(options: argparse.Namespace) -> str:
@@ -270,36 +280,7 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
     return Loaded(loaded.config.replace(**changes), {**loaded.origins, **dict.fromkeys(changes, FILES)})
 
 
-def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """The application behind `files`: the mount answers for every path, so this one for what has none."""
-    body = b"404 Not Found\n"
-    start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-    return [body]
-
-
-def prepare_process(config: Config) -> None:
-    """Set the environment, the working directory and the import path of the application, as gunicorn does.
-
-    Raises:
-        ConfigError: a directory that is not there or cannot be written to.
-    """
-    os.environ.update(config.env)
-    if config.chdir is not None:
-        try:
-            os.chdir(config.chdir)
-        except OSError as error:
-            raise ConfigError("chdir", f"cannot change to {config.chdir!r}: {error.strerror}") from None
-    paths = [str(Path.cwd()), *(str(Path(path).resolve()) for path in config.pythonpath.split(",") if path)]
-    for path in paths:
-        if path in sys.path:
-            sys.path.remove(path)
-        sys.path.insert(0, path)
-    temp = config.temp_path
-    if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
-        raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
-
-
-def _check(options: argparse.Namespace, load: Callable[[], WSGIApplication], loaded: Loaded) -> int:
+def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
     print(f"settings: {_count_origins(loaded.origins)}")
     print(f"listen at: {', '.join(address.url(loaded.config.scheme) for address in loaded.config.addresses)}")
@@ -311,7 +292,7 @@ def _check(options: argparse.Namespace, load: Callable[[], WSGIApplication], loa
     elif options.app is None:
         print("application: none named, so none imported")
     else:
-        app = load()
+        app = load_plan(plan)
         print(f"application: {options.app} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
     return 0

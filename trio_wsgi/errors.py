@@ -90,3 +90,17 @@ class AppLoadError(Exception):
     The text says what was tried and what to do; where the module's own code failed, that error is the
     ``__cause__``: show its traceback.
     """
+
+
+class BootError(Exception):
+    """No worker could boot, so nothing is served.
+
+    Args:
+        text: why, as the worker told it; may hold a traceback. Its last line says it in short.
+        exit_code: 1, 3 or 4, as gunicorn has them.
+    """
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text, exit_code)
+        self.text = text
+        self.exit_code = exit_code

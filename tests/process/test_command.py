@@ -75,7 +75,7 @@ def test_a_setting_of_the_environment_that_is_none_is_named_with_the_nearest(sit
 )
 def test_exit_codes(words: list[str], code: int, told: str, site: Path) -> None:
     """gunicorn's: 0 clean, 1 usage, 4 the application cannot be loaded."""
-    done = console_script(*words, cwd=site)
+    done = console_script("-b", "127.0.0.1:0", *words, cwd=site)
     assert done.returncode == code, done.stderr
     assert told in "".join(done.stderr.splitlines()[-1:])
     assert ("Traceback" in done.stderr) == ("no module" in told)  # what could not be imported says where

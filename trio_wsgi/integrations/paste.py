@@ -17,10 +17,10 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import quote
 
-from trio_wsgi.cli import prepare_process
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.pasteini import read_settings
 from trio_wsgi.process import worker
+from trio_wsgi.process.prepare import prepare_process
 from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.sources import load_config
 from trio_wsgi.wsgi.call import WSGIApplication

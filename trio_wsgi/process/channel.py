@@ -41,6 +41,10 @@ class Channel:
         """Let the other side see the end. May be called again."""
         self._sock.close()
 
+    def detach(self) -> int:
+        """Let go of the descriptor, which stays open; its number."""
+        return self._sock.detach()
+
     def tell(self, message: Message) -> None:
         """Say it, if the other side still listens."""
         self._send_nowait(format_message(message))

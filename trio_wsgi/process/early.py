@@ -65,3 +65,13 @@ class EarlySignals:
         numbers, self._numbers = self._numbers, []
         for number in numbers:
             signal.raise_signal(number)
+
+    @contextlib.contextmanager
+    def handing_over(self) -> Iterator[None]:
+        """Inside, they are blocked, and what was kept is pending: for the program that this process executes there."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
+        try:
+            self.repeat()
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)

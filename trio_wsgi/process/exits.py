@@ -5,7 +5,6 @@ Law: a number stays its process's until the end has been collected here; who sen
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 
@@ -20,7 +19,7 @@ async def wait_exit(pid: int) -> int:
     Returns:
         Its exit code; negative for the signal that ended it.
 
-    Cancellation: it is not collected then, and can be waited for again.
+    Cancellation: it can be waited for again, but where there are no pidfds (pidfd_open(2)).
     """
     try:
         fd = os.pidfd_open(pid)
@@ -32,22 +31,22 @@ async def wait_exit(pid: int) -> int:
         await trio.lowlevel.wait_readable(fd)
     finally:
         os.close(fd)
-    return _collect(pid, os.WNOHANG)
+    return _collect(pid)
 
 
 async def _wait_in_thread(pid: int) -> int:
-    """As `wait_exit`; a thread that is left behind does not collect, and so takes nothing from its successor."""
-    wait = functools.partial(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
-        await trio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+        _, status = await trio.to_thread.run_sync(
+            os.waitpid, pid, 0, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
     except ChildProcessError:
         return UNKNOWN
-    return _collect(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
-def _collect(pid: int, options: int) -> int:
+def _collect(pid: int) -> int:
     try:
-        _, status = os.waitpid(pid, options)
+        _, status = os.waitpid(pid, 0)
     except ChildProcessError:
         return UNKNOWN
     return os.waitstatus_to_exitcode(status)

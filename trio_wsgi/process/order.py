@@ -27,10 +27,12 @@ class Plan:
 
     Args:
         reference: of the application; None where mounts are all there is.
+        home: the directory that the program was started in; the configuration's `chdir` counts from there.
     """
 
     reference: str | None
     config: Config
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,7 @@ def format_order(order: Order) -> bytes:
     """The line that says it."""
     value = {
         "number": order.number,
-        "reference": order.plan.reference,
-        "config": config_to_json(order.plan.config),
+        "plan": plan_to_json(order.plan),
         "listeners": [[listener.fd, dataclasses.asdict(listener.address)] for listener in order.listeners],
         "argv": order.argv,
     }
@@ -140,13 +141,24 @@ def parse_order(line: bytes) -> Order:
     value = json.loads(line)
     return Order(
         number=value["number"],
-        plan=Plan(value["reference"], make_config(value["config"])),
+        plan=plan_from_json(value["plan"]),
         listeners=tuple(Inherited(fd, Address(**address)) for fd, address in value["listeners"]),
         argv=tuple(value["argv"]),
     )
 
 
-def config_to_json(config: Config) -> dict[str, Any]:
-    """The settings that are not at their default: also from JSON, `make_config` makes the same Config of them."""
-    values = {name: getattr(config, name) for name in SETTINGS}
-    return {name: value for name, value in values.items() if value != SETTINGS[name].default}
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """What `plan_from_json` makes the same plan of: of the settings, those that are not at their default."""
+    values = {name: getattr(plan.config, name) for name in SETTINGS}
+    changed = {name: value for name, value in values.items() if value != SETTINGS[name].default}
+    return {"reference": plan.reference, "config": changed, "home": plan.home}
+
+
+def plan_from_json(value: Mapping[str, Any]) -> Plan:
+    """The plan that was written down.
+
+    Raises:
+        ConfigError: a setting that is unknown here.
+        KeyError: it is none.
+    """
+    return Plan(value["reference"], make_config(value["config"]), value["home"])

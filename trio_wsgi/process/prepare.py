@@ -5,6 +5,7 @@ Law: the environment, the working directory and the import path are those that g
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,27 @@ def change_directory(config: Config) -> None:
     temp = config.temp_path
     if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
         raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
+
+
+def find_home() -> str:
+    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload."""
+    here, named = Path.cwd(), os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if named and here.samefile(named):
+            return named
+    return str(here)
+
+
+def go_home(home: str) -> None:
+    """Be in the directory that the program was started in.
+
+    Raises:
+        ConfigError: it is no more.
+    """
+    try:
+        os.chdir(home)
+    except OSError as error:
+        raise ConfigError("working directory", f"{home!r}: {error.strerror}", "make it again") from None
 
 
 def prepare_imports(config: Config) -> None:

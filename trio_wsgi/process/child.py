@@ -1,0 +1,241 @@
+"""A worker, as its supervisor sees it.
+
+Laws:
+
+* A worker is a fresh interpreter: it has our flags, our import path, the listening sockets and its end of the channel,
+  and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
+* Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
+  killed.
+* It is known by its number and its channel; so a supervisor that has become another program can go on with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+import trio
+
+from trio_wsgi.config import Config
+from trio_wsgi.process.channel import Channel, open_pair
+from trio_wsgi.process.exits import describe_exit, wait_exit
+from trio_wsgi.process.order import Booted, Drain, Failed, Order, Replace, format_order, parse_message
+
+log = logging.getLogger("trio_wsgi.error")
+
+EXIT_BOOT = 3  # gunicorn's: the application cannot boot
+SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks into its channel, be the loop blocked or not
+SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
+STACKS_TIMEOUT = 2.0  # seconds for the stacks to be written
+STACKS_QUIET = 0.3  # seconds without a line, after which there are no more of them
+_TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that we told to leave, maybe as they booted
+PATH_VARIABLE = "_TRIO_WSGI_PATH"
+
+_CODE = (
+    f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
+    "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]))"
+)
+
+
+class State(enum.Enum):
+    """What a worker is at."""
+
+    BOOTING = "booting"
+    SERVING = "serving"
+    LEAVING = "leaving"
+    ENDED = "ended"
+
+
+class Child:
+    """One worker.
+
+    Args:
+        number: from 1; its successors have the same.
+        pid: of its process, which is our child.
+        channel: closed when it has ended.
+    """
+
+    def __init__(self, number: int, pid: int, channel: Channel, state: State = State.BOOTING) -> None:
+        self.number = number
+        self.pid = pid
+        self.channel = channel
+        self.state = state
+        self.settled = trio.Event()  # it serves, or never will
+        self.unwanted = trio.Event()  # it is to have a successor: it asked, or has ended
+        self.ended = trio.Event()
+        self.failure: Failed | None = None  # why it did not boot
+        self.lived = math.inf  # seconds, once it has ended
+        self._born = time.monotonic()
+        if state is not State.BOOTING:
+            self.settled.set()
+
+    def __str__(self) -> str:
+        return f"worker {self.number} (pid {self.pid})"
+
+    __repr__ = __str__
+
+    def send_signal(self, number: int) -> None:
+        """Send it, unless the process has ended."""
+        if self.state is not State.ENDED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def leave(self, graceful_timeout: float, drain_max: float = 0.0) -> None:
+        """Let it finish what is under way, then go. May be called again, with other times.
+
+        Args:
+            graceful_timeout, drain_max: in place of the settings of these names; 0 for no limit of the latter.
+        """
+        booting = self.state is State.BOOTING
+        self._is_leaving()
+        self.channel.tell(Drain(graceful_timeout, drain_max))
+        if booting:
+            self.send_signal(signal.SIGTERM)
+
+    def stop(self, number: int) -> None:
+        """Let it go as this signal says."""
+        self._is_leaving()
+        self.send_signal(number)
+
+    def _is_leaving(self) -> None:
+        if self.state is not State.ENDED:
+            self.state = State.LEAVING
+
+    async def watch(self, config: Config, order: bytes = b"") -> None:
+        """Look after it until it has ended.
+
+        Args:
+            order: its first line.
+
+        Cancellation: the process goes on, and so does its channel; it can be looked after again.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, config, order)
+            code = await wait_exit(self.pid)
+            nursery.cancel_scope.cancel()
+        with contextlib.suppress(BlockingIOError):
+            while (lines := self.channel.receive_nowait()) is not None:
+                self._take(lines)
+        self.channel.close()
+        self._note_end(code)
+
+    def _note_end(self, code: int) -> None:
+        how = describe_exit(code)
+        if self.state is State.SERVING:
+            log.error("%s died: %s", self, how)
+        elif self.state is State.LEAVING and code not in _TOLD:
+            log.warning("%s has ended: %s", self, how)
+        elif self.state is State.LEAVING:
+            log.info("%s has ended", self)
+        if not self.settled.is_set() and self.failure is None:
+            self.failure = Failed(f"it ended while it booted: {how}", EXIT_BOOT)
+        self.state = State.ENDED
+        self.lived = time.monotonic() - self._born
+        for event in (self.settled, self.unwanted, self.ended):
+            event.set()
+
+    async def _listen(self, config: Config, order: bytes) -> None:
+        with trio.move_on_after(config.boot_timeout) as booting:
+            with contextlib.suppress(OSError):
+                await self.channel.send_all(order)
+            while not self.settled.is_set() and self.state is State.BOOTING:
+                await self._hear()
+        if booting.cancelled_caught and not self.settled.is_set():
+            why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
+            self.failure = Failed(f"it {why}", EXIT_BOOT)
+            await self._kill(why)
+            return
+        await self._wait_silent(config.timeout)
+        await self._kill(f"gave no sign of life for {config.timeout:g} s (timeout)")
+
+    async def _wait_silent(self, timeout: float) -> None:
+        spells = 0
+        while spells < SILENT_SPELLS:
+            spells += 1
+            with trio.move_on_after(timeout / SILENT_SPELLS):
+                await self._hear()
+                spells = 0
+
+    async def _hear(self) -> None:
+        """Wait for lines and heed them; for ever once there will be none: then its end is what counts."""
+        lines = await self.channel.receive()
+        if not lines:
+            await trio.sleep_forever()
+        self._take(lines)
+
+    async def _kill(self, why: str) -> None:
+        """Kill it, with its stacks in the log."""
+        self.send_signal(SIGNAL_STACKS)
+        stacks: list[str] = []
+        with trio.move_on_after(STACKS_TIMEOUT):
+            quiet = trio.CancelScope(deadline=trio.current_time() + STACKS_TIMEOUT)
+            with quiet:
+                while lines := await self.channel.receive():
+                    stacks += [line.decode(errors="replace") for line in lines if line]
+                    quiet.deadline = trio.current_time() + STACKS_QUIET
+        log.error("%s %s: it is killed. Where its threads were:\n%s", self, why, "\n".join(stacks) or "(not known)")
+        self.send_signal(signal.SIGKILL)
+
+    def _take(self, lines: Iterable[bytes]) -> None:
+        """Heed what it says."""
+        texts: list[str] = []
+        for line in filter(None, lines):
+            match parse_message(line):
+                case Booted() if self.state is State.BOOTING:
+                    self.state = State.SERVING
+                    log.info("%s is ready", self)
+                    self.settled.set()
+                case Failed() as failure:
+                    self.failure = failure
+                    self.state = State.LEAVING
+                    self.settled.set()
+                case Replace(reason) if not self.unwanted.is_set():
+                    log.info("%s asks for a successor: %s", self, reason)
+                    self.unwanted.set()
+                case None:
+                    texts.append(line.decode(errors="replace"))
+        if texts:
+            log.warning("%s says:\n%s", self, "\n".join(texts))
+
+
+def start_child(order: Order, environ: Mapping[str, str]) -> tuple[Child, bytes]:
+    """Start a worker.
+
+    Returns:
+        It, and the line that `Child.watch` is to send first.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    channel, theirs = open_pair()
+    with contextlib.ExitStack() as failing, theirs:
+        failing.callback(channel.close)
+        fds = [theirs.fileno(), *(listener.fd for listener in order.listeners)]
+        pid = os.posix_spawn(
+            sys.executable,
+            build_command(theirs.fileno(), order),
+            {**environ, PATH_VARIABLE: os.pathsep.join(sys.path)},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
+                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
+            ],
+            setpgroup=0,
+            setsigmask=(),
+        )
+        failing.pop_all()
+    return Child(order.number, pid, channel), format_order(order)
+
+
+def build_command(fd: int, order: Order) -> list[str]:
+    """The words that start a worker; what follows the descriptor is for people who list processes."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
+    return [sys.executable, *flags, "-c", _CODE, str(fd), f"trio-wsgi worker {order.number}: {order.plan.reference}"]

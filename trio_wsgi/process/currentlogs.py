@@ -1,0 +1,57 @@
+"""The supervisor's own logs, which follow the configuration through reloads."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Self
+
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.logs import Logs, open_logs
+
+
+class CurrentLogs:
+    """Logs that can be exchanged for others.
+
+    Args:
+        config: where they are now.
+
+    Raises:
+        ConfigError: a log file cannot be opened.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._stack = ExitStack()
+        self._config = config.replace(access_logfile=None)
+        self._logs: Logs = self._stack.enter_context(open_logs(self._config))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def reopen(self) -> None:
+        """Open the files anew, after they were moved away."""
+        self._logs.reopen()
+
+    def flush(self) -> None:
+        """Have what was said written; waits no longer than a moment for a reader."""
+        self._logs.flush()
+
+    def follow(self, config: Config) -> None:
+        """Log where this configuration says.
+
+        Raises:
+            ConfigError: a log file cannot be opened; the old ones stay in use.
+        """
+        new = config.replace(access_logfile=None)
+        if (new.error_logfile, new.log_level) == (self._config.error_logfile, self._config.log_level):
+            return
+        self._stack.close()  # first, for what it puts back is how the loggers were before any of them
+        try:
+            self._logs = self._stack.enter_context(open_logs(new))
+            self._config = new
+        except ConfigError:
+            self._logs = self._stack.enter_context(open_logs(self._config))
+            raise

@@ -1,0 +1,124 @@
+"""The listening sockets of a supervisor: open before the first worker, and longer than any.
+
+Laws:
+
+* They go by the address as it is configured. A reload keeps those that stay, opens those that come, and closes those
+  that go once no new worker listens there.
+* As long as one is open here, what is queued in it is lost with no worker.
+* Where each worker has a socket of its own (`reuse_port`), it goes by the worker's number: a successor takes over the
+  queue, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from trio_wsgi.address import Address
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.listeners import Listener, Resolved, open_listeners, open_sibling
+from trio_wsgi.net.unixsocket import find_access
+
+
+@dataclass(slots=True)
+class Place:
+    """What is open at one configured address.
+
+    Args:
+        spread: whether each worker has a socket of its own there.
+        siblings: by the number of the worker that has them; the first worker has `listeners`.
+    """
+
+    address: Address
+    listeners: list[Listener]
+    spread: bool = False
+    siblings: dict[int, list[Listener]] = field(default_factory=dict)
+    opening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)  # of what we opened
+
+    def close(self) -> None:
+        """Refuse whoever comes from now on, once no worker has them any more."""
+        self.opening.close()
+        for listeners in (self.listeners, *self.siblings.values()):
+            for listener in listeners:
+                listener.close()
+
+
+class Sockets:
+    """All that is open.
+
+    Args:
+        places: that a former self has opened.
+    """
+
+    def __init__(self, places: Iterable[Place] = ()) -> None:
+        self._places = {place.address: place for place in places}
+
+    def places(self) -> list[Place]:
+        """What is open now."""
+        return list(self._places.values())
+
+    def missing(self, config: Config) -> list[Address]:
+        """The addresses that are to be opened."""
+        return [address for address in config.addresses if address not in self._places]
+
+    def open_missing(self, config: Config, resolved: Sequence[Resolved]) -> None:
+        """Open them.
+
+        Args:
+            resolved: what `resolve` found for the missing ones.
+
+        Raises:
+            ConfigError: one cannot be listened at; then none of them is open.
+        """
+        access = find_access(config)
+        opened: dict[Address, Place] = {}
+        try:
+            for address in dict.fromkeys(address for address, _ in resolved):
+                place = opened[address] = Place(address, [], config.reuse_port and address.kind == "tcp")
+                mine = [each for each in resolved if each[0] == address]
+                opening = open_listeners(mine, config.backlog, reuse_port=place.spread, access=access)
+                place.listeners += place.opening.enter_context(opening)
+        except ConfigError:
+            for place in opened.values():
+                place.close()
+            raise
+        self._places |= opened
+
+    def close_others(self, config: Config) -> None:
+        """Close what is not configured."""
+        for address in self._places.keys() - set(config.addresses):
+            self._places.pop(address).close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for place in self._places.values():
+            place.close()
+
+    def listeners(self, config: Config) -> list[Listener]:
+        """Where we listen, for people."""
+        return [listener for address in config.addresses for listener in self._places[address].listeners]
+
+    def listeners_of(self, config: Config, number: int) -> list[Listener]:
+        """The sockets of the worker with this number, from 1.
+
+        Raises:
+            ConfigError: one of its own cannot be opened.
+        """
+        found: list[Listener] = []
+        for place in map(self._places.__getitem__, config.addresses):
+            if number == 1 or not (config.reuse_port and place.spread):
+                found += place.listeners
+                continue
+            if number not in place.siblings:
+                place.siblings[number] = [open_sibling(each, config.backlog) for each in place.listeners]
+            found += place.siblings[number]
+        return found
+
+    def close_siblings(self, count: int) -> None:
+        """Close the sockets of workers beyond so many: what is queued there would wait for nobody."""
+        for place in self._places.values():
+            for number in [number for number in place.siblings if number > count]:
+                for listener in place.siblings.pop(number):
+                    listener.close()

@@ -1,0 +1,151 @@
+"""The process of a worker: told by its supervisor what to serve and where, and never without it for long.
+
+Laws:
+
+* The first line of the channel is the order; it holds all that this process has to know.
+* Signs of life come from the event loop, so that one which is blocked gives none.
+* When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
+* A failure to boot goes up the channel in words; it is the supervisor who shows it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import functools
+import logging
+import math
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+import trio
+
+from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.net.listeners import Listener
+from trio_wsgi.net.server import Server
+from trio_wsgi.process.channel import Channel, receive_first_line
+from trio_wsgi.process.child import EXIT_BOOT, SIGNAL_STACKS, SILENT_SPELLS
+from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.logs import open_logs
+from trio_wsgi.process.order import Booted, Drain, Failed, Inherited, Order, format_message, parse_message, parse_order
+from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prepare_imports
+from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.worker import (
+    EXIT_CLEAN,
+    SIGNALS,
+    Process,
+    calm_collector,
+    raise_descriptor_limit,
+    run_serving,
+)
+
+log = logging.getLogger("trio_wsgi.error")
+
+EXIT_CONFIG = 1
+EXIT_IMPORT = 4  # gunicorn's: there is no such application
+BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
+
+
+def main(fd: int) -> NoReturn:
+    """Be a worker.
+
+    Args:
+        fd: of the channel.
+    """
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    faulthandler.enable(file=fd)
+    faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
+    signal.signal(signal.SIGHUP, _ignore)  # for the supervisor, who names us by our common name
+    try:
+        order = parse_order(receive_first_line(sock))
+    except EOFError:
+        sys.exit(EXIT_CLEAN)
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        hint = "if trio-wsgi was updated, send USR2 to the supervisor"
+        sock.sendall(format_message(Failed(f"the order cannot be read: {error!r}; {hint}", EXIT_BOOT)))
+        sys.exit(EXIT_BOOT)
+    sys.argv[:] = order.argv
+    try:
+        code = serve_order(order, sock)
+    except Exception as error:
+        failed = describe_failure(error)
+        sock.sendall(format_message(failed))
+        code = failed.exit_code
+    sys.exit(code)
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A handler, since what is ignored would be so for programs that the application starts."""
+
+
+def serve_order(order: Order, sock: socket.socket) -> int:
+    """Load the application and serve it until a signal or the channel ends it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError, AppLoadError: what is ordered cannot be served.
+    """
+    config = order.plan.config
+    set_umask(config)
+    identity = decide_identity(config)
+    go_home(order.plan.home)
+    change_directory(config)
+    prepare_imports(config)
+    with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
+        listeners = [_take_listener(each) for each in order.listeners]
+        become(identity)
+        try:
+            with early.interrupting():
+                app = load_plan(order.plan)
+        except Stopped as stop:
+            log.debug("%s: stopped before the application was loaded", stop)
+            return EXIT_CLEAN
+        raise_descriptor_limit()
+        calm_collector()
+        process = Process(Server(app, config), listeners, logs, talkative=False)
+        run_serving(process, early, functools.partial(_report, channel=Channel(sock)))
+    return EXIT_CLEAN
+
+
+def _take_listener(inherited: Inherited) -> Listener:
+    """Ours alone to close: the supervisor has its own descriptor, and removes the file of a unix socket."""
+    sock = socket.socket(fileno=inherited.fd)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return Listener(sock, inherited.address)
+
+
+async def _report(process: Process, channel: Channel) -> None:
+    """Tell the supervisor how we are, and heed what it says, until the server has ended."""
+    channel.tell(Booted())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_beat, channel, process.server.config.timeout)
+        while lines := await channel.receive():
+            for message in map(parse_message, lines):
+                if isinstance(message, Drain):
+                    process.server.drain(message.graceful_timeout, message.drain_max)
+        log.warning("the supervisor has gone: finishing what is under way")
+        process.server.drain()
+
+
+async def _beat(channel: Channel, timeout: float) -> None:
+    while True:
+        channel.beat()
+        await trio.sleep(min(BEAT, timeout / SILENT_SPELLS / 2) if math.isfinite(timeout) else BEAT)
+
+
+def describe_failure(error: Exception) -> Failed:
+    """What the supervisor is told of an error that ended the boot."""
+    if isinstance(error, ConfigError):
+        return Failed(str(error), EXIT_CONFIG)
+    if not isinstance(error, AppLoadError):
+        return Failed("".join(traceback.format_exception(error)).rstrip(), EXIT_BOOT)
+    cause = error.__cause__
+    wrong_name = cause is None or isinstance(cause, ImportError | SyntaxError | AttributeError)
+    lines = [] if cause is None else traceback.format_exception(cause)
+    return Failed("".join([*lines, str(error)]), EXIT_IMPORT if wrong_name else EXIT_BOOT)

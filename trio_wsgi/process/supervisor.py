@@ -1,0 +1,304 @@
+"""The supervisor: owns the sockets, has workers serve, and obeys signals. It serves no request itself.
+
+Laws:
+
+* Structure is lifetime: signals ⊃ processes ⊃ what is to be done about them. Whatever ends the innermost, every worker
+  is told, and waited for.
+* What takes time (the first boot, a reload, an upgrade) happens one after another; what ends us does not wait for it.
+* A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import trio
+
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.listeners import resolve
+from trio_wsgi.process.child import EXIT_BOOT, Child
+from trio_wsgi.process.currentlogs import CurrentLogs
+from trio_wsgi.process.early import ENDING, EarlySignals
+from trio_wsgi.process.fleet import Fleet
+from trio_wsgi.process.order import Failed, Plan
+from trio_wsgi.process.prepare import change_directory, go_home
+from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.systemd import UNKNOWN, Systemd
+from trio_wsgi.process.upgrade import Legacy, try_program
+from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
+
+log = logging.getLogger("trio_wsgi.error")
+
+QUICK_TIMEOUT = 10.0  # seconds for workers to end that were told to be quick, or have not booted
+SIGNALS = tuple(
+    filter(
+        None,
+        (
+            *ENDING,
+            *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
+            SIGNAL_DUMP,
+        ),
+    )
+)
+
+ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
+
+
+class Ending(enum.Enum):
+    """Why the supervisor's work is over."""
+
+    GRACEFUL = "graceful"
+    QUICK = "quick"
+    FAILED = "failed"
+    UPGRADE = "upgrade"
+
+
+class Supervisor:
+    """What one program does, until it ends or becomes another.
+
+    Args:
+        plan: what is to be served; its sockets are open, unless a former self left something.
+        read_plan: gives the plan anew.
+    """
+
+    def __init__(
+        self, plan: Plan, read_plan: ReadPlan, sockets: Sockets, logs: CurrentLogs, systemd: Systemd = UNKNOWN
+    ) -> None:
+        self.failure: Failed | None = None  # of the first boot
+        self.exit_code = EXIT_CLEAN
+        self._plan = plan
+        self._read_plan = read_plan
+        self._sockets = sockets
+        self._logs = logs
+        self._systemd = systemd
+        self._ending: Ending | None = None
+        self._governing = trio.CancelScope()
+        self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
+        self._say_job, self._jobs = trio.open_memory_channel[signal.Signals](100)
+
+    async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
+        """Have workers serve until a signal ends it.
+
+        Args:
+            legacy: what a former self has left.
+
+        Returns:
+            Why it ended. All workers have, too, but for an upgrade.
+        """
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            early.repeat()
+            async with trio.open_nursery() as listening:
+                listening.start_soon(self._obey, signals)
+                listening.start_soon(self._systemd.keep_alive)
+                async with trio.open_nursery() as self._processes:
+                    with self._governing:
+                        await self._govern(legacy)
+                    if self._ending is Ending.UPGRADE:
+                        self._processes.cancel_scope.cancel()
+                    else:
+                        listening.start_soon(self._dismiss)
+                listening.cancel_scope.cancel()
+        assert self._ending is not None
+        return self._ending
+
+    def leave(self) -> Legacy:
+        """What there is for the program that this one becomes."""
+        return Legacy(self._fleet.plan, self._fleet.count, self._sockets.places(), self._children())
+
+    def _children(self) -> list[Child]:
+        return [child for fleet in self._fleets for child in fleet.children]
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number in ENDING:
+                self._obey_ending(number)
+            elif number == signal.SIGUSR1:
+                log.info("%s: reopening the log files", name)
+                self._logs.reopen()
+                self._signal_booted(number)
+            elif number == SIGNAL_DUMP:
+                log.info("%s: %s", name, "; ".join(map(repr, self._fleets)))
+                self._signal_booted(number)
+            elif self._ending is None:
+                with contextlib.suppress(trio.WouldBlock):  # so many are waiting already
+                    self._say_job.send_nowait(signal.Signals(number))
+
+    def _obey_ending(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._ending not in {None, Ending.UPGRADE}:
+            log.warning("%s: stopping at once", name)
+            self.exit_code = EXIT_FORCED
+            for child in self._children():
+                child.stop(signal.SIGKILL)
+        elif number == signal.SIGTERM:
+            timeout = self._plan.config.graceful_timeout
+            log.info("%s: finishing what is under way, for up to %g s", name, timeout)
+            self._end(Ending.GRACEFUL)
+        else:
+            log.info("%s: stopping", name)
+            self._end(Ending.QUICK)
+
+    def _signal_booted(self, number: int) -> None:
+        for child in self._children():
+            if child.settled.is_set():  # else it might not know yet what to do with it
+                child.send_signal(number)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _end(self, ending: Ending) -> None:
+        self._ending = ending
+        self._governing.cancel()
+
+    def _fail(self, failure: Failed, exit_code: int) -> None:
+        self.failure, self.exit_code = failure, exit_code
+        self._end(Ending.FAILED)
+
+    async def _dismiss(self) -> None:
+        """Tell every worker to end, and see to it."""
+        self._systemd.tell_stopping("stopping")
+        number = signal.SIGTERM if self._ending is Ending.GRACEFUL else signal.SIGINT
+        children = self._children()
+        hurried = [child for child in children if number == signal.SIGINT or not child.settled.is_set()]
+        for child in children:
+            child.stop(number)
+        self._sockets.close()  # whoever comes now is refused, once the workers have closed theirs
+        await trio.sleep(QUICK_TIMEOUT)
+        for child in hurried:
+            child.send_signal(signal.SIGKILL)
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def _govern(self, legacy: Legacy | None) -> None:
+        """Start, and then do what signals ask for, one after another."""
+        async with trio.open_nursery() as self._keepers:
+            if legacy is None:
+                await self._start()
+            else:
+                await self._succeed(legacy)
+            async for number in self._jobs:
+                await self._do(number)
+
+    async def _do(self, number: signal.Signals) -> None:
+        fleet = self._fleet
+        if number == signal.SIGHUP:
+            await self._reload()
+        elif number == signal.SIGUSR2:
+            await self._upgrade()
+        elif number == signal.SIGTTIN:
+            self._resize(fleet.count + 1 if fleet.count else self._plan.config.workers, number.name)
+        elif number == signal.SIGTTOU:
+            self._resize(max(fleet.count - 1, 1), number.name)
+        elif number == signal.SIGWINCH and not any(map(os.isatty, range(3))):  # there a window has another size
+            self._resize(0, number.name)
+
+    async def _start(self) -> None:
+        fleet = self._fleet = self._open_fleet(self._plan)
+        failure = await fleet.boot(self._plan.config.workers)
+        if failure is not None:
+            self._fail(failure, failure.exit_code)
+            await trio.sleep_forever()
+        await self._keepers.start(self._keep, fleet)
+        self._announce()
+
+    async def _succeed(self, legacy: Legacy) -> None:
+        """Take over what a former self has left, and replace its workers by our own."""
+        plan, self._plan = self._plan, legacy.plan
+        fleet = self._fleet = self._open_fleet(legacy.plan)
+        fleet.count = legacy.count
+        for child in legacy.children:
+            fleet.adopt(child)
+        await self._keepers.start(self._keep, fleet)
+        log.info("the program has replaced itself (pid %d)", os.getpid())
+        await self._replace(plan, signal.SIGUSR2.name)
+
+    def _open_fleet(self, plan: Plan) -> Fleet:
+        self._fleets = [fleet for fleet in self._fleets if fleet.children]
+        fleet = Fleet(plan, self._sockets, self._processes)
+        self._fleets.append(fleet)
+        return fleet
+
+    async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
+        failure = await fleet.keep(task_status=task_status)
+        if failure is not None:
+            log.critical("no worker is left, and none can boot: giving up")
+            self._fail(failure, EXIT_BOOT)
+
+    def _announce(self) -> None:
+        config = self._plan.config
+        where = ", ".join(each.address.url(config.scheme) for each in self._sockets.listeners(config))
+        log.info("listening at %s (pid %d), workers: %d", where, os.getpid(), self._fleet.count)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        self._systemd.tell_ready(f"serving with {self._fleet.count} workers")
+
+    def _resize(self, count: int, why: str) -> None:
+        log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
+        self._fleet.resize(count)
+        self._sockets.close_siblings(count)
+
+    async def _reload(self) -> None:
+        self._systemd.tell_reloading()
+        try:
+            go_home(self._plan.home)
+            plan = self._read_plan()
+            if plan.config.workers == 0:
+                raise ConfigError("workers", "a reload cannot do without its supervisor", "stop it, and start it anew")
+        except ConfigError as error:
+            self._keep_plan("SIGHUP: nothing changes: %s", error)
+        else:
+            await self._replace(plan, "SIGHUP")
+
+    async def _replace(self, plan: Plan, why: str) -> None:
+        """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
+        log.info("%s: starting new workers", why)
+        try:
+            change_directory(plan.config)
+            missing = self._sockets.missing(plan.config)
+            self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
+        except ConfigError as error:
+            self._keep_plan(f"{why}: nothing changes: %s", error)
+            return
+        fleet = self._open_fleet(plan)
+        failure = await fleet.boot(plan.config.workers)
+        if failure is not None:
+            self._keep_plan(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
+            return
+        await self._keepers.start(self._keep, fleet)
+        old, self._fleet, self._plan = self._fleet, fleet, plan
+        old.leave()
+        self._sockets.close_others(plan.config)
+        self._sockets.close_siblings(fleet.count)
+        try:
+            self._logs.follow(plan.config)
+        except ConfigError as error:
+            log.error("%s: the supervisor goes on logging where it did: %s", why, error)
+        self._announce()
+
+    def _keep_plan(self, text: str, *values: object) -> None:
+        """Go on as if nothing had been asked for, and say why."""
+        log.error(text, *values)
+        with contextlib.suppress(ConfigError):  # the directory is gone
+            go_home(self._plan.home)
+            change_directory(self._plan.config)
+        self._sockets.close_others(self._plan.config)
+        self._tell_ready()
+
+    async def _upgrade(self) -> None:
+        log.info("SIGUSR2: trying the program anew")
+        self._systemd.tell_reloading()
+        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout)
+        if wrong:
+            log.error("SIGUSR2: nothing changes: %s", wrong)
+            self._tell_ready()
+        else:
+            self._end(Ending.UPGRADE)
+            await trio.sleep_forever()
