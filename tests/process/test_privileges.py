@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 from serving import Command, command
 from waiting import wait_until
 
@@ -178,17 +179,20 @@ def find_low_port() -> int:
 
 
 def ask(run: Command) -> list[Any]:
-    told: list[Any] = httpx.get(run.url, timeout=20).json()
+    told: list[Any] = httpx.get(run.url, timeout=20, verify=False).json()
     return told
 
 
 @needs_root
 @pytest.mark.parametrize("workers", WORKERS)
 def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobodys(workers: int, site: Path) -> None:
-    """Bound, opened and written as root: a low port, a unix socket, logs and the pid file where nobody may write."""
+    """Done as root: a low port, a unix socket, logs and the pid file where nobody may write, a key to read."""
     path = site / "socket"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(site / "key.pem"))
+    (site / "key.pem").chmod(0o600)
     with command(
         *("-b", f"127.0.0.1:{find_low_port()}", "-b", f"unix:{path}", "--unix-socket-perms", "660"),
+        *("--certfile", "key.pem"),
         *("--user", "nobody", "--pid", "server.pid", "--access-logfile", "access.log", "user_app:app"),
         cwd=site,
         workers=workers,

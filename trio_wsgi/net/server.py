@@ -23,7 +23,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.net.certificates import describe_kernel_tls, load_certificates, open_tls
+from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
@@ -59,18 +59,24 @@ class Server:
         app: the WSGI application.
         config: the settings; the defaults if None.
         observers: called with the `RequestRecord` of every finished request, on the event loop; must be quick.
+        tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
 
     Raises:
-        ConfigError: a certificate, or what belongs to it, cannot be used; their files are read here.
+        ConfigError: a certificate, or what belongs to it, cannot be used.
     """
 
     def __init__(
-        self, app: WSGIApplication, config: Config | None = None, *, observers: Sequence[Observer] = ()
+        self,
+        app: WSGIApplication,
+        config: Config | None = None,
+        *,
+        observers: Sequence[Observer] = (),
+        tls: Tls | None = None,
     ) -> None:
         self._app = app
         self.config = Config() if config is None else config
         self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
-        self._tls = open_tls(self.config)
+        self._tls = open_tls(self.config) if tls is None else tls
         self._accepting = trio.CancelScope()
         self._drain_limits = DrainLimits(
             self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate

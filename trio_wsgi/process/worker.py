@@ -10,8 +10,8 @@ Laws:
 * HUP reads the certificates anew; where there is a supervisor, it is the supervisor's.
 * An application thread that ignores all this does not keep the process alive.
 * However the process ends, the files of its unix sockets and its pid file are gone.
-* What only root may do is done first: logs, sockets and the pid file are open before we become somebody else, and only
-  then is any code of the application imported.
+* What only root may do is done first: logs, sockets, keys and the pid file are open before we become somebody else, and
+  only then is any code of the application imported.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import trio
 
 from trio_wsgi.config import Config, make_config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, open_listeners, resolve
 from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
@@ -88,6 +89,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
+        tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         try:
             with early.interrupting():
@@ -98,7 +100,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         raise_descriptor_limit()
         calm_collector()
         outside = Outside(systemd, remove_pid_file)
-        run_serving(Process(Server(app, config), listeners, logs, outside=outside), early, announce)
+        run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
 
