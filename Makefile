@@ -2,7 +2,7 @@
 #
 #   make demo     serve examples/demo with sample files         (PORT=8000 HOST=127.0.0.1)
 #   make test     run all tests                                 (ARGS="-m 'not slow'" reaches pytest;
-#                 those that need curl, wget, aria2c, nginx or strace are skipped where it is missing,
+#                 those that need curl, wget, aria2c, nginx, haproxy or strace are skipped where it is missing,
 #                 and fail instead with WITHOUT_TOOLS=0, as in .ci/run)
 #   make lint     ruff and mypy, changing nothing
 #   make format   let ruff rewrite the tree

@@ -14,6 +14,7 @@ import pytest
 PACKAGES = {  # program → Debian package, as .ci/run installs them
     "aria2c": "aria2",
     "curl": "curl",
+    "haproxy": "haproxy",
     "nginx": "nginx-light",
     "strace": "strace",
     "systemd-socket-activate": "systemd",
