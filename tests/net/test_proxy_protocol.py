@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import ssl
 import struct
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
+import trustme
 from answers import read_answer, read_answers
 from asking import PLAIN, Environ, StartResponse, error_lines, request
 from serving import Served, receive_to_end, serving
@@ -200,3 +202,22 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
     told = json.loads(read_answer(raw).body)
     assert (told["REMOTE_ADDR"], told["trio_wsgi.peer"]) == ("203.0.113.9", "unix")
     assert record.peer == "203.0.113.9"
+
+
+async def test_before_tls(tmp_path: Path) -> None:
+    """A proxy in TCP mode passes on TLS: its header comes first, in the clear, and TLS loses no byte to it."""
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with serving(tell, proxy_protocol=True, certfile=(str(tmp_path / "pem"),)) as served:
+        with trio.fail_after(20):
+            async with await served.connect() as plain:
+                await plain.send_all(V2)
+                stream = trio.SSLStream(plain, context, server_hostname="127.0.0.1", https_compatible=True)
+                await stream.send_all(request())
+                raw = b"".join([piece async for piece in stream])
+    told = json.loads(read_answer(raw).body)
+    assert (told["REMOTE_ADDR"], told["wsgi.url_scheme"]) == ("203.0.113.9", "https")
+    assert told["PROXY_PROTOCOL"] == "TCP4"
+    assert told["SSL_PROTOCOL"].startswith("TLS")

@@ -116,6 +116,7 @@ class Connection:
     async def _meet_client(self, proxies: Proxies) -> bool:
         """Where the peer is a proxy that names its client first, take the client for the peer; False without one."""
         service, sock, client = self._service, self._transport.sock, None
+        self._state = State.HANDSHAKE
         with trio.CancelScope() as self._meeting:
             if self._draining:
                 self._meeting.cancel()
