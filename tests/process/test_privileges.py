@@ -28,7 +28,7 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.privileges import decide_identity, set_umask
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-WORKERS = [0]
+WORKERS = [0, 1]
 NOBODY = pwd.getpwnam("nobody")
 NUMBER = 4242424  # no entry in any database
 

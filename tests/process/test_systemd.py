@@ -25,7 +25,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.systemd import Systemd, take_systemd
 
-WORKERS = [0]
+WORKERS = [0, 1]
 
 # -- what is taken from the environment --------------------------------------------------------------------------------
 

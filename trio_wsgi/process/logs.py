@@ -247,6 +247,14 @@ class Logs:
             writer.reopen()
 
 
+def make_log_files(config: Config) -> None:
+    """Make those that are not there, for processes that may not do so any more; what fails is told by those."""
+    for path in (config.error_logfile, config.access_logfile):
+        if path not in {None, "-"}:
+            with contextlib.suppress(OSError, ConfigError):
+                _File(str(path), find_heir(config)).close()
+
+
 @contextmanager
 def open_logs(config: Config) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.

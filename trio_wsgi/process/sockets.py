@@ -87,9 +87,10 @@ class Sockets:
         self._places |= opened
 
     def close_others(self, config: Config) -> None:
-        """Close what is not configured."""
+        """Close what is not configured, but for what was handed to us: nobody could hand it to us again."""
         for address in self._places.keys() - set(config.addresses):
-            self._places.pop(address).close()
+            if address.kind != "fd":
+                self._places.pop(address).close()
 
     def close(self) -> None:
         """Close all of them."""

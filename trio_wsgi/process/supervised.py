@@ -23,6 +23,7 @@ from typing import NoReturn
 import trio
 
 from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.channel import Channel, receive_first_line
@@ -74,6 +75,8 @@ def main(fd: int) -> NoReturn:
         failed = describe_failure(error)
         sock.sendall(format_message(failed))
         code = failed.exit_code
+    for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
+        signal.signal(number, _ignore)
     sys.exit(code)
 
 
@@ -98,6 +101,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     prepare_imports(config)
     with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
         listeners = [_take_listener(each) for each in order.listeners]
+        tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         try:
             with early.interrupting():
@@ -107,7 +111,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
             return EXIT_CLEAN
         raise_descriptor_limit()
         calm_collector()
-        process = Process(Server(app, config), listeners, logs, talkative=False)
+        process = Process(Server(app, config, tls=tls), listeners, logs, alone=False)
         run_serving(process, early, functools.partial(_report, channel=Channel(sock)))
     return EXIT_CLEAN
 

@@ -21,10 +21,11 @@ import trio
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import resolve
-from trio_wsgi.process.child import EXIT_BOOT, Child
+from trio_wsgi.process.child import EXIT_BOOT, Child, State
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import ENDING, EarlySignals
 from trio_wsgi.process.fleet import Fleet
+from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import change_directory, go_home
 from trio_wsgi.process.sockets import Sockets
@@ -35,16 +36,8 @@ from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
 log = logging.getLogger("trio_wsgi.error")
 
 QUICK_TIMEOUT = 10.0  # seconds for workers to end that were told to be quick, or have not booted
-SIGNALS = tuple(
-    filter(
-        None,
-        (
-            *ENDING,
-            *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
-            SIGNAL_DUMP,
-        ),
-    )
-)
+JOBS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # one after another
+SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
 
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
 
@@ -79,7 +72,7 @@ class Supervisor:
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
-        self._say_job, self._jobs = trio.open_memory_channel[signal.Signals](100)
+        self._may_hang_up = False  # whether HUP may mean that the terminal has gone
 
     async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
         """Have workers serve until a signal ends it.
@@ -90,14 +83,14 @@ class Supervisor:
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
         """
-        with trio.open_signal_receiver(*SIGNALS) as signals:
-            early.repeat()
+        self._may_hang_up = has_terminal() and not early.was_ignored(signal.SIGHUP)
+        with trio.open_signal_receiver(*set(SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
-                listening.start_soon(self._systemd.keep_alive)
+                listening.start_soon(self._systemd.keep_alive, self._is_well)
                 async with trio.open_nursery() as self._processes:
                     with self._governing:
-                        await self._govern(legacy)
+                        await self._govern(early, legacy)
                     if self._ending is Ending.UPGRADE:
                         self._processes.cancel_scope.cancel()
                     else:
@@ -113,6 +106,11 @@ class Supervisor:
     def _children(self) -> list[Child]:
         return [child for fleet in self._fleets for child in fleet.children]
 
+    def _is_well(self) -> bool:
+        """Whether clients are served, as far as that was asked for; whoever is silent for too long is killed here."""
+        wanted = self._fleets[-1].count if self._fleets and self._ending is None else 0
+        return wanted == 0 or any(child.state in {State.BOOTING, State.SERVING} for child in self._children())
+
     # -- signals -----------------------------------------------------------------------------------------------------
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -122,14 +120,12 @@ class Supervisor:
                 self._obey_ending(number)
             elif number == signal.SIGUSR1:
                 log.info("%s: reopening the log files", name)
+                make_log_files(self._plan.config)  # the workers' too: where they may not, we may
                 self._logs.reopen()
                 self._signal_booted(number)
             elif number == SIGNAL_DUMP:
                 log.info("%s: %s", name, "; ".join(map(repr, self._fleets)))
                 self._signal_booted(number)
-            elif self._ending is None:
-                with contextlib.suppress(trio.WouldBlock):  # so many are waiting already
-                    self._say_job.send_nowait(signal.Signals(number))
 
     def _obey_ending(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -148,7 +144,7 @@ class Supervisor:
 
     def _signal_booted(self, number: int) -> None:
         for child in self._children():
-            if child.settled.is_set():  # else it might not know yet what to do with it
+            if child.has_booted:  # else it might not know yet what to do with it
                 child.send_signal(number)
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -163,12 +159,13 @@ class Supervisor:
 
     async def _dismiss(self) -> None:
         """Tell every worker to end, and see to it."""
-        self._systemd.tell_stopping("stopping")
-        number = signal.SIGTERM if self._ending is Ending.GRACEFUL else signal.SIGINT
+        graceful = self._ending is Ending.GRACEFUL
+        self._systemd.tell_stopping("finishing what is under way" if graceful else "stopping")
+        number = signal.SIGTERM if graceful else signal.SIGINT
         children = self._children()
-        hurried = [child for child in children if number == signal.SIGINT or not child.settled.is_set()]
+        hurried = [child for child in children if number == signal.SIGINT or not child.has_booted]
         for child in children:
-            child.stop(number)
+            child.stop(number if child.has_booted else signal.SIGTERM)
         self._sockets.close()  # whoever comes now is refused, once the workers have closed theirs
         await trio.sleep(QUICK_TIMEOUT)
         for child in hurried:
@@ -176,28 +173,33 @@ class Supervisor:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def _govern(self, legacy: Legacy | None) -> None:
+    async def _govern(self, early: EarlySignals, legacy: Legacy | None) -> None:
         """Start, and then do what signals ask for, one after another."""
-        async with trio.open_nursery() as self._keepers:
-            if legacy is None:
-                await self._start()
-            else:
-                await self._succeed(legacy)
-            async for number in self._jobs:
-                await self._do(number)
+        with trio.open_signal_receiver(*JOBS) as jobs:
+            early.repeat()
+            async with trio.open_nursery() as self._keepers:
+                if legacy is None:
+                    await self._start()
+                else:
+                    await self._succeed(legacy)
+                async for number in jobs:
+                    await self._do(signal.Signals(number))
 
     async def _do(self, number: signal.Signals) -> None:
-        fleet = self._fleet
-        if number == signal.SIGHUP:
+        count, name = self._fleet.count, number.name
+        if number == signal.SIGHUP and self._may_hang_up and not has_terminal():
+            log.info("%s: the terminal has gone: finishing what is under way", name)
+            self._end(Ending.GRACEFUL)
+        elif number == signal.SIGHUP:
             await self._reload()
         elif number == signal.SIGUSR2:
             await self._upgrade()
         elif number == signal.SIGTTIN:
-            self._resize(fleet.count + 1 if fleet.count else self._plan.config.workers, number.name)
+            self._resize(count + 1 if count else self._plan.config.workers, name)
         elif number == signal.SIGTTOU:
-            self._resize(max(fleet.count - 1, 1), number.name)
+            self._resize(max(count - 1, 1), name)
         elif number == signal.SIGWINCH and not any(map(os.isatty, range(3))):  # there a window has another size
-            self._resize(0, number.name)
+            self._resize(0, name)
 
     async def _start(self) -> None:
         fleet = self._fleet = self._open_fleet(self._plan)
@@ -231,14 +233,16 @@ class Supervisor:
             log.critical("no worker is left, and none can boot: giving up")
             self._fail(failure, EXIT_BOOT)
 
-    def _announce(self) -> None:
+    def _where(self) -> str:
         config = self._plan.config
-        where = ", ".join(each.address.url(config.scheme) for each in self._sockets.listeners(config))
-        log.info("listening at %s (pid %d), workers: %d", where, os.getpid(), self._fleet.count)
+        return ", ".join(each.address.url(config.scheme) for each in self._sockets.listeners(config))
+
+    def _announce(self) -> None:
+        log.info("listening at %s (pid %d), workers: %d", self._where(), os.getpid(), self._fleet.count)
         self._tell_ready()
 
     def _tell_ready(self) -> None:
-        self._systemd.tell_ready(f"serving with {self._fleet.count} workers")
+        self._systemd.tell_ready(f"listening at {self._where()}, workers: {self._fleet.count}")
 
     def _resize(self, count: int, why: str) -> None:
         log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
@@ -302,3 +306,12 @@ class Supervisor:
         else:
             self._end(Ending.UPGRADE)
             await trio.sleep_forever()
+
+
+def has_terminal() -> bool:
+    """Whether somebody at a terminal controls this process (tty(4))."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
