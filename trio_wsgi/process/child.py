@@ -82,6 +82,11 @@ class Child:
 
     __repr__ = __str__
 
+    @property
+    def has_booted(self) -> bool:
+        """Whether it serves, or has served."""
+        return self.settled.is_set() and self.failure is None
+
     def send_signal(self, number: int) -> None:
         """Send it, unless the process has ended."""
         if self.state is not State.ENDED:
@@ -193,6 +198,8 @@ class Child:
                     self.state = State.SERVING
                     log.info("%s is ready", self)
                     self.settled.set()
+                case Failed(text) if self.state is State.SERVING:
+                    log.error("%s fails: %s", self, text)
                 case Failed() as failure:
                     self.failure = failure
                     self.state = State.LEAVING

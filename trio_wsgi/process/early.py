@@ -60,6 +60,10 @@ class EarlySignals:
         finally:
             self._interrupts = False
 
+    def was_ignored(self, number: int) -> bool:
+        """Whether whoever started this process had it ignore the signal, as nohup(1) does."""
+        return self._before[number] is signal.SIG_IGN
+
     def repeat(self) -> None:
         """Send what was kept once more: to whoever handles it now."""
         numbers, self._numbers = self._numbers, []

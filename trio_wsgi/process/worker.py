@@ -141,13 +141,13 @@ class Process:
     """What the process consists of, for whoever ends it.
 
     Args:
-        talkative: whether it says what signals it obeys; a supervisor says it for all its workers.
+        alone: whether no supervisor says what happens, and decides what is urgent.
     """
 
     server: Server
     listeners: list[Listener]
     logs: Logs
-    talkative: bool = True
+    alone: bool = True
     outside: Outside = Outside()
     serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
 
@@ -157,7 +157,7 @@ class Process:
 
     def say(self, text: str, *values: object) -> None:
         """Log what a signal brings about."""
-        log.log(logging.INFO if self.talkative else logging.DEBUG, text, *values)
+        log.log(logging.INFO if self.alone else logging.DEBUG, text, *values)
 
     def exit_now(self, code: int) -> NoReturn:
         """End without waiting for anything."""
@@ -244,9 +244,9 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             process.say("%s: reopening the log files", name)
             process.logs.reopen()
         elif number == signal.SIGHUP:
-            if process.talkative and not ending:  # else a supervisor sees to it
+            if process.alone and not ending:  # else a supervisor sees to it
                 await reload_certificates(process)
-        elif ending:
+        elif ending and process.alone:
             log.warning("%s: stopping at once", name)
             process.exit_now(EXIT_FORCED)
         elif number == signal.SIGTERM:
