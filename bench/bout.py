@@ -1,0 +1,180 @@
+"""One bout: one contestant, started afresh, in one scenario; the verbs that scenarios are written in.
+
+Laws:
+- CPU and memory are the server's whole tree over the very window in which the load runs.
+- A server that died, or lost a process, during a bout has failed it, whatever its clients saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import resource
+import shutil
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from bench.client import ROOT, Client, Facts, Failed, open_client
+from bench.contestants import Contestant
+from bench.proc import Watch, find_tree, open_watch
+from bench.samples import Samples
+from bench.server import Server
+
+Figures = Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bout:
+    """A running server and what to do it to with."""
+
+    contestant: Contestant
+    server: Server
+    samples: Samples
+    seconds: float  # of each window
+    verify: bool  # whether to look at every byte once, before
+    tls: bool = False
+    client_prefix: tuple[str, ...] = ()  # a command to run clients under (taskset)
+    own: tuple[str, str] = ("", "")  # the user's target, and the name of the user's file among the samples
+
+    @contextmanager
+    def client(self, name: str, **settings: object) -> Iterator[Client]:
+        """A client that knows where the server is."""
+        facts = {"port": self.server.port, "tls": self.tls, "seconds": self.seconds, **settings}
+        with open_client(name, list(self.client_prefix), facts) as client:
+            yield client
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """The server's tree over the block; Failed where the server dies in it."""
+        before = set(find_tree(self.server.pid))
+        with open_watch(self.server.pid) as watch:
+            yield watch
+        self.server.check_alive()
+        lost = before - set(find_tree(self.server.pid))
+        if lost:
+            raise Failed(f"a process of it died; {self.server.last_words()}")
+
+    def check_file(self, target: str, sample: str) -> None:
+        """`check` for a target that is a sample file."""
+        self.check(target, self.samples.length(sample), self.samples.digest(sample) if self.verify else "")
+
+    def check(self, target: str, length: int, digest: str = "", status: int = 200, field: str = "") -> None:
+        """Fetch `target` once and look at status, byte count and SHA-256 (if given); it warms the server, too.
+
+        Args:
+            field: a header to send, "Name: value".
+
+        Raises:
+            Failed: it is not what was asked for.
+        """
+        try:
+            self._check(target, length, digest, status, field)
+        except (OSError, http.client.HTTPException) as error:
+            self.server.check_alive()
+            raise Failed(f"{target}: {type(error).__name__}: {error}") from error
+
+    def _check(self, target: str, length: int, digest: str, status: int, field: str) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        if self.tls:
+            context = ssl._create_unverified_context()
+            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=30, context=context)
+        with contextlib.closing(connection):
+            name, _, value = field.partition(": ")
+            connection.request("GET", target, headers={name: value} if field else {})
+            response = connection.getresponse()
+            if response.status != status:
+                raise Failed(f"{target}: status {response.status} instead of {status}")
+            total, seen = 0, hashlib.sha256()
+            while data := response.read(1 << 20):
+                total += len(data)
+                if digest:
+                    seen.update(data)
+        if total != length:
+            raise Failed(f"{target}: {total} bytes instead of {length}")
+        if digest and seen.hexdigest() != digest:
+            raise Failed(f"{target}: the bytes are not those of the file")
+
+    def load(self, target: str, connections: int, **settings: object) -> Figures:
+        """A closed loop of `connections` on one target, and what it cost."""
+        settings.setdefault("targets", [target])
+        with self.client("load", connections=connections, **settings) as client:
+            client.wait_ready()
+            with self.watch() as watch:
+                client.go()
+                facts = client.wait_result(self.seconds + 60)
+        return summarize(facts, watch)
+
+    def wrk(self, target: str, connections: int) -> Figures:
+        """The same by wrk for what is too quick for our own client, where it is installed."""
+        program = shutil.which("wrk")
+        if program is None:
+            return self.load(target, connections)
+        script = str(ROOT / "bench/clients/wrk.lua")
+        url = f"http://127.0.0.1:{self.server.port}{target}"
+        seconds = max(1, round(self.seconds))  # wrk knows no parts of a second
+        words = [f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency".split(), ["-s", script, url]]
+        cpu = read_children_cpu()
+        with self.watch() as watch:
+            done = subprocess.run(
+                [*self.client_prefix, program, *words[0], *words[1]],
+                capture_output=True,
+                text=True,
+                timeout=seconds + 60,
+                check=False,
+            )
+        lines = [line for line in done.stdout.splitlines() if line.startswith('{"result"')]
+        if not lines:
+            raise Failed(f"wrk: {done.stderr.strip() or done.stdout.strip()}")
+        facts: Facts = json.loads(lines[0])["result"]
+        facts["cpu"] = read_children_cpu() - cpu
+        wrong = [f"{facts[kind]} {kind}" for kind in ("connect", "status", "timeout", "write") if facts[kind]]
+        if wrong or not facts["requests"]:
+            raise Failed("wrk saw errors: " + (", ".join(wrong) or "no request was answered"))
+        return summarize(facts, watch)
+
+
+def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:
+    """What a client counted and what the server used, as metrics."""
+    seconds, requests = facts["seconds"], facts["requests"]
+    moved = facts["received"] + facts.get("sent", 0)
+    return {
+        "requests_per_second": requests / seconds,
+        "throughput": moved / seconds,
+        "cpu_per_request": watch.cpu / requests if requests else None,
+        "cpu_per_gb": watch.cpu / moved if moved else None,
+        "cpu_share": watch.cpu / watch.seconds,
+        "client_share": facts["cpu"] / seconds,
+        "p50": facts["p50"],
+        "p99": facts["p99"],
+        "longest": facts["longest"],
+        "memory": watch.peak_memory,
+        "threads": watch.peak_threads,
+    }
+
+
+def read_children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def wait_until_quiet(watch: Watch, patience: float = 3.0) -> int:
+    """Wait until the memory of a server stands still.
+
+    Returns:
+        it, in bytes.
+    """
+    deadline = time.monotonic() + patience
+    last = -1
+    while time.monotonic() < deadline:
+        watch.look()
+        if last >= 0 and abs(watch.last_memory - last) <= last // 200:
+            break
+        last = watch.last_memory
+        time.sleep(0.3)
+    return watch.last_memory

@@ -1,0 +1,263 @@
+"""The closed-loop client: N connections, each asks again as soon as it has its answer, from one epoll.
+
+Laws:
+- What is timed is a whole exchange: from the first byte of the request to the last one of the response.
+- Bytes of an exchange that the end of the window cuts are counted, its time is not.
+- A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
+  counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
+
+Settings: port, targets (paths, in turn), connections, seconds, and optionally body (bytes to upload with each
+request), fields (header lines, in turn with targets), status, length (of each body), tls, tolerate, evict (files,
+in turn with targets, dropped from the page cache before they are asked for).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.clients.answer import Answer, Broken
+from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
+from bench.figures import percentile
+
+BODY_BLOCK = 1 << 20
+PATIENCE = 20.0  # seconds without any event
+WRITE_BLOCKED = (BlockingIOError, ssl.SSLWantWriteError)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to ask for."""
+
+    request: bytes
+    evict: str = ""  # file to drop from the page cache before
+
+
+@dataclass
+class Tally:
+    """What has happened in the window."""
+
+    requests: int = 0
+    received: int = 0  # bytes of response bodies
+    sent: int = 0  # bytes of request bodies
+    times: list[float] = field(default_factory=list)  # seconds, one for each whole exchange
+    failures: Counter[str] = field(default_factory=Counter)
+    retried: int = 0  # a kept-alive connection that was closed before any byte of the answer
+
+
+class Loader:
+    """The connections and what they do."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.address = ("127.0.0.1", int(settings["port"]))
+        self.body = int(settings.get("body", 0))
+        self.status = int(settings.get("status", 200))
+        self.length = settings.get("length")
+        self.tolerate = bool(settings.get("tolerate"))
+        self.tls = open_tls() if settings.get("tls") else None
+        self.source = open_body(self.body) if self.body else -1
+        self.orders = build_orders(settings, self.body)
+        self.poll = select.epoll()
+        self.exchanges: dict[int, Exchange] = {}
+        self.tally = Tally()
+
+    def connect(self) -> Exchange:
+        """Open one more connection."""
+        sock = socket.create_connection(self.address, timeout=PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls is not None:
+            sock = self.tls.wrap_socket(sock, server_hostname="localhost")
+        sock.setblocking(False)
+        self.poll.register(sock.fileno(), select.EPOLLIN)
+        exchange = self.exchanges[sock.fileno()] = Exchange(self, sock)
+        return exchange
+
+    def run(self, until: float) -> None:
+        for exchange in list(self.exchanges.values()):
+            self.attempt(exchange, exchange.ask)
+        while (now := time.monotonic()) < until:
+            events = self.poll.poll(min(PATIENCE, until - now))
+            if not events and time.monotonic() < until:
+                raise Broken(f"no byte within {PATIENCE:.0f} s")
+            for fd, event in events:
+                exchange = self.exchanges[fd]
+                self.attempt(exchange, exchange.upload if event & select.EPOLLOUT else exchange.read)
+        for exchange in self.exchanges.values():
+            self.tally.received += exchange.answer.length if exchange.began else 0
+
+    def attempt(self, exchange: Exchange, step: Callable[[], None]) -> None:
+        """Take a step of an exchange; where it breaks, a new connection takes the place of the old one, or we end."""
+        try:
+            step()
+        except (Broken, OSError) as error:
+            broken = error if isinstance(error, Broken) else Broken(f"connection broken: {error.strerror}")
+            if exchange.answered and not exchange.answer.begun:
+                self.tally.retried += 1  # the server closed it between two requests: any client asks again
+            elif self.tolerate:
+                self.tally.failures[str(broken)] += 1
+            else:
+                raise broken from None
+            self.replace(exchange)
+
+    def replace(self, exchange: Exchange) -> None:
+        """Close a connection and ask on a new one; where failures are tolerated, try until there is a server."""
+        del self.exchanges[exchange.sock.fileno()]
+        exchange.sock.close()  # which takes it out of the epoll as well
+        while True:
+            try:
+                fresh = self.connect()
+                break
+            except OSError as error:
+                reason = f"cannot connect: {error.strerror}"
+                if not self.tolerate:
+                    raise Broken(reason) from None
+                self.tally.failures[reason] += 1
+                time.sleep(0.05)
+        self.attempt(fresh, fresh.ask)
+
+
+class Exchange:
+    """One connection and its present request."""
+
+    __slots__ = ("answer", "answered", "began", "left", "loader", "sock")
+
+    def __init__(self, loader: Loader, sock: socket.socket) -> None:
+        self.loader = loader
+        self.sock = sock
+        self.answer = Answer(loader.tls is not None)
+        self.answered = 0  # exchanges on this connection
+        self.began = 0.0  # 0: nothing is under way
+        self.left = 0  # bytes of the body still to send
+
+    def ask(self) -> None:
+        order = next(self.loader.orders)
+        if order.evict:
+            evict(order.evict)
+        self.answer = Answer(self.loader.tls is not None)
+        self.began = time.monotonic()
+        self.sock.send(order.request)
+        self.left = self.loader.body
+        if self.left:
+            self.upload()
+
+    def upload(self) -> None:
+        """Send of the body what the kernel takes."""
+        with contextlib.suppress(*WRITE_BLOCKED):
+            while self.left:
+                count = os.sendfile(self.sock.fileno(), self.loader.source, 0, min(self.left, BODY_BLOCK))
+                self.left -= count
+                self.loader.tally.sent += count
+        wanted = select.EPOLLIN | (select.EPOLLOUT if self.left else 0)
+        self.loader.poll.modify(self.sock.fileno(), wanted)
+
+    def read(self) -> None:
+        """Receive what is there, and ask again where that was the end."""
+        while self.answer.receive(self.sock):
+            if self.answer.done:
+                self.finish()
+                return
+            if self.loader.tls is None:
+                return  # epoll tells again; a TLS socket may hold what epoll does not see
+
+    def finish(self) -> None:
+        loader, answer = self.loader, self.answer
+        if answer.status != loader.status:
+            raise Broken(f"status {answer.status} instead of {loader.status}")
+        if loader.length is not None and answer.length != loader.length:
+            raise Broken(f"{answer.length} bytes instead of {loader.length}")
+        loader.tally.requests += 1
+        loader.tally.received += answer.length
+        loader.tally.times.append(time.monotonic() - self.began)
+        self.answered += 1
+        self.began = 0.0
+        if answer.closes:
+            loader.replace(self)
+        else:
+            self.ask()
+
+
+def build_orders(settings: dict[str, Any], body: int) -> Iterator[Order]:
+    method = "POST" if body else "GET"
+    common = "Host: localhost\r\n" + (f"Content-Length: {body}\r\n" if body else "")
+    fields = settings.get("fields") or [""]
+    evicted = settings.get("evict") or [""]
+    return itertools.cycle(
+        Order(f"{method} {target} HTTP/1.1\r\n{common}{field}\r\n".encode(), file)
+        for target, field, file in zip(settings["targets"], itertools.cycle(fields), itertools.cycle(evicted))
+    )
+
+
+def open_body(length: int) -> int:
+    """A file in memory with a mebibyte of body, so that uploads leave by sendfile and cost us little."""
+    file = os.memfd_create("bench-body")
+    os.write(file, b"\x5a" * min(length, BODY_BLOCK))
+    return file
+
+
+def open_tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def evict(path: str) -> None:
+    """Drop a file from the page cache.
+
+    Raises:
+        Broken: it stays there, as files of a tmpfs do.
+
+    Spec: posix_fadvise(2), preadv2(2)
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            os.preadv(file, [bytearray(1)], 0, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return
+        raise Broken("the file stays in the page cache: keep the samples on a disk (--files)")
+    finally:
+        os.close(file)
+
+
+def main() -> None:
+    settings = read_settings()
+    loader = Loader(settings)
+    failure = ""
+    for _ in range(int(settings["connections"])):
+        loader.connect()
+    say_ready()
+    began, cpu = wait_for_go(), time.process_time()
+    try:
+        loader.run(began + float(settings["seconds"]))
+    except Broken as broken:
+        failure = str(broken)
+    seconds = time.monotonic() - began
+    tally = loader.tally
+    say_result(
+        failure=failure,
+        seconds=seconds,
+        cpu=time.process_time() - cpu,
+        requests=tally.requests,
+        received=tally.received,
+        sent=tally.sent,
+        p50=percentile(tally.times, 50),
+        p99=percentile(tally.times, 99),
+        longest=max(tally.times, default=None),
+        failures=dict(tally.failures),
+        retried=tally.retried,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The good client: a small request at fixed times on one kept-alive connection, and how long each answer takes.
+
+Laws:
+- The clock of a request starts when it should have been sent, so a server that stalls is charged for all requests
+  that came due meanwhile, and not for one.
+- A connection that the server closes after an answer is opened anew, within the time of the next request.
+
+Settings: port, target, interval (seconds), seconds, patience (seconds for one answer).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import Any
+
+from bench.clients.answer import Answer, Broken
+from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
+from bench.figures import percentile
+
+
+class Probe:
+    """One connection, reopened when it was closed."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.address = ("127.0.0.1", int(settings["port"]))
+        self.patience = float(settings["patience"])
+        self.request = f"GET {settings['target']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        self.sock: socket.socket | None = None
+
+    def ask(self) -> None:
+        """One exchange.
+
+        Raises:
+            Broken: no good answer within the patience.
+        """
+        deadline = time.monotonic() + self.patience
+        try:
+            self.exchange(deadline)
+        except OSError as error:
+            raise Broken(f"the good client: {error.strerror or error}") from error
+
+    def exchange(self, deadline: float) -> None:
+        if self.sock is None:
+            self.sock = socket.create_connection(self.address, timeout=self.patience)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.setblocking(False)
+        answer = Answer()
+        self.sock.send(self.request)
+        while not answer.done:
+            if not answer.receive(self.sock):
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+                    raise Broken(f"the good client had no answer within {self.patience:.0f} s")
+        if answer.status != 200:
+            raise Broken(f"the good client got status {answer.status}")
+        if answer.closes:
+            self.sock.close()
+            self.sock = None
+
+
+def ask_in_time(probe: Probe, due: float, until: float, interval: float, times: list[float]) -> None:
+    """Ask each `interval` seconds, adding the seconds each answer took to `times`."""
+    while due < until:
+        time.sleep(max(0.0, due - time.monotonic()))
+        probe.ask()
+        times.append(time.monotonic() - due)
+        due += interval
+
+
+def main() -> None:
+    settings = read_settings()
+    interval, seconds = float(settings["interval"]), float(settings["seconds"])
+    probe = Probe(settings)
+    times: list[float] = []
+    failure = ""
+    try:
+        probe.ask()
+    except Broken as broken:
+        failure = str(broken)
+    say_ready(failure=failure)
+    began = wait_for_go()
+    if not failure:
+        try:
+            ask_in_time(probe, began, began + seconds, interval, times)
+        except Broken as broken:
+            failure = str(broken)
+    say_result(
+        failure=failure,
+        requests=len(times),
+        p50=percentile(times, 50),
+        p99=percentile(times, 99),
+        longest=max(times, default=None),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The client's half of the talk with the driver: settings in, "ready", "go", result out.
+
+Laws:
+- One JSON object a line, on stdin and stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+
+def read_settings() -> dict[str, Any]:
+    """What the driver wants: the JSON object that is the only argument."""
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    return settings
+
+
+def say_ready(**facts: object) -> None:
+    print(json.dumps({"ready": facts}), flush=True)
+
+
+def wait_for_go() -> float:
+    """Wait for the driver's word.
+
+    Returns:
+        the time on the monotonic clock.
+    """
+    if not sys.stdin.readline():
+        sys.exit("the driver has gone")
+    return time.monotonic()
+
+
+def say_result(**facts: object) -> None:
+    print(json.dumps({"result": facts}), flush=True)

@@ -1,0 +1,154 @@
+"""The run itself: rounds of bouts, one server at a time.
+
+Laws:
+- Each scenario goes round by round, and each round asks everybody: what changes on the machine with time changes
+  for all. Each round begins with another contestant.
+- A server is started for a bout and ended after it; nothing runs beside it but its clients.
+- A failure is a finding. Only an interrupt ends the run, and what was found by then is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.bout import Bout
+from bench.client import Failed
+from bench.metrics import METRICS
+from bench.results import Finding
+from bench.roster import Present
+from bench.samples import Samples
+from bench.scenario import Scenario
+from bench.server import Setting, open_server
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run."""
+
+    scenarios: Sequence[Scenario]
+    present: Sequence[Present]
+    rounds: int
+    seconds: float  # of each window
+    pin: bool  # run everybody once more, on one core
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all bouts have in common."""
+
+    python: str
+    app: str
+    threads: int
+    samples: Samples
+    certificate: tuple[Path, Path] | None
+    own: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One bout that is to come."""
+
+    scenario: Scenario
+    present: Present
+    pinned: bool
+    round: int
+
+
+def list_turns(plan: Plan) -> list[Turn]:
+    """All bouts, in their order."""
+    return [
+        Turn(scenario, present, pinned, number + 1)
+        for scenario in plan.scenarios
+        for pinned in ((False, True) if plan.pin else (False,))
+        for number in range(plan.rounds)
+        for present in rotate([each for each in plan.present if scenario.admits(each.contestant)], number)
+    ]
+
+
+def rotate(items: list[Present], by: int) -> list[Present]:
+    by %= len(items) or 1
+    return items[by:] + items[:by]
+
+
+def run(plan: Plan, ground: Ground, tell: Callable[[str], None]) -> Iterator[Finding]:
+    """Run the plan, bout by bout, telling each as a line of text."""
+    turns = list_turns(plan)
+    for sample in {sample for turn in turns for sample in turn.scenario.samples}:
+        ground.samples.path(sample)  # making them is nobody's time
+    began = time.monotonic()
+    for number, turn in enumerate(turns):
+        finding = run_bout(turn, ground, plan.seconds)
+        took = time.monotonic() - began
+        left = took / (number + 1) * (len(turns) - number - 1)
+        tell(f"[{number + 1:4}/{len(turns)}, {left / 60:3.0f} min left] {describe(finding, turn.scenario)}")
+        yield finding
+
+
+def describe(finding: Finding, scenario: Scenario) -> str:
+    who = f"{finding.scenario:16} {finding.contestant + (' (pinned)' if finding.pinned else ''):22} "
+    if finding.failure:
+        return who + "FAILED: " + finding.failure
+    shown = [key for key in scenario.columns if key in finding.figures][:3]
+    return who + ", ".join(f"{METRICS[key].title} {METRICS[key].format(finding.figures[key])}" for key in shown)
+
+
+def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
+    """Start a server, measure it, end it."""
+    scenario, present = turn.scenario, turn.present
+    began = time.monotonic()
+    server_core, client_cores = choose_cores() if turn.pinned else ("", "")
+    figures: dict[str, float] = {}
+    failure = ""
+    try:
+        if scenario.tls and ground.certificate is None:
+            raise Failed("not tried: no openssl to make a certificate with")
+        setting = Setting(
+            ground.python,
+            present.program,
+            ground.app,
+            ground.samples.folder,
+            prefix=("taskset", "--cpu-list", server_core) if turn.pinned else (),
+            threads=ground.threads,
+            static=scenario.static,
+            certificate=ground.certificate if scenario.tls else None,
+        )
+        with open_server(present.contestant, setting) as server:
+            bout = Bout(
+                present.contestant,
+                server,
+                ground.samples,
+                seconds,
+                verify=turn.round == 1,
+                tls=scenario.tls,
+                client_prefix=("taskset", "--cpu-list", client_cores) if client_cores else (),
+                own=ground.own,
+            )
+            measured = scenario.measure(bout)
+            server.check_alive()
+            figures = {key: value for key, value in measured.items() if value is not None}
+    except Failed as reason:
+        failure = str(reason)
+    return Finding(
+        scenario.name,
+        present.contestant.name,
+        turn.pinned,
+        turn.round,
+        figures,
+        failure,
+        time.monotonic() - began,
+    )
+
+
+def choose_cores() -> tuple[str, str]:
+    """The core for a pinned server, and those for its clients: the last one, and the others if there are any."""
+    *others, last = sorted(os.sched_getaffinity(0))
+    return str(last), ",".join(map(str, others))
+
+
+def tell_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,204 @@
+"""python -m bench report RESULTS.json: the results as a page of Markdown, for docs/performance.md.
+
+Laws:
+- Everything on the page is computed from the results file; where we lose is found by the same rule as where we win.
+- A figure is the median of its rounds; the first two columns show the least and the most as well.
+- Who failed is in the table with the reason; who is absent is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.contestants import BY_NAME as CONTESTANTS
+from bench.contestants import SUBJECT
+from bench.figures import Spread
+from bench.metrics import METRICS
+from bench.results import Results, load_results
+from bench.scenario import Scenario
+from bench.scenarios import BY_NAME as SCENARIOS
+
+NOTICEABLE = 1.05  # a difference of less than 5 % is none
+WITH_SPREAD = 2  # columns that show least and most
+INTRODUCTION = """\
+# Performance
+
+One WSGI application, one server at a time, all on the same machine, in interleaved rounds: each scenario asks every
+contestant in turn, then again, so that what changes with time changes for all. One worker process each, eight threads
+where there are threads; the rest is as its authors ship it. Every server is started afresh for every measurement, and
+what it delivers is checked: status, byte count, and once the hash of the content. Who fails is shown with the reason.
+
+- **CPU** is user and system time of the server's whole process tree, from the kernel, over the very window of the load.
+  It is the figure to compare: throughput on a small machine depends on the client as well, whose own CPU is shown.
+- **(least to most)** are the rounds around the median.
+- GB and MB are 10⁹ and 10⁶ bytes, MiB and KiB are 2²⁰ and 2¹⁰.
+- **The good client** sends a small request every 10 ms beside the crowd; its time begins when the request is due, so a
+  server that stalls for a second is charged for the hundred requests that came due meanwhile.
+
+To run it yourself: `pip install -e '.[bench]'`, then `python -m bench` (`--quick` for two minutes, `--help` for more).
+"""
+
+
+class Loss(NamedTuple):
+    """A figure in which another contestant is better than ours."""
+
+    scenario: str
+    pinned: bool
+    metric: str
+    ours: float
+    others: list[tuple[str, float]]  # name and figure, the best first
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench report", description="Results as Markdown, on stdout.")
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--plots", metavar="FOLDER", help="show its plots (a path as the page sees it)")
+    options = parser.parse_args(arguments)
+    try:
+        results = load_results(options.results)
+    except (OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    print(write_report(results, options.plots))
+    return 0
+
+
+def write_report(results: Results, plots: str | None = None) -> str:
+    """The page. `plots` is the folder of plots as the page sees it, if they are to be shown."""
+    parts = [INTRODUCTION, *write_header(results), *write_losses(results)]
+    for scenario in list_scenarios(results):
+        parts.append(f"## {scenario.title}\n\n`{scenario.name}`\n")
+        for pinned in (False, True):
+            table = write_table(results, scenario, pinned)
+            if table:
+                heading = "Pinned to one core, clients on the others:\n\n" if pinned else ""
+                parts.append(heading + table)
+        if plots:
+            parts.append(f"![{scenario.title}]({plots}/{scenario.name}.svg)\n")
+    return "\n".join(parts)
+
+
+def list_scenarios(results: Results) -> list[Scenario]:
+    found = {finding.scenario for finding in results.findings}
+    return [scenario for name, scenario in SCENARIOS.items() if name in found]
+
+
+def write_header(results: Results) -> Iterator[str]:
+    yield "## Where and who\n"
+    facts = results.machine | results.settings
+    yield write_rows(("", ""), [(title, fact) for title, fact in facts.items()])
+    rows = [(name, CONTESTANTS[name].group, version) for name, version in results.versions.items()]
+    yield write_rows(("contestant", "kind", "version"), rows)
+    if results.absent:
+        yield "Absent: " + "; ".join(f"{name} ({why})" for name, why in results.absent.items()) + ".\n"
+
+
+def write_losses(results: Results) -> Iterator[str]:
+    """The part that says where we lose."""
+    yield "## Where we lose\n"
+    yield f"Every figure in which somebody is better than {SUBJECT} by more than {NOTICEABLE - 1:.0%}, best first.\n"
+    rows = []
+    for loss in find_losses(results):
+        metric = METRICS[loss.metric]
+        others = ", ".join(
+            f"{name} {metric.format(value)} (x{value / loss.ours:.2f})" if loss.ours else name
+            for name, value in loss.others
+        )
+        where = loss.scenario + (" (pinned)" if loss.pinned else "")
+        rows.append((f"`{where}`", metric.title, metric.format(loss.ours), others))
+    failures = [
+        f"- {SUBJECT} fails `{scenario.name}`{' (pinned)' if pinned else ''}: {reason}"
+        for scenario in list_scenarios(results)
+        for pinned in (False, True)
+        if (reason := results.failure(scenario.name, SUBJECT, pinned))
+    ]
+    if failures:
+        yield "\n".join(failures) + "\n"
+    yield write_rows(("scenario", "figure", SUBJECT, "better"), rows) if rows else "Nowhere in this run.\n"
+
+
+def find_losses(results: Results) -> Iterator[Loss]:
+    """All figures, scenario by scenario, in which a contestant that did not fail is noticeably better."""
+    for scenario in list_scenarios(results):
+        for pinned in (False, True):
+            for key in scenario.columns:
+                ours = results.figure(scenario.name, SUBJECT, pinned, key)
+                if ours is None or not METRICS[key].better:
+                    continue
+                others = [
+                    (name, figure.median)
+                    for name in results.versions
+                    if CONTESTANTS[name].group != "ours"
+                    and not results.failure(scenario.name, name, pinned)
+                    and (figure := results.figure(scenario.name, name, pinned, key))
+                    and is_better(figure.median, ours.median, METRICS[key].better)
+                ]
+                if others:
+                    others.sort(key=lambda other: other[1] * -METRICS[key].better)
+                    yield Loss(scenario.name, pinned, key, ours.median, others)
+
+
+def is_better(one: float, other: float, direction: int) -> bool:
+    """Whether a figure is better than another by more than what can be noticed."""
+    return one > other * NOTICEABLE if direction > 0 else one * NOTICEABLE < other
+
+
+def write_table(results: Results, scenario: Scenario, pinned: bool) -> str:
+    """One row for each contestant; empty where nobody ran."""
+    names = [name for name in results.versions if results.select(scenario.name, name, pinned)]
+    if not names:
+        return ""
+    figures = {
+        name: [results.figure(scenario.name, name, pinned, key) for key in scenario.columns]
+        for name in names
+        if not results.failure(scenario.name, name, pinned)
+    }
+    best = [
+        find_best([row[column] for row in figures.values()], METRICS[key].better)
+        for column, key in enumerate(scenario.columns)
+    ]
+    ours = figures.get(SUBJECT, [None])[0]
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        if name not in figures:
+            rows.append((name, f"fails: {results.failure(scenario.name, name, pinned)}"))
+            continue
+        headline = figures[name][0]
+        ratio = f"{headline.median / ours.median:.2f}" if headline and ours and ours.median else ""
+        cells = [
+            write_cell(figure, key, column < WITH_SPREAD, figure is not None and figure.median == best[column])
+            for column, (figure, key) in enumerate(zip(figures[name], scenario.columns, strict=True))
+        ]
+        rows.append((name, cells[0], ratio, *cells[1:]))
+    first, *others = (METRICS[key].title for key in scenario.columns)
+    return write_rows(("contestant", first, f"x {SUBJECT}", *others), rows)
+
+
+def find_best(figures: list[Spread | None], direction: int) -> float | None:
+    medians = [figure.median for figure in figures if figure is not None]
+    if not medians or not direction:
+        return None
+    return max(medians) if direction > 0 else min(medians)
+
+
+def write_cell(figure: Spread | None, key: str, with_spread: bool, best: bool) -> str:
+    if figure is None:
+        return "-"
+    metric = METRICS[key]
+    text = metric.format(figure.median)
+    if best:
+        text = f"**{text}**"
+    if with_spread and figure.least != figure.most:
+        text += f" ({metric.format(figure.least)} to {metric.format(figure.most)})"
+    return text
+
+
+def write_rows(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table; short rows are filled up."""
+    lines = [heads, tuple("---" for _ in heads), *rows]
+    filled = [(*row, *[""] * (len(heads) - len(row))) for row in lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in filled) + "\n"

@@ -1,0 +1,85 @@
+"""What a run has found, as JSON: where it ran, who took part, and every bout of every round.
+
+Laws:
+- Nothing is summed up in the file: medians and spreads are the report's, from the bouts.
+- A failed bout has a reason and no figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.figures import Spread, spread
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One bout's outcome."""
+
+    scenario: str
+    contestant: str
+    pinned: bool
+    round: int  # from 1
+    figures: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    took: float = 0.0  # seconds, start of the server included
+
+
+@dataclass(slots=True)
+class Results:
+    """A run.
+
+    Attributes:
+        machine: what `machine.py` has found out, by title.
+        settings: of the run, by title.
+        versions: of the contestants that took part, by name.
+        absent: why the others did not, by name.
+    """
+
+    machine: dict[str, str]
+    settings: dict[str, str]
+    versions: dict[str, str]
+    absent: dict[str, str]
+    findings: list[Finding] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write it whole, so that a reader never sees half of it."""
+        unfinished = path.with_name(path.name + ".new")
+        unfinished.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
+        unfinished.rename(path)
+
+    def select(self, scenario: str, contestant: str, pinned: bool) -> list[Finding]:
+        """The rounds of one contestant in one scenario."""
+        wanted = (scenario, contestant, pinned)
+        return [each for each in self.findings if (each.scenario, each.contestant, each.pinned) == wanted]
+
+    def figure(self, scenario: str, contestant: str, pinned: bool, metric: str) -> Spread | None:
+        """A metric over the rounds that did not fail; None where there is none."""
+        found = self.select(scenario, contestant, pinned)
+        return spread([each.figures[metric] for each in found if metric in each.figures])
+
+    def failure(self, scenario: str, contestant: str, pinned: bool) -> str:
+        """Why it failed, if it did in any round: the first reason, with the number of rounds."""
+        found = self.select(scenario, contestant, pinned)
+        reasons = [each.failure for each in found if each.failure]
+        if not reasons:
+            return ""
+        return reasons[0] if len(reasons) == len(found) else f"{len(reasons)} of {len(found)} rounds: {reasons[0]}"
+
+
+def load_results(path: Path) -> Results:
+    """Read what `save` has written.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise ValueError(f"{path} is not a results file of this bench")
+    findings: Iterable[dict[str, object]] = data.pop("findings")
+    return Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]

@@ -1,0 +1,122 @@
+"""python -m bench run: measures, shows progress, keeps the results.
+
+Laws:
+- The results are written after each bout: an interrupted run is a shorter run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+from bench import contestants, driver, scenarios
+from bench.driver import Ground, Plan
+from bench.machine import describe_machine, raise_descriptor_limit
+from bench.report import write_report
+from bench.results import Results
+from bench.roster import take_roll
+from bench.samples import Samples, make_certificate
+from bench.scenario import Scenario
+
+T = TypeVar("T")
+APP = "bench.app:app"
+QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench run", description="Measure WSGI servers.")
+    parser.add_argument("--quick", action="store_true", help="a few scenarios, one round of 1 s: about two minutes")
+    parser.add_argument("--only", metavar="NAME,...", help="scenarios, or beginnings of their names")
+    parser.add_argument("--contestants", metavar="NAME,...", help="contestants, or beginnings of their names")
+    parser.add_argument("--rounds", type=int, help="rounds, of which the median is shown (3)")
+    parser.add_argument("--seconds", type=float, help="seconds of each measurement (5)")
+    parser.add_argument("--pin", action="store_true", help="measure everybody once more, pinned to one core")
+    parser.add_argument("--threads", type=int, default=8, help="threads of each server (8)")
+    parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
+    parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
+    parser.add_argument("--app", help="MODULE:APP of your own instead of ours")
+    parser.add_argument("--target", default="/", help="what to ask your app for (/)")
+    parser.add_argument("--file", type=Path, help="a file of your own to download")
+    parser.add_argument("--output", type=Path, default=Path("bench-results.json"), help="results (%(default)s)")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    options = build_parser().parse_args(arguments)
+    try:
+        chosen = choose_scenarios(options)
+        asked = choose(options.contestants, contestants.BY_NAME)
+    except LookupError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    descriptors = raise_descriptor_limit()
+    samples = Samples(options.files or Path(tempfile.gettempdir()) / "bench-samples")
+    python = str(options.venv / "bin/python") if options.venv else sys.executable
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        present, absent = take_roll(asked, python, folder)
+        seconds = options.seconds or (QUICK_SECONDS if options.quick else 5.0)
+        rounds = options.rounds or (QUICK_ROUNDS if options.quick else 3)
+        plan = Plan(chosen, present, rounds, seconds, options.pin)
+        own = (options.target, samples.adopt(options.file) if options.file else "")
+        certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
+        ground = Ground(python, options.app or APP, options.threads, samples, certificate, own)
+        results = Results(
+            describe_machine() | {"descriptors": str(descriptors)},
+            describe_settings(plan, ground),
+            {each.contestant.name: each.version for each in present},
+            absent,
+        )
+        for who, why in absent.items():
+            driver.tell_on_stderr(f"absent: {who}: {why}")
+        try:
+            for finding in driver.run(plan, ground, driver.tell_on_stderr):
+                results.findings.append(finding)
+                results.save(options.output)
+        except KeyboardInterrupt:
+            driver.tell_on_stderr("interrupted; what was found is kept")
+    print(write_report(results))
+    driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
+    return 0
+
+
+def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
+    """Those that were asked for; the user's own where there is an app or a file of theirs."""
+    known = scenarios.BY_NAME
+    if options.only:
+        return choose(options.only, known)
+    if options.app or options.file:
+        wanted = {"app": bool(options.app), "file": bool(options.file)}
+        return [each for each in known.values() if each.own and wanted[each.own]]
+    return [each for each in known.values() if not each.own and (each.quick or not options.quick)]
+
+
+def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
+    """How it was run, by title."""
+    return {
+        "rounds": str(plan.rounds),
+        "seconds of each measurement": f"{plan.seconds:g}",
+        "threads of each server": str(ground.threads),
+        "application": ground.app,
+    }
+
+
+def choose(wanted: str | None, known: dict[str, T]) -> list[T]:
+    """Those that are named, exactly or by the beginning of their name, in the table's order; all, without a wish.
+
+    Raises:
+        LookupError: a name that means nobody.
+    """
+    if not wanted:
+        return list(known.values())
+    chosen: set[str] = set()
+    for word in wanted.split(","):
+        matches = {word} if word in known else {name for name in known if name.startswith(word)}
+        if not matches:
+            raise LookupError(f"nothing is called {word!r}; there are {', '.join(known)}")
+        chosen |= matches
+    return [each for name, each in known.items() if name in chosen]

@@ -1,0 +1,90 @@
+"""The files that are served, the certificate, and what they must arrive as.
+
+Laws:
+- A sample is made once, whole or not at all, and kept for the next run; its content follows from its name.
+- Everybody may read them: servers that start as root serve as somebody else.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+SIZES = {"100k": 100 << 10, "1m": MIB, "10m": 10 * MIB, "1g": 1 << 30} | {f"cold-{n:02}": 64 * MIB for n in range(16)}
+COLD = tuple(name for name in SIZES if name.startswith("cold-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A folder of sample files, made when they are asked for."""
+
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """The file, which is made if need be."""
+        path = self.folder / name
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o755)
+            make_file(path, SIZES[name])
+        return path
+
+    def length(self, name: str) -> int:
+        return self.path(name).stat().st_size
+
+    def digest(self, name: str) -> str:
+        """SHA-256 of the file, in hexadecimal."""
+        return digest_file(self.path(name))
+
+    def adopt(self, path: Path) -> str:
+        """Put a user's own file among the samples.
+
+        Returns:
+            its name here.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        link = self.folder / "own"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve(strict=True))
+        return link.name
+
+
+@functools.cache
+def digest_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_file(path: Path, size: int) -> None:
+    """Random bytes, the same each time: a mebibyte again and again, each with its number in front."""
+    block = random.Random(path.name).randbytes(MIB)
+    unfinished = path.with_name(path.name + ".new")
+    with unfinished.open("wb") as file:
+        for number in range(-(-size // MIB)):
+            file.write((number.to_bytes(8, "big") + block[8:])[: size - number * MIB])
+        file.flush()
+        os.fsync(file.fileno())  # what is dirty cannot be dropped from the page cache
+    unfinished.rename(path)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path] | None:
+    """A self-signed certificate for localhost and its key (PKCS#8), by openssl.
+
+    Returns:
+        their files, or None where there is no openssl.
+    """
+    program = shutil.which("openssl")
+    if program is None:
+        return None
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", "-subj", "/CN=localhost"]
+    subprocess.run([program, *request, "-out", cert, "-keyout", key], check=True, capture_output=True, timeout=60)
+    key.chmod(0o644)  # a throw-away key, which servers that drop root must read
+    return cert, key

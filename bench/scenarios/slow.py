@@ -1,0 +1,117 @@
+"""Thousands of slow readers, or idle connections, and one good client beside them."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import ExitStack
+
+from bench.bout import Bout, Figures, wait_until_quiet
+from bench.client import Failed
+from bench.contestants import Can
+from bench.proc import open_watch, read_tcp_memory
+from bench.scenario import Scenario
+
+RATE = 16_384  # bytes a second and reader: a bad mobile connection
+BUFFER = 16_384  # bytes of receive buffer, so that the server and not the kernel has to wait for them
+LEAST_SECONDS = 5.0  # a reader has its turn once a second
+INTERVAL = 0.01  # seconds between the good client's requests
+PATIENCE = 5.0  # seconds for an answer to it
+COLUMNS = (
+    "good_p99",
+    "good_p50",
+    "good_longest",
+    "memory_per_connection",
+    "kernel_per_connection",
+    "cpu_share",
+    "memory",
+    "threads",
+    "connections",
+    "moving",
+)
+
+
+def measure_crowd(bout: Bout, target: str, count: int, rate: int) -> Figures:
+    """`count` connections that read `rate` bytes a second (0: idle after the first answer)."""
+    count = min(count, count_possible(files=rate > 0))
+    seconds = max(bout.seconds, LEAST_SECONDS)
+    settings = {"target": target, "count": count, "rate": rate, "seconds": seconds}
+    with ExitStack() as stack:
+        watch = stack.enter_context(open_watch(bout.server.pid))
+        before, kernel_before = wait_until_quiet(watch), read_tcp_memory()
+        crowd = stack.enter_context(bout.client("slow", **settings, buffer=BUFFER if rate else 0))
+        arrived = crowd.wait_ready(patience=120)
+        if arrived["served"] < count:
+            bout.server.check_alive()
+            raise Failed(f"served {arrived['served']:,} of {count:,}: {arrived['failure']}")
+        probe = stack.enter_context(
+            bout.client("probe", target="/hello", interval=INTERVAL, seconds=seconds, patience=PATIENCE)
+        )
+        if failure := probe.wait_ready(patience=PATIENCE + 10)["failure"]:
+            raise Failed(failure)
+        window = stack.enter_context(bout.watch())
+        crowd.go()
+        probe.go()
+        good = probe.wait_result(seconds + 30)
+        stayed = crowd.wait_result(seconds + 60)
+        kernel = read_tcp_memory() - kernel_before
+        window.end()
+    if stayed["alive"] < count:
+        raise Failed(f"{count - stayed['alive']:,} of {count:,} were cut off")
+    return {
+        "connections": count,
+        "good_p50": good["p50"],
+        "good_p99": good["p99"],
+        "good_longest": good["longest"],
+        "memory_per_connection": (window.peak_memory - before) / count,
+        "kernel_per_connection": max(0, kernel) / count,
+        "cpu_share": window.cpu / window.seconds,
+        "memory": window.peak_memory,
+        "threads": window.peak_threads,
+        "moving": stayed["moving"] if rate else None,
+        "client_share": stayed["cpu"] / stayed["seconds"],
+    }
+
+
+def count_possible(files: bool) -> int:
+    """How many connections a server can have here, each with an open file or not, within its descriptors."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return (limit - 500) // (2 if files else 1) // 100 * 100
+
+
+def slow_readers(count: int) -> Scenario:
+    def measure(bout: Bout) -> Figures:
+        bout.check_file("/file/10m", "10m")
+        return measure_crowd(bout, "/file/10m", count, RATE)
+
+    return Scenario(
+        f"slow-{count}",
+        f"{count:,} readers at 16 KB/s each, and one good client",
+        "slow",
+        frozenset({Can.FILES, Can.HELLO}),
+        COLUMNS,
+        measure,
+        quick=count == 1000,
+        connections=count,
+        samples=("10m",),
+    )
+
+
+def idle_connections(count: int) -> Scenario:
+    def measure(bout: Bout) -> Figures:
+        return measure_crowd(bout, "/hello", count, rate=0)
+
+    return Scenario(
+        f"idle-{count}",
+        f"{count:,} idle kept-alive connections, and one good client",
+        "idle",
+        frozenset({Can.HELLO}),
+        tuple(column for column in COLUMNS if column != "moving"),
+        measure,
+        connections=count,
+    )
+
+
+SCENARIOS = (
+    *(slow_readers(count) for count in (100, 1000, 5000, 10_000)),
+    *(idle_connections(count) for count in (100, 1000, 10_000)),
+)

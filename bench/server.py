@@ -1,0 +1,167 @@
+"""A contestant as a running server: its command filled in, started, waited for, ended with all its processes.
+
+Laws:
+- A server lives as long as the block of `open_server`; its session is killed at the end, whatever it did.
+- It is ready when it has answered; a server that does not within `PATIENCE` has failed, with its last words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.client import ROOT, Failed
+from bench.contestants import Contestant
+from bench.proc import find_tree
+
+PATIENCE = 30.0  # seconds to start
+FAREWELL = 5.0  # seconds to end after TERM
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a server is started with, beyond its row in the table."""
+
+    python: str  # interpreter of the servers written in Python
+    program: str  # path of the contestant's program, where it has one
+    app: str  # MODULE:APP
+    files: Path
+    prefix: tuple[str, ...] = ()  # a command to run it under (taskset)
+    threads: int = 8
+    static: bool = False
+    certificate: tuple[Path, Path] | None = None  # speak TLS with it
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running contestant."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def last_words(self) -> str:
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1][:200] if lines else "it said nothing"
+
+    def check_alive(self) -> None:
+        """Raises Failed where the server has died."""
+        code = self.process.poll()
+        if code is not None:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            raise Failed(f"died: {how}; {self.last_words()}")
+
+
+@contextmanager
+def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
+    """Run a contestant while the block runs.
+
+    Raises:
+        Failed: it did not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        port = find_free_port()
+        log = stack.enter_context((folder / "log").open("wb"))
+        process = subprocess.Popen(
+            [*setting.prefix, *build_command(contestant, setting, port, folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}"},
+        )
+        server = Server(process, port, folder / "log")
+        try:
+            wait_until_ready(server, tls=setting.certificate is not None)
+            yield server
+        finally:
+            end(process)
+
+
+def build_command(contestant: Contestant, setting: Setting, port: int, folder: Path) -> list[str]:
+    """The command line, and the configuration file in `folder` where the contestant has one."""
+    cert, key = setting.certificate or ("", "")
+    words = {
+        "python": setting.python,
+        "program": setting.program,
+        "port": port,
+        "app": setting.app,
+        "threads": setting.threads,
+        "files": setting.files,
+        "folder": folder,
+        "config": folder / "config",
+        "cert": cert,
+        "key": key,
+    }
+    words["listen"] = (contestant.tls if setting.certificate else contestant.listen).format(**words)
+    words["static"] = contestant.static.format(**words) if setting.static else ""
+    if contestant.config:
+        (folder / "config").write_text(contestant.config.format(**words))
+    return shlex.split(contestant.command.format(**words))
+
+
+def find_free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def find_program(name: str) -> str | None:
+    """Its path; /usr/sbin, where nginx lives, included."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]))
+
+
+def wait_until_ready(server: Server, tls: bool) -> None:
+    """Wait until it answers /hello; with TLS until it listens, and a moment, since our clients check the rest."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise Failed(f"did not start: {server.last_words()}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1) as sock:
+            if tls:
+                return
+            sock.sendall(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            if sock.recv(12).startswith(b"HTTP/1."):
+                return
+        time.sleep(0.05)
+    raise Failed(f"did not answer within {PATIENCE:.0f} s: {server.last_words()}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """TERM, and KILL to those of its processes that remain."""
+    tree = find_tree(process.pid)
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(FAREWELL)
+    for pid in {*tree, *find_tree(process.pid)} - {process.pid}:
+        if is_in_session(pid, process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def is_in_session(pid: int, session: int) -> bool:
+    """Whether a process is one of ours still, and no other that has got its number."""
+    try:
+        return os.getsid(pid) == session
+    except ProcessLookupError:
+        return False
