@@ -238,8 +238,7 @@ def _run(argv: Sequence[str]) -> int:
 
     def read_plan() -> Plan:
         loaded = _load(options, flags)
-        named = loaded.origins["bind"] not in ("default", SETTINGS["bind"].familiar)
-        return Plan(reference, systemd.choose_sockets(loaded.config, named), find_home())
+        return Plan(reference, systemd.choose_sockets(loaded.config, loaded.is_ours("bind")), find_home())
 
     return serve_plan(read_plan(), read_plan, systemd)
 

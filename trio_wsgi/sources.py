@@ -46,6 +46,10 @@ class Loaded:
     config: Config
     origins: Mapping[str, str]
 
+    def is_ours(self, name: str) -> bool:
+        """Whether somebody has set this for us: it is no default, nor from a variable that others know, too."""
+        return self.origins[name] not in ("default", SETTINGS[name].familiar)
+
 
 def load_config(
     flags: Mapping[str, str | Sequence[str]],

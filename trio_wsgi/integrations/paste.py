@@ -21,6 +21,7 @@ from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.pasteini import read_settings
 from trio_wsgi.process import worker
 from trio_wsgi.process.prepare import prepare_process
+from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.sources import load_config
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -46,12 +47,14 @@ def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = No
     """
     where = (global_conf or {}).get("__file__", "[server:main]")
     file = local.pop("config", None)
-    config = load_config({}, os.environ, file, {"workers": "0"} | read_settings(local, where)).config
+    loaded = load_config({}, os.environ, file, {"workers": "0"} | read_settings(local, where))
+    systemd = take_systemd(os.environ)
+    config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
     if config.workers:
         raise ConfigError("workers", f"{config.workers} cannot be had under pserve", f"start trio-wsgi --paste {where}")
     compile_format(config.access_logformat)
     prepare_process(config)
-    code = worker.serve_process(lambda: apply_middleware(app, config.middleware), config)
+    code = worker.serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
     if code:
         raise SystemExit(code)
 
