@@ -291,14 +291,13 @@ def test_what_cannot_be_is_one_line_and_exit_code_1(
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-def test_the_umask_counts_from_the_beginning(workers: int, site: Path) -> None:
+def test_the_umask_counts_from_the_beginning(site: Path) -> None:
     """For sockets, logs, and what the application makes."""
     (site / "umask_app.py").write_text("open('made', 'w').close()\ndef app(environ, start_response): ...\n")
     with command(
         *("-b", f"unix:{site / 'socket'}", "-m", "0027", "--access-logfile", "access.log", "umask_app:app"),
         cwd=site,
-        workers=workers,
+        workers=1,
     ):
         modes = [(site / name).stat().st_mode & 0o777 for name in ("socket", "access.log", "made")]
     assert modes == [0o750, 0o640, 0o640]

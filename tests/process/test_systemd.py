@@ -23,6 +23,8 @@ from waiting import wait_until
 import trio_wsgi
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.listeners import resolve
+from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import Systemd, take_systemd
 
 WORKERS = [0, 1]
@@ -155,6 +157,14 @@ def receiver(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     receiver.close()
 
 
+@pytest.fixture
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """The receiver of one process."""
+    receiver = Receiver(str(tmp_path_factory.mktemp("n") / "notify"))
+    yield receiver
+    receiver.close()
+
+
 def test_messages(receiver: Receiver) -> None:
     """sd_notify(3); MONOTONIC_USEC in the very message of RELOADING, by the clock of systemd (CLOCK_MONOTONIC)."""
     systemd = Systemd(notify_address=receiver.address)
@@ -276,42 +286,78 @@ def test_started_by_systemd_socket_activate(workers: int, site: Path, tmp_path_f
             process.kill()
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-def test_bind_chooses_among_them_by_name(workers: int, site: Path) -> None:
+def test_bind_chooses_among_them_by_name(site: Path) -> None:
     bind = ("-b", "fd://admin", "-b", "127.0.0.1:0")
-    with command(*bind, "unit_app:app", cwd=site, workers=workers, program=started("web:admin")) as run:
+    with command(*bind, "unit_app:app", cwd=site, workers=1, program=started("web:admin")) as run:
         assert "systemd's socket web is not served: bind names others, and not fd://web\n" in run.log
         assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-def test_a_name_that_was_not_handed_over_is_exit_code_1(workers: int, site: Path) -> None:
+def test_a_name_that_was_not_handed_over_is_exit_code_1(site: Path) -> None:
     words = ("-b", "fd://amdin", "unit_app:app")
-    with command(*words, cwd=site, workers=workers, program=started("web"), wait=False) as run:
+    with command(*words, cwd=site, workers=1, program=started("web"), wait=False) as run:
         assert run.wait() == 1
         assert "trio-wsgi: error: bind: fd://amdin: systemd has handed over no socket of this name" in run.log
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_it_is_told_of_a_life(workers: int, site: Path, receiver: Receiver) -> None:
+def test_it_is_told_of_a_life(workers: int, site: Path, manager: Receiver) -> None:
     """Ready once clients are served, alive at half the watchdog's time, stopping."""
-    variables = {"NOTIFY_SOCKET": receiver.address, "WATCHDOG_USEC": "100000"}
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "100000"}
     with command("unit_app:app", cwd=site, workers=workers, program=started("web"), **variables) as run:
-        ready = receiver.receive_until("READY")
+        ready = manager.receive_until("READY")
         assert ready["MAINPID"] == str(run.process.pid)
         assert ready["STATUS"].startswith(f"listening at {run.url}")
         assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
         for _ in range(3):
-            assert receiver.receive() == {"WATCHDOG": "1"}
+            assert manager.receive() == {"WATCHDOG": "1"}
         run.send_signal(signal.SIGTERM)
-        assert receiver.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
+        assert manager.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
         assert run.wait() == 0, run.log
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-def test_a_notify_socket_that_is_gone_hurts_nobody(workers: int, site: Path) -> None:
+def test_reload_and_upgrade_are_reported_and_keep_what_was_handed_over(site: Path, manager: Receiver) -> None:
+    """Type=notify-reload: HUP is answered by RELOADING, and that by READY. The program that USR2 brings in is the same
+    process, and finds the sockets and the variables where its former self found them."""
+    (site / "unit.toml").write_text("threads = 3")
+    words = ("-c", "unit.toml", "unit_app:app")
+    variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+    with command(*words, cwd=site, workers=1, program=started("web:admin"), **variables) as run:
+        ready = manager.receive_until("READY")
+        for number, content in [(signal.SIGHUP, "threads = 4"), (signal.SIGUSR2, ""), (signal.SIGHUP, "threads = -1")]:
+            (site / "unit.toml").write_text(content)
+            before = time.monotonic_ns() // 1000
+            run.send_signal(number)
+            assert int(manager.receive_until("RELOADING")["MONOTONIC_USEC"]) >= before
+            assert manager.receive_until("READY") == ready  # MAINPID too
+            assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
+        assert manager.receive() == {"WATCHDOG": "1"}
+        run.send_signal(signal.SIGTERM)
+        assert manager.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
+        assert run.wait() == 0, run.log
+        assert run.log.count("the program has replaced itself") == 1
+        assert run.log.count("nothing changes") == 1
+
+
+def test_what_was_handed_over_stays_open_though_a_reload_does_not_name_it() -> None:
+    """Nobody would hand it over again; the next reload may name it."""
+    with socket.create_server(("127.0.0.1", 0)) as parent, contextlib.closing(Sockets()) as sockets:
+        fd = os.dup(parent.fileno())
+        config, other = Config(bind=(f"fd://{fd}",)), Config(bind=("127.0.0.1:0",))
+        sockets.open_missing(config, resolve(config.addresses))
+        sockets.open_missing(other, resolve(other.addresses))
+        sockets.close_others(other)
+        assert sockets.missing(config) == []
+        os.fstat(fd)
+        sockets.close_others(config)
+        assert sockets.missing(other) == list(other.addresses)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_notify_socket_that_is_gone_hurts_nobody(site: Path) -> None:
     variables = {"NOTIFY_SOCKET": str(site / "gone"), "WATCHDOG_USEC": "20000"}
-    with command("-b", "127.0.0.1:0", "unit_app:app", cwd=site, workers=workers, **variables) as run:
+    with command("-b", "127.0.0.1:0", "unit_app:app", cwd=site, **variables) as run:
         assert httpx.get(run.url, timeout=20).status_code == 200
         run.send_signal(signal.SIGTERM)
         assert run.wait() == 0, run.log
