@@ -238,7 +238,9 @@ def _run(argv: Sequence[str]) -> int:
 
     def read_plan() -> Plan:
         loaded = _load(options, flags)
-        return Plan(reference, systemd.choose_sockets(loaded.config, loaded.is_ours("bind")), find_home())
+        files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
+        config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
+        return Plan(reference, config, find_home(), tuple(str(Path(file).absolute()) for file in files))
 
     return serve_plan(read_plan(), read_plan, systemd)
 
@@ -276,7 +278,7 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
         name: value for name, value in _FILES_DEFAULTS.items() if loaded.origins[name] == "default"
     }
     changes["static"] = (f"/={path}", *loaded.config.static)
-    return Loaded(loaded.config.replace(**changes), {**loaded.origins, **dict.fromkeys(changes, FILES)})
+    return Loaded(loaded.config.replace(**changes), {**loaded.origins, **dict.fromkeys(changes, FILES)}, loaded.file)
 
 
 def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:

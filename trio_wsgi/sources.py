@@ -41,10 +41,15 @@ Layer = dict[str, Given]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A Config, and for each setting where its value came from: ``default``, a flag, a variable or a file."""
+    """A Config, and for each setting where its value came from: ``default``, a flag, a variable or a file.
+
+    Args:
+        file: that was read, or would have been if it were there.
+    """
 
     config: Config
     origins: Mapping[str, str]
+    file: str = DEFAULT_FILE
 
     def is_ours(self, name: str) -> bool:
         """Whether somebody has set this for us: it is no default, nor from a variable that others know, too."""
@@ -83,7 +88,8 @@ def load_config(
     for layer in layers:
         given |= layer
     config = Config(**{name: value for name, (value, _) in given.items()})
-    return Loaded(config, {name: given[name].origin if name in given else "default" for name in SETTINGS})
+    origins = {name: given[name].origin if name in given else "default" for name in SETTINGS}
+    return Loaded(config, origins, file or DEFAULT_FILE)
 
 
 def _read_familiar(environ: Mapping[str, str]) -> Layer:

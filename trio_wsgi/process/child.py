@@ -20,14 +20,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
 from trio_wsgi.process.exits import describe_exit, wait_exit
-from trio_wsgi.process.order import Booted, Drain, Failed, Order, Replace, format_order, parse_message
+from trio_wsgi.process.order import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -43,6 +43,13 @@ _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
     "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]))"
 )
+
+
+HearImports = Callable[[Iterable[str], float], None]  # the files of an `Imported`, and since when
+
+
+def ignore_imports(files: Iterable[str], since: float) -> None:
+    """Nobody watches them."""
 
 
 class State(enum.Enum):
@@ -73,6 +80,7 @@ class Child:
         self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
         self.lived = math.inf  # seconds, once it has ended
+        self._hear_imports: HearImports = ignore_imports
         self._born = time.monotonic()
         if state is not State.BOOTING:
             self.settled.set()
@@ -114,14 +122,16 @@ class Child:
         if self.state is not State.ENDED:
             self.state = State.LEAVING
 
-    async def watch(self, config: Config, order: bytes = b"") -> None:
+    async def watch(self, config: Config, order: bytes = b"", hear_imports: HearImports = ignore_imports) -> None:
         """Look after it until it has ended.
 
         Args:
             order: its first line.
+            hear_imports: is told which files it consists of, under `reload`.
 
         Cancellation: the process goes on, and so does its channel; it can be looked after again.
         """
+        self._hear_imports = hear_imports
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, config, order)
             code = await wait_exit(self.pid)
@@ -204,9 +214,11 @@ class Child:
                     self.failure = failure
                     self.state = State.LEAVING
                     self.settled.set()
-                case Replace(reason) if not self.unwanted.is_set():
+                case Replace(reason) if self.state is State.SERVING and not self.unwanted.is_set():
                     log.info("%s asks for a successor: %s", self, reason)
                     self.unwanted.set()
+                case Imported(files, since):
+                    self._hear_imports(files, since)
                 case None:
                     texts.append(line.decode(errors="replace"))
         if texts:

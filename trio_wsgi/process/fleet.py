@@ -18,7 +18,7 @@ import sys
 import trio
 
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.child import EXIT_BOOT, Child, State, start_child
+from trio_wsgi.process.child import EXIT_BOOT, Child, HearImports, State, start_child
 from trio_wsgi.process.order import Failed, Inherited, Order, Plan
 from trio_wsgi.process.sockets import Sockets
 
@@ -37,14 +37,16 @@ class Fleet:
         plan: what each of them is started with.
         sockets: those that the plan's addresses stand for must be open.
         processes: where each of them is looked after, until it has ended.
+        hear_imports: is told which files they consist of, under `reload`.
     """
 
-    def __init__(self, plan: Plan, sockets: Sockets, processes: trio.Nursery) -> None:
+    def __init__(self, plan: Plan, sockets: Sockets, processes: trio.Nursery, hear_imports: HearImports) -> None:
         self.plan = plan
         self.children: set[Child] = set()
         self.count = 0  # of slots
         self._sockets = sockets
         self._processes = processes
+        self._hear_imports = hear_imports
         self._serving: dict[int, Child] = {}
         self._slots: dict[int, trio.CancelScope] = {}
         self._keeping: trio.Nursery | None = None
@@ -173,7 +175,7 @@ class Fleet:
 
     def _look_after(self, child: Child, order: bytes) -> None:
         async def watch() -> None:
-            await child.watch(self.plan.config, order)
+            await child.watch(self.plan.config, order, self._hear_imports)
             self.children.discard(child)
 
         self.children.add(child)

@@ -3,18 +3,72 @@
 Laws:
 
 * Nothing is imported, and no lazy module is woken, by being looked at.
+* They go up the channel in lines that are short enough to be taken whole, so that no other line comes between.
 * A failure names the files that its fix will change: those of its traceback, the one with the wrong syntax, and for
   a module that is not there all places where it may appear.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 
+import trio
+
+from trio_wsgi.process.channel import Channel
+from trio_wsgi.process.order import Imported, format_message
+
+LOOK = 1.0  # seconds between two looks at what has been imported since
+LINE = 2048  # bytes of paths in one message
 _SUFFIXES = {".pyc": ".py", ".pyo": ".py"}
+
+
+async def report_imports(channel: Channel, since: float) -> None:
+    """Tell the supervisor what this process has imported, and what it imports from now on. Runs until it is cancelled.
+
+    Args:
+        since: UNIX time at which it had imported nothing of the application yet.
+    """
+    told: set[str] = set()
+    count = 0
+    while True:
+        now = time.time()
+        if count != len(sys.modules):
+            count = len(sys.modules)
+            files = await trio.to_thread.run_sync(imported_files)
+            with contextlib.suppress(OSError):  # it has ended, which is noticed elsewhere
+                for message in build_messages(files - told, since):
+                    await channel.send_all(format_message(message))
+            told |= files
+        since = now
+        await trio.sleep(LOOK)
+
+
+def send_imports(sock: socket.socket, files: Iterable[str], since: float) -> None:
+    """Tell the supervisor of files before there is an event loop; blocks."""
+    sock.setblocking(True)
+    with contextlib.suppress(OSError):  # it has ended
+        for message in build_messages(files, since):
+            sock.sendall(format_message(message))
+
+
+def build_messages(files: Iterable[str], since: float) -> Iterator[Imported]:
+    """What is to be told of files, in messages that the channel takes whole."""
+    batch: list[str] = []
+    size = 0
+    for path in sorted(files):
+        if batch and size + len(path) > LINE:
+            yield Imported(tuple(batch), since)
+            batch, size = [], 0
+        batch.append(path)
+        size += len(path)
+    if batch:
+        yield Imported(tuple(batch), since)
 
 
 def imported_files() -> set[str]:
@@ -38,6 +92,11 @@ def files_of_failure(error: BaseException, search: Sequence[str] | None = None) 
         if isinstance(each, ModuleNotFoundError) and each.name:
             found.update(_places_of(each.name, sys.path if search is None else search))
     return set(_absolute(path for path in found if not path.startswith("<")))
+
+
+def find_places(reference: str) -> set[str]:
+    """Where the module of a reference may be; for a worker that ends, or hangs, before it can tell what it imported."""
+    return set(_absolute(_places_of(reference.partition(":")[0], sys.path)))
 
 
 def _file_of(module: object) -> str | None:
@@ -66,7 +125,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _places_of(name: str, search: Sequence[str]) -> Iterator[str]:
-    """Where a missing module, or its package, would be found."""
+    """Where a module, or its package, would be found."""
     top, *rest = name.split(".")
     for folder in search:
         yield os.path.join(folder, top + ".py")  # noqa: PTH118

@@ -28,11 +28,13 @@ class Plan:
     Args:
         reference: of the application; None where mounts are all there is.
         home: the directory that the program was started in; the configuration's `chdir` counts from there.
+        files: that the configuration was read from, or would be if they were there; absolute.
     """
 
     reference: str | None
     config: Config
     home: str
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,24 @@ class Replace:
     reason: str
 
 
-Message = Booted | Failed | Replace | Drain
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """From a worker, under `reload`: files it consists of, or whose change may mend it.
+
+    Args:
+        since: UNIX time; a file that has changed after it may have been imported before.
+    """
+
+    files: tuple[str, ...]
+    since: float
+
+
+Message = Booted | Failed | Replace | Imported | Drain
 _KINDS: Mapping[str, type[Message]] = {
     "booted": Booted,
     "failed": Failed,
     "replace": Replace,
+    "imported": Imported,
     "drain": Drain,
 }
 
@@ -151,7 +166,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     """What `plan_from_json` makes the same plan of: of the settings, those that are not at their default."""
     values = {name: getattr(plan.config, name) for name in SETTINGS}
     changed = {name: value for name, value in values.items() if value != SETTINGS[name].default}
-    return {"reference": plan.reference, "config": changed, "home": plan.home}
+    return {"reference": plan.reference, "config": changed, "home": plan.home, "files": plan.files}
 
 
 def plan_from_json(value: Mapping[str, Any]) -> Plan:
@@ -161,4 +176,4 @@ def plan_from_json(value: Mapping[str, Any]) -> Plan:
         ConfigError: a setting that is unknown here.
         KeyError: it is none.
     """
-    return Plan(value["reference"], make_config(value["config"]), value["home"])
+    return Plan(value["reference"], make_config(value["config"]), value["home"], tuple(value["files"]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -16,6 +17,7 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.order import Plan
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
+from trio_wsgi.wsgi.script import load_script
 
 
 def prepare_process(config: Config) -> None:
@@ -75,14 +77,24 @@ def prepare_imports(config: Config) -> None:
         sys.path.insert(0, path)
 
 
-def load_plan(plan: Plan) -> WSGIApplication:
+def _ask_nobody(reason: str) -> None:
+    """Where nobody could replace this process, settings that would ask for it are refused."""
+
+
+def load_plan(plan: Plan, replace: Callable[[str], None] = _ask_nobody) -> WSGIApplication:
     """The application with its middleware around it.
+
+    Args:
+        replace: asks for another worker, for the reason it is given; called on the event loop.
 
     Raises:
         AppLoadError: one of them cannot be loaded.
     """
+    config = plan.config
+    if config.script_reloading and plan.reference is not None:
+        return load_script(plan.reference, config.middleware, config.reload_mechanism, replace)
     app = nothing_here if plan.reference is None else load_app(plan.reference)
-    return apply_middleware(app, plan.config.middleware)
+    return apply_middleware(app, config.middleware)
 
 
 def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:

@@ -17,6 +17,7 @@ import trio
 
 from trio_wsgi.errors import BootError, ConfigError
 from trio_wsgi.net.listeners import resolve
+from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.logs import open_logs
@@ -76,6 +77,7 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
     change_directory(plan.config)
     set_umask(plan.config)
     decide_identity(plan.config)  # before anything is bound: whom a worker could not become is a mistake
+    check_affinity(plan.config.cpu_affinity)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
     with CurrentLogs(plan.config) as logs, EarlySignals(SIGNALS) as early:
         while True:

@@ -17,6 +17,7 @@ import math
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import NoReturn
 
@@ -26,13 +27,26 @@ from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
+from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
 from trio_wsgi.process.child import EXIT_BOOT, SIGNAL_STACKS, SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import open_logs
-from trio_wsgi.process.order import Booted, Drain, Failed, Inherited, Order, format_message, parse_message, parse_order
+from trio_wsgi.process.order import (
+    Booted,
+    Drain,
+    Failed,
+    Inherited,
+    Order,
+    Replace,
+    format_message,
+    parse_message,
+    parse_order,
+)
 from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.worker import (
     EXIT_CLEAN,
     SIGNALS,
@@ -69,9 +83,12 @@ def main(fd: int) -> NoReturn:
         sock.sendall(format_message(Failed(f"the order cannot be read: {error!r}; {hint}", EXIT_BOOT)))
         sys.exit(EXIT_BOOT)
     sys.argv[:] = order.argv
+    started = time.time()
     try:
         code = serve_order(order, sock)
     except Exception as error:
+        if order.plan.config.reload:
+            send_imports(sock, files_of_failure(error) | imported_files(), started)
         failed = describe_failure(error)
         sock.sendall(format_message(failed))
         code = failed.exit_code
@@ -94,6 +111,9 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         ConfigError, AppLoadError: what is ordered cannot be served.
     """
     config = order.plan.config
+    started = time.time()
+    recycling = Recycling(config.max_requests, config.max_requests_jitter, config.max_rss)
+    pin_worker(config.cpu_affinity, order.number - 1)
     set_umask(config)
     identity = decide_identity(config)
     go_home(order.plan.home)
@@ -103,16 +123,19 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         listeners = [_take_listener(each) for each in order.listeners]
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
+        if config.reload and order.plan.reference is not None:
+            send_imports(sock, find_places(order.plan.reference), started)
         try:
             with early.interrupting():
-                app = load_plan(order.plan)
+                app = load_plan(order.plan, recycling.ask)
         except Stopped as stop:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         raise_descriptor_limit()
         calm_collector()
-        process = Process(Server(app, config, tls=tls), listeners, logs, alone=False)
-        run_serving(process, early, functools.partial(_report, channel=Channel(sock)))
+        process = Process(Server(app, config, observers=(recycling,), tls=tls), listeners, logs, alone=False)
+        tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)
+        run_serving(process, early, tell)
     return EXIT_CLEAN
 
 
@@ -124,17 +147,24 @@ def _take_listener(inherited: Inherited) -> Listener:
     return Listener(sock, inherited.address)
 
 
-async def _report(process: Process, channel: Channel) -> None:
+async def _report(process: Process, channel: Channel, recycling: Recycling, started: float) -> None:
     """Tell the supervisor how we are, and heed what it says, until the server has ended."""
     channel.tell(Booted())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_beat, channel, process.server.config.timeout)
+        nursery.start_soon(_ask_for_successor, channel, recycling)
+        if process.server.config.reload:
+            nursery.start_soon(report_imports, channel, started)
         while lines := await channel.receive():
             for message in map(parse_message, lines):
                 if isinstance(message, Drain):
                     process.server.drain(message.graceful_timeout, message.drain_max)
         log.warning("the supervisor has gone: finishing what is under way")
         process.server.drain()
+
+
+async def _ask_for_successor(channel: Channel, recycling: Recycling) -> None:
+    channel.tell(Replace(await recycling.wait_due()))
 
 
 async def _beat(channel: Channel, timeout: float) -> None:

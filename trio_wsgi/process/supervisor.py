@@ -6,6 +6,8 @@ Laws:
   is told, and waited for.
 * What takes time (the first boot, a reload, an upgrade) happens one after another; what ends us does not wait for it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
+* Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
+  a file changes, and who connects waits in the kernel's queue.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ import enum
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 
 import trio
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import resolve
-from trio_wsgi.process.child import EXIT_BOOT, Child, State
+from trio_wsgi.process.affinity import check_affinity
+from trio_wsgi.process.child import EXIT_BOOT, Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import ENDING, EarlySignals
 from trio_wsgi.process.fleet import Fleet
@@ -31,6 +35,7 @@ from trio_wsgi.process.prepare import change_directory, go_home
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.upgrade import Legacy, try_program
+from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
 
 log = logging.getLogger("trio_wsgi.error")
@@ -72,6 +77,7 @@ class Supervisor:
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
+        self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._may_hang_up = False  # whether HUP may mean that the terminal has gone
 
     async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
@@ -178,6 +184,8 @@ class Supervisor:
         with trio.open_signal_receiver(*JOBS) as jobs:
             early.repeat()
             async with trio.open_nursery() as self._keepers:
+                if self._watch is not None:
+                    self._keepers.start_soon(_hang_up_on_change, self._watch)
                 if legacy is None:
                     await self._start()
                 else:
@@ -204,11 +212,21 @@ class Supervisor:
     async def _start(self) -> None:
         fleet = self._fleet = self._open_fleet(self._plan)
         failure = await fleet.boot(self._plan.config.workers)
-        if failure is not None:
+        if failure is None:
+            await self._keepers.start(self._keep, fleet)
+            self._announce()
+        elif self._watch is not None:
+            log.error("the application cannot boot: %s", failure.text)
+            await self._wait_for_change()
+        else:
             self._fail(failure, failure.exit_code)
             await trio.sleep_forever()
-        await self._keepers.start(self._keep, fleet)
-        self._announce()
+
+    async def _wait_for_change(self) -> None:
+        """Have nobody serve until a reload, as if there were slots for nobody."""
+        log.info("waiting for a file to change")
+        self._fleet = self._open_fleet(self._plan)
+        await self._keepers.start(self._keep, self._fleet)
 
     async def _succeed(self, legacy: Legacy) -> None:
         """Take over what a former self has left, and replace its workers by our own."""
@@ -223,13 +241,17 @@ class Supervisor:
 
     def _open_fleet(self, plan: Plan) -> Fleet:
         self._fleets = [fleet for fleet in self._fleets if fleet.children]
-        fleet = Fleet(plan, self._sockets, self._processes)
+        hear_imports = ignore_imports if self._watch is None else self._watch.add
+        fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
         self._fleets.append(fleet)
         return fleet
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
-        if failure is not None:
+        if failure is not None and self._watch is not None:
+            if fleet is self._fleet:
+                await self._wait_for_change()
+        elif failure is not None:
             log.critical("no worker is left, and none can boot: giving up")
             self._fail(failure, EXIT_BOOT)
 
@@ -266,6 +288,7 @@ class Supervisor:
         log.info("%s: starting new workers", why)
         try:
             change_directory(plan.config)
+            check_affinity(plan.config.cpu_affinity)
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
         except ConfigError as error:
@@ -306,6 +329,12 @@ class Supervisor:
         else:
             self._end(Ending.UPGRADE)
             await trio.sleep_forever()
+
+
+async def _hang_up_on_change(watch: Watch) -> None:
+    while True:
+        log.info("%s", describe_changes(await watch.wait_changed()))
+        signal.raise_signal(signal.SIGHUP)
 
 
 def has_terminal() -> bool:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import trio
 
 from trio_wsgi.disk.stamp import Stamp, discard_bytecode, take_stamp
+from trio_wsgi.process.order import Plan
 
 try:
     from watchfiles import watch as watch_directories
@@ -116,6 +117,24 @@ class Watch:
             elif before is not None:  # a pattern matches it now
                 yield path
         yield from known.keys() - now.stamps.keys()  # no pattern matches it any more
+
+
+def open_watch(plan: Plan, since: float) -> Watch:
+    """The watch of a supervisor: what its configuration was read from, and matches; its workers add what they import.
+
+    Args:
+        since: UNIX time at which the configuration was read.
+    """
+    patterns = [os.path.abspath(pattern) for pattern in plan.config.reload_extra_file]  # noqa: PTH100 - patterns
+    watch = Watch(patterns)
+    watch.add(plan.files, since)
+    return watch
+
+
+def describe_changes(changed: Sequence[str]) -> str:
+    """Which files have changed, for the log."""
+    more = len(changed) - 1
+    return f"{changed[0]} has changed" if not more else f"{changed[0]} and {more} more have changed"
 
 
 def look_at(files: Iterable[str], globs: Iterable[str]) -> Seen:

@@ -34,10 +34,12 @@ from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, open_listeners, resolve
 from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
+from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
 from trio_wsgi.process.logs import Logs, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.wsgi.call import WSGIApplication
 
@@ -79,6 +81,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
     Raises:
         ConfigError: an address, a file or a user cannot be used.
     """
+    check_replaceable(config)
     set_umask(config)
     identity = decide_identity(config)
     with (
@@ -89,6 +92,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
+        pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         try:
