@@ -316,6 +316,7 @@ def test_it_is_told_of_a_life(workers: int, site: Path, manager: Receiver) -> No
         assert run.wait() == 0, run.log
 
 
+@pytest.mark.slow
 def test_reload_and_upgrade_are_reported_and_keep_what_was_handed_over(site: Path, manager: Receiver) -> None:
     """Type=notify-reload: HUP is answered by RELOADING, and that by READY. The program that USR2 brings in is the same
     process, and finds the sockets and the variables where its former self found them."""
