@@ -115,6 +115,15 @@ class Command:
         return self.process.wait(timeout)
 
 
+def clean_environment() -> dict[str, str]:
+    """Ours without any setting; what is tested is this checkout, wherever the process changes to."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRIO_WSGI_", "PORT"))}
+    root = str(Path(trio_wsgi.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+    environment["PYTHONUNBUFFERED"] = "1"
+    return environment
+
+
 @contextmanager
 def command(
     *arguments: str,
@@ -132,12 +141,7 @@ def command(
         program: what Python runs instead, such as a framework's own command.
     """
     log = tempfile.NamedTemporaryFile(prefix="trio-wsgi-test-", suffix=".log", delete=False)  # noqa: SIM115
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("TRIO_WSGI_", "PORT"))}
-    # What is tested is this checkout, wherever the process changes to.
-    root = str(Path(trio_wsgi.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment["TRIO_WSGI_WORKERS"] = str(workers)
+    environment = clean_environment() | {"TRIO_WSGI_WORKERS": str(workers)}
     with log:
         process = subprocess.Popen(
             [sys.executable, *program, *arguments],

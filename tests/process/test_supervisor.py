@@ -1,0 +1,320 @@
+"""Rules of the supervisor: who is watched and replaced, what signals do, and with which code it ends (issue 5)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import Command, clean_environment, command
+from waiting import wait_until
+from workers import answering_pid, ask, end, is_alive, supervised, wait_log, worker_pids, write_app
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    write_app(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(site: Path) -> Iterator[Command]:
+    """Two workers that many tests use, one after another; each leaves two."""
+    with supervised(site, workers=2) as run:
+        yield run
+
+
+def wait_count(run: Command, count: int) -> None:
+    wait_until(lambda: len(worker_pids(run)) == count)
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_fresh_interpreters_that_know_our_words(two: Command) -> None:
+    """No fork of a threaded process: their command lines are their own; each leads a process group."""
+    pids = worker_pids(two)
+    assert len(pids) == 2
+    assert two.process.pid not in pids
+    for pid in pids:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"trio-wsgi worker " in line
+        assert b": workers_app:app" in line
+        assert os.getpgid(pid) == pid
+    assert answering_pid(two) in pids
+
+
+def test_a_worker_has_the_channel_of_no_other(two: Command) -> None:
+    """Else the end of a supervisor or worker would not be seen. One channel, one listener; Trio has a socketpair."""
+    for pid in worker_pids(two):
+        others = set(worker_pids(two)) - {pid}
+        sockets = socket_inodes(pid)
+        for other in others:
+            assert len(sockets & socket_inodes(other)) == 1  # the listener
+
+
+def socket_inodes(pid: int) -> set[str]:
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed by now
+            found.add(str(fd.readlink()))
+    return {target for target in found if target.startswith("socket:")}
+
+
+def test_a_killed_worker_is_replaced_and_the_log_says_how_it_died(two: Command) -> None:
+    victim = worker_pids(two)[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_log(two, f"(pid {victim}) died: signal SIGKILL")
+    wait_until(lambda: victim not in worker_pids(two) and len(worker_pids(two)) == 2)
+    assert answering_pid(two) in worker_pids(two)
+
+
+def test_what_is_queued_while_no_worker_is_there_is_answered(two: Command) -> None:
+    """The supervisor holds the socket: nobody is refused, nobody is reset."""
+    old = set(worker_pids(two))
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, old)))
+    clients = [socket.create_connection(("127.0.0.1", two.port), timeout=30) for _ in range(20)]
+    for client in clients:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    for client in clients:
+        with client:
+            assert client.recv(12) == b"HTTP/1.1 200"
+    wait_count(two, 2)
+
+
+def test_ttin_and_ttou_add_and_take_away_a_worker(two: Command) -> None:
+    """gunicorn's; never below one."""
+    two.send_signal(signal.SIGTTIN)
+    wait_count(two, 3)
+    wait_until(lambda: two.log.count("worker 3 (pid") >= 1)
+    two.send_signal(signal.SIGTTOU)
+    wait_count(two, 2)
+    two.send_signal(signal.SIGTTOU)
+    wait_count(two, 1)
+    before = two.log.count("SIGTTOU: workers: 1, were 1")
+    two.send_signal(signal.SIGTTOU)
+    wait_log(two, "SIGTTOU: workers: 1, were 1", before + 1)
+    assert len(worker_pids(two)) == 1
+    assert ask(two).startswith("one ")
+    two.send_signal(signal.SIGTTIN)
+    wait_count(two, 2)
+    wait_log(two, "worker 2 (pid", two.log.count("worker 2 (pid"))
+
+
+def test_winch_takes_the_workers_away_and_ttin_brings_them_back(two: Command) -> None:
+    two.send_signal(signal.SIGWINCH)
+    wait_count(two, 0)
+    with socket.create_connection(("127.0.0.1", two.port), timeout=30) as client:  # it waits in the queue meanwhile
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        two.send_signal(signal.SIGTTIN)
+        assert client.recv(12) == b"HTTP/1.1 200"
+    wait_count(two, 2)
+
+
+def test_a_dump_is_passed_on_to_the_workers(two: Command) -> None:
+    """Puma's PWR."""
+    wait_until(lambda: two.log.count(") is ready") >= 2 and len(worker_pids(two)) == 2)
+    time.sleep(0.1)
+    before = two.log.count("server serving; ")
+    two.send_signal(signal.SIGPWR)
+    wait_log(two, "server serving; ", before + 2)
+    assert "SIGPWR: <Fleet of 2: " in two.log
+
+
+def test_usr2_to_a_worker_logs_its_stacks(two: Command) -> None:
+    pid = answering_pid(two)
+    os.kill(pid, signal.SIGUSR2)
+    wait_log(two, f"(pid {pid}) says:\n")
+    wait_log(two, "Current thread ")
+    assert is_alive(pid)
+
+
+def test_workers_know_that_they_are_several(tmp_path: Path) -> None:
+    """PEP 3333: wsgi.multiprocess; and the words of the command line are what applications see."""
+    (tmp_path / "workers_app.py").write_text(
+        "import sys\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [f'{environ[\"wsgi.multiprocess\"]} {sys.argv[1:]} {sys.stdin.read()!r}'.encode()]\n"
+    )
+    with supervised(tmp_path, "--threads", "2", workers=2) as run:
+        assert ask(run) == "True ['workers_app:app', '-b', '127.0.0.1:0', '--threads', '2'] ''"
+
+
+def test_a_module_beside_the_application_shadows_nothing_of_ours(tmp_path: Path) -> None:
+    """A worker's own imports come from where its supervisor's came from; the application's from its directory."""
+    write_app(tmp_path)
+    for name in ("queue", "select", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    with command(
+        "workers_app:app", "-b", "127.0.0.1:0", cwd="/", workers=1, TRIO_WSGI_CHDIR=str(tmp_path)
+    ) as run:  # -m puts the directory it is started in first, so that is another one
+        assert ask(run).startswith("one ")
+        assert end(run, signal.SIGTERM) == 0
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def test_term_lets_requests_finish_and_exits_0(site: Path) -> None:
+    with supervised(site, workers=2) as run:
+        pids = worker_pids(run)
+        with socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+            client.sendall(b"GET /sleep?1 HTTP/1.0\r\n\r\n")
+            time.sleep(0.3)
+            run.send_signal(signal.SIGTERM)
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert run.wait(30) == 0
+        assert not any(map(is_alive, pids))
+        assert run.log.rstrip().endswith("stopped")
+        assert run.log.count("SIGTERM: finishing what is under way") == 1
+
+
+AT_A_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # standard input becomes the controlling terminal
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "hangup"])
+def test_the_terminal_ends_it(site: Path, how: str) -> None:
+    """Ctrl-C goes to the foreground process group: were the workers in it, ours would be their second signal. And
+    a terminal that is closed is not the HUP that asks for a reload."""
+    master, slave = pty.openpty()
+    errors = site / f"{how}.log"
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1", "--error-logfile", str(errors)]
+    run = subprocess.Popen(
+        [sys.executable, "-c", AT_A_TERMINAL, *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=site,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    os.close(slave)
+    try:
+        wait_until(lambda: errors.exists() and "listening at" in errors.read_text())
+        if how == "Ctrl-C":
+            os.write(master, b"\x03")
+        else:
+            os.close(master)
+        assert run.wait(30) == 0
+    finally:
+        run.kill()
+        run.wait()
+        if how == "Ctrl-C":
+            os.close(master)
+    log = errors.read_text()
+    assert ("SIGINT: stopping" if how == "Ctrl-C" else "the terminal has gone") in log
+    assert log.count("(pid") == 3  # ready, listening, has ended
+    assert "has ended: " not in log
+
+
+def test_a_second_signal_ends_all_at_once(site: Path) -> None:
+    with supervised(site, workers=2) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+        pids = worker_pids(run)
+        client.sendall(b"GET /sleep?60 HTTP/1.0\r\n\r\n")
+        time.sleep(0.3)
+        run.send_signal(signal.SIGTERM)
+        wait_log(run, "SIGTERM: finishing")
+        assert end(run, signal.SIGTERM) == 1
+        assert not any(map(is_alive, pids))
+
+
+def test_term_to_all_processes_cuts_nothing(site: Path) -> None:
+    """systemd's KillMode=control-group: what a worker gets twice is not urgent, as its supervisor knows better."""
+    with supervised(site) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+        client.sendall(b"GET /sleep?1.5 HTTP/1.0\r\n\r\n")
+        time.sleep(0.3)
+        for pid in [*worker_pids(run), run.process.pid]:
+            os.kill(pid, signal.SIGTERM)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert run.wait(30) == 0
+
+
+def test_workers_do_not_outlive_a_killed_supervisor(site: Path) -> None:
+    """kill -9: what is under way is finished, and nobody serves for ever."""
+    with supervised(site, workers=2) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+        pids = worker_pids(run)
+        client.sendall(b"GET /sleep?1 HTTP/1.0\r\n\r\n")
+        time.sleep(0.3)
+        run.process.kill()
+        assert client.recv(12) == b"HTTP/1.1 200"
+        wait_until(lambda: not any(map(is_alive, pids)))
+        wait_until(lambda: "the supervisor has gone: finishing what is under way" in run.log)
+
+
+def test_a_unix_socket_is_there_while_workers_come_and_go_and_gone_in_the_end(site: Path, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with supervised(site, "-b", f"unix:{path}") as run:
+        (victim,) = worker_pids(run)
+        os.kill(victim, signal.SIGTERM)
+        wait_log(run, "is ready", 2)
+        assert path.exists()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(path))
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert end(run, signal.SIGTERM) == 0
+        assert not path.exists()
+
+
+def test_signals_while_the_first_workers_boot_are_obeyed(tmp_path: Path) -> None:
+    (tmp_path / "slow_boot.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    with command("slow_boot:app", "-b", "127.0.0.1:0", cwd=tmp_path, workers=2, wait=False) as run:
+        wait_log(run, "importing", 2)
+        run.send_signal(signal.SIGHUP)  # waits for its turn, which does not come
+        assert end(run, signal.SIGINT) == 0
+        assert "Traceback" not in run.log
+
+
+def test_each_worker_listens_for_itself_under_reuse_port(site: Path) -> None:
+    """SO_REUSEPORT: the kernel spreads connections; a successor takes over the queue of the one it follows."""
+    with supervised(site, "--reuse-port", workers=2) as run:
+        pids = worker_pids(run)
+        assert not socket_inodes(pids[0]) & socket_inodes(pids[1])
+        assert {answering_pid(run) for _ in range(40)} == set(pids)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, pids)))
+        assert len({answering_pid(run) for _ in range(20)} & set(pids)) == 0
+        assert end(run, signal.SIGTERM) == 0
+
+
+# -- those who hang ----------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(site: Path) -> None:
+    with supervised(site, "--timeout", "1") as run:
+        (pid,) = worker_pids(run)
+        with socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+            client.sendall(b"GET /block?60 HTTP/1.0\r\n\r\n")
+            wait_log(run, f"worker 1 (pid {pid}) gave no sign of life for 1 s (timeout): it is killed")
+            wait_log(run, f"worker 1 (pid {pid}) died: signal SIGKILL")
+        log = run.log
+        assert 'workers_app.py", line' in log  # the application's thread
+        assert "(most recent call first)" in log
+        assert answering_pid(run) != pid
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_requests_may_take_longer_than_timeout(site: Path) -> None:
+    """PAINS 28: it is the event loop that has to live, not a request that has to be quick."""
+    with supervised(site, "--timeout", "1") as run:
+        (pid,) = worker_pids(run)
+        assert ask(run, "/sleep?2.5") == f"one {pid}"
+        assert end(run, signal.SIGTERM) == 0
