@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,11 +23,13 @@ from tools import require_tool
 from waiting import wait_until
 
 import trio_wsgi
+from trio_wsgi.cli import build_parser, parse_arguments
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import Systemd, take_systemd
+from trio_wsgi.sources import load_config
 
 WORKERS = [0, 1]
 
@@ -362,3 +366,22 @@ def test_a_notify_socket_that_is_gone_hurts_nobody(site: Path) -> None:
         assert httpx.get(run.url, timeout=20).status_code == 200
         run.send_signal(signal.SIGTERM)
         assert run.wait() == 0, run.log
+
+
+# -- docs/sockets.md ---------------------------------------------------------------------------------------------------
+
+PAGE = (Path(trio_wsgi.__file__).parent.parent / "docs" / "sockets.md").read_text().replace("\\\n", "")
+COMMAND = re.compile(r"^(?:[$#] .*?|ExecStart=\S*)\btrio-wsgi (.*?)(?:&|>.*)?$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", COMMAND.findall(PAGE))
+def test_commands_of_the_page_are_commands_of_ours(words: str) -> None:
+    options, flags = parse_arguments(build_parser(), shlex.split(words))
+    assert options.app
+    load_config(flags, {})
+
+
+def test_flags_of_the_page_are_flags_of_ours() -> None:
+    flags = {flag for flag in re.findall(r"`(--[a-z-]+)", PAGE) if flag != "--daemon"}
+    assert len(flags) > 10
+    assert flags <= build_parser()._option_string_actions.keys()
