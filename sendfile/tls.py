@@ -5,7 +5,8 @@ Laws:
 * One step is one write of at most 64 KiB. OpenSSL reports it as taken when the kernel has the last of its records, and
   that alone is how far a part advances.
 * A write that the kernel took in part is owed: the records that are left of it go out before anything else can, so the
-  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE").
+  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE"). How much of it
+  the kernel has already, is `ahead`: who counts what the peer has taken needs to know.
 * Files are read into a buffer that its owner shares among all senders of one event loop: a slow reader holds none of
   it, since what is owed is read again.
 * A file is never sent in the same step as the bytes before it: whether it is in memory is asked for each step.
@@ -21,6 +22,7 @@ from collections import deque
 
 import trio
 
+from sendfile.held import held_by_kernel
 from sendfile.send import FileTooShort, consume, read_at
 from sendfile.span import FileSpan, Part, size
 
@@ -39,12 +41,13 @@ class TlsSender:
         buffer: `PIECE` bytes that files are read into; shared with other senders of the same thread.
     """
 
-    __slots__ = ("_buffer", "_sock", "owed")
+    __slots__ = ("_buffer", "_sock", "ahead", "owed")
 
     def __init__(self, sock: ssl.SSLSocket, buffer: bytearray) -> None:
         self._sock = sock
         self._buffer = memoryview(buffer)
         self.owed = 0
+        self.ahead = 0
 
     def __repr__(self) -> str:
         return f"<TlsSender fd={self._sock.fileno()}, {self.owed} bytes owed>"
@@ -72,14 +75,16 @@ class TlsSender:
         if not parts:
             return 0
         data = self._next(parts, self.owed or min(limit, PIECE))
+        held = held_by_kernel(self._sock)
         try:
             sent = self._sock.send(data)
         except ssl.SSLWantWriteError:
             self.owed = len(data)
+            self.ahead += max(0, held_by_kernel(self._sock) - held)
             raise trio.WouldBlock from None
         except ssl.SSLError as error:
             raise ConnectionResetError(errno.ECONNRESET, describe(error)) from error
-        self.owed = 0
+        self.owed = self.ahead = 0
         consume(parts, sent)
         return sent
 

@@ -161,6 +161,10 @@ class TlsTransport(PlainTransport):
                 self._state = _State.ENDED
             raise
 
+    def held(self) -> int:
+        """As `PlainTransport`; less than 0 where the peer has bytes already that do not count as sent yet."""
+        return super().held() - self._sender.ahead
+
     def end_sending(self) -> None:
         """As `PlainTransport`; what was received and not read, or comes later, is not decrypted any more."""
         if self._state in {_State.OPEN, _State.ENDING}:

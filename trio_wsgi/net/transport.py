@@ -16,20 +16,14 @@ import errno
 import select
 import socket
 import struct
-import sys
 from collections import deque
 from collections.abc import Callable
 
 import trio
 
 from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
+from sendfile.held import held_by_kernel
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
-
-try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
-except ImportError:  # Windows
-    ioctl = None  # type: ignore[assignment]
 
 __all__ = ["LOOKS", "FileTooShort", "PlainTransport", "Taken"]
 
@@ -210,15 +204,3 @@ class Taken:
         if self._held is None or held < self._held:  # what it took before the first look is not known: say just now
             self._held, self._moved_at = held, now
         return now - self._moved_at >= self._idle_timeout
-
-
-def held_by_kernel(sock: socket.socket) -> int:
-    """Bytes that the kernel has taken and the peer has not (tcp(7), SIOCOUTQ); 0 where it does not tell."""
-    if ioctl is None:
-        return 0
-    answer = bytearray(4)
-    try:
-        ioctl(sock, TIOCOUTQ, answer)
-    except OSError:
-        return 0
-    return int.from_bytes(answer, sys.byteorder)
