@@ -299,11 +299,11 @@ def test_each_worker_listens_for_itself_under_reuse_port(site: Path) -> None:
 
 
 def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(site: Path) -> None:
-    with supervised(site, "--timeout", "1") as run:
+    with supervised(site, "--timeout", "2") as run:
         (pid,) = worker_pids(run)
         with socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
             client.sendall(b"GET /block?60 HTTP/1.0\r\n\r\n")
-            wait_log(run, f"worker 1 (pid {pid}) gave no sign of life for 1 s (timeout): it is killed")
+            wait_log(run, f"worker 1 (pid {pid}) gave no sign of life for 2 s (timeout): it is killed")
             wait_log(run, f"worker 1 (pid {pid}) died: signal SIGKILL")
         log = run.log
         assert 'workers_app.py", line' in log  # the application's thread
@@ -314,7 +314,7 @@ def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(s
 
 def test_requests_may_take_longer_than_timeout(site: Path) -> None:
     """PAINS 28: it is the event loop that has to live, not a request that has to be quick."""
-    with supervised(site, "--timeout", "1") as run:
+    with supervised(site, "--timeout", "2") as run:
         (pid,) = worker_pids(run)
-        assert ask(run, "/sleep?2.5") == f"one {pid}"
+        assert ask(run, "/sleep?3") == f"one {pid}"
         assert end(run, signal.SIGTERM) == 0

@@ -1,0 +1,179 @@
+"""Rules of HUP: new code and new settings in new workers, while the old ones finish; or nothing at all (issue 5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import Command, command
+from waiting import wait_until
+from workers import answering_pid, ask, end, supervised, wait_log, worker_pids, write_app
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    write_app(folder)
+    (folder / "site.toml").write_text("")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(site: Path) -> Iterator[Command]:
+    """One server with a file of settings, used by test after test."""
+    with supervised(site, "-c", "site.toml", workers=2) as run:
+        yield run
+
+
+def reload(run: Command) -> None:
+    before = run.log.count("listening at ")
+    run.send_signal(signal.SIGHUP)
+    wait_log(run, "listening at ", before + 1)
+
+
+def refuse(run: Command, why: str) -> None:
+    """A reload that is to change nothing, and says so."""
+    pids, before = set(worker_pids(run)), run.log.count("SIGHUP: nothing changes")
+    run.send_signal(signal.SIGHUP)
+    wait_log(run, "SIGHUP: nothing changes", before + 1)
+    assert why in run.log.rpartition("SIGHUP: nothing changes")[2]
+    wait_until(lambda: set(worker_pids(run)) <= pids)  # some may have been leaving
+    assert answering_pid(run) in pids
+
+
+def test_new_workers_have_the_new_code_and_the_new_settings(site: Path, running: Command) -> None:
+    old = set(worker_pids(running))
+    write_app(site, "two")
+    (site / "site.toml").write_text("ident = 'another'\n[env]\nRELOADED = 'yes'\n")
+    reload(running)
+    assert ask(running).startswith("two ")
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b"\r\nServer: another\r\n" in client.recv(9999)
+    wait_until(lambda: not old & set(worker_pids(running)))
+    assert b"RELOADED=yes" in Path(f"/proc/{answering_pid(running)}/environ").read_bytes()
+
+
+def test_a_request_that_is_under_way_is_finished_by_the_old_code(site: Path, running: Command) -> None:
+    write_app(site, "two")
+    reload(running)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as client:
+        client.sendall(b"GET /sleep?3 HTTP/1.0\r\n\r\n")
+        write_app(site, "three")
+        reload(running)
+        assert ask(running).startswith("three ")
+        received = b""
+        while data := client.recv(9999):
+            received += data
+        assert b"\r\n\r\ntwo " in received
+
+
+def test_an_application_that_cannot_boot_leaves_all_as_it_was(site: Path, running: Command) -> None:
+    """PAINS 42, 43. The log says why, with the traceback."""
+    (site / "workers_app.py").write_text("def app(:\n")
+    refuse(running, "SyntaxError")
+    assert 'workers_app.py", line 1' in running.log
+    write_app(site)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("threads = 0", "threads in site.toml: 0 is too low"),
+        ("thread = 1", "there is no such setting (did you mean threads?)"),
+        ("threads = ", "site.toml is not TOML"),
+        ("chdir = '/no/such/directory'", "chdir: cannot change to '/no/such/directory'"),
+        ("middleware = ['no_such_module:wrap']", "there is no module 'no_such_module'"),
+    ],
+)
+def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: Command, text: str, why: str) -> None:
+    (site / "site.toml").write_text(text)
+    refuse(running, why)
+    (site / "site.toml").write_text("")
+
+
+def test_reloads_that_come_while_one_is_under_way_are_one_more(site: Path, running: Command) -> None:
+    write_app(site, "four")
+    before = running.log.count("SIGHUP: starting new workers")
+    running.send_signal(signal.SIGHUP)
+    wait_log(running, "SIGHUP: starting new workers", before + 1)
+    write_app(site, "five")
+    for _ in range(5):
+        running.send_signal(signal.SIGHUP)
+    wait_until(lambda: ask(running).startswith("five "))
+    wait_until(lambda: len(worker_pids(running)) == 2)
+    assert running.log.count("SIGHUP: starting new workers") == before + 2
+
+
+def test_addresses_come_and_go_and_what_stays_is_never_closed(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    first, second = tmp_path / "first", tmp_path / "second"
+    (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{first}']\n")
+    with command("workers_app:app", cwd=tmp_path, workers=1, TRIO_WSGI_CONFIG="site.toml") as run:
+        port = run.port
+        inode = first.stat().st_ino
+        (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{first}', 'unix:{second}']\n")
+        reload(run)
+        assert run.port == port  # port 0 chose it once
+        assert first.stat().st_ino == inode
+        assert answers(second)
+        (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{second}']\n")
+        reload(run)
+        assert not first.exists()
+        assert answers(second)
+        (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', '127.0.0.1:{port}']\n")
+        refuse(run, "is another server running there?")  # we ourselves, under another name
+        assert answers(second)
+        assert end(run, signal.SIGTERM) == 0
+        assert not second.exists()
+
+
+def answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(str(path))
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return client.recv(12) == b"HTTP/1.1 200"
+
+
+def test_the_number_of_workers_and_the_logs_follow_the_settings(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    old, new = tmp_path / "old.log", tmp_path / "new.log"
+    (tmp_path / "site.toml").write_text(f"error_logfile = '{old}'\nbind = 'unix:{tmp_path}/socket'\n")
+    with command("workers_app:app", "-c", "site.toml", cwd=tmp_path, workers=1, wait=False) as run:
+        wait_until(lambda: old.exists() and "listening at " in old.read_text())
+        run.send_signal(signal.SIGTTIN)
+        wait_until(lambda: len(worker_pids(run)) == 2)
+        (tmp_path / "site.toml").write_text(f"error_logfile = '{new}'\nbind = 'unix:{tmp_path}/socket'\n")
+        run.send_signal(signal.SIGHUP)
+        wait_until(lambda: new.exists() and "workers: 1" in new.read_text())
+        new.rename(tmp_path / "moved.log")
+        run.send_signal(signal.SIGUSR1)
+        wait_until(lambda: new.exists() and "reopening" in (tmp_path / "moved.log").read_text() + new.read_text())
+        assert end(run, signal.SIGTERM) == 0
+        assert "stopped" in new.read_text()
+        assert "stopped" not in old.read_text()
+
+
+def test_the_directory_is_looked_up_by_its_name_so_that_a_symlink_may_lead_elsewhere(tmp_path: Path) -> None:
+    """Deployments switch `current` from one release to the next."""
+    for release in ("one", "two"):
+        (tmp_path / release).mkdir()
+        write_app(tmp_path / release, release)
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    with supervised(current, PWD=str(current)) as run:
+        assert ask(run).startswith("one ")
+        current.unlink()
+        current.symlink_to("two")
+        reload(run)
+        assert ask(run).startswith("two ")
+        (victim,) = {answering_pid(run)}
+        os.kill(victim, signal.SIGKILL)
+        wait_log(run, f"(pid {victim}) died")
+        assert ask(run).startswith("two ")
+        assert end(run, signal.SIGTERM) == 0
