@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import command
+from workers import supervised, worker_pids, write_app
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process import affinity
@@ -121,3 +125,33 @@ def test_where_the_system_cannot_pin_one_line_says_so(
     assert [record.getMessage() for record in caplog.records] == [
         "cpu_affinity: this system cannot pin processes to CPUs; the setting is ignored"
     ]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def cpus_of(task: Path) -> str:
+    (found,) = re.findall(r"^Cpus_allowed_list:\s*(\S+)$", (task / "status").read_text(), re.MULTILINE)
+    return str(found)
+
+
+def test_workers_and_all_their_threads_are_pinned_in_turn(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    cpus = sorted(os.sched_getaffinity(0))
+    with supervised(tmp_path, "--cpu-affinity", "auto", workers=2) as run:
+        pinned = [{cpus_of(task) for task in Path(f"/proc/{pid}/task").iterdir()} for pid in worker_pids(run)]
+        assert sorted(pinned, key=min) == sorted(({str(cpus[slot % len(cpus)])} for slot in range(2)), key=min)
+        assert parse_cpus(cpus_of(Path(f"/proc/{run.process.pid}"))) == tuple(
+            cpus
+        )  # the supervisor goes where it likes
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_cpu_that_is_not_there_ends_the_command_at_once(tmp_path: Path, workers: int) -> None:
+    write_app(tmp_path)
+    arguments = ["workers_app:app", "-b", "127.0.0.1:0", "--cpu-affinity", "1023"]
+    with command(*arguments, cwd=tmp_path, workers=workers, wait=False) as run:
+        assert run.wait(30) == 1
+        assert re.fullmatch(
+            r"trio-wsgi: error: cpu_affinity: CPU 1023 is not to be had \(this process may use \S+\)\n", run.log
+        )

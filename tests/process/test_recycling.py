@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import re
+import socket
 import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +15,10 @@ import pytest
 import trio
 import trio.testing
 from answers import read_answer
+from downloads import blocking_client, make_file
+from serving import Command, command
+from waiting import wait_until
+from workers import supervised, wait_log
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 from trio_wsgi.errors import ConfigError
@@ -140,3 +148,115 @@ def test_without_a_supervisor_they_are_refused(setting: str, settings: dict[str,
 def test_what_asks_for_nothing_needs_no_supervisor() -> None:
     check_replaceable(Config(max_requests_jitter=5, reload_mechanism="process", script_reloading=False))
     check_replaceable(Config(script_reloading=True, workers=0))
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+APP = """
+import os
+kept = []
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
+    if environ["PATH_INFO"] == "/file":
+        return environ["wsgi.file_wrapper"](open("large", "rb"))
+    if environ["PATH_INFO"] == "/grow":
+        kept.append(b"x" * (256 << 20))
+    return [str(os.getpid()).encode()]
+"""
+
+
+def asking(run: Command, text: str) -> list[str]:
+    return re.findall(rf"\(pid (\d+)\) asks for a successor: {text}", run.log)
+
+
+class KeepAlive:
+    """A client that keeps its connection for as long as the server does, and then takes another."""
+
+    def __init__(self, run: Command) -> None:
+        self._run = run
+        self._connection: http.client.HTTPConnection | None = None
+        self.closes = 0  # announced with a response
+
+    def ask(self) -> str:
+        for _ in range(3):
+            if self._connection is None:
+                self._connection = http.client.HTTPConnection("127.0.0.1", self._run.port, timeout=30)
+            try:
+                self._connection.request("GET", "/")
+                response = self._connection.getresponse()
+                body = response.read().decode()
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                # closed while it was idle: RFC 9112 section 9.3.1 lets a client ask again
+                self.close()
+                continue
+            if response.will_close:
+                self.closes += 1
+                self.close()
+            return body
+        raise AssertionError("closed three times in a row")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+
+@pytest.mark.slow
+def test_recycling_cuts_nobody_and_says_nothing_before_the_drain(tmp_path: Path) -> None:
+    """A download that is under way outlives its worker's time; requests are answered throughout (PAINS 38)."""
+    (tmp_path / "workers_app.py").write_text(APP)
+    data = make_file(tmp_path / "large", 16 << 20)
+    arguments = ["--max-requests", "30", "--graceful-timeout", "1", "--drain-max", "1"]
+    with (
+        supervised(tmp_path, *arguments) as run,
+        blocking_client(run.port, receive_buffer=65536) as download,
+        contextlib.closing(KeepAlive(run)) as client,
+    ):
+        download.sendall(b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        received = download.recv(65536)
+        first = client.ask()
+        assert f"X-Pid: {first}\r\n".encode() in received
+        while client.ask() == first:  # ever quicker than a successor boots
+            if client.closes:
+                wait_log(run, f"(pid {first}) asks for a successor: max_requests: 30 requests")
+                wait_log(run, " is ready", 2)
+        assert len(asking(run, "max_requests: 30 requests")) == 1
+
+        wait_until(lambda: client.ask() not in {first, *asking(run, "")})  # the next one has had its time, too
+        with contextlib.suppress(TimeoutError):  # long after graceful_timeout and drain_max
+            download.settimeout(3)
+            while len(received) < (4 << 20):
+                received += download.recv(4096)
+        assert f"(pid {first}) has ended" not in run.log
+        download.settimeout(30)
+        while more := download.recv(1 << 20):
+            received += more
+        assert received.partition(b"\r\n\r\n")[2] == data
+        wait_log(run, f"(pid {first}) has ended")
+        assert asking(run, "").count(first) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_has_grown_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "workers_app.py").write_text(APP)
+    with supervised(tmp_path, "--max-rss", "200m") as run, contextlib.closing(KeepAlive(run)) as client:
+        first = client.ask()
+        with socket.create_connection(("127.0.0.1", run.port), timeout=30) as grower:
+            grower.sendall(b"GET /grow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while grower.recv(65536):
+                pass
+        wait_until(lambda: client.ask() != first)
+        wait_log(run, f"(pid {first}) has ended")
+        assert re.search(rf"\(pid {first}\) asks for a successor: max_rss: \d+ MiB of memory, more than 200\n", run.log)
+        assert client.ask() not in asking(run, "")
+
+
+def test_the_command_without_workers_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "workers_app.py").write_text(APP)
+    with command("workers_app:app", "--max-requests", "5", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:
+        assert run.wait(30) == 1
+        assert run.log == (
+            "trio-wsgi: error: max_requests: there is no supervisor here that could replace this process "
+            "(give --workers 1 or more)\n"
+        )

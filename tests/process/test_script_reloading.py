@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import logging
 import os
@@ -15,7 +16,8 @@ import pytest
 import trio
 from answers import Answer, read_answer
 from asking import error_lines, exchange_open, request
-from serving import Served, serving
+from serving import Command, Served, command, serving
+from waiting import wait_until
 
 from trio_wsgi.errors import AppLoadError
 from trio_wsgi.wsgi import script
@@ -357,3 +359,48 @@ def test_a_file_that_does_not_change_costs_a_look(site: Site) -> None:
     for mechanism in ("module", "process"):
         app = load_script(f"{site.name}:app", (), mechanism, no_replacement)
         assert app(_environ(), lambda status, headers, exc_info=None: None) == [b"one"]
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def get(run: Command) -> tuple[str, str | None]:
+    """The body, and what Refresh says."""
+    connection = http.client.HTTPConnection("127.0.0.1", run.port, timeout=30)
+    try:
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        return response.read().decode(), response.getheader("refresh")
+    finally:
+        connection.close()
+
+
+@pytest.mark.slow
+def test_the_command_replaces_a_worker_whose_file_has_changed(site: Site) -> None:
+    """Gracefully, and again when what did not boot has been mended."""
+    site.write(SAYS, word="old")
+    arguments = ["--script-reloading", "--reload-mechanism", "process", "-b", "127.0.0.1:0"]
+    with command(f"{site.name}:app", *arguments, cwd=site.folder, workers=1) as run:
+        assert get(run) == ("old", None)
+        site.write(SAYS, word="new")
+        assert get(run) == ("old", "0")
+        wait_until(lambda: get(run) == ("new", None))
+        assert f"asks for a successor: {site.file} has changed" in run.log
+        site.write("def (:\n")
+        assert get(run) == ("new", "0")
+        wait_until(lambda: "worker 1 cannot boot" in run.log)
+        site.write(SAYS, word="mended")
+        wait_until(lambda: get(run) == ("mended", None))
+
+
+def test_the_command_reloads_in_place(site: Site) -> None:
+    site.write(SAYS, word="old")
+    (site.folder / f"{site.name}_outer.py").write_text(
+        "def wraps(app):\n    return lambda *a: [b'<', *app(*a), b'>']\n"
+    )
+    arguments = ["--script-reloading", "--middleware", f"{site.name}_outer:wraps", "-b", "127.0.0.1:0"]
+    with command(f"{site.name}:app", *arguments, cwd=site.folder) as run:
+        assert get(run) == ("<old>", None)
+        site.write(SAYS, word="new")
+        assert get(run) == ("<new>", None)
+        wait_until(lambda: f"{site.file} has changed: loaded anew" in run.log)
