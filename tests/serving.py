@@ -34,7 +34,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"{self.server.config.scheme}://{self.host}:{self.port}"
 
     async def connect(self, receive_buffer: int | None = None) -> trio.SocketStream:
         """A raw TCP connection; a small `receive_buffer` (bytes) makes the server feel a slow reader soon."""
