@@ -51,10 +51,12 @@ def flask_program(*words: str) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module", params=[0, 1])
 def running(request: pytest.FixtureRequest, site: Path) -> Iterator[Command]:
-    """A factory with an argument, in one process and in a worker."""
+    """A factory with an argument, in one process and in a worker; in the end TERM drains it, and the exit code is 0."""
     program = flask_program("--app", "flask_shop:create_app('factory')")
     with command("-p", "0", "--threads", "2", cwd=site, program=program, workers=request.param) as started:
         yield started
+        started.process.terminate()
+        assert started.wait() == 0
 
 
 def test_a_factory_is_served(running: Command) -> None:
@@ -63,13 +65,11 @@ def test_a_factory_is_served(running: Command) -> None:
     assert "ValueError" not in httpx.get(f"{running.url}/fails").text
 
 
-def test_term_ends_it_with_0(site: Path) -> None:
+def test_debug(site: Path) -> None:
     """Without --app it is wsgi.py or app.py, with --debug tracebacks are shown: as under `flask run`."""
     with command("--port=0", "--no-reload", cwd=site, program=flask_program("--debug")) as started:
         assert httpx.get(f"{started.url}/").text == "app.py, debug=True"
         assert "ValueError: the application's own" in httpx.get(f"{started.url}/fails").text
-        started.process.terminate()
-        assert started.wait() == 0
 
 
 def test_the_command_is_among_flasks_own(site: Path) -> None:

@@ -90,9 +90,13 @@ STARTS = {
 
 @pytest.fixture(scope="module", params=STARTS)
 def running(request: pytest.FixtureRequest, site: Path) -> Iterator[Command]:
+    """Started in each way; in the end TERM drains it, and its exit code is 0."""
     program, words = STARTS[request.param]
     with command(*words, cwd=site, program=program, PYTHONPATH=str(site)) as started:
         yield started
+        started.process.terminate()
+        assert started.wait() == 0
+        assert "stopped" in started.log
 
 
 def test_it_serves_the_application_with_the_settings_of_the_file(running: Command, site: Path) -> None:
@@ -103,15 +107,6 @@ def test_it_serves_the_application_with_the_settings_of_the_file(running: Comman
     assert (part.status_code, part.text) == (206, "import logging")
     assert "of the file: INFO somebody asked" in running.log
     assert '"GET /hello HTTP/1.1" 200' in running.log
-
-
-@pytest.mark.parametrize("start", STARTS)
-def test_term_drains_and_exits_with_0(start: str, site: Path) -> None:
-    program, words = STARTS[start]
-    with command(*words, cwd=site, program=program, PYTHONPATH=str(site)) as started:
-        started.process.terminate()
-        assert started.wait() == 0
-        assert "stopped" in started.log
 
 
 # -- what the file says ------------------------------------------------------------------------------------------------
