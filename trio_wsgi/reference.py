@@ -29,7 +29,7 @@ Every setting can be given in four places. The first that names it counts; a lis
    `TRIO_WSGI_BIND="127.0.0.1:8000 unix:/run/app.sock"`
 3. a TOML file: `-c FILE` (or `TRIO_WSGI_CONFIG`), else `pyproject.toml` in the working directory. The keys
    stand in a table `[tool.trio-wsgi]` or `[trio-wsgi]`, or, in a file of its own, at the top:
-   `header-timeout = 10`, with dashes or underscores
+   `header-timeout = 10`, with dashes or underscores. Under `--paste FILE`, its `[server:main]` comes before these
 4. `PORT` (listen at 0.0.0.0:$PORT) and `SENDFILE`, as other servers know them.
 
 In Python they are the fields of `trio_wsgi.config.Config`: `Config(header_timeout=10)`.
@@ -85,7 +85,7 @@ def _row(setting: Setting) -> str:
     if setting.kind.metavar == "":
         names = f"`{setting.flag}`, `--no-{setting.flag[2:]}`"
     else:
-        choices = "\\|".join(setting.choices) or setting.metavar
+        choices = ("|".join(setting.choices) or setting.metavar).replace("|", "\\|")
         names = ", ".join(f"`{flag} {choices}`" for flag in flags)
     default = describe_default(setting)
     return f"| {names} | {f'`{default}`' if default else ''} | {setting.help.replace('|', chr(92) + '|')} |"
