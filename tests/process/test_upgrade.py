@@ -1,0 +1,164 @@
+"""Rules of USR2: the supervisor becomes a new program, in the same process and with the same sockets (issue 5)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from serving import Command
+from waiting import wait_until
+from workers import answering_pid, ask, end, is_alive, supervised, wait_log, worker_pids, write_app
+
+# Boots so often, and then no more: in the first worker, in the one that tries the program, in ...
+COUNTING = """
+import os
+with open("boots", "a") as told:
+    told.write("x")
+if os.path.getsize("boots") > {allowed}:
+    raise ValueError("once too often")
+"""
+
+
+def upgrade(run: Command) -> None:
+    before = run.log.count("listening at ")
+    run.send_signal(signal.SIGUSR2)
+    wait_log(run, "listening at ", before + 1)
+
+
+def test_the_process_and_its_sockets_stay_while_all_else_is_new(tmp_path: Path) -> None:
+    """So systemd, pid files and containers see nothing. Twice, as the new program has to leave all it was left."""
+    write_app(tmp_path)
+    path, pid_file = tmp_path / "socket", tmp_path / "pid"
+    (tmp_path / "site.toml").write_text("")
+    arguments = ["-c", "site.toml", "-b", f"unix:{path}", "--pid", str(pid_file)]
+    with supervised(tmp_path, *arguments, workers=2) as run:
+        inode, started = path.stat().st_ino, start_time(run.process.pid)
+        for version in ("two", "three"):
+            old = set(worker_pids(run))
+            write_app(tmp_path, version)
+            (tmp_path / "site.toml").write_text(f"ident = '{version}'\n")
+            upgrade(run)
+            assert ask(run).startswith(f"{version} ")
+            wait_until(lambda old=old: not old & set(worker_pids(run)))
+            assert len(worker_pids(run)) == 2
+        assert run.log.count(f"the program has replaced itself (pid {run.process.pid})") == 2
+        assert pid_file.read_text() == f"{run.process.pid}\n"
+        assert path.stat().st_ino == inode
+        assert start_time(run.process.pid) == started
+        assert b"_TRIO_WSGI" not in Path(f"/proc/{answering_pid(run)}/environ").read_bytes().replace(
+            b"_TRIO_WSGI_PATH", b""
+        )
+        assert_ident(run, b"three")
+        os.kill(worker_pids(run)[0], signal.SIGKILL)  # it is a parent to the workers as its former self was
+        wait_log(run, "died: signal SIGKILL")
+        assert end(run, signal.SIGTERM) == 0
+        assert not path.exists()
+        assert not pid_file.exists()
+
+
+def start_time(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def assert_ident(run: Command, ident: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b"\r\nServer: " + ident + b"\r\n" in client.recv(9999)
+
+
+def test_workers_of_the_former_program_finish_what_they_do(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    with supervised(tmp_path) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+        (old,) = worker_pids(run)
+        client.sendall(b"GET /sleep?4 HTTP/1.0\r\n\r\n")
+        write_app(tmp_path, "two")
+        upgrade(run)
+        assert ask(run).startswith("two ")
+        received = b""
+        while data := client.recv(9999):
+            received += data
+        assert received.endswith(f"one {old}".encode())
+        wait_until(lambda: worker_pids(run) == [answering_pid(run)])
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_a_program_that_cannot_start_is_not_become(tmp_path: Path) -> None:
+    """Tried in a process of its own first: a broken application, settings that cannot be used."""
+    write_app(tmp_path)
+    (tmp_path / "site.toml").write_text("")
+    with supervised(tmp_path, "-c", "site.toml") as run:
+        pid = answering_pid(run)
+        for text, why in (("threads = 0", "0 is too low"), ("", "ValueError: broken")):
+            (tmp_path / "site.toml").write_text(text)
+            (tmp_path / "workers_app.py").write_text("raise ValueError('broken')\n")
+            before = run.log.count("SIGUSR2: nothing changes")
+            run.send_signal(signal.SIGUSR2)
+            wait_log(run, "SIGUSR2: nothing changes", before + 1)
+            assert why in run.log
+            assert answering_pid(run) == pid
+        assert "replaced itself" not in run.log
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_when_only_its_workers_cannot_boot_the_old_ones_go_on(tmp_path: Path) -> None:
+    """The new program looks after them, and starts more of them, with the settings that they had."""
+    write_app(tmp_path)
+    app = tmp_path / "workers_app.py"
+    app.write_text(COUNTING.format(allowed=2) + app.read_text())
+    with supervised(tmp_path) as run:
+        pid = answering_pid(run)
+        run.send_signal(signal.SIGUSR2)
+        wait_log(run, "SIGUSR2: nothing changes, as the application cannot boot: ")
+        assert "replaced itself" in run.log
+        assert "ValueError: once too often" in run.log
+        assert answering_pid(run) == pid
+        write_app(tmp_path, "two")
+        os.kill(pid, signal.SIGKILL)
+        wait_log(run, f"worker 1 (pid {pid}) died: signal SIGKILL")
+        wait_log(run, "is ready", 2)
+        assert ask(run).startswith("two ")
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_signals_at_any_moment_of_it_neither_kill_nor_get_lost(tmp_path: Path) -> None:
+    """Between exec(2) and its handlers, a process dies of what nobody blocks."""
+    write_app(tmp_path)
+    with supervised(tmp_path) as run:
+        run.send_signal(signal.SIGUSR2)
+        while "replaced itself" not in run.log:
+            for number in (signal.SIGUSR1, signal.SIGTTIN, signal.SIGPWR):
+                run.send_signal(number)
+            assert run.process.poll() is None
+        write_app(tmp_path, "two")
+        run.send_signal(signal.SIGHUP)
+        wait_until(lambda: ask(run).startswith("two "))
+        assert end(run, signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_term_at_any_moment_of_it_is_a_clean_end(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    for text in ("SIGUSR2: trying the program anew", "the program has replaced itself", None):
+        with supervised(tmp_path) as run:
+            (pid,) = worker_pids(run)
+            run.send_signal(signal.SIGUSR2)
+            if text is None:  # the very moment that it is another program
+                wait_until(lambda: b"_TRIO_WSGI_STATE" in Path(f"/proc/{run.process.pid}/environ").read_bytes())
+            else:
+                wait_log(run, text)
+            assert end(run, signal.SIGTERM) == 0, run.log
+            wait_until(lambda pid=pid: not is_alive(pid))
+            assert "Traceback" not in run.log
+
+
+def test_sockets_of_each_worker_are_left_too(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    with supervised(tmp_path, "--reuse-port", workers=2) as run:
+        upgrade(run)
+        wait_until(lambda: len(worker_pids(run)) == 2)
+        pids = set(worker_pids(run))
+        assert {answering_pid(run) for _ in range(40)} == pids
+        assert end(run, signal.SIGTERM) == 0
