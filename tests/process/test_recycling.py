@@ -20,7 +20,7 @@ from serving import Command, command
 from waiting import wait_until
 from workers import supervised, wait_log
 
-from trio_wsgi import Config, Outcome, RequestRecord, Server
+from trio_wsgi import Config, Outcome, RequestRecord, Server, run
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process import recycling
 from trio_wsgi.process.recycling import Recycling, check_replaceable, resident_memory
@@ -143,6 +143,11 @@ async def test_what_is_counted_is_every_request_that_has_ended(monkeypatch: pyte
 def test_without_a_supervisor_they_are_refused(setting: str, settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"^{setting}: there is no supervisor here .*\(give --workers 1 or more\)"):
         check_replaceable(Config(**settings))  # type: ignore[arg-type]
+
+
+def test_an_application_that_is_handed_over_cannot_be_followed() -> None:
+    with pytest.raises(ConfigError, match="script_reloading: an application that is handed over has no name"):
+        run(lambda environ, start_response: [], script_reloading=True)
 
 
 def test_what_asks_for_nothing_needs_no_supervisor() -> None:

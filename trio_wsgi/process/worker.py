@@ -64,8 +64,11 @@ def run(app: WSGIApplication, **settings: Any) -> int:
     Raises:
         ConfigError: a setting cannot be used.
     """
+    config = make_config(settings)
+    if config.script_reloading:
+        raise ConfigError("script_reloading", "an application that is handed over has no name", "use the command")
     systemd = take_systemd(os.environ)
-    return serve_process(lambda: app, systemd.choose_sockets(make_config(settings), "bind" in settings), systemd)
+    return serve_process(lambda: app, systemd.choose_sockets(config, "bind" in settings), systemd)
 
 
 def serve_process(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
