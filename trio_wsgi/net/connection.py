@@ -140,7 +140,8 @@ class Connection:
             await self._linger()
             return False
         except OSError as exc:  # ClientGone is one; whoever wants certificates wants to know who has none
-            log.log(logging.DEBUG if config.cert_reqs == "none" else logging.INFO, "%s: no TLS: %s", self._peer, exc)
+            level = logging.DEBUG if config.cert_reqs == "none" else logging.INFO
+            log.log(level, "%s: no TLS: %s", self._peer, exc.strerror or exc)
             return False
         variables = {**self._peer.variables, **build_variables(session)}
         self._peer = dataclasses.replace(self._peer, variables=variables)
