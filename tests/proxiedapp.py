@@ -12,7 +12,7 @@ from wsgiref.util import request_uri
 def app(environ: dict[str, Any], start_response: Any) -> Any:
     """`/file` is $PROXIED_FILE, POST answers with the body's SHA-256, everything else with the environ."""
     if environ["PATH_INFO"] == "/file":
-        start_response("200 OK", [("Content-Type", "application/octet-stream")])
+        start_response("200 OK", [("Content-Type", "application/octet-stream"), ("X-Node", os.environ.get("NODE", ""))])
         return environ["wsgi.file_wrapper"](open(os.environ["PROXIED_FILE"], "rb"))  # noqa: PTH123
     start_response("200 OK", [("Content-Type", "application/json")])
     if environ["REQUEST_METHOD"] == "POST":

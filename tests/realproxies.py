@@ -16,7 +16,7 @@ from tools import require_tool
 Configure = Callable[[list[int]], str]  # a configuration for these ports
 
 _ATTEMPTS = 5  # somebody may take a port between our asking for it and the proxy's binding it
-_PATIENCE = 20.0  # seconds for a proxy to listen
+_PATIENCE = 60.0  # seconds for a proxy to listen
 
 
 @dataclass
@@ -65,23 +65,26 @@ def open_haproxy(folder: Path, configure: Configure, ports: int = 1) -> Iterator
         yield proxy
 
 
-def ask_haproxy(path: Path, command: str) -> str:
-    """The answer of HAProxy's `stats socket` to a command."""
+def haproxy_checks(path: Path) -> dict[str, str]:
+    """What HAProxy's health checks have found, by "backend/server": "L7OK" for a server that is well.
+
+    Args:
+        path: of its `stats socket`; as long as nobody answers there, nothing was found.
+    """
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10)
-        sock.connect(str(path))
-        sock.sendall(command.encode() + b"\n")
-        return b"".join(iter(lambda: sock.recv(65536), b"")).decode()
-
-
-def haproxy_servers(path: Path) -> dict[str, dict[str, str]]:
-    """What HAProxy's `show stat` says of each server, by "backend/server"."""
-    names, *rows = ask_haproxy(path, "show stat").lstrip("# ").splitlines()
+        sock.settimeout(20)
+        try:
+            sock.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return {}
+        sock.sendall(b"show stat\n")
+        text = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+    names, *rows = text.lstrip("# ").splitlines()
     stats = [dict(zip(names.split(","), row.split(","), strict=False)) for row in rows if row]
-    return {f"{row['pxname']}/{row['svname']}": row for row in stats if row["svname"] not in ("FRONTEND", "BACKEND")}
+    return {f"{row['pxname']}/{row['svname']}": row["check_status"] for row in stats}
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
     """Poll until it is true.
 
     Raises:

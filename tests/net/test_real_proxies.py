@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import trustme
 from downloads import MIB, make_file
-from realproxies import RealProxy, haproxy_servers, open_haproxy, open_nginx, wait_until
+from realproxies import RealProxy, haproxy_checks, open_haproxy, open_nginx, wait_until
 from serving import Command, command
 
 TESTS = Path(__file__).parent.parent
@@ -213,9 +213,10 @@ def haproxy(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 global
     stats socket unix@{path} level admin
 defaults
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
+    timeout connect 30s
+    timeout check 30s
+    timeout client 60s
+    timeout server 60s
     option httpchk GET /healthz
     http-check expect string ready
 listen headers
@@ -246,8 +247,8 @@ listen v2ssl
         names = [f"{name}/one" for name in ("headers", "v1", "v2", "v2ssl")]
 
         def checked() -> bool:
-            servers = haproxy_servers(path)
-            return all(servers[name]["check_status"] == "L7OK" for name in names)
+            found = haproxy_checks(path)
+            return all(found.get(name) == "L7OK" for name in names)
 
         wait_until(checked, "all servers pass HAProxy's check of --health-path")
         yield proxy

@@ -51,14 +51,14 @@ async def meet_client(
     except ProxyHeaderError as exc:
         log.info("%s: PROXY header: %s; closed", peer, exc)
     except OSError as exc:
-        log.info("%s: PROXY header: %s; closed", peer, exc)
+        log.info("%s: no PROXY header: %s; closed", peer, exc)
     else:
         return None if header is None else _build_client(peer, header, forwarding)
     return None
 
 
 async def _receive(sock: socket.socket) -> ProxyHeader | None:
-    """The header; None when the peer closes without a byte, as a load balancer does that looks whether we listen."""
+    """The header; None when the peer leaves without a byte, as a load balancer does that looks whether we listen."""
     taken = b""
     while True:
         try:
@@ -66,6 +66,8 @@ async def _receive(sock: socket.socket) -> ProxyHeader | None:
         except BlockingIOError:
             await trio.lowlevel.wait_readable(sock)
             continue
+        except ConnectionResetError:
+            ahead = b""
         if not ahead:
             if taken:
                 raise ProxyHeaderError(f"ends after {len(taken)} bytes")
