@@ -25,6 +25,7 @@ from bench.contestants import Contestant
 from bench.proc import Watch, find_tree, open_watch
 from bench.samples import Samples
 from bench.server import Server
+from bench.trace import Trace, open_trace
 
 Figures = Mapping[str, float | None]
 
@@ -41,6 +42,7 @@ class Bout:
     tls: bool = False
     client_prefix: tuple[str, ...] = ()  # a command to run clients under (taskset)
     own: tuple[str, str] = ("", "")  # the user's target, and the name of the user's file among the samples
+    trace: Trace | None = None  # count system calls into it
 
     @contextmanager
     def client(self, name: str, **settings: object) -> Iterator[Client]:
@@ -53,7 +55,8 @@ class Bout:
     def watch(self) -> Iterator[Watch]:
         """The server's tree over the block; Failed where the server dies in it."""
         before = set(find_tree(self.server.pid))
-        with open_watch(self.server.pid) as watch:
+        tracing = open_trace(self.server.pid, self.trace) if self.trace else contextlib.nullcontext()
+        with tracing, open_watch(self.server.pid) as watch:
             yield watch
         self.server.check_alive()
         lost = before - set(find_tree(self.server.pid))
@@ -80,10 +83,10 @@ class Bout:
             raise Failed(f"{target}: {type(error).__name__}: {error}") from error
 
     def _check(self, target: str, length: int, digest: str, status: int, field: str) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
         if self.tls:
             context = ssl._create_unverified_context()
-            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=30, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=10, context=context)
         with contextlib.closing(connection):
             name, _, value = field.partition(": ")
             connection.request("GET", target, headers={name: value} if field else {})
@@ -144,6 +147,7 @@ def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:
     seconds, requests = facts["seconds"], facts["requests"]
     moved = facts["received"] + facts.get("sent", 0)
     return {
+        "requests": requests,
         "requests_per_second": requests / seconds,
         "throughput": moved / seconds,
         "cpu_per_request": watch.cpu / requests if requests else None,

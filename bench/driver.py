@@ -24,6 +24,9 @@ from bench.roster import Present
 from bench.samples import Samples
 from bench.scenario import Scenario
 from bench.server import Setting, open_server
+from bench.trace import Trace
+
+TRACED = {"small", "files", "ranges", "tls", "streams", "uploads"}  # whose cost is that of requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,8 @@ class Plan:
     present: Sequence[Present]
     rounds: int
     seconds: float  # of each window
-    pin: bool  # run everybody once more, on one core
+    pin: bool = False  # run everybody once more, on one core
+    trace: bool = False  # count system calls in a bout more
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +60,18 @@ class Turn:
     scenario: Scenario
     present: Present
     pinned: bool
-    round: int
+    round: int  # 0: its system calls are counted
 
 
 def list_turns(plan: Plan) -> list[Turn]:
     """All bouts, in their order."""
-    return [
+    traced = [
+        Turn(scenario, present, False, 0)
+        for scenario in plan.scenarios
+        for present in plan.present
+        if plan.trace and scenario.tag in TRACED and scenario.admits(present.contestant)
+    ]
+    return traced + [
         Turn(scenario, present, pinned, number + 1)
         for scenario in plan.scenarios
         for pinned in ((False, True) if plan.pin else (False,))
@@ -93,6 +103,8 @@ def describe(finding: Finding, scenario: Scenario) -> str:
     who = f"{finding.scenario:16} {finding.contestant + (' (pinned)' if finding.pinned else ''):22} "
     if finding.failure:
         return who + "FAILED: " + finding.failure
+    if finding.calls:
+        return who + f"{sum(finding.calls.values()):.1f} system calls per request"
     shown = [key for key in scenario.columns if key in finding.figures][:3]
     return who + ", ".join(f"{METRICS[key].title} {METRICS[key].format(finding.figures[key])}" for key in shown)
 
@@ -104,6 +116,7 @@ def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
     server_core, client_cores = choose_cores() if turn.pinned else ("", "")
     figures: dict[str, float] = {}
     failure = ""
+    trace = None if turn.round else Trace()
     try:
         if scenario.tls and ground.certificate is None:
             raise Failed("not tried: no openssl to make a certificate with")
@@ -127,20 +140,25 @@ def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
                 tls=scenario.tls,
                 client_prefix=("taskset", "--cpu-list", client_cores) if client_cores else (),
                 own=ground.own,
+                trace=trace,
             )
             measured = scenario.measure(bout)
             server.check_alive()
             figures = {key: value for key, value in measured.items() if value is not None}
+            if trace is not None and not figures.get("requests"):
+                raise Failed("no request came to its end while its system calls were counted")
     except Failed as reason:
         failure = str(reason)
+    calls, requests = (trace.calls if trace else {}), figures.get("requests")
     return Finding(
         scenario.name,
         present.contestant.name,
         turn.pinned,
         turn.round,
-        figures,
+        figures if trace is None else {},
         failure,
         time.monotonic() - began,
+        {name: count / requests for name, count in calls.items()} if requests else {},
     )
 
 

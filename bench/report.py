@@ -71,15 +71,23 @@ def write_report(results: Results, plots: str | None = None) -> str:
     """The page. `plots` is the folder of plots as the page sees it, if they are to be shown."""
     parts = [INTRODUCTION, *write_header(results), *write_losses(results)]
     for scenario in list_scenarios(results):
-        parts.append(f"## {scenario.title}\n\n`{scenario.name}`\n")
-        for pinned in (False, True):
-            table = write_table(results, scenario, pinned)
-            if table:
-                heading = "Pinned to one core, clients on the others:\n\n" if pinned else ""
-                parts.append(heading + table)
-        if plots:
-            parts.append(f"![{scenario.title}]({plots}/{scenario.name}.svg)\n")
+        parts += write_scenario(results, scenario, plots)
     return "\n".join(parts)
+
+
+def write_scenario(results: Results, scenario: Scenario, plots: str | None) -> Iterator[str]:
+    yield f"## {scenario.title}\n\n`{scenario.name}`\n"
+    for pinned in (False, True):
+        if table := write_table(results, scenario, pinned):
+            yield ("Pinned to one core, clients on the others:\n\n" if pinned else "") + table
+            if plots:
+                yield f"![{scenario.title}]({plots}/{scenario.name}{'-pinned' if pinned else ''}.svg)\n"
+    if calls := results.calls(scenario.name):
+        rows = [(name, write_calls(each)) for name, each in calls.items()]
+        yield "System calls per request, as strace counts them:\n\n" + write_rows(("contestant", ""), rows)
+    family = [each for each in list_scenarios(results) if each.connections and each.tag == scenario.tag]
+    if plots and len(family) > 1 and scenario is family[-1]:
+        yield f"![Memory, CPU and latency against the number of connections]({plots}/growth-{scenario.tag}.svg)\n"
 
 
 def list_scenarios(results: Results) -> list[Scenario]:
@@ -176,6 +184,12 @@ def write_table(results: Results, scenario: Scenario, pinned: bool) -> str:
         rows.append((name, cells[0], ratio, *cells[1:]))
     first, *others = (METRICS[key].title for key in scenario.columns)
     return write_rows(("contestant", first, f"x {SUBJECT}", *others), rows)
+
+
+def write_calls(calls: dict[str, float]) -> str:
+    """The most frequent ones, those of less than one in twenty requests left out."""
+    shown = ", ".join(f"{name} {count:.3g}" for name, count in calls.items() if count >= 0.05)
+    return f"{sum(calls.values()):.3g}: {shown}"
 
 
 def find_best(figures: list[Spread | None], direction: int) -> float | None:

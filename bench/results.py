@@ -24,10 +24,11 @@ class Finding:
     scenario: str
     contestant: str
     pinned: bool
-    round: int  # from 1
+    round: int  # from 1; 0: a traced bout
     figures: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     took: float = 0.0  # seconds, start of the server included
+    calls: dict[str, float] = field(default_factory=dict)  # system calls per request, by name, of a traced bout
 
 
 @dataclass(slots=True)
@@ -56,7 +57,14 @@ class Results:
     def select(self, scenario: str, contestant: str, pinned: bool) -> list[Finding]:
         """The rounds of one contestant in one scenario."""
         wanted = (scenario, contestant, pinned)
-        return [each for each in self.findings if (each.scenario, each.contestant, each.pinned) == wanted]
+        return [
+            each for each in self.findings if each.round and (each.scenario, each.contestant, each.pinned) == wanted
+        ]
+
+    def calls(self, scenario: str) -> dict[str, dict[str, float]]:
+        """System calls per request, by contestant and name, the most frequent first, where they were traced."""
+        traced = [each for each in self.findings if each.scenario == scenario and each.calls]
+        return {each.contestant: dict(sorted(each.calls.items(), key=lambda call: -call[1])) for each in traced}
 
     def figure(self, scenario: str, contestant: str, pinned: bool, metric: str) -> Spread | None:
         """A metric over the rounds that did not fail; None where there is none."""

@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="rounds, of which the median is shown (3)")
     parser.add_argument("--seconds", type=float, help="seconds of each measurement (5)")
     parser.add_argument("--pin", action="store_true", help="measure everybody once more, pinned to one core")
+    parser.add_argument("--strace", action="store_true", help="count system calls, too, each in a bout of its own")
     parser.add_argument("--threads", type=int, default=8, help="threads of each server (8)")
     parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
     parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         present, absent = take_roll(asked, python, folder)
         seconds = options.seconds or (QUICK_SECONDS if options.quick else 5.0)
         rounds = options.rounds or (QUICK_ROUNDS if options.quick else 3)
-        plan = Plan(chosen, present, rounds, seconds, options.pin)
+        plan = Plan(chosen, present, rounds, seconds, options.pin, options.strace)
         own = (options.target, samples.adopt(options.file) if options.file else "")
         certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
         ground = Ground(python, options.app or APP, options.threads, samples, certificate, own)

@@ -7,8 +7,8 @@ Laws:
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
 Settings: port, targets (paths, in turn), connections, seconds, and optionally body (bytes to upload with each
-request), fields (header lines, in turn with targets), status, length (of each body), tls, tolerate, evict (files,
-in turn with targets, dropped from the page cache before they are asked for).
+request), fields (header lines, one for each target), status, length (of each body), tls, tolerate, evict (files, one
+for each target, dropped from the page cache before it is asked for).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.clients.answer import Answer, Broken
+from bench.clients.answer import BLOCKED, Answer, Broken
 from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
@@ -66,24 +66,31 @@ class Loader:
         self.tls = open_tls() if settings.get("tls") else None
         self.source = open_body(self.body) if self.body else -1
         self.orders = build_orders(settings, self.body)
+        self.connections = int(settings["connections"])
         self.poll = select.epoll()
         self.exchanges: dict[int, Exchange] = {}
         self.tally = Tally()
 
-    def connect(self) -> Exchange:
-        """Open one more connection."""
+    def connect(self, orders: Iterator[Order]) -> Exchange:
+        """Open one more connection, for these requests; TLS is spoken once it begins."""
         sock = socket.create_connection(self.address, timeout=PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.tls is not None:
-            sock = self.tls.wrap_socket(sock, server_hostname="localhost")
         sock.setblocking(False)
+        if self.tls is not None:
+            sock = self.tls.wrap_socket(sock, server_hostname="localhost", do_handshake_on_connect=False)
         self.poll.register(sock.fileno(), select.EPOLLIN)
-        exchange = self.exchanges[sock.fileno()] = Exchange(self, sock)
+        exchange = self.exchanges[sock.fileno()] = Exchange(self, sock, orders)
         return exchange
+
+    def connect_all(self) -> None:
+        """Each connection has its own of the targets, as far as they go round: no two ask for one file at a time."""
+        for number in range(self.connections):
+            mine = self.orders[number % len(self.orders) :: self.connections]
+            self.connect(itertools.cycle(mine))
 
     def run(self, until: float) -> None:
         for exchange in list(self.exchanges.values()):
-            self.attempt(exchange, exchange.ask)
+            self.attempt(exchange, exchange.begin)
         while (now := time.monotonic()) < until:
             events = self.poll.poll(min(PATIENCE, until - now))
             if not events and time.monotonic() < until:
@@ -114,7 +121,7 @@ class Loader:
         exchange.sock.close()  # which takes it out of the epoll as well
         while True:
             try:
-                fresh = self.connect()
+                fresh = self.connect(exchange.orders)
                 break
             except OSError as error:
                 reason = f"cannot connect: {error.strerror}"
@@ -122,24 +129,36 @@ class Loader:
                     raise Broken(reason) from None
                 self.tally.failures[reason] += 1
                 time.sleep(0.05)
-        self.attempt(fresh, fresh.ask)
+        self.attempt(fresh, fresh.begin)
 
 
 class Exchange:
     """One connection and its present request."""
 
-    __slots__ = ("answer", "answered", "began", "left", "loader", "sock")
+    __slots__ = ("answer", "answered", "began", "left", "loader", "orders", "shaking", "sock")
 
-    def __init__(self, loader: Loader, sock: socket.socket) -> None:
+    def __init__(self, loader: Loader, sock: socket.socket, orders: Iterator[Order]) -> None:
         self.loader = loader
         self.sock = sock
+        self.orders = orders
+        self.shaking = loader.tls is not None  # the handshake is not over
         self.answer = Answer(loader.tls is not None)
         self.answered = 0  # exchanges on this connection
         self.began = 0.0  # 0: nothing is under way
         self.left = 0  # bytes of the body still to send
 
+    def begin(self) -> None:
+        """The handshake, as far as it goes without waiting; then the first request."""
+        if isinstance(self.sock, ssl.SSLSocket) and self.shaking:
+            try:
+                self.sock.do_handshake()
+            except BLOCKED:
+                return
+            self.shaking = False
+        self.ask()
+
     def ask(self) -> None:
-        order = next(self.loader.orders)
+        order = next(self.orders)
         if order.evict:
             evict(order.evict)
         self.answer = Answer(self.loader.tls is not None)
@@ -161,6 +180,9 @@ class Exchange:
 
     def read(self) -> None:
         """Receive what is there, and ask again where that was the end."""
+        if self.shaking:
+            self.begin()
+            return
         while self.answer.receive(self.sock):
             if self.answer.done:
                 self.finish()
@@ -185,15 +207,16 @@ class Exchange:
             self.ask()
 
 
-def build_orders(settings: dict[str, Any], body: int) -> Iterator[Order]:
+def build_orders(settings: dict[str, Any], body: int) -> list[Order]:
     method = "POST" if body else "GET"
     common = "Host: localhost\r\n" + (f"Content-Length: {body}\r\n" if body else "")
-    fields = settings.get("fields") or [""]
-    evicted = settings.get("evict") or [""]
-    return itertools.cycle(
+    targets = settings["targets"]
+    fields = settings.get("fields") or [""] * len(targets)
+    evicted = settings.get("evict") or [""] * len(targets)
+    return [
         Order(f"{method} {target} HTTP/1.1\r\n{common}{field}\r\n".encode(), file)
-        for target, field, file in zip(settings["targets"], itertools.cycle(fields), itertools.cycle(evicted))
-    )
+        for target, field, file in zip(targets, fields, evicted, strict=True)
+    ]
 
 
 def open_body(length: int) -> int:
@@ -220,11 +243,13 @@ def evict(path: str) -> None:
     """
     file = os.open(path, os.O_RDONLY)
     try:
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        try:
-            os.preadv(file, [bytearray(1)], 0, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return
+        for _ in range(20):  # pages that are on their way through a socket stay until they have left it
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            try:
+                os.preadv(file, [bytearray(1)], 0, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return
+            time.sleep(0.005)
         raise Broken("the file stays in the page cache: keep the samples on a disk (--files)")
     finally:
         os.close(file)
@@ -234,8 +259,7 @@ def main() -> None:
     settings = read_settings()
     loader = Loader(settings)
     failure = ""
-    for _ in range(int(settings["connections"])):
-        loader.connect()
+    loader.connect_all()
     say_ready()
     began, cpu = wait_for_go(), time.process_time()
     try:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from bench.scenario import Scenario
-from bench.scenarios import files, slow, small
+from bench.scenarios import cold, files, own, ranges, restart, slow, small, streams, tls, uploads
 
-SCENARIOS: tuple[Scenario, ...] = (*small.SCENARIOS, *files.SCENARIOS, *slow.SCENARIOS)
+SCENARIOS: tuple[Scenario, ...] = tuple(
+    scenario
+    for module in (small, files, ranges, tls, slow, cold, streams, uploads, restart, own)
+    for scenario in module.SCENARIOS
+)
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

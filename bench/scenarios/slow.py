@@ -30,8 +30,12 @@ COLUMNS = (
 )
 
 
-def measure_crowd(bout: Bout, target: str, count: int, rate: int) -> Figures:
-    """`count` connections that read `rate` bytes a second (0: idle after the first answer)."""
+def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "/hello") -> Figures:
+    """`count` connections that read `rate` bytes a second (0: idle after the first answer).
+
+    Args:
+        probe: what the good client asks for.
+    """
     count = min(count, count_possible(files=rate > 0))
     seconds = max(bout.seconds, LEAST_SECONDS)
     settings = {"target": target, "count": count, "rate": rate, "seconds": seconds}
@@ -43,15 +47,15 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int) -> Figures:
         if arrived["served"] < count:
             bout.server.check_alive()
             raise Failed(f"served {arrived['served']:,} of {count:,}: {arrived['failure']}")
-        probe = stack.enter_context(
-            bout.client("probe", target="/hello", interval=INTERVAL, seconds=seconds, patience=PATIENCE)
+        good_client = stack.enter_context(
+            bout.client("probe", target=probe, interval=INTERVAL, seconds=seconds, patience=PATIENCE)
         )
-        if failure := probe.wait_ready(patience=PATIENCE + 10)["failure"]:
+        if failure := good_client.wait_ready(patience=PATIENCE + 10)["failure"]:
             raise Failed(failure)
         window = stack.enter_context(bout.watch())
         crowd.go()
-        probe.go()
-        good = probe.wait_result(seconds + 30)
+        good_client.go()
+        good = good_client.wait_result(seconds + 30)
         stayed = crowd.wait_result(seconds + 60)
         kernel = read_tcp_memory() - kernel_before
         window.end()

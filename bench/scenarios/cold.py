@@ -1,0 +1,49 @@
+"""Files that are not in the page cache, and one good client beside those who wait for the disk."""
+
+from __future__ import annotations
+
+from bench.bout import Bout, Figures, summarize
+from bench.client import Failed
+from bench.contestants import Can
+from bench.samples import COLD
+from bench.scenario import Scenario
+
+CONNECTIONS = 4
+INTERVAL = 0.005  # seconds between the good client's requests
+PATIENCE = 5.0
+COLUMNS = ("good_p99", "good_p50", "good_longest", "throughput", "cpu_per_gb", "memory", "threads")
+
+
+def measure(bout: Bout) -> Figures:
+    """Each request is for the next of 16 files of 64 MiB, dropped from the cache right before."""
+    bout.check("/hello", 13)
+    length = bout.samples.length(COLD[0])
+    targets = [f"/file/{name}" for name in COLD]
+    files = [str(bout.samples.path(name)) for name in COLD]
+    with (
+        bout.client("load", targets=targets, evict=files, connections=CONNECTIONS, length=length) as load,
+        bout.client("probe", target="/hello", interval=INTERVAL, patience=PATIENCE) as probe,
+    ):
+        load.wait_ready()
+        if failure := probe.wait_ready()["failure"]:
+            raise Failed(failure)
+        with bout.watch() as watch:
+            load.go()
+            probe.go()
+            facts = load.wait_result(bout.seconds + 60)
+            good = probe.wait_result(bout.seconds + 60)
+    named = {"good_p50": good["p50"], "good_p99": good["p99"], "good_longest": good["longest"]}
+    return summarize(facts, watch) | named
+
+
+SCENARIOS = (
+    Scenario(
+        "cold",
+        f"files of 64 MiB that are not in the page cache, {CONNECTIONS} connections, and one good client",
+        "cold",
+        frozenset({Can.FILES, Can.HELLO}),
+        COLUMNS,
+        measure,
+        samples=COLD,
+    ),
+)

@@ -1,0 +1,27 @@
+"""Request bodies that the application reads in blocks of 64 KiB; who buffers them first does so."""
+
+from __future__ import annotations
+
+from bench.bout import Bout, Figures
+from bench.contestants import Can
+from bench.scenario import Scenario
+
+COLUMNS = ("throughput", "cpu_per_gb", "p50", "p99", "cpu_share", "client_share", "memory", "threads")
+MIB = 1 << 20
+
+
+def upload(size: int, connections: int) -> Scenario:
+    def measure(bout: Bout) -> Figures:
+        return bout.load("/upload", connections, body=size, length=len(str(size)))
+
+    return Scenario(
+        f"upload{size // MIB}m-{connections}",
+        f"uploads of {size // MIB} MiB, {connections} connection{'s' if connections > 1 else ''}",
+        "uploads",
+        frozenset({Can.APP}),
+        COLUMNS,
+        measure,
+    )
+
+
+SCENARIOS = (upload(256 * MIB, 1), upload(MIB, 8))
