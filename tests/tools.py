@@ -16,6 +16,7 @@ PACKAGES = {  # program → Debian package, as .ci/run installs them
     "curl": "curl",
     "haproxy": "haproxy",
     "nginx": "nginx-light",
+    "openssl": "openssl",
     "strace": "strace",
     "systemd-socket-activate": "systemd",
     "wget": "wget",
