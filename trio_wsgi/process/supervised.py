@@ -10,6 +10,7 @@ Laws:
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
 import logging
@@ -80,7 +81,7 @@ def main(fd: int) -> NoReturn:
         sys.exit(EXIT_CLEAN)
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         hint = "if trio-wsgi was updated, send USR2 to the supervisor"
-        sock.sendall(format_message(Failed(f"the order cannot be read: {error!r}; {hint}", EXIT_BOOT)))
+        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", EXIT_BOOT))
         sys.exit(EXIT_BOOT)
     sys.argv[:] = order.argv
     started = time.time()
@@ -90,11 +91,18 @@ def main(fd: int) -> NoReturn:
         if order.plan.config.reload:
             send_imports(sock, files_of_failure(error) | imported_files(), started)
         failed = describe_failure(error)
-        sock.sendall(format_message(failed))
+        _send(sock, failed)
         code = failed.exit_code
     for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
     sys.exit(code)
+
+
+def _send(sock: socket.socket, message: Failed) -> None:
+    """Say it in whole, if the supervisor is still there."""
+    sock.setblocking(True)
+    with contextlib.suppress(OSError):
+        sock.sendall(format_message(message))
 
 
 def _ignore(number: int, frame: object) -> None:
