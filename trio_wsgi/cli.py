@@ -37,6 +37,9 @@ from trio_wsgi.version import __version__
 EXIT_USAGE = 1
 EXIT_APP_LOAD = 4
 
+_LEAVES = "trio_wsgi.integrations."
+_RELOAD = "write --reload instead"
+
 FILES = "files"  # in place of an application; a module of this name is served as files:app
 _FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
 
@@ -251,6 +254,8 @@ def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> 
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
+    if loaded.config.script_reloading and (options.app or "").startswith(_LEAVES):
+        raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
     return loaded
 
 

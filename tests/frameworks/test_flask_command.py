@@ -117,6 +117,7 @@ def test_help_shows_our_flags(in_site: None, capsys: pytest.CaptureFixture[str])
         (("--cert", "adhoc"), "--cert: there is no such flag (write --certfile)"),
         (("flask_shop:app",), "'flask_shop:app' is one word too many (name the application with flask --app)"),
         (("--port", "http"), "'127.0.0.1:http' has no port between 0 and 65535"),
+        (("--script-reloading",), "script_reloading: it follows one module"),
         (("--port",), "argument -p/--port: expected one argument"),
     ],
 )

@@ -169,6 +169,11 @@ def test_pserve_has_no_workers_and_says_who_has() -> None:
         paste.serve_paste(lambda environ, start_response: [], {"__file__": "a.ini"}, workers="2")
 
 
+def test_pserve_reloads_by_itself() -> None:
+    with pytest.raises(ConfigError, match="write pserve --reload"):
+        paste.serve_paste(lambda environ, start_response: [], {"__file__": "a.ini"}, **{"script-reloading": "yes"})
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +217,10 @@ def test_flags_and_the_environment_beat_the_file(
         (["--paste", "paste_shop.py"], "paste_shop.py cannot be read: "),
         (["--paste", "shop.ini", "--paste-global", "http_port=x"], "bind in [server:main]: "),
         (["--paste", "shop.ini", "a:b"], "it names the application, and so does 'a:b'"),
+        (
+            ["--paste", "theirs.ini", "--paste-global", "http_port=0", "--script-reloading"],
+            "script_reloading: it follows one module, and this application is made by many (write --reload instead)",
+        ),
         (["-c", "shop.ini", "a:b"], "--config: shop.ini is no TOML file (for a PasteDeploy file, write --paste FILE)"),
     ],
 )

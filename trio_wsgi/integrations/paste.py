@@ -52,6 +52,8 @@ def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = No
     config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
     if config.workers:
         raise ConfigError("workers", f"{config.workers} cannot be had under pserve", f"start trio-wsgi --paste {where}")
+    if config.script_reloading:
+        raise ConfigError("script_reloading", "an application that is handed over has no name", "write pserve --reload")
     compile_format(config.access_logformat)
     prepare_process(config)
     code = worker.serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
