@@ -257,4 +257,11 @@ def build_command(fd: int, order: Order) -> list[str]:
     """The words that start a worker; what follows the descriptor is for people who list processes."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
-    return [sys.executable, *flags, "-c", _CODE, str(fd), f"trio-wsgi worker {order.number}: {order.plan.reference}"]
+    return [
+        sys.executable,
+        *flags,
+        "-c",
+        _CODE,
+        str(fd),
+        f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
+    ]

@@ -59,7 +59,9 @@ class Fleet:
     def adopt(self, child: Child) -> None:
         """Look after a worker that a former self has started."""
         self._look_after(child, b"")
-        if child.state in {State.SERVING, State.BOOTING}:
+        if child.state is State.BOOTING and child.number in self._serving:
+            self._dismiss(child)  # a successor; another will be started
+        elif child.state in {State.SERVING, State.BOOTING}:
             self._serving[child.number] = child
 
     async def boot(self, count: int) -> Failed | None:

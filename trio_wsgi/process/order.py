@@ -131,7 +131,7 @@ def parse_message(line: bytes) -> Message | None:
     try:
         kind, *values = json.loads(line)
         return _KINDS[kind](*values)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

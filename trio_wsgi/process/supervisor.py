@@ -317,6 +317,7 @@ class Supervisor:
             go_home(self._plan.home)
             change_directory(self._plan.config)
         self._sockets.close_others(self._plan.config)
+        self._sockets.close_siblings(self._fleet.count)
         self._tell_ready()
 
     async def _upgrade(self) -> None:

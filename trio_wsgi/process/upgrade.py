@@ -42,6 +42,7 @@ class Legacy:
     Args:
         plan: of the workers that serve.
         count: of its slots.
+        children: all workers, whatever they are at.
     """
 
     plan: Plan
@@ -70,9 +71,10 @@ def format_legacy(legacy: Legacy) -> str:
                 child.pid,
                 _let_go(child.channel.detach()),
                 child.state.value,
+                child.unwanted.is_set(),
                 base64.b64encode(child.channel.received).decode(),
             ]
-            for child in legacy.children
+            for child in sorted(legacy.children, key=lambda child: child.state is State.BOOTING)
         ],
     }
     return json.dumps(value)
@@ -98,11 +100,15 @@ def parse_legacy(text: str) -> Legacy:
             )
             for place in value["places"]
         ],
-        children=[
-            Child(number, pid, Channel(socket.socket(fileno=fd), base64.b64decode(received)), State(state))
-            for number, pid, fd, state, received in value["children"]
-        ],
+        children=[_parse_child(*each) for each in value["children"]],
     )
+
+
+def _parse_child(number: int, pid: int, fd: int, state: str, unwanted: bool, received: str) -> Child:
+    child = Child(number, pid, Channel(socket.socket(fileno=fd), base64.b64decode(received)), State(state))
+    if unwanted:
+        child.unwanted.set()
+    return child
 
 
 def _format_listeners(listeners: Iterable[Listener]) -> list[Any]:

@@ -1,0 +1,191 @@
+"""Rules of what supervisor and worker tell each other, and of how the end of a process is learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import socket
+import sys
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_wsgi.address import Address
+from trio_wsgi.config import Config
+from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.process.channel import Channel, open_pair, receive_first_line
+from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
+from trio_wsgi.process.order import (
+    Booted,
+    Drain,
+    Failed,
+    Imported,
+    Inherited,
+    Order,
+    Plan,
+    Replace,
+    format_message,
+    format_order,
+    parse_message,
+    parse_order,
+)
+from trio_wsgi.process.supervised import describe_failure
+
+UNUSUAL = Config(
+    bind=("127.0.0.1:0", "unix:/tmp/ü"),
+    timeout=math.inf,
+    workers=3,
+    env=(("A", "1"), ("B", "x=y\n")),
+    chdir="/",
+    static=("/a=/b",),
+    access_logformat='%(h)s "%(r)s"',
+)
+
+
+@pytest.mark.parametrize("config", [Config(), UNUSUAL])
+def test_an_order_is_one_line_and_reads_back_as_it_was(config: Config) -> None:
+    listeners = (Inherited(7, Address("tcp", host="::1", port=80)), Inherited(8, Address("unix", path="@abstract")))
+    order = Order(2, Plan("module:make('ü')", config, "/home", ("/home/site.toml",)), listeners, ("trio-wsgi", "x y"))
+    line = format_order(order)
+    assert line.count(b"\n") == 1
+    assert parse_order(line) == order
+
+
+def test_an_order_of_another_version_is_refused_with_the_name_of_what_is_unknown() -> None:
+    value = json.loads(format_order(Order(1, Plan(None, Config(), "/"), (), ())))
+    value["plan"]["config"]["not_yet_invented"] = 1
+    with pytest.raises(ConfigError, match="not_yet_invented"):
+        parse_order(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Booted(), Failed("a\nb\n", 3), Replace("why"), Drain(math.inf, 0.0), Imported(("/a", "/b"), 1.5)],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_is_one_line_and_reads_back_as_it_was(message: Booted | Failed | Replace | Drain | Imported) -> None:
+    line = format_message(message)
+    assert line.count(b"\n") == 1
+    read = parse_message(line)
+    assert type(read) is type(message)
+    assert [*map(as_tuple, dataclasses.astuple(read))] == [*map(as_tuple, dataclasses.astuple(message))]
+
+
+def as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+@given(st.binary())
+def test_every_other_line_is_text_for_people(line: bytes) -> None:
+    """What faulthandler writes, or an application that has found the descriptor: nothing of it ends a supervisor."""
+    parse_message(line)
+
+
+@pytest.mark.parametrize(
+    "line", [b"Fatal Python error: Segmentation fault", b"[]", b'["booted", 1]', b"[[]]", b"7", b"[" * 100_000]
+)
+def test_lines_that_are_none_of_ours(line: bytes) -> None:
+    assert parse_message(line) is None
+
+
+async def test_a_channel_gives_whole_lines_and_then_the_end() -> None:
+    ours, theirs = open_pair()
+    with theirs:
+        theirs.sendall(b'["boo')
+        with pytest.raises(BlockingIOError):
+            assert ours.receive_nowait() == []
+            ours.receive_nowait()
+        theirs.sendall(b'ted"]\n\nrest')
+        assert await ours.receive() == [b'["booted"]', b""]
+    assert await ours.receive() == [b"rest"]
+    assert await ours.receive() == []
+    ours.beat()  # nobody listens
+    ours.close()
+
+
+async def test_what_follows_the_order_is_left_in_the_channel() -> None:
+    ours, theirs = open_pair()
+    with theirs:
+        await ours.send_all(b"order\n")
+        ours.tell(Drain(1.0, 0.0))
+        assert receive_first_line(theirs) == b"order\n"
+        channel = Channel(theirs)
+        assert [parse_message(line) for line in await channel.receive()] == [Drain(1.0, 0.0)]
+        ours.close()
+        assert await channel.receive() == []
+
+
+def test_a_supervisor_that_ended_before_its_order_is_no_order() -> None:
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs, pytest.raises(EOFError):
+        receive_first_line(theirs)
+
+
+# -- the end of a process ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pidfd", "thread"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pidfd_open(2), and where there is none."""
+    if request.param == "thread":
+        monkeypatch.delattr(os, "pidfd_open", raising=False)
+
+
+def start(code: str) -> int:
+    return os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", -9)])
+async def test_the_exit_code_of_a_child_is_learnt_from_its_number(code: str, expected: int) -> None:
+    pid = start(code)
+    with trio.fail_after(30):
+        assert await wait_exit(pid) == expected
+    assert await wait_exit(pid) == UNKNOWN  # it is nobody's any more
+
+
+async def test_who_stops_waiting_for_a_child_can_wait_for_it_again() -> None:
+    pid = start("import time; time.sleep(60)")
+    with trio.move_on_after(0.05) as brief:
+        await wait_exit(pid)
+    assert brief.cancelled_caught
+    os.kill(pid, signal.SIGKILL)
+    with trio.fail_after(30):
+        assert await wait_exit(pid) == -signal.SIGKILL
+
+
+def test_ends_in_words() -> None:
+    assert [describe_exit(code) for code in (3, -9, -62)] == ["exit code 3", "signal SIGKILL", "signal 62"]
+
+
+# -- failures to boot --------------------------------------------------------------------------------------------------
+
+
+def caused(cause: Exception | None) -> AppLoadError:
+    error = AppLoadError("what was tried")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("bind", "is wrong"), 1),
+        (caused(None), 4),
+        (caused(ModuleNotFoundError("x")), 4),
+        (caused(SyntaxError("x")), 4),
+        (caused(AttributeError("x")), 4),
+        (caused(ValueError("x")), 3),
+        (OSError("x"), 3),
+    ],
+    ids=repr,
+)
+def test_exit_codes_of_failures(error: Exception, code: int) -> None:
+    """gunicorn's: 1 usage, 3 a worker cannot boot, 4 there is no such application."""
+    assert describe_failure(error).exit_code == code
