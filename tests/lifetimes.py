@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from authority import shared_authority
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
 
@@ -152,6 +153,7 @@ UPLOAD = [
     b"b" * 30_000,
     b"b" * 30_000,
 ]
+TLS = {"certfile": (shared_authority()[1],)}
 PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is where the file lies
     "bytes": (answer_bytes, GET, {}),
     "generator": (answer_generator, GET, {}),
@@ -170,6 +172,9 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
     "upload, streamed": (answer_upload, UPLOAD, {"request_buffering": False}),
     "error": (answer_error, GET, {}),
     "error, half-way": (answer_error_later, GET, {}),
+    "TLS, file": (answer_plain_file, GET, TLS),
+    "TLS, write, raise": (answer_write("raise"), GET, TLS),
+    "TLS, upload, streamed": (answer_upload, UPLOAD, TLS | {"request_buffering": False}),
 }
 
 

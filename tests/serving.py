@@ -61,7 +61,7 @@ class Served:
         return self.records[-1]
 
 
-async def receive_to_end(stream: trio.SocketStream) -> tuple[bytes, str]:
+async def receive_to_end(stream: trio.abc.ReceiveStream) -> tuple[bytes, str]:
     """All bytes until the server ends the connection, and how it did: "closed" or "reset"."""
     received = bytearray()
     try:
@@ -72,7 +72,7 @@ async def receive_to_end(stream: trio.SocketStream) -> tuple[bytes, str]:
     return bytes(received), "closed"
 
 
-async def receive_all(stream: trio.SocketStream) -> bytes:
+async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     """All bytes until the server ends the connection; a reset ends it, too."""
     received, _ = await receive_to_end(stream)
     return received

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 import trio
+from authority import shared_authority
 from serving import receive_all
 
 
@@ -45,13 +46,17 @@ class CancelsAtStep(trio.abc.Instrument):
         return False
 
 
-async def ask_in_pieces(port: int, pieces: Sequence[bytes], instrument: CancelsAtStep) -> bytes:
+async def ask_in_pieces(port: int, pieces: Sequence[bytes], instrument: CancelsAtStep, tls: bool = False) -> bytes:
     """Ask with the instrument armed, and read what comes, whatever becomes of the connection."""
     sock = trio.socket.socket()
     sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 8192)
     await sock.connect(("127.0.0.1", port))
     instrument.armed = True
-    async with trio.SocketStream(sock) as client:
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = trio.SocketStream(sock)
+    if tls:
+        context = shared_authority()[0].client_context()
+        stream = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+    async with stream as client:
         with contextlib.suppress(trio.BrokenResourceError):
             for data in pieces:
                 await client.send_all(data)

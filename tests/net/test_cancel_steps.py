@@ -62,7 +62,7 @@ class Run:
             (instrument,) = instruments
             trio.lowlevel.add_instrument(instrument)
             try:
-                self.received = await ask_in_pieces(address.port, self._sends, instrument)
+                self.received = await ask_in_pieces(address.port, self._sends, instrument, bool(self._config.certfile))
             finally:
                 trio.lowlevel.remove_instrument(instrument)
             through = not scope.cancel_called

@@ -76,7 +76,7 @@ class Site:
         instrument = CancelsAtStep(lambda: cancel and cancel(self.server), self.root, step)
         trio.lowlevel.add_instrument(instrument)
         try:
-            received = await ask_in_pieces(self.port, self._sends, instrument)
+            received = await ask_in_pieces(self.port, self._sends, instrument, bool(self.server.config.certfile))
             while self.server._connections or self.traces.opened != self.traces.closed:  # noqa: ASYNC110
                 await trio.sleep(0.001)
         finally:
@@ -103,13 +103,13 @@ async def test_a_request_cancelled_at_every_step(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # those accepted inherit it
         async with trio.open_nursery() as nursery:
             await nursery.start(site.serve, listener)
-            with trio.fail_after(5):
+            with trio.fail_after(15):
                 expected, _ = await site.ask()
                 await trio.testing.wait_all_tasks_blocked(0.002)
             before = left()
             for step in range(1, MOST_STEPS):
                 where = f"cancelled at step {step} of {name}"
-                with trio.fail_after(5):
+                with trio.fail_after(15):
                     _, steps = await site.ask(cancel, step)
                     assert site.traces.opened == site.traces.closed, where
                     assert len(site.records) == 1 or (not site.records and site.traces.asked == 0), where
