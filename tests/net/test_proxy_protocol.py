@@ -164,6 +164,19 @@ async def test_a_drain_does_not_wait_for_a_header() -> None:
             assert await receive_to_end(stream) == (b"", "closed")
 
 
+async def test_a_client_on_its_way_when_the_drain_begins_is_served() -> None:
+    async with serving(tell, proxy_protocol=True) as served, await served.connect() as stream:
+        with trio.fail_after(10):
+            await stream.send_all(V2[:20])
+            while not served.server.statistics().connections:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            served.server.drain()
+            await stream.send_all(V2[20:] + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            raw, _ = await receive_to_end(stream)
+    answer = read_answer(raw)
+    assert (answer.status, answer.closes) == (200, True)
+
+
 async def test_without_the_setting_it_is_no_request() -> None:
     async with serving(tell) as served:
         raw, _ = await talk(served, V1 + request())

@@ -35,7 +35,7 @@ from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
-LATE = 1.0  # seconds for the request of a client that was still shaking hands when the server began to drain
+LATE = 1.0  # seconds for a client still shaking hands, or behind a PROXY header, when the server began to drain
 
 
 class Connection:
@@ -81,7 +81,7 @@ class Connection:
         """Take no further request: an idle connection ends at once, a busy one after its response."""
         self._draining = True
         if self._meeting is not None:
-            self._meeting.cancel()
+            self._meeting.deadline = trio.current_time() + LATE
         self.ring()
 
     def ring(self) -> None:
@@ -119,7 +119,7 @@ class Connection:
         self._state = State.HANDSHAKE
         with trio.CancelScope() as self._meeting:
             if self._draining:
-                self._meeting.cancel()
+                self._meeting.deadline = trio.current_time() + LATE
             timeout = service.config.handshake_timeout
             client = await meet_client(sock, self._peer, proxies, service.forwarding, timeout)
         self._meeting = None
