@@ -34,9 +34,9 @@ log = logging.getLogger("trio_wsgi.error")
 EXIT_BOOT = 3  # gunicorn's: the application cannot boot
 SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks into its channel, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
-STACKS_TIMEOUT = 2.0  # seconds for the stacks to be written
-STACKS_QUIET = 0.3  # seconds without a line, after which there are no more of them
-_TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that we told to leave, maybe as they booted
+STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
+STACKS_QUIET = 1.0  # seconds without a line, after which there are no more of them
+_TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that were told to leave, maybe as they booted
 PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
 _CODE = (
@@ -146,7 +146,7 @@ class Child:
         how = describe_exit(code)
         if self.state is State.SERVING:
             log.error("%s died: %s", self, how)
-        elif self.state is State.LEAVING and code not in _TOLD:
+        elif self.state is State.LEAVING and code not in _TOLD and self.failure is None:
             log.warning("%s has ended: %s", self, how)
         elif self.state is State.LEAVING:
             log.info("%s has ended", self)
