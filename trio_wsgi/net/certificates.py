@@ -15,7 +15,7 @@ import ssl
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sendfile.tls import PIECE
 from trio_wsgi.config import Config
@@ -44,6 +44,13 @@ class TlsSocket(ssl.SSLSocket):
     """A TLS socket that remembers the server name its client asked for (SNI); None without one."""
 
     asked_name: str | None = None
+
+    def getpeername(self) -> Any:
+        """None where the peer has left: the handshake will tell. `SSLSocket` would fail in its making, and stay open."""
+        try:
+            return super().getpeername()
+        except OSError:
+            return None
 
 
 class _Encrypted(Exception):
