@@ -46,7 +46,7 @@ class TlsSocket(ssl.SSLSocket):
     asked_name: str | None = None
 
     def getpeername(self) -> Any:
-        """None where the peer has left: the handshake will tell. `SSLSocket` would fail in its making, and stay open."""
+        """None where the peer has left: the handshake tells. `SSLSocket` would fail in its making, and stay open."""
         try:
             return super().getpeername()
         except OSError:

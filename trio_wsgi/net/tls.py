@@ -45,9 +45,6 @@ class TlsTransport(PlainTransport):
         sock: connected and non-blocking; it is taken over, and left closed.
         tls: what all connections share.
         pump: moves what the kernel does not take at once.
-
-    Raises:
-        OSError: the peer has left already.
     """
 
     duplex = False
