@@ -15,10 +15,7 @@ BROKEN = {
     "raises": "raise ValueError('its own')",
     "exits": "raise SystemExit(0)",
     "dies": "import os; os._exit(7)",
-    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "imports": "import no_such_dependency",
-    "syntax": "def app(:",
-    "factory": "def make():\n    raise RuntimeError('its own')",
 }
 
 
@@ -35,10 +32,7 @@ def folder(tmp_path: Path) -> Path:
         ("boot_raises:app", 3, "importing 'boot_raises' failed: ValueError: its own"),
         ("boot_exits:app", 3, "importing 'boot_exits' failed: SystemExit: 0"),
         ("boot_dies:app", 3, "it ended while it booted: exit code 7"),
-        ("boot_killed:app", 3, "it ended while it booted: signal SIGKILL"),
-        ("boot_factory:make()", 3, "'boot_factory:make()' failed: RuntimeError: its own"),
         ("boot_imports:app", 4, "importing 'boot_imports' failed: ModuleNotFoundError"),
-        ("boot_syntax:app", 4, "importing 'boot_syntax' failed: SyntaxError"),
         ("boot_raises_not:app", 4, "there is no module 'boot_raises_not'"),
     ],
 )
