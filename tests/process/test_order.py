@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.process import exits
 from trio_wsgi.process.channel import Channel, open_pair, receive_first_line
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
 from trio_wsgi.process.order import (
@@ -158,6 +160,20 @@ async def test_who_stops_waiting_for_a_child_can_wait_for_it_again() -> None:
     os.kill(pid, signal.SIGKILL)
     with trio.fail_after(30):
         assert await wait_exit(pid) == -signal.SIGKILL
+
+
+async def test_whoever_is_left_to_us_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container we are process 1; what an application's dead helper has started is then ours."""
+    monkeypatch.setattr(exits, "ORPHANS_LOOK", 0.01)
+    monkeypatch.setattr(exits, "ORPHANS_PATIENCE", 1.0)
+    orphan, child = start("pass"), start("raise SystemExit(5)")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exits.collect_orphans)
+        assert await wait_exit(child) == 5  # somebody waits for this one
+        with trio.fail_after(30):
+            while Path(f"/proc/{orphan}").exists():  # noqa: ASYNC110, ASYNC240
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
 
 
 def test_ends_in_words() -> None:

@@ -29,8 +29,8 @@ def upgrade(run: Command) -> None:
 
 
 def test_the_process_and_its_sockets_stay_while_all_else_is_new(tmp_path: Path) -> None:
-    """So systemd, pid files and containers see nothing. Twice, as the new program has to leave all it was left; and with
-    a TCP socket for each worker besides, which their successors have to find."""
+    """So systemd, pid files and containers see nothing. Twice, as the new program has to leave all it was left. With a
+    TCP socket for each worker, which their successors have to find."""
     write_app(tmp_path)
     path, pid_file = tmp_path / "socket", tmp_path / "pid"
     (tmp_path / "site.toml").write_text("")

@@ -11,6 +11,8 @@ import signal
 import trio
 
 UNKNOWN = 255  # somebody else has collected it
+ORPHANS_LOOK = 10.0  # seconds between two looks for orphans
+ORPHANS_PATIENCE = 1.0  # seconds
 
 
 async def wait_exit(pid: int) -> int:
@@ -50,6 +52,28 @@ def _collect(pid: int) -> int:
     except ChildProcessError:
         return UNKNOWN
     return os.waitstatus_to_exitcode(status)
+
+
+async def collect_orphans() -> None:
+    """Collect children that nobody has started: in a container, process 1 gets whom others leave behind.
+
+    Runs until it is cancelled.
+    """
+    while True:
+        await trio.sleep(ORPHANS_LOOK)
+        while (pid := _find_ended()) is not None:
+            await trio.sleep(ORPHANS_PATIENCE)  # whoever waits for it has collected it by then
+            if _find_ended() == pid:
+                _collect(pid)
+
+
+def _find_ended() -> int | None:
+    """A child that has ended and is not collected yet; it stays so."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # there is none at all
+        return None
+    return None if found is None else found.si_pid
 
 
 def describe_exit(code: int) -> str:

@@ -28,6 +28,7 @@ from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.child import EXIT_BOOT, Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import ENDING, EarlySignals
+from trio_wsgi.process.exits import collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
@@ -94,6 +95,8 @@ class Supervisor:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
                 listening.start_soon(self._systemd.keep_alive, self._is_well)
+                if os.getpid() == 1:
+                    listening.start_soon(collect_orphans)
                 async with trio.open_nursery() as self._processes:
                     with self._governing:
                         await self._govern(early, legacy)
