@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -166,16 +165,10 @@ def site() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def find_low_port() -> int:
-    """A free port that only root may bind (ip(7), ip_unprivileged_port_start)."""
-    for port in range(1023, 600, -1):
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise AssertionError
+def find_low_address() -> str:
+    """A port that only root may bind (ip(7), ip_unprivileged_port_start), at a loopback address of this process."""
+    high, low = divmod(os.getpid(), 256)
+    return f"127.{1 + high // 256}.{high % 256}.{low}:980"
 
 
 def ask(run: Command) -> list[Any]:
@@ -191,7 +184,7 @@ def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobody
     trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(site / "key.pem"))
     (site / "key.pem").chmod(0o600)
     with command(
-        *("-b", f"127.0.0.1:{find_low_port()}", "-b", f"unix:{path}", "--unix-socket-perms", "660"),
+        *("-b", find_low_address(), "-b", f"unix:{path}", "--unix-socket-perms", "660"),
         *("--certfile", "key.pem"),
         *("--user", "nobody", "--pid", "server.pid", "--access-logfile", "access.log", "user_app:app"),
         cwd=site,
@@ -209,7 +202,7 @@ def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobody
         assert {(each.stat().st_uid, each.stat().st_gid) for each in (path, site / "access.log")} == {(uid, gid)}
         assert int((site / "server.pid").read_text()) == run.process.pid
         run.send_signal(signal.SIGTERM)
-        assert run.wait() == 0, run.log
+        assert run.wait(60) == 0, run.log
         assert "Traceback" not in run.log
     assert (site / "server.pid").exists() == (workers == 0)  # we were root no more; the next start replaces it
 
@@ -221,7 +214,7 @@ def test_what_was_left_behind_without_the_right_to_remove_it_is_replaced(site: P
         with command(*words, cwd=site) as run:
             assert int((site / "server.pid").read_text()) == run.process.pid
             run.send_signal(signal.SIGTERM)
-            assert run.wait() == 0, run.log
+            assert run.wait(60) == 0, run.log
         assert (site / "socket").exists()
 
 

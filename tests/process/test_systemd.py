@@ -130,7 +130,7 @@ class Receiver:
         self.address = address
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        self._sock.settimeout(20)
+        self._sock.settimeout(60)
 
     def receive(self) -> dict[str, str]:
         """The next message."""
@@ -300,7 +300,7 @@ def test_bind_chooses_among_them_by_name(site: Path) -> None:
 def test_a_name_that_was_not_handed_over_is_exit_code_1(site: Path) -> None:
     words = ("-b", "fd://amdin", "unit_app:app")
     with command(*words, cwd=site, workers=1, program=started("web"), wait=False) as run:
-        assert run.wait() == 1
+        assert run.wait(60) == 1
         assert "trio-wsgi: error: bind: fd://amdin: systemd has handed over no socket of this name" in run.log
 
 
@@ -317,7 +317,7 @@ def test_it_is_told_of_a_life(workers: int, site: Path, manager: Receiver) -> No
             assert manager.receive() == {"WATCHDOG": "1"}
         run.send_signal(signal.SIGTERM)
         assert manager.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
-        assert run.wait() == 0, run.log
+        assert run.wait(60) == 0, run.log
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_reload_and_upgrade_are_reported_and_keep_what_was_handed_over(site: Pat
         assert manager.receive() == {"WATCHDOG": "1"}
         run.send_signal(signal.SIGTERM)
         assert manager.receive_until("STOPPING")["STATUS"] == "finishing what is under way"
-        assert run.wait() == 0, run.log
+        assert run.wait(60) == 0, run.log
         assert run.log.count("the program has replaced itself") == 1
         assert run.log.count("nothing changes") == 1
 
@@ -365,7 +365,7 @@ def test_a_notify_socket_that_is_gone_hurts_nobody(site: Path) -> None:
     with command("-b", "127.0.0.1:0", "unit_app:app", cwd=site, **variables) as run:
         assert httpx.get(run.url, timeout=20).status_code == 200
         run.send_signal(signal.SIGTERM)
-        assert run.wait() == 0, run.log
+        assert run.wait(60) == 0, run.log
 
 
 # -- docs/sockets.md ---------------------------------------------------------------------------------------------------
