@@ -42,7 +42,7 @@ def supervised(folder: Path, *arguments: str, workers: int = 1, **environ: str) 
         try:
             yield run
         finally:
-            seen.update(map(int, re.findall(r"\(pid (\d+)\) is ready", run.log)))
+            seen.update(worker_pids(run))
             run.process.kill()
             run.process.wait()
             wait_until(lambda: not any(map(is_alive, seen)))  # their channel has ended
@@ -62,6 +62,11 @@ def worker_pids(run: Command) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
+
+
+def ready_pids(run: Command) -> set[int]:
+    """The workers that have booted, and are there."""
+    return set(map(int, re.findall(r"\(pid (\d+)\) is ready", run.log))) & set(worker_pids(run))
 
 
 def wait_log(run: Command, text: str, count: int = 1, timeout: float = 30.0) -> None:
