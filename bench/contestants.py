@@ -108,7 +108,7 @@ http {{
     }}
 }}
 """
-NGINX_CAN = frozenset({Can.HELLO, Can.FILES, Can.RANGES, Can.STATIC, Can.TLS})
+NGINX_CAN = frozenset({Can.HELLO, Can.FILES, Can.RANGES, Can.STATIC})
 NGINX_TLS = "ssl; ssl_certificate {cert}; ssl_certificate_key {key}"
 
 CONTESTANTS = (

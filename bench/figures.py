@@ -31,7 +31,7 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     if not values:
         return None
     ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
+    return ordered[max(0, math.ceil(percent * len(ordered) / 100 - 1e-9) - 1)]
 
 
 def spread(values: Sequence[float]) -> Spread | None:

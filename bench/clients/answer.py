@@ -14,6 +14,7 @@ import socket
 import ssl
 
 HEAD_STEP = 4096  # bytes to look at for a head: little of the body is copied with it
+LONGEST_HEAD = 1 << 16  # bytes
 SINK = bytearray(1 << 22)  # where discarded bytes do not go: its pages are touched by TLS and chunks only
 CHUNK_STEP = 1 << 18
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError)
@@ -75,16 +76,8 @@ class Answer:
         if not data:
             raise Broken("connection closed in the head" if self._head else "connection closed without an answer")
         self._head += data
-        head, end, rest = self._head.partition(b"\r\n\r\n")
-        if not end:
-            if len(self._head) > 1 << 16:
-                raise Broken("head without an end")
-            return
-        match = re.match(rb"HTTP/1\.([01]) (\d\d\d)", head)
+        match, head, rest = self._find_final_head()
         if match is None:
-            raise Broken(f"not a response: {head[:40]!r}")
-        if match[2].startswith(b"1"):  # an interim response: the real one follows
-            self._head = rest
             return
         self._take_head(head, is_1_0=match[1] == b"0")
         self.status = int(match[2])
@@ -93,6 +86,21 @@ class Answer:
             self._walk(rest)
         else:
             self._count(len(rest))
+
+    def _find_final_head(self) -> tuple[re.Match[bytes] | None, bytes, bytes]:
+        """The status line, head and rest of what has arrived, interim responses left out; None while it is not all."""
+        while True:
+            head, end, rest = self._head.partition(b"\r\n\r\n")
+            if not end:
+                if len(self._head) > LONGEST_HEAD:
+                    raise Broken("head without an end")
+                return None, b"", b""
+            match = re.match(rb"HTTP/1\.([01]) (\d\d\d)", head)
+            if match is None:
+                raise Broken(f"not a response: {head[:40]!r}")
+            if not match[2].startswith(b"1"):
+                return match, head, rest
+            self._head = rest
 
     def _take_head(self, head: bytes, is_1_0: bool) -> None:
         lines = head.lower().split(b"\r\n")[1:]

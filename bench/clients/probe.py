@@ -60,13 +60,13 @@ class Probe:
             self.sock = None
 
 
-def ask_in_time(probe: Probe, due: float, until: float, interval: float, times: list[float]) -> None:
+def ask_in_time(probe: Probe, began: float, seconds: float, interval: float, times: list[float]) -> None:
     """Ask each `interval` seconds, adding the seconds each answer took to `times`."""
-    while due < until:
+    for number in range(round(seconds / interval)):
+        due = began + number * interval
         time.sleep(max(0.0, due - time.monotonic()))
         probe.ask()
         times.append(time.monotonic() - due)
-        due += interval
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
     began = wait_for_go()
     if not failure:
         try:
-            ask_in_time(probe, began, began + seconds, interval, times)
+            ask_in_time(probe, began, seconds, interval, times)
         except Broken as broken:
             failure = str(broken)
     say_result(
