@@ -300,7 +300,7 @@ def _build_site(config: Config, listener: Listener) -> Site:
         scheme=config.scheme,
         software=f"trio-wsgi/{__version__}",
         multithread=config.threads > 1,
-        multiprocess=False,
+        multiprocess=config.workers > 1,
         pass_authorization=config.pass_authorization,
         extra=dict(config.var),
     )
