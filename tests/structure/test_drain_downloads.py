@@ -250,3 +250,30 @@ def test_term_with_one_that_moves_one_that_stalls_and_one_that_idles(path: Path)
         assert 2 < took < 5
         (line,) = [line for line in running.log.splitlines() if "cut by the shutdown" in line]
         assert re.search(rf"at byte \d+ of {SIZE}$", line)
+
+
+def say_hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", PLAIN)
+    return [b"hello"]
+
+
+async def test_one_that_had_only_just_come_is_still_answered() -> None:
+    """Accepted, and its request on the way, when the drain began: a POST that is lost here nobody may repeat."""
+    async with serving(say_hello, graceful_timeout=10) as served, await served.connect() as stream:
+        with trio.fail_after(10):
+            while not served.server.statistics().connections:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            served.server.drain()
+            await trio.sleep(0.1)
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            answer = await receive_all(stream)
+    assert answer.endswith(b"hello") and b"Connection: close" in answer
+
+
+async def test_one_that_never_asks_does_not_hold_the_drain() -> None:
+    async with serving(say_hello, graceful_timeout=60) as served, await served.connect() as stream:
+        with trio.fail_after(10):
+            while not served.server.statistics().connections:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            served.server.drain()
+            assert await receive_all(stream) == b""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import socket
 from collections.abc import Mapping
 
@@ -35,7 +36,7 @@ from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
-LATE = 1.0  # seconds for a client still shaking hands, or behind a PROXY header, when the server began to drain
+LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
 
 class Connection:
@@ -51,10 +52,12 @@ class Connection:
         self._service = service
         self._peer = peer
         self._transport = PlainTransport(sock, service.pump, service.config.sendfile)
-        self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body)
+        self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body, service.make_codec)
         self._waiting = False  # for bytes of a request
         self._over = False  # and no more to wait for them
         self._draining = False
+        self._born = trio.current_time()
+        self._fresh = True  # no byte of a request has come yet
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._everything = trio.CancelScope()
         self._serving: Exchange | None = None
@@ -82,7 +85,10 @@ class Connection:
         self._draining = True
         if self._meeting is not None:
             self._meeting.deadline = trio.current_time() + LATE
-        self.ring()
+        if self._fresh and (until := self._patient_until(math.inf)) > trio.current_time():
+            self._service.alarms.set(self, until)
+        else:
+            self.ring()
 
     def ring(self) -> None:
         """An idle connection has waited enough (`Alarms`)."""
@@ -201,8 +207,9 @@ class Connection:
         wire, alarms = self._wire, self._service.alarms
         patience: float = getattr(self._service.config, idle_setting)
         self._state = State.IDLE
-        self._over = self._draining
-        alarms.set(self, trio.current_time() + patience)
+        until = self._patient_until(patience)
+        self._over = until <= trio.current_time()
+        alarms.set(self, until)
         try:
             while True:
                 over = not wire.has_input and await self._wait_idle()
@@ -221,7 +228,15 @@ class Connection:
                         return None
                     raise
         finally:
+            self._fresh = False
             alarms.call_off(self)
+
+    def _patient_until(self, patience: float) -> float:
+        """When there is no more to wait for a request; a drain leaves some time to those who have only just come."""
+        now = trio.current_time()
+        if not self._draining:
+            return now + patience
+        return min(now + patience, self._born + LATE) if self._fresh else now
 
     async def _wait_idle(self) -> bool:
         """Wait for bytes; True when instead the time is up, or the server drains."""
