@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import hypothesis
+import pytest
+import serving
 
 # How long an example takes says more of the machine's other guests than of us.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
+
+
+@pytest.fixture(params=["h11", "httptools"])
+def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both engines are held to the same rules: `pytestmark = pytest.mark.usefixtures("each_engine")`."""
+    monkeypatch.setitem(serving.DEFAULTS, "http", request.param)

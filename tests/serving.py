@@ -22,6 +22,9 @@ import trio
 import trio_wsgi
 from trio_wsgi import Config, RequestRecord, Server
 
+DEFAULTS: dict[str, Any] = {"http": "h11"}
+"""Settings of `serving` where a test says nothing; the tests of the wire are run with both engines (`each_engine`)."""
+
 
 @dataclass
 class Served:
@@ -82,6 +85,7 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
 async def serving(app: Callable[..., Any], **settings: Any) -> AsyncIterator[Served]:
     """Serve `app` on a free port of 127.0.0.1 until the block ends; `settings` are those of Config."""
     records: list[RequestRecord] = []
+    settings = DEFAULTS | settings
     settings.setdefault("bind", ("127.0.0.1:0",))
     settings.setdefault("half_close", "serve")  # `exchange` ends its sending side and is to be answered
     server = Server(app, Config(**settings), observers=(records.append,))

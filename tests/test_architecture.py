@@ -37,9 +37,9 @@ FLOORS = {
     name: floor for floor, names in enumerate((GROUND, *((room,) for room in ROOMS), ROOF, LEAVES)) for name in names
 }
 
-RUN_TIME = {"trio", "h11", "outcome", "trio_wsgi", "sendfile"}  # outcome is what trio asks for and takes
+RUN_TIME = {"trio", "h11", "trio_wsgi", "sendfile"}
 TYPES_ONLY = {"_typeshed"}  # type checkers have it, Python has not
-OPTIONAL = {"anyio", "paste", "watchfiles"}  # only inside `try`
+OPTIONAL = {"anyio", "httptools", "paste", "watchfiles"}  # only inside `try`
 FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {

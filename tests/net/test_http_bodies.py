@@ -14,6 +14,8 @@ import trio
 from answers import read_answer, read_answers
 from serving import Served, receive_all, serving
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 Environ = dict[str, Any]
 MIB = 1024 * 1024
 

@@ -19,6 +19,8 @@ import trio.lowlevel
 from answers import read_answer
 from serving import receive_all, serving
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 SEEDS = [
     b"GET /a?b=c HTTP/1.1\r\nHost: test\r\nAccept: */*\r\nCookie: a=b\r\n\r\n",
     b"HEAD http://test:80/ HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, x\r\n\r\n",

@@ -13,6 +13,8 @@ import trio.testing
 from answers import read_answer, read_answers
 from serving import receive_all, serving
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 Environ = dict[str, Any]
 
 

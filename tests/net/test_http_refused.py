@@ -11,6 +11,8 @@ import trio
 from answers import read_answer, read_answers
 from serving import receive_all, serving
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 Environ = dict[str, Any]
 
 

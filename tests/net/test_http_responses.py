@@ -10,6 +10,8 @@ import pytest
 from answers import Answer, read_answer, read_answers
 from serving import serving
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 Environ = dict[str, Any]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,12 +14,14 @@ from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.alarms import Alarms
 from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.certificates import Tls
+from trio_wsgi.net.codec import MakeCodec
+from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.net.mounts import file_options, open_directories
+from trio_wsgi.net.observe import Observers
 from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.running import running
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
-from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.forwarded import Forwarding, parse_names
 from trio_wsgi.rules.head import HeadLimits
 from trio_wsgi.rules.proxies import Proxies, parse_proxies
@@ -29,15 +31,12 @@ from trio_wsgi.wsgi.response import AnswerOptions
 
 DISK_THREADS = 4  # that open the files of mounts
 
-Observer = Callable[[RequestRecord], None]
-
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """The application, the threads it runs in, the pump that sends for it, and the settings.
 
     Args:
-        observers: are told of every finished request, on the event loop; must be quick.
     """
 
     app: WSGIApplication
@@ -47,7 +46,8 @@ class Service:
     watch: DisconnectWatch
     alarms: Alarms
     work: Work  # that apps start for as long as the server runs
-    observers: tuple[Observer, ...]
+    observers: Observers
+    make_codec: MakeCodec
     head_limits: HeadLimits
     send_limits: SendLimits
     buffering: Buffering
@@ -62,7 +62,7 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    app: WSGIApplication, config: Config, observers: tuple[Observer, ...], tls: Tls | None
+    app: WSGIApplication, config: Config, observers: Observers, tls: Tls | None
 ) -> AsyncIterator[Service]:
     """Open all that connections share; they must have ended when the block is left.
 
@@ -71,6 +71,7 @@ async def open_service(
     """
     pump = Pump()
     alarms = Alarms()
+    limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
     watch = DisconnectWatch(half_close=config.half_close == "abort")
     with open_directories(config) as directories:
         async with (
@@ -92,9 +93,8 @@ async def open_service(
                 watch=watch,
                 alarms=alarms,
                 observers=observers,
-                head_limits=HeadLimits(
-                    config.limit_request_line, config.limit_request_fields, config.limit_request_field_size
-                ),
+                make_codec=choose_codec(config.http, limits.total),
+                head_limits=limits,
                 send_limits=SendLimits(
                     write_timeout=config.write_timeout,
                     ahead=config.output_buffering,

@@ -1,30 +1,26 @@
-"""The HTTP of one connection: bytes to requests and responses to bytes, by h11 and without waiting.
+"""The HTTP of one connection: bytes to requests and responses to bytes, by a codec and without waiting.
 
 Laws:
 
 * One owner at a time: the connection's task, or the application thread that the task waits for.
-* h11 is the only author of framing. It is given exactly one message: the head once our stricter rules have passed it,
-  the body up to its last byte. What follows stays here and is the next request.
+* The codec is the only author of framing. It is given exactly one message: the head once our stricter rules have passed
+  it, the body up to its last byte. What follows stays here and is the next request.
 * The next request is not looked at before the body of the last one is consumed.
 * Whatever breaks a rule raises `ClientError`; after that nothing more is read as HTTP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import h11
-
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
+from trio_wsgi.net.fastcodec import Refused
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.rules.chunks import ChunkScanner
+from trio_wsgi.rules.framing import tells_length
 from trio_wsgi.rules.head import HeadLimits, RequestHead, check_head, find_head_end, parse_request, skip_blank_lines
 
 RECEIVE_SIZE = 64 * 1024
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Wire:
@@ -34,23 +30,28 @@ class Wire:
         transport: connected.
         limits: how large a request's head may be.
         body_limit: bytes of a request's body; 0 for no limit.
+        make_codec: makes what reads requests and frames responses.
     """
 
-    def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int) -> None:
+    def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
         self._limits = limits
         self._body_limit = body_limit
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.total)
-        self._received = bytearray()  # and not yet given to h11
+        self._codec = make_codec()
+        self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
         self._head: RequestHead | None = None
-        self.asked: h11.Request | None = None  # the present request as h11 read it, though we may refuse it
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._length_known = False  # of the present response, by its Content-Length
         self.body_size = 0  # bytes of body that arrived
 
     def __repr__(self) -> str:
-        return f"<Wire {self._h11.their_state} → {self._h11.our_state}, {len(self._received)} bytes ahead>"
+        return f"<Wire {self._codec!r}, {len(self._received)} bytes ahead>"
+
+    @property
+    def asked(self) -> Asked | None:
+        """The present request as it was read, though we may refuse it."""
+        return self._codec.asked
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ class Wire:
             ClientGone: the peer closed; `has_input` tells whether in the middle of a head.
             ClientError: it is no request that we take.
         """
-        while (raw := self._cut_head()) is None:
+        while not self._received or (raw := self._cut_head()) is None:
             data = self.transport.receive_nowait(RECEIVE_SIZE)
             if not data:
                 raise ClientGone(0, "closed by the client")
@@ -100,11 +101,8 @@ class Wire:
         return raw
 
     def _parse_head(self, raw: bytes) -> RequestHead:
-        self._h11.receive_data(raw)
-        request = self._next_event()
-        assert type(request) is h11.Request
-        self.asked = request
-        head = parse_request(request.method, request.target, request.headers, request.http_version)
+        asked = self._read_head(raw)
+        head = parse_request(asked.method, asked.target, asked.headers, asked.http_version)
         self._head = head
         self.body_size = 0
         if head.chunked:
@@ -112,10 +110,17 @@ class Wire:
         elif head.content_length:
             self._body = _Counted(head.content_length)
         else:
-            self._next_event()  # the end of the message
+            self._codec.end_request()
         if self._body_limit and (head.content_length or 0) > self._body_limit:
             raise ClientError(413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}")
         return head
+
+    def _read_head(self, raw: bytes) -> Asked:
+        try:
+            return self._codec.read_head(raw)
+        except Refused:
+            self._codec = H11Codec(self._limits.total)
+            return self._codec.read_head(raw)
 
     def receive_body_nowait(self) -> bytes:
         """The next bytes of the body, b"" at its end.
@@ -126,13 +131,13 @@ class Wire:
             ClientError: the framing is wrong, or the body larger than the limit.
         """
         while self._body is not None:
-            event = self._next_event()
-            if event is h11.NEED_DATA:
+            data = self._codec.next_data()
+            if data is None:
                 self._feed_body(self._body)
-            elif type(event) is h11.EndOfMessage:
+            elif data:
+                return data
+            else:
                 self._body = None
-            elif event.data:
-                return bytes(event.data)
         return b""
 
     def _feed_body(self, body: _Counted | ChunkScanner) -> None:
@@ -150,74 +155,49 @@ class Wire:
         if count < len(data):
             self._received += memoryview(data)[count:]
             data = data[:count]
-        self._h11.receive_data(bytes(data))
-
-    def _next_event(self) -> Any:
-        try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as exc:
-            raise ClientError(exc.error_status_hint, str(exc)) from exc
+        self._codec.feed(bytes(data))
 
     # -- framing -------------------------------------------------------------------------------------------------
 
     def frame_continue(self) -> list[Part]:
         """An interim `100 Continue`; nothing where it would come too late (RFC 9110 §10.1.1)."""
-        if self._h11.our_state is not h11.SEND_RESPONSE:
-            return []
-        return self._frame(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+        return self._codec.frame_interim(100, b"Continue", [])
 
     def frame_hints(self, headers: Headers) -> list[Part]:
         """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
-        if self._h11.our_state is not h11.SEND_RESPONSE or self._h11.their_http_version != b"1.1":
+        if self.asked is None or self.asked.http_version != b"1.1":
             return []
-        hints = h11.InformationalResponse(status_code=103, reason=b"Early Hints", headers=list(headers))
-        return self._frame(hints)
+        return self._codec.frame_interim(103, b"Early Hints", headers)
 
     def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
         """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0."""
-        if self._head is not None and self._head.version == b"1.0" and _says(headers, b"connection", b"keep-alive"):
-            self._become_http11(self._head)
-        response = h11.Response(status_code=status, reason=reason, headers=list(headers))
-        self._length_known = any(name.lower() == b"content-length" for name, _ in headers)
-        return self._frame(response)
+        self._length_known = tells_length(headers)
+        return self._codec.frame_head(status, reason, headers)
 
     def frame_data(self, part: Part) -> list[Part]:
         """A piece of the body; it is passed through unread, whatever it is."""
-        return self._frame(h11.Data(data=part))  # type: ignore[arg-type]
+        return self._codec.frame_data(part)
 
     def frame_end(self) -> list[Part]:
         """The end of the response."""
-        return self._frame(h11.EndOfMessage())
-
-    def _frame(self, event: Any) -> list[Part]:
-        # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.
-        return list(self._h11.send_with_data_passthrough(event) or ())
-
-    def _become_http11(self, head: RequestHead) -> None:
-        # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
-        # it is made to see the same request in 1.1; its body was received before.
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.total)
-        self._h11.receive_data(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % head.method)
-        self._next_event()
-        self._next_event()
+        return self._codec.frame_end()
 
     @property
     def response_started(self) -> bool:
         """Whether a head was framed for the present request."""
-        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        return self._codec.response_started
 
     @property
     def ends_by_closing(self) -> bool:
         """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
-        framed = self._length_known or self._h11.their_http_version != b"1.0"
+        framed = self._length_known or self.asked is None or self.asked.http_version != b"1.0"
         return self.response_started and self._head is not None and not framed
 
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        if not self._codec.start_next_cycle():
             return False
-        self._h11.start_next_cycle()
-        self._head = self.asked = None
+        self._head = None
         return True
 
 
@@ -233,7 +213,3 @@ class _Counted:
         count = min(len(data), self.announced - self.body_bytes)
         self.body_bytes += count
         return count
-
-
-def _says(headers: Headers, name: bytes, value: bytes) -> bool:
-    return any(key.lower() == name and text.lower() == value for key, text in headers)

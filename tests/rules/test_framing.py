@@ -1,0 +1,65 @@
+"""Responses are framed as h11 frames them (RFC 9112 §6), whichever engine reads the requests."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from sendfile import Part
+from trio_wsgi.net.codec import Codec, H11Codec
+from trio_wsgi.net.fastcodec import FastCodec, choose_codec
+from trio_wsgi.rules.headers import body_allowed
+
+REQUEST = b"%b / HTTP/%b\r\nHost: a\r\n%b\r\n"
+BODY = [b"first", b"", b"second" * 30]
+
+
+def framed(codec: Codec, request: bytes, status: int, headers: list[tuple[bytes, bytes]], body: list[Part]) -> bytes:
+    """All bytes of one exchange: an interim response, head, body, end; and whether another one may follow."""
+    codec.read_head(request)
+    codec.end_request()
+    assert not codec.response_started
+    parts = codec.frame_interim(103, b"Early Hints", [(b"Link", b"</a>")])
+    parts += codec.frame_head(status, b"Any Reason", headers)
+    assert codec.response_started
+    assert codec.frame_interim(103, b"Early Hints", []) == []
+    for part in body:
+        if len(part):
+            parts += codec.frame_data(part)
+    parts += codec.frame_end()
+    again = codec.start_next_cycle()
+    return b"".join(bytes(part) for part in parts) + b" keeps" * again  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "status", "length"),
+    list(
+        itertools.product([b"GET", b"HEAD", b"POST"], [b"1.1", b"1.0"], [200, 204, 206, 304, 404, 500], [False, True])
+    ),
+)
+def test_both_engines_frame_the_same_bytes(method: bytes, version: bytes, status: int, length: bool) -> None:
+    headers = [(b"Content-Type", b"text/plain"), (b"X-Twice", b"1"), (b"x-twice", b"2")]
+    body: list[Part] = list(BODY) if body_allowed(method, status) else []
+    if length and status != 204:
+        headers.append((b"content-LENGTH", b"%d" % sum(map(len, BODY))))
+    if version == b"1.0":
+        headers.append((b"Connection", b"close"))  # as `finish_headers` has it
+    request = REQUEST % (method, version, b"")
+    by_h11 = framed(H11Codec(65536), request, status, headers, body)
+    by_us = framed(FastCodec(), request, status, headers, body)
+    if version == b"1.0":  # whether it is kept is the exchange's to say
+        by_us = by_us.removesuffix(b" keeps")
+    assert by_us.replace(b"Content-Length", b"content-LENGTH") == by_h11
+
+
+def test_the_length_of_http10_without_one_is_the_end_of_the_connection() -> None:
+    codec = FastCodec()
+    framed_bytes = framed(codec, REQUEST % (b"GET", b"1.0", b""), 200, [], [b"body"])
+    assert framed_bytes.endswith(b"Connection: close\r\n\r\nbody")  # and it does not keep
+
+
+def test_the_engine_is_chosen_by_the_setting() -> None:
+    assert isinstance(choose_codec("h11", 100)(), H11Codec)
+    assert isinstance(choose_codec("httptools", 100)(), FastCodec)
+    assert isinstance(choose_codec("auto", 100)(), FastCodec)  # it is installed here

@@ -1,0 +1,171 @@
+"""What reads requests and frames responses for a wire; by h11.
+
+Laws:
+
+* A codec is given exactly one message at a time, whose head has passed `rules.head`, and no byte beyond its end.
+* It owns the framing of responses: nothing else writes a head, a chunk or their ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import h11
+
+from sendfile import Part
+from trio_wsgi.errors import ClientError
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Asked(NamedTuple):
+    """A request as it was read, though we may refuse it."""
+
+    method: bytes
+    target: bytes
+    headers: Sequence[tuple[bytes, bytes]]  # lower-case names
+    http_version: bytes
+
+
+class Codec(Protocol):
+    """One connection's."""
+
+    asked: Asked | None  # the present request
+
+    def read_head(self, raw: bytes) -> Asked:
+        """Read a head.
+
+        Raises:
+            ClientError: it is none.
+        """
+
+    def end_request(self) -> None:
+        """No body follows the head."""
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the request's body, as they are on the wire."""
+
+    def next_data(self) -> bytes | None:
+        """What of the body they hold: some of it, b"" at its end, None when more of them are needed.
+
+        Raises:
+            ClientError: they break the rules.
+        """
+
+    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        """A 1xx response; nothing where it would come too late."""
+
+    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        """The head of the response."""
+
+    def frame_data(self, part: Part) -> list[Part]:
+        """A piece of its body; it is passed through unread, whatever it is."""
+
+    def frame_end(self) -> list[Part]:
+        """Its end."""
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a head was framed for the present request."""
+
+    def start_next_cycle(self) -> bool:
+        """Make ready for the next request; False where there can be none."""
+
+
+MakeCodec = Callable[[], Codec]
+
+
+class H11Codec:
+    """By h11.
+
+    Args:
+        head_size: bytes of the largest head.
+    """
+
+    def __init__(self, head_size: int) -> None:
+        self._head_size = head_size
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=head_size)
+        self.asked: Asked | None = None
+
+    def __repr__(self) -> str:
+        return f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
+
+    def read_head(self, raw: bytes) -> Asked:
+        self._h11.receive_data(raw)
+        request = self._next_event()
+        assert type(request) is h11.Request
+        self.asked = Asked(request.method, request.target, tuple(request.headers), request.http_version)
+        return self.asked
+
+    def end_request(self) -> None:
+        self._next_event()
+
+    def feed(self, data: bytes) -> None:
+        self._h11.receive_data(data)
+
+    def next_data(self) -> bytes | None:
+        while True:
+            event = self._next_event()
+            if event is h11.NEED_DATA:
+                return None
+            if type(event) is h11.EndOfMessage:
+                return b""
+            if event.data:
+                return bytes(event.data)
+
+    def _next_event(self) -> Any:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise ClientError(exc.error_status_hint, str(exc)) from exc
+
+    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        if self._h11.our_state is not h11.SEND_RESPONSE:
+            return []
+        return self._frame(h11.InformationalResponse(status_code=status, reason=reason, headers=list(headers)))
+
+    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        if self.asked is not None and self.asked.http_version == b"1.0" and _keeps_alive(headers):
+            self._become_http11(self.asked.method)
+        return self._frame(_build_response(status, reason, tuple(headers)))
+
+    def frame_data(self, part: Part) -> list[Part]:
+        return self._frame(h11.Data(data=part))  # type: ignore[arg-type]
+
+    def frame_end(self) -> list[Part]:
+        return self._frame(h11.EndOfMessage())
+
+    def _frame(self, event: Any) -> list[Part]:
+        # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.
+        return list(self._h11.send_with_data_passthrough(event) or ())
+
+    def _become_http11(self, method: bytes) -> None:
+        # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
+        # it is made to see the same request in 1.1; its body was received before.
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
+        self._h11.receive_data(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % method)
+        self._next_event()
+        self._next_event()
+
+    @property
+    def response_started(self) -> bool:
+        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+
+    def start_next_cycle(self) -> bool:
+        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+            return False
+        self._h11.start_next_cycle()
+        self.asked = None
+        return True
+
+
+@lru_cache(maxsize=256)
+def _build_response(status: int, reason: bytes, headers: tuple[tuple[bytes, bytes], ...]) -> h11.Response:
+    """Checking a head costs h11 more than framing it, and many are equal within a second; they are immutable."""
+    return h11.Response(status_code=status, reason=reason, headers=list(headers))
+
+
+def _keeps_alive(headers: Headers) -> bool:
+    return any(name.lower() == b"connection" and value.lower() == b"keep-alive" for name, value in headers)

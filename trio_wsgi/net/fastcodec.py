@@ -1,0 +1,145 @@
+"""The other codec: requests by httptools (the extra `fast`), responses by `rules.framing`.
+
+Laws:
+
+* It may refuse, and never accept, more than h11: what httptools does not take is given to h11, whose word counts.
+* Parser and framing see one message at a time, as `net.codec` says.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+from sendfile import Part
+from trio_wsgi.errors import ClientError, ConfigError
+from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
+from trio_wsgi.rules.framing import Framing, build_response_head, decide_framing, tells_length
+
+try:
+    import httptools
+except ImportError:
+    httptools = None  # type: ignore[assignment]
+
+
+def choose_codec(engine: str, head_size: int) -> MakeCodec:
+    """What makes the codecs of new connections.
+
+    Args:
+        engine: the setting `http`.
+        head_size: bytes of the largest head.
+
+    Raises:
+        ConfigError: httptools is asked for and not there.
+    """
+    if engine == "h11" or (engine == "auto" and httptools is None):
+        return lambda: H11Codec(head_size)
+    if httptools is None:
+        raise ConfigError("http", "httptools is not installed", "pip install 'trio-wsgi[fast]', or write http = h11")
+    return lambda: FastCodec()
+
+
+class Refused(Exception):
+    """httptools does not take this head: an unknown method, an upgrade (which we do not take, nor refuse), or worse.
+
+    h11 is to say what is wrong with it, if anything is.
+    """
+
+
+class _Phase(enum.Enum):
+    IDLE = "no response yet"
+    BODY = "head framed"
+    DONE = "framed to its end"
+
+
+class FastCodec:
+    """By httptools."""
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self.asked: Asked | None = None
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._data: deque[bytes] = deque()
+        self._complete = False  # the request
+        self._phase = _Phase.IDLE
+        self._framing = Framing.NONE
+
+    def __repr__(self) -> str:
+        return f"<httptools {'complete' if self._complete else 'reading'} → {self._phase.value}>"
+
+    # -- httptools calls these -----------------------------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._complete and self.asked is None:  # trailers are read, and dropped
+            self._headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self._data.append(body)
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+    # -- net.codec.Codec -----------------------------------------------------------------------------------------
+
+    def read_head(self, raw: bytes) -> Asked:
+        parser = self._parser
+        try:
+            parser.feed_data(raw)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            raise Refused from exc
+        version = parser.get_http_version().encode("ascii")
+        self.asked = Asked(parser.get_method(), self._target, tuple(self._headers), version)
+        self._target, self._headers = b"", []
+        return self.asked
+
+    def end_request(self) -> None:
+        self._complete = True
+
+    def feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            raise ClientError(400, f"malformed body: {exc}") from exc
+
+    def next_data(self) -> bytes | None:
+        if self._data:
+            return self._data.popleft()
+        return b"" if self._complete else None
+
+    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        if self._phase is not _Phase.IDLE or self.asked is None:
+            return []
+        return [build_response_head(status, reason, headers, b"")]
+
+    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+        method, version = (b"GET", b"1.1") if self.asked is None else (self.asked.method, self.asked.http_version)
+        self._phase = _Phase.BODY
+        self._framing, line = decide_framing(method, version, status, tells_length(headers))
+        return [build_response_head(status, reason, headers, line)]
+
+    def frame_data(self, part: Part) -> list[Part]:
+        if self._framing is Framing.NONE:
+            return []
+        if self._framing is Framing.CHUNKED:
+            return [b"%x\r\n" % len(part), part, b"\r\n"]
+        return [part]
+
+    def frame_end(self) -> list[Part]:
+        self._phase = _Phase.DONE
+        return [b"0\r\n\r\n"] if self._framing is Framing.CHUNKED else []
+
+    @property
+    def response_started(self) -> bool:
+        return self._phase is not _Phase.IDLE
+
+    def start_next_cycle(self) -> bool:
+        if self._phase is not _Phase.DONE or not self._complete or self._framing is Framing.CLOSE:
+            return False
+        self.asked = None
+        self._complete = False
+        self._phase = _Phase.IDLE
+        return True
