@@ -49,6 +49,7 @@ STEP = 1 << 20
 _LARGEST_CALL = 0x7FFFF000  # sendfile(2), NOTES: what Linux moves in one call at most
 _COPY_STEP = 1 << 16
 _BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux and at least 16 (POSIX, limits.h)
+_SMALL = 16 * 1024  # bytes
 _MSG_MORE: int = getattr(socket, "MSG_MORE", 0)
 _KERNEL_CANNOT = frozenset(
     {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTSOCK, errno.EOVERFLOW}
@@ -255,7 +256,31 @@ def send_nowait(sock: HasFileno, parts: deque[Part], limit: int | None = None, *
     Raises:
         As ``send_some_nowait``, except WouldBlock. What went out before the error has left the deque.
     """
+    if limit is None and (small := _join_small(parts)):
+        return _send_small(sock, small, parts)
     return sum(send_steps(sock, parts, 2**63 if limit is None else limit, kernel=kernel))
+
+
+def _join_small(parts: deque[Part]) -> bytes:
+    """All of ``parts`` where that is a few bytes, which cost less to copy than to gather; else nothing."""
+    total = 0
+    for part in parts:
+        if type(part) is not bytes:
+            return b""
+        total += len(part)
+    return b"".join(parts) if total <= _SMALL else b""  # type: ignore[arg-type]
+
+
+def _send_small(sock: HasFileno, data: bytes, parts: deque[Part]) -> int:
+    try:
+        sent = _send_buffers(sock, [data], 0)
+    except trio.WouldBlock:
+        return 0
+    if sent == len(data):
+        parts.clear()
+    else:
+        consume(parts, sent)
+    return sent
 
 
 async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: bool = True) -> int:

@@ -214,7 +214,7 @@ class AppRun:
 
 async def close_answer(service: Service, answer: Answer) -> None:
     """Close what an answer holds open, also when cancelled: it is the app's own clean-up."""
-    close = partial(_close_logging, answer.close)
+    close = partial(close_logging, answer.close)
     if answer.close_at_once:
         close()
         return
@@ -238,7 +238,7 @@ def dispose_answer(answer: Answer) -> None:
     answer.close()
 
 
-def _close_logging(close: Callable[[], object]) -> None:
+def close_logging(close: Callable[[], object]) -> None:
     try:
         close()
     except BaseException:  # SystemExit, too, would end the server

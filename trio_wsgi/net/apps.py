@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import outcome
 import trio
 
 from trio_wsgi.net.running import running
@@ -86,6 +85,7 @@ class Call:
         "closes",
         "context",
         "dispose",
+        "error",
         "expires",
         "fn",
         "patience",
@@ -111,7 +111,8 @@ class Call:
         self.context: Context = copy_context()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
         self.slot: _Slot | None = None  # whose inbox it was put into
-        self.result: outcome.Outcome[Any] | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
 
     @property
     def running_since(self) -> float | None:
@@ -177,7 +178,10 @@ class _Slot:
                 call = inbox.get()
                 if call is None:
                     return
-                call.result = outcome.capture(call.context.run, call.fn)
+                try:
+                    call.result = call.context.run(call.fn)
+                except BaseException as exc:
+                    call.error = exc
 
     def stack(self) -> str:
         """Where its thread is at this moment, from the call on: what is below it is ours."""
@@ -228,7 +232,8 @@ class AppThreads:
         self._hot: _Slot | None = None  # that was given a call last
         self._spread_until = -math.inf
         self._nap = trio.CancelScope()  # of the overseer
-        self._outbox: list[tuple[_Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
+        self._now = trio.lowlevel.current_clock().current_time
+        self.outbox: list[tuple[_Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
         self._lost: set[_Slot] = set()
         self._closing = False
 
@@ -255,11 +260,15 @@ class AppThreads:
         free = len(self._idle) + self._starting + self._threads - len(self._slots)
         if len(self._waiting) + self._ahead >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
-        call.patience, call.expires = queue_timeout, trio.current_time() + queue_timeout
-        self._waiting.append(call)
-        self._hand_out()
-        if call.slot is None:
-            self._look_at(call.expires)
+        call.patience = queue_timeout
+        if not self._waiting and (slot := self._choose()) is not None:
+            self._give(slot, call)
+        else:
+            call.expires = self._now() + queue_timeout
+            self._waiting.append(call)
+            self._hand_out()
+            if call.slot is None:
+                self._look_at(call.expires)
         return await self._wait(call, self._abort_request)
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
@@ -277,17 +286,21 @@ class AppThreads:
 
     async def _wait(self, call: Call, abort: Callable[[Call], trio.lowlevel.Abort]) -> Any:
         call.task = trio.lowlevel.current_task()
-        result = await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
-        if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled | LostThread):
+        await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
+        error, result = call.error, call.result
+        call.error = call.result = None  # whoever looks at the call keeps no answer alive
+        if error is None:
+            return result
+        try:
+            if not isinstance(error, trio.Cancelled | LostThread):
+                raise error
             # The thread saw the cancellation of its slot; this task is to see its own, if it has one.
             await trio.lowlevel.checkpoint_if_cancelled()
             if call.cancelled:
-                raise Abandoned from result.error
-            raise RuntimeError("a call raised the Cancelled of another one") from result.error
-        try:
-            return result.unwrap()
+                raise Abandoned from error
+            raise RuntimeError("a call raised the Cancelled of another one") from error
         finally:
-            del result, call  # an error would keep this frame, and the frame the error, and both what the app held
+            del error, call  # an error would keep this frame, and the frame the error, and both what the app held
 
     def abandon(self, call: Call) -> None:
         """Give up a call for the sake of whoever asked for it: its `run` raises `Abandoned` unless it has a result.
@@ -364,8 +377,6 @@ class AppThreads:
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
-        if self._ahead:
-            self._look_at(trio.current_time() + STUCK_AFTER)
 
     def _choose(self) -> _Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
@@ -377,9 +388,9 @@ class AppThreads:
     def _stands_in_for_others(self, slot: _Slot) -> bool:
         if not slot.calls or slot.scope.cancel_called:
             return False
-        if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
+        if self.outbox and self.outbox[-1][0] is slot:  # it was not even woken
             return True
-        now = trio.current_time()
+        now = self._now()
         return now >= self._spread_until and now - slot.since < STUCK_AFTER
 
     def _give(self, slot: _Slot, call: Call) -> None:
@@ -389,21 +400,22 @@ class AppThreads:
             self._begin(slot)
         else:
             self._ahead += 1
-        self._outbox.append((slot, call))
+        self.outbox.append((slot, call))
 
     def flush(self) -> None:
         """Wake the threads that were given something."""
-        if self._outbox:
-            now = trio.current_time()
-            for slot, call in self._outbox:
-                if slot.calls[0] is call:
-                    slot.since = now  # not before
-                slot.inbox.put(call)
-            self._outbox.clear()
+        now = self._now()
+        for slot, call in self.outbox:
+            if slot.calls[0] is call:
+                slot.since = now  # not before
+            slot.inbox.put(call)
+        self.outbox.clear()
+        if self._ahead:
+            self._look_at(now + STUCK_AFTER)
 
     def _begin(self, slot: _Slot) -> None:
         """Its first call runs now, as far as the loop can tell."""
-        slot.since = trio.current_time()
+        slot.since = self._now()
         begins = slot.calls[0].begins
         if begins is not None:
             begins()
@@ -424,6 +436,7 @@ class AppThreads:
             slot.calls.remove(call)
             self._ahead -= 1
             call.slot = None
+            call.expires = self._now() + call.patience
             self._waiting.appendleft(call)
         self._read_reports(slot)  # the thread may rely on what it saw in its inbox
 
@@ -432,7 +445,7 @@ class AppThreads:
     def _next_look(self) -> float:
         """When something may have waited too long."""
         if self._ahead:
-            return trio.current_time() + STUCK_AFTER
+            return self._now() + STUCK_AFTER
         return min((call.expires for call in self._waiting), default=math.inf)
 
     def _look_at(self, when: float) -> None:
@@ -445,7 +458,7 @@ class AppThreads:
         while True:
             with trio.CancelScope(deadline=self._next_look()) as self._nap:
                 await trio.sleep_forever()
-            now = trio.current_time()
+            now = self._now()
             for slot in self._slots:
                 self._read_reports(slot)
                 if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
@@ -460,7 +473,8 @@ class AppThreads:
         """Tell whoever waits for a call that nothing comes of it."""
         task, call.task = call.task, None
         if task is not None:
-            trio.lowlevel.reschedule(task, outcome.Value(outcome.Error(error)))
+            call.error = error
+            trio.lowlevel.reschedule(task)
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
@@ -500,9 +514,9 @@ class AppThreads:
             self._end_idle()
 
     def _read_reports(self, slot: _Slot) -> None:
-        with suppress(queue.Empty):
-            while True:
-                self._report(slot, slot.done.get_nowait())
+        done = slot.done
+        while not done.empty():
+            self._report(slot, done.get_nowait())
 
     def _report(self, slot: _Slot, call: Call | None) -> None:
         """A thread has started (None), or is done with a call."""
@@ -525,12 +539,11 @@ class AppThreads:
     def _settle(self, call: Call) -> None:
         """Give a result to whoever waits for it, or have it disposed of."""
         call.slot = None
-        result, call.result = call.result, None  # whoever looks at the call keeps no answer alive
         if call.task is not None:
             task, call.task = call.task, None
-            trio.lowlevel.reschedule(task, outcome.Value(result))
-        elif call.dispose is not None and isinstance(result, outcome.Value):
-            dispose = partial(_log_failure, partial(call.dispose, result.value))
+            trio.lowlevel.reschedule(task)
+        elif call.dispose is not None and call.error is None:
+            dispose = partial(_log_failure, partial(call.dispose, call.result))
             self._waiting.appendleft(Call(dispose, closes=True))
 
     def close(self) -> None:
@@ -551,18 +564,20 @@ def _log_failure(fn: Callable[[], object]) -> None:
 
 
 class _BeforeWaiting(trio.abc.Instrument):
-    """Has something done whenever the loop is about to wait."""
+    """Has something done with a list that is not empty whenever the loop is about to wait."""
 
-    def __init__(self, fn: Callable[[], None]) -> None:
+    def __init__(self, things: list[Any], fn: Callable[[], None]) -> None:
+        self._things = things
         self._fn = fn
 
     def before_io_wait(self, timeout: float) -> None:
-        self._fn()
+        if self._things:
+            self._fn()
 
 
 @contextmanager
-def _before_waiting(fn: Callable[[], None]) -> Iterator[None]:
-    instrument = _BeforeWaiting(fn)
+def _before_waiting(pool: AppThreads) -> Iterator[None]:
+    instrument = _BeforeWaiting(pool.outbox, pool.flush)
     trio.lowlevel.add_instrument(instrument)
     try:
         yield
@@ -582,7 +597,7 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
     with ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             pool = AppThreads(nursery, threads, queue_size)
-            stack.enter_context(_before_waiting(pool.flush))  # until the last slot has ended
+            stack.enter_context(_before_waiting(pool))  # until the last slot has ended
             try:
                 async with running(pool.oversee):
                     yield pool

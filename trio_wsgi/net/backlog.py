@@ -41,7 +41,7 @@ class Backlog:
         self._size = 0
         self._running = False
         self._failure: Exception | None = None
-        self._moved = trio.Event()  # set, and replaced, whenever the size falls or the task ends
+        self._moved: trio.Event | None = None  # set whenever the size falls or the task ends; where somebody waits
 
     def __repr__(self) -> str:
         return f"<Backlog {'sending' if self._running else 'idle'}, {self._size} bytes>"
@@ -62,7 +62,7 @@ class Backlog:
         """
         self.lend(parts)
         while self._running and self._size > limit:
-            await self._moved.wait()
+            await self._wait_moved()
         self._check()
 
     async def extend(self, parts: deque[Part], limit: int) -> bool:
@@ -88,7 +88,7 @@ class Backlog:
             whatever ended the sending.
         """
         while self._running:
-            await self._moved.wait()
+            await self._wait_moved()
         self._check()
 
     def forget(self) -> None:
@@ -125,6 +125,12 @@ class Backlog:
         self._size -= sent
         self._wake()
 
+    async def _wait_moved(self) -> None:
+        if self._moved is None:
+            self._moved = trio.Event()
+        await self._moved.wait()
+
     def _wake(self) -> None:
-        self._moved.set()
-        self._moved = trio.Event()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None

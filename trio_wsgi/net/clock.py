@@ -54,7 +54,8 @@ class AppClock:
 
     def end(self) -> None:
         """The application is done."""
-        self._alarms.call_off(self)
+        if self._due != math.inf:
+            self._alarms.call_off(self)
 
     def ring(self) -> None:
         """The time is up (`Alarms`)."""
@@ -72,7 +73,7 @@ class AppClock:
         """While the block runs, the application waits for its client."""
         if not self._holds:
             self._left = self._due - trio.current_time()
-            self._alarms.call_off(self)
+            self.end()
         self._holds += 1
         try:
             yield
@@ -90,5 +91,6 @@ class AppClock:
             self._run()
 
     def _run(self) -> None:
-        self._due = trio.current_time() + self._left
-        self._alarms.set(self, self._due)
+        if self._left != math.inf:
+            self._due = trio.current_time() + self._left
+            self._alarms.set(self, self._due)

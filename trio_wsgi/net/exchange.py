@@ -23,7 +23,7 @@ from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientGone
-from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, dispose_answer
+from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.apps import Call
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.outlet import Outlet
@@ -186,7 +186,10 @@ class Exchange:
                 raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
             self._sent = True
         finally:
-            await close_answer(self._service, answer)
+            if answer.close_at_once:
+                close_logging(answer.close)
+            else:
+                await close_answer(self._service, answer)
 
     # -- what the response carries -------------------------------------------------------------------------------
 
@@ -275,8 +278,13 @@ class Exchange:
     def _emit(self) -> None:
         if self._app is not None:
             self._app.errors.flush()  # what close() of the app's file said
+        if self._service.observers.wanted:
+            self._service.observers.tell(self._record())
+        self._outlet.forget()
+
+    def _record(self) -> RequestRecord:
         asked, address, sent = self._wire.asked, self._client(), self._outlet.sent_head
-        record = RequestRecord(
+        return RequestRecord(
             peer=address[0],
             peer_port=address[1],
             method=asked.method.decode("ascii") if asked else "-",
@@ -294,12 +302,6 @@ class Exchange:
             environ={} if self._app is None else self._app.environ,
             health=self._health,
         )
-        for observer in self._service.observers:
-            try:
-                observer(record)
-            except Exception:
-                log.exception("an observer of finished requests failed")
-        self._outlet.forget()
 
 
 async def _failing(exc: Exception) -> None:

@@ -1,13 +1,17 @@
-"""Observers of finished requests that come with the server."""
+"""Who is told of finished requests: the access log, and whoever embeds the server."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 
 from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.logline import compile_format
 
+log = logging.getLogger("trio_wsgi.error")
 access_log = logging.getLogger("trio_wsgi.access")
+
+Observer = Callable[[RequestRecord], None]
 
 
 class AccessLog:
@@ -24,3 +28,35 @@ class AccessLog:
         level = logging.DEBUG if record.health else logging.INFO  # every second, of every load balancer
         if access_log.isEnabledFor(level):
             access_log.log(level, "%s", self._format(record))
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody listens."""
+        return access_log.isEnabledFor(logging.INFO)
+
+
+class Observers:
+    """All of them.
+
+    Args:
+        access: the access log.
+        others: called with the record of every finished request; what they raise is logged.
+    """
+
+    def __init__(self, access: AccessLog, others: Sequence[Observer]) -> None:
+        self._access = access
+        self._others = others
+        self._all: tuple[Observer, ...] = (access, *others)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a record is worth being made."""
+        return bool(self._others) or self._access.wanted
+
+    def tell(self, record: RequestRecord) -> None:
+        """Tell each of them."""
+        for observer in self._all:
+            try:
+                observer(record)
+            except Exception:
+                log.exception("an observer of finished requests failed")

@@ -22,7 +22,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import MinRate, Part, Rate
+from sendfile import FileSpan, MinRate, Part, Rate
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
@@ -184,12 +184,17 @@ class Outlet:
         if answer.head is not None:
             self.start(answer.head, answer.limit_rate)
             self._unsent.extend(self._frame_head(answer.length))
+        with_file = False
         for part in answer.parts:
+            with_file = with_file or type(part) is FileSpan
             self._frame_body(part, self._unsent)
         answer.parts.clear()  # what has left is free to go
         if not answer.missing:
             self._unsent.extend(self._wire.frame_end())
-        await self._deliver(self._unsent)
+        if not with_file:  # a small answer is gone with this, and costs nothing more
+            self._send_nowait(self._unsent)
+        if self._unsent:
+            await self._deliver(self._unsent)
 
     async def settle(self) -> None:
         """Wait until what was accepted from the app has left; for a response that ends here, whole or not.

@@ -27,9 +27,9 @@ from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificat
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
-from trio_wsgi.net.observe import AccessLog
+from trio_wsgi.net.observe import AccessLog, Observer, Observers
 from trio_wsgi.net.peer import Peer, build_peer
-from trio_wsgi.net.service import Observer, Service, open_service
+from trio_wsgi.net.service import Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.rules.environ import Site
@@ -75,7 +75,7 @@ class Server:
     ) -> None:
         self._app = app
         self.config = Config() if config is None else config
-        self._observers: tuple[Observer, ...] = (AccessLog(self.config.access_logformat), *observers)
+        self._observers = Observers(AccessLog(self.config.access_logformat), tuple(observers))
         self._tls = open_tls(self.config) if tls is None else tls
         self._accepting = trio.CancelScope()
         self._drain_limits = DrainLimits(

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import trio
 
-from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
+from sendfile import FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
 from sendfile.held import held_by_kernel
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
 
@@ -116,13 +116,6 @@ class PlainTransport:
             FileTooShort: a file ended before its span did.
             AppError: a file cannot be read.
         """
-        if rate is None and all(type(part) is not FileSpan for part in parts):
-            # A small answer is gone with this, and costs nothing more. Its caller has other places to be cancelled at.
-            sent = self.send_nowait(parts)
-            if progress is not None:
-                progress(sent)
-            if not parts:
-                return
         taken = Taken(self.sock, idle_timeout, progress)
         while True:
             try:

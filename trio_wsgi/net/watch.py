@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 
 import trio
 
-RIPE = 0.1  # seconds that a request runs before its client is watched
+RIPE = 0.1  # seconds, at most, that a request runs before its client is watched; half of it at least
 _BATCH = 64
 
 
@@ -32,13 +32,15 @@ class DisconnectWatch:
 
     def __init__(self, half_close: bool) -> None:
         self._half_close = half_close
-        self._young: dict[int, tuple[float, socket.socket, Callable[[], None]]] = {}  # by descriptor; oldest first
+        self._new: dict[int, tuple[socket.socket, Callable[[], None]]] = {}  # by descriptor; since the last look
+        self._young: dict[int, tuple[socket.socket, Callable[[], None]]] = {}  # since the look before
         self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        self._asleep = False
         self._some = trio.Event()
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
 
     def __repr__(self) -> str:
-        return f"<DisconnectWatch {len(self._young)} young, {len(self._watched)} watched>"
+        return f"<DisconnectWatch {len(self._new) + len(self._young)} young, {len(self._watched)} watched>"
 
     def watching(self, sock: socket.socket, gone: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `gone` on the event loop if the peer of `sock` goes while the block runs.
@@ -48,11 +50,12 @@ class DisconnectWatch:
         return _Watching(self, sock, gone)
 
     def _begin(self, key: int, sock: socket.socket, gone: Callable[[], None]) -> None:
-        self._young[key] = (trio.current_time(), sock, gone)
-        self._some.set()
+        self._new[key] = (sock, gone)
+        if self._asleep:
+            self._some.set()
 
     def _end(self, key: int) -> None:
-        if self._young.pop(key, None) is None:
+        if self._new.pop(key, None) is None and self._young.pop(key, None) is None:
             self._forget(key)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -71,15 +74,16 @@ class DisconnectWatch:
     async def _ripen(self) -> None:
         """Begin to watch the requests that are not so quick."""
         while True:
-            if not self._young and (self._epoll is not None or not self._watched):
+            if not (self._new or self._young) and (self._epoll is not None or not self._watched):
                 self._some = trio.Event()
+                self._asleep = True
                 await self._some.wait()
-            await trio.sleep(RIPE)
-            ripe = trio.current_time() - RIPE
-            while self._young and self._young[key := next(iter(self._young))][0] <= ripe:
-                _, sock, gone = self._young.pop(key)
-                self._watched[key] = (sock, gone)
-                if self._epoll is not None:
+                self._asleep = False
+            await trio.sleep(RIPE / 2)
+            ripe, self._young, self._new = self._young, self._new, {}
+            self._watched |= ripe
+            if self._epoll is not None:
+                for key in ripe:
                     self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
             if self._epoll is None:
                 self._peek()

@@ -55,9 +55,9 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
     return answer
 
 
-def _blocks_left(result: object, response: Response) -> list[Any]:
+def _blocks_left(result: Any, response: Response) -> list[Any]:
     """Send the blocks of an iterable; those of a list are all known, and are left for later."""
-    if isinstance(result, str | bytes | bytearray | memoryview) or not _is_iterable(result):
+    if type(result) not in (list, tuple) and not _is_body(result):
         raise AppError(
             f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list"
         )
@@ -75,7 +75,9 @@ def _blocks_left(result: object, response: Response) -> list[Any]:
     return []
 
 
-def _is_iterable(result: object) -> TypeGuard[Iterable[Any]]:
+def _is_body(result: object) -> TypeGuard[Iterable[Any]]:
+    if isinstance(result, str | bytes | bytearray | memoryview):
+        return False
     return isinstance(result, Iterable) or hasattr(type(result), "__getitem__")
 
 

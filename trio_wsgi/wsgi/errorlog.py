@@ -27,7 +27,7 @@ class ErrorLog(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        if not self.closed and self._partial:
+        if self._partial and not self.closed:
             line, self._partial = self._partial, ""
             self._log(line)
 
