@@ -3,7 +3,8 @@
 #   make demo     serve examples/demo with sample files         (PORT=8000 HOST=127.0.0.1)
 #   make test     run all tests                                 (ARGS="-m 'not slow'" reaches pytest;
 #                 those that need curl, wget, aria2c, nginx, haproxy or strace are skipped where it is missing,
-#                 and fail instead with WITHOUT_TOOLS=0, as in .ci/run)
+#                 and fail instead with WITHOUT_TOOLS=0, as in .ci/run;
+#                 two files of tests run at the same time; JOBS=0: one after the other)
 #   make lint     ruff and mypy, changing nothing
 #   make format   let ruff rewrite the tree
 #   make clean    remove everything that make made
@@ -16,6 +17,7 @@ HOST   ?= 127.0.0.1
 PORT   ?= 8000
 FILES  ?= demo-files
 ARGS   ?=
+JOBS   ?= 2
 WITHOUT_TOOLS ?= 1
 
 BIN     := $(VENV)/bin
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed $(FILES)/SHA256SUMS
 	@DEMO_FILES='$(FILES)' exec $(BIN)/trio-wsgi --bind $(HOST):$(PORT) --access-logfile - examples.demo.app:app
 
 test: $(VENV)/.installed-test
-	TESTS_WITHOUT_TOOLS=$(WITHOUT_TOOLS) $(BIN)/python -m pytest -rs $(ARGS)
+	TESTS_WITHOUT_TOOLS=$(WITHOUT_TOOLS) $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .

@@ -87,7 +87,9 @@ TABLE: list[tuple[str, dict[str, object], str]] = [
     ("%(M)s", {}, "1500"),
     ("%(D)s", {}, "1500000"),
     ("%(L)s", {}, "1.500000"),
-    ("%(p)s", {}, f"<{os.getpid()}>"),
+    pytest.param(
+        "%(p)s", {}, f"<{os.getpid()}>", id="pid"
+    ),  # the processes that share the tests must agree on its name
     ("%({User-Agent}i)s", {}, "curl/8.5"),
     ("%({x-forwarded-for}i)s", {}, "198.51.100.1, 198.51.100.2"),
     ("%({x-none}i)s", {}, "-"),
