@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving import Command, command
@@ -22,6 +23,10 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     if path == "/sleep":
         time.sleep(float(query))
+    if path == "/hold":  # for as long as the file is there
+        open(query, "w").close()
+        while os.path.exists(query):
+            time.sleep(0.01)
     if path == "/block":  # the event loop
         import trio
         trio.from_thread.run_sync(time.sleep, float(query))
@@ -30,7 +35,8 @@ def app(environ, start_response):
 
 
 def write_app(folder: Path, version: str = "one", name: str = "workers_app") -> None:
-    """An application that answers with its version and the id of its process; /sleep?SECONDS, /block?SECONDS."""
+    """An application that answers with its version and the id of its process; /sleep?SECONDS, /hold?FILE,
+    /block?SECONDS."""
     (folder / f"{name}.py").write_text(f"VERSION = {version!r}\n{APP}")
 
 
@@ -88,6 +94,34 @@ def ask(run: Command, path: str = "/", timeout: float = 30.0) -> str:
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), received
     return body.decode()
+
+
+@dataclass
+class Held:
+    """A request that is under way until we let it go."""
+
+    client: socket.socket
+    file: Path
+
+    def let_go(self) -> str:
+        """The body of its answer, which comes from now on."""
+        self.file.unlink()
+        received = b""
+        while data := self.client.recv(65536):
+            received += data
+        assert received.startswith(b"HTTP/1.1 200 "), received
+        return received.partition(b"\r\n\r\n")[2].decode()
+
+
+@contextmanager
+def held_request(run: Command, folder: Path) -> Iterator[Held]:
+    """A request in a thread of the application."""
+    file = folder / f"held-{os.getpid()}-{time.monotonic_ns()}"
+    with socket.create_connection(("127.0.0.1", run.port), timeout=60) as client:
+        client.sendall(b"GET /hold?%b HTTP/1.0\r\n\r\n" % os.fsencode(file))
+        wait_until(file.exists)
+        yield Held(client, file)
+        file.unlink(missing_ok=True)
 
 
 def answering_pid(run: Command) -> int:

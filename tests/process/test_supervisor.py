@@ -9,14 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import Command, clean_environment, command
 from waiting import wait_until
-from workers import answering_pid, ask, end, is_alive, ready_pids, supervised, wait_log, worker_pids, write_app
+from workers import (
+    answering_pid,
+    ask,
+    end,
+    held_request,
+    is_alive,
+    ready_pids,
+    supervised,
+    wait_log,
+    worker_pids,
+    write_app,
+)
 
 
 @pytest.fixture(scope="module")
@@ -167,11 +177,10 @@ def test_a_module_beside_the_application_shadows_nothing_of_ours(tmp_path: Path)
 def test_term_lets_requests_finish_and_exits_0(site: Path) -> None:
     with supervised(site, workers=2) as run:
         pids = worker_pids(run)
-        with socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
-            client.sendall(b"GET /sleep?1 HTTP/1.0\r\n\r\n")
-            time.sleep(0.3)
+        with held_request(run, site) as held:
             run.send_signal(signal.SIGTERM)
-            assert client.recv(12) == b"HTTP/1.1 200"
+            wait_log(run, "SIGTERM: finishing")
+            assert held.let_go().startswith("one ")
         assert run.wait(30) == 0
         assert not any(map(is_alive, pids))
         assert run.log.rstrip().endswith("stopped")
@@ -221,10 +230,8 @@ def test_the_terminal_ends_it(site: Path, how: str) -> None:
 
 
 def test_a_second_signal_ends_all_at_once(site: Path) -> None:
-    with supervised(site, workers=2) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+    with supervised(site, workers=2) as run, held_request(run, site):
         pids = worker_pids(run)
-        client.sendall(b"GET /sleep?60 HTTP/1.0\r\n\r\n")
-        time.sleep(0.3)
         run.send_signal(signal.SIGTERM)
         wait_log(run, "SIGTERM: finishing")
         assert end(run, signal.SIGTERM) == 1
@@ -233,39 +240,37 @@ def test_a_second_signal_ends_all_at_once(site: Path) -> None:
 
 def test_term_to_all_processes_cuts_nothing(site: Path) -> None:
     """systemd's KillMode=control-group: what a worker gets twice is not urgent, as its supervisor knows better."""
-    with supervised(site) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
-        client.sendall(b"GET /sleep?1.5 HTTP/1.0\r\n\r\n")
-        time.sleep(0.3)
+    with supervised(site) as run, held_request(run, site) as held:
         for pid in [*worker_pids(run), run.process.pid]:
             os.kill(pid, signal.SIGTERM)
-        assert client.recv(12) == b"HTTP/1.1 200"
+        wait_log(run, "SIGTERM: finishing")
+        assert held.let_go().startswith("one ")
         assert run.wait(30) == 0
 
 
 def test_workers_do_not_outlive_a_killed_supervisor(site: Path) -> None:
     """kill -9: what is under way is finished, and nobody serves for ever."""
-    with supervised(site, workers=2) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+    with supervised(site, workers=2) as run, held_request(run, site) as held:
         pids = worker_pids(run)
-        client.sendall(b"GET /sleep?1 HTTP/1.0\r\n\r\n")
-        time.sleep(0.3)
         run.process.kill()
-        assert client.recv(12) == b"HTTP/1.1 200"
-        wait_until(lambda: not any(map(is_alive, pids)))
         wait_until(lambda: "the supervisor has gone: finishing what is under way" in run.log)
+        assert held.let_go().startswith("one ")
+        wait_until(lambda: not any(map(is_alive, pids)))
 
 
 def test_a_unix_socket_is_there_while_workers_come_and_go_and_gone_in_the_end(site: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with supervised(site, "-b", f"unix:{path}") as run:
-        (victim,) = worker_pids(run)
-        os.kill(victim, signal.SIGTERM)
-        wait_log(run, "is ready", 2)
+        (old,) = worker_pids(run)
+        with held_request(run, site) as held:
+            os.kill(old, signal.SIGTERM)  # it finishes this, and has a successor before
+            with socket.socket(socket.AF_UNIX) as other:
+                other.settimeout(30)
+                other.connect(str(path))
+                other.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                assert other.recv(12) == b"HTTP/1.1 200"
+            assert held.let_go() == f"one {old}"
         assert path.exists()
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
-            client.connect(str(path))
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert client.recv(12) == b"HTTP/1.1 200"
         assert end(run, signal.SIGTERM) == 0
         assert not path.exists()
 
@@ -295,6 +300,7 @@ def test_each_worker_listens_for_itself_under_reuse_port(site: Path) -> None:
 # -- those who hang ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(site: Path) -> None:
     with supervised(site, "--timeout", "2") as run:
         (pid,) = worker_pids(run)
@@ -309,6 +315,7 @@ def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(s
         assert end(run, signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_requests_may_take_longer_than_timeout(site: Path) -> None:
     """PAINS 28: it is the event loop that has to live, not a request that has to be quick."""
     with supervised(site, "--timeout", "2") as run:

@@ -45,6 +45,7 @@ def test_exit_codes_of_applications_that_cannot_boot(folder: Path, app: str, cod
         assert run.log.count("importing\n") <= 2  # no worker was started twice
 
 
+@pytest.mark.slow
 def test_a_boot_that_hangs_ends_in_exit_3_with_its_stack_in_the_log(folder: Path) -> None:
     (folder / "boot_hangs.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")
     with command(
@@ -88,6 +89,7 @@ def kill_one(run: Command) -> int:
     return victim
 
 
+@pytest.mark.slow
 def test_replacements_that_cannot_boot_are_tried_again_while_others_serve(tmp_path: Path) -> None:
     """More and more slowly: that is no fork bomb. The traceback is shown once. When it is mended, they boot."""
     write_app(tmp_path)
@@ -103,6 +105,7 @@ def test_replacements_that_cannot_boot_are_tried_again_while_others_serve(tmp_pa
         assert end(run, signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_when_nobody_is_left_who_serves_and_none_can_boot_it_exits_3(tmp_path: Path) -> None:
     write_app(tmp_path)
     with supervised(tmp_path) as run:
@@ -114,6 +117,7 @@ def test_when_nobody_is_left_who_serves_and_none_can_boot_it_exits_3(tmp_path: P
         assert run.log.splitlines()[-1] == "trio-wsgi: error: importing 'workers_app' failed: ValueError: broken now"
 
 
+@pytest.mark.slow
 def test_workers_that_die_soon_after_they_have_booted_are_replaced_more_and_more_slowly(tmp_path: Path) -> None:
     (tmp_path / "workers_app.py").write_text(
         "import os, threading\ndef app(environ, start_response): ...\nthreading.Timer(2, os._exit, [9]).start()\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from serving import Command, command
 from waiting import wait_until
-from workers import answering_pid, ask, end, supervised, wait_log, worker_pids, write_app
+from workers import answering_pid, ask, end, held_request, supervised, wait_log, worker_pids, write_app
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +61,11 @@ def test_new_workers_have_the_new_code_and_the_new_settings(site: Path, running:
 def test_a_request_that_is_under_way_is_finished_by_the_old_code(site: Path, running: Command) -> None:
     write_app(site, "two")
     reload(running)
-    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as client:
-        client.sendall(b"GET /sleep?3 HTTP/1.0\r\n\r\n")
+    with held_request(running, site) as held:
         write_app(site, "three")
         reload(running)
         assert ask(running).startswith("three ")
-        received = b""
-        while data := client.recv(9999):
-            received += data
-        assert b"\r\n\r\ntwo " in received
+        assert held.let_go().startswith("two ")
 
 
 def test_an_application_that_cannot_boot_leaves_all_as_it_was(site: Path, running: Command) -> None:

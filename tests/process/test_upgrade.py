@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from serving import Command
 from waiting import wait_until
-from workers import answering_pid, ask, end, is_alive, supervised, wait_log, worker_pids, write_app
+from workers import answering_pid, ask, end, held_request, is_alive, supervised, wait_log, worker_pids, write_app
 
 # Boots so often, and then no more: in the first worker, in the one that tries the program, in ...
 COUNTING = """
@@ -28,6 +28,7 @@ def upgrade(run: Command) -> None:
     wait_log(run, "listening at ", before + 1)
 
 
+@pytest.mark.slow
 def test_the_process_and_its_sockets_stay_while_all_else_is_new(tmp_path: Path) -> None:
     """So systemd, pid files and containers see nothing. Twice, as the new program has to leave all it was left. With a
     TCP socket for each worker, which their successors have to find."""
@@ -73,16 +74,12 @@ def assert_ident(run: Command, ident: bytes) -> None:
 
 def test_workers_of_the_former_program_finish_what_they_do(tmp_path: Path) -> None:
     write_app(tmp_path)
-    with supervised(tmp_path) as run, socket.create_connection(("127.0.0.1", run.port), timeout=30) as client:
+    with supervised(tmp_path) as run, held_request(run, tmp_path) as held:
         (old,) = worker_pids(run)
-        client.sendall(b"GET /sleep?4 HTTP/1.0\r\n\r\n")
         write_app(tmp_path, "two")
         upgrade(run)
         assert ask(run).startswith("two ")
-        received = b""
-        while data := client.recv(9999):
-            received += data
-        assert received.endswith(f"one {old}".encode())
+        assert held.let_go() == f"one {old}"
         wait_until(lambda: worker_pids(run) == [answering_pid(run)])
         assert end(run, signal.SIGTERM) == 0
 

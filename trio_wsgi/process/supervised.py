@@ -161,6 +161,7 @@ async def _report(process: Process, channel: Channel, recycling: Recycling, star
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_beat, channel, process.server.config.timeout)
         nursery.start_soon(_ask_for_successor, channel, recycling)
+        nursery.start_soon(_ask_when_told_to_end, process, recycling)
         if process.server.config.reload:
             nursery.start_soon(report_imports, channel, started)
         while lines := await channel.receive():
@@ -173,6 +174,12 @@ async def _report(process: Process, channel: Channel, recycling: Recycling, star
 
 async def _ask_for_successor(channel: Channel, recycling: Recycling) -> None:
     channel.tell(Replace(await recycling.wait_due()))
+
+
+async def _ask_when_told_to_end(process: Process, recycling: Recycling) -> None:
+    """Whoever ends a single worker by TERM is not to wait for its last download until there is another."""
+    await process.told_to_end.wait()
+    recycling.ask("SIGTERM")
 
 
 async def _beat(channel: Channel, timeout: float) -> None:

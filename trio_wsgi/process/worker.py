@@ -157,6 +157,7 @@ class Process:
     alone: bool = True
     outside: Outside = Outside()
     serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
+    told_to_end: trio.Event = field(default_factory=trio.Event, init=False)  # by TERM
 
     def where(self) -> str:
         """The addresses that we listen at."""
@@ -261,6 +262,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             process.say("%s: finishing what is under way, for up to %g s", name, timeout)
             process.outside.systemd.tell_stopping("finishing what is under way")
             process.server.drain()
+            process.told_to_end.set()
             ending = True
         else:
             process.say("%s: stopping", name)
