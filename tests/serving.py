@@ -167,7 +167,7 @@ def command(
         running.log_path.unlink()
 
 
-def _wait_listening(running: Command, timeout: float = 20.0) -> str:
+def _wait_listening(running: Command, timeout: float = 60.0) -> str:
     patience = time.monotonic() + timeout
     while time.monotonic() < patience:
         if found := re.search(r"listening at (\S+?)[, ]", running.log):

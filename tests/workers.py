@@ -47,6 +47,9 @@ def supervised(folder: Path, *arguments: str, workers: int = 1, **environ: str) 
         seen: set[int] = set()
         try:
             yield run
+        except BaseException:
+            print(run.log)  # pytest shows it with the failure
+            raise
         finally:
             seen.update(worker_pids(run))
             run.process.kill()
