@@ -24,8 +24,10 @@ from trio_wsgi.errors import AppLoadError, BootError, ConfigError
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
+from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.prepare import find_home, load_plan, prepare_process
+from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import describe_default, format_toml, sections
@@ -288,6 +290,9 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
 
 def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
+    check_affinity(loaded.config.cpu_affinity)
+    if loaded.config.workers == 0:
+        check_replaceable(loaded.config)
     print(f"settings: {_count_origins(loaded.origins)}")
     print(f"listen at: {', '.join(address.url(loaded.config.scheme) for address in loaded.config.addresses)}")
     if open_tls(loaded.config) is not None:

@@ -146,10 +146,10 @@ def test_workers_and_all_their_threads_are_pinned_in_turn(tmp_path: Path) -> Non
         )  # the supervisor goes where it likes
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_cpu_that_is_not_there_ends_the_command_at_once(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "words"), [(0, []), (1, []), (1, ["--check-config"])])
+def test_a_cpu_that_is_not_there_ends_the_command_at_once(tmp_path: Path, workers: int, words: list[str]) -> None:
     write_app(tmp_path)
-    arguments = ["workers_app:app", "-b", "127.0.0.1:0", "--cpu-affinity", "1023"]
+    arguments = ["workers_app:app", "-b", "127.0.0.1:0", "--cpu-affinity", "1023", *words]
     with command(*arguments, cwd=tmp_path, workers=workers, wait=False) as run:
         assert run.wait(30) == 1
         assert re.fullmatch(

@@ -257,9 +257,10 @@ def test_a_worker_that_has_grown_is_replaced(tmp_path: Path) -> None:
         assert client.ask() not in asking(run, "")
 
 
-def test_the_command_without_workers_says_what_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["--check-config"]])
+def test_the_command_without_workers_says_what_is_missing(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "workers_app.py").write_text(APP)
-    with command("workers_app:app", "--max-requests", "5", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:
+    with command("workers_app:app", "--max-requests", "5", *words, cwd=tmp_path, wait=False) as run:
         assert run.wait(30) == 1
         assert run.log == (
             "trio-wsgi: error: max_requests: there is no supervisor here that could replace this process "
