@@ -188,7 +188,10 @@ class AppRun:
             pass
         finally:
             clock.end()
-            self._outlet.delivering = True  # its slot may run another call now
+            self.call = None  # its slot may run another one now
+            self._outlet.delivering = True
+            if not service.observers.wanted:
+                self.environ = {}  # a slow download is to hold no more than it needs
         if answer is not None:
             if not (self._gone or clock.expired):
                 return answer

@@ -288,7 +288,8 @@ class AppThreads:
         call.task = trio.lowlevel.current_task()
         await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
         error, result = call.error, call.result
-        call.error = call.result = None  # whoever looks at the call keeps no answer alive
+        call.error = call.result = None  # whoever looks at the call keeps no answer alive,
+        call.fn, call.begins = _nothing, None  # nor what the app was called with
         if error is None:
             return result
         try:
@@ -554,6 +555,9 @@ class AppThreads:
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
+
+
+def _nothing() -> None: ...
 
 
 def _log_failure(fn: Callable[[], object]) -> None:

@@ -189,6 +189,7 @@ class Connection:
                 break
             idle_setting = "keep_alive"
             self._serving = None
+            del exchange, head  # an idle connection keeps no request alive
         self._serving = None
         # A client that would have kept the connection may be sending its next request.
         unread = unread or head is None or head.keep_alive or not self._wire.body_done

@@ -9,7 +9,6 @@ Laws:
 from __future__ import annotations
 
 import enum
-from collections import deque
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ConfigError
@@ -60,7 +59,7 @@ class FastCodec:
         self.asked: Asked | None = None
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._data: deque[bytes] = deque()
+        self._data: list[bytes] = []  # of the body, that one feed gave
         self._complete = False  # the request
         self._phase = _Phase.IDLE
         self._framing = Framing.NONE
@@ -107,7 +106,9 @@ class FastCodec:
 
     def next_data(self) -> bytes | None:
         if self._data:
-            return self._data.popleft()
+            data = b"".join(self._data)
+            self._data.clear()
+            return data
         return b"" if self._complete else None
 
     def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:

@@ -72,7 +72,8 @@ class Outlet:
         self._limits = limits
         self._rate: Rate | None = None  # of this response; known with its head
         self._head: Head | None = None  # taken, not yet framed
-        self._backlog = Backlog(nursery, self._deliver_noting)
+        self._nursery = nursery
+        self._lending: Backlog | None = None  # made when something is lent
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
@@ -149,6 +150,12 @@ class Outlet:
                 bridge.run(trio.lowlevel.checkpoint_if_cancelled)
             raise
 
+    @property
+    def _backlog(self) -> Backlog:
+        if self._lending is None:
+            self._lending = Backlog(self._nursery, self._deliver_noting)
+        return self._lending
+
     def _hand_over(self) -> deque[Part]:
         parts, self._unsent, self._lent = self._unsent, deque(), True
         return parts
@@ -210,7 +217,8 @@ class Outlet:
     def forget(self) -> None:
         """The response is over: keep neither blocks alive nor, through a traceback, the frames of the app."""
         self._unsent.clear()
-        self._backlog.forget()
+        if self._lending is not None:
+            self._lending.forget()
         if self.failure is not None:
             self.failure.__traceback__ = self.failure.__cause__ = self.failure.__context__ = None
 
@@ -242,7 +250,7 @@ class Outlet:
         Raises:
             ClientGone: the client has left; or it stalled, however the app spent the time since it was refused.
         """
-        if not self._backlog.take_back():
+        if self._lending is not None and not self._lending.take_back():
             return False
         if self._wire.transport.writable_nowait():
             self._full = None
@@ -288,5 +296,7 @@ class Outlet:
     @property
     def body_sent(self) -> int:
         """Bytes of body that the kernel took, exact but for chunk framing of a response that was cut."""
-        unsent = sum(map(len, self._unsent)) + sum(map(len, self._backlog.parts))
+        unsent = sum(map(len, self._unsent))
+        if self._lending is not None:
+            unsent += sum(map(len, self._lending.parts))
         return max(0, self._framed - unsent)
