@@ -712,21 +712,25 @@ async def test_wait_writable_raises_when_the_client_goes(reset: bool) -> None:
 
 async def test_a_refusal_let_out_is_an_app_error() -> None:
     """500 if nothing was sent; else what was accepted, and a cut."""
+    refused = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environ["PATH_INFO"] == "/early":
             raise BlockingIOError("as if the first block had been refused")
         write = start_response("200 OK", [])
-        for number in itertools.count():
-            write(b"%09d\n" % number * 100)
+        try:
+            for number in itertools.count():
+                write(b"%09d\n" % number * 100)
+        finally:
+            refused.set()
         return []
 
     async with serving(app, write_policy="raise") as served:
         assert read_answer(await ask(served, GET.replace(b"/ ", b"/early "))).status == 500
         async with await served.connect(SMALL) as stream:
             await stream.send_all(GET)
-            await trio.sleep(0.2)
             with trio.fail_after(10):
+                await trio.to_thread.run_sync(refused.wait, 10)
                 body = b"".join(h11_data(await receive_all(stream)))
         record = await served.record(2)
     assert record.outcome is Outcome.APP_ERROR

@@ -64,10 +64,13 @@ async def test_concurrent_calls_of_one_request() -> None:
 
     async def ask_all(clients: int) -> list[int]:
         got: list[int] = []
+        turns = [trio.Event() for _ in range(clients + 1)]
+        turns[0].set()
 
         async def one(number: int) -> None:
-            await trio.sleep(0.01 * number)
+            await turns[number].wait()  # those that are started later end earlier
             got.append(number)
+            turns[number + 1].set()
 
         async with trio.open_nursery() as nursery:
             for number in reversed(range(clients)):
