@@ -5,8 +5,7 @@ Laws:
 * One step is one write of at most 64 KiB. OpenSSL reports it as taken when the kernel has the last of its records, and
   that alone is how far a part advances.
 * A write that the kernel took in part is owed: the records that are left of it go out before anything else can, so the
-  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE"). How much of it
-  the kernel has already, is `ahead`: who counts what the peer has taken needs to know.
+  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE").
 * Files are read into a buffer that its owner shares among all senders of one event loop: a slow reader holds none of
   it, since what is owed is read again.
 * A file is never sent in the same step as the bytes before it: whether it is in memory is asked for each step.
@@ -41,13 +40,15 @@ class TlsSender:
         buffer: `PIECE` bytes that files are read into; shared with other senders of the same thread.
     """
 
-    __slots__ = ("_buffer", "_sock", "ahead", "owed")
+    __slots__ = ("_ahead", "_buffer", "_sock", "_taken", "owed", "sent")
 
     def __init__(self, sock: ssl.SSLSocket, buffer: bytearray) -> None:
         self._sock = sock
         self._buffer = memoryview(buffer)
+        self.sent = 0  # in all
         self.owed = 0
-        self.ahead = 0
+        self._ahead = 0  # of what is owed, what the kernel has already; or less, of a peer that takes it so soon
+        self._taken = 0
 
     def __repr__(self) -> str:
         return f"<TlsSender fd={self._sock.fileno()}, {self.owed} bytes owed>"
@@ -80,13 +81,19 @@ class TlsSender:
             sent = self._sock.send(data)
         except ssl.SSLWantWriteError:
             self.owed = len(data)
-            self.ahead += max(0, held_by_kernel(self._sock) - held)
+            self._ahead = min(self.owed, self._ahead + max(0, held_by_kernel(self._sock) - held))
             raise trio.WouldBlock from None
         except ssl.SSLError as error:
             raise ConnectionResetError(errno.ECONNRESET, describe(error)) from error
-        self.owed = self.ahead = 0
+        self.owed = self._ahead = 0
+        self.sent += sent
         consume(parts, sent)
         return sent
+
+    def taken(self) -> int:
+        """Of the bytes that were sent or are owed, how many the peer has taken, as far as one can tell; never falls."""
+        self._taken = max(self._taken, self.sent + self._ahead - held_by_kernel(self._sock))
+        return self._taken
 
     def _next(self, parts: deque[Part], count: int) -> bytes | memoryview:
         """At most ``count`` bytes from the head of the queue."""

@@ -22,6 +22,7 @@ from authority import connect_tls, read_to_end, shared_authority
 from downloads import Client
 from serving import Served, serving
 
+import trio_wsgi.net.drain
 from trio_wsgi import Config, Outcome, Server
 from trio_wsgi.net.tls import TlsTransport
 
@@ -370,6 +371,32 @@ async def test_many_slow_downloads_hold_no_thread_and_little_memory(tmp_path: Pa
             reply = await Client(other).ask(headers=[("Range", "bytes=5-9")])  # type: ignore[arg-type]
             assert reply.body == LARGE[5:10]
         for stream in (other, *streams):
+            await trio.aclose_forcefully(stream)
+
+
+async def test_a_drain_lets_those_finish_who_take_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few, and though OpenSSL counts a record as sent only with its last byte."""
+    monkeypatch.setattr(trio_wsgi.net.drain, "LOOK", 0.05)
+    monkeypatch.setattr(trio_wsgi.net.drain, "WINDOW", 1.0)
+    settings = {"graceful_timeout": 1.0, "drain_min_rate": 20_000, "write_timeout": 60}
+    async with serving(LargeFile(tmp_path), **TLS, **settings) as served:
+        moving, stalled = [await connect_tls(served.port, receive_buffer=65536) for _ in range(2)]
+        for stream in (moving, stalled):
+            await stream.send_all(CLOSE)
+            await stream.receive_some(1000)
+        served.server.drain()
+        received = bytearray()
+        with trio.fail_after(60):
+            slow = 150  # reads more, once the other one was cut: 1.5 s at 2 MB/s, or less on a busy machine
+            while slow > 0:
+                received += await moving.receive_some(20_000)
+                await trio.sleep(0.01)
+                slow -= len(served.records)
+            received += (await read_to_end(moving))[0]
+        assert received.endswith(LARGE[-MIB:])
+        await served.record(2)
+        assert [record.outcome for record in served.records] == [Outcome.SHUTDOWN, Outcome.FINISHED]
+        for stream in (moving, stalled):
             await trio.aclose_forcefully(stream)
 
 

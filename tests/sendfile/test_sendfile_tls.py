@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from authority import shared_authority
 from sendfile_wires import Pair, content, reset, tcp_pair, tighten, whole
 
 from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_all, send_some
+from sendfile.residency import Disk
 from sendfile.tls import PIECE
 
 ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
@@ -261,3 +263,40 @@ async def test_a_reader_that_is_too_slow(peers: Peers, tls_pump: Pump, noise: IO
         await tls_pump.deliver(
             peers.near, deque([whole(noise)]), sender=peers.sender, min_rate=MinRate(10_000_000, 0.5)
         )
+
+
+class ColdDisk(Disk):
+    """Nothing is in memory but what was fetched, and that is noted."""
+
+    def __init__(self) -> None:
+        self.fetched: list[tuple[int, int]] = []
+        self.gate = threading.Event()
+
+    def probe(self, fd: int, offset: int) -> bool:
+        return any(first <= offset < end for first, end in self.fetched)
+
+    def fetch(self, fd: int, offset: int, count: int) -> None:
+        assert self.gate.wait(20)
+        self.fetched.append((offset, offset + count))
+
+
+@ONE_VERSION
+@pytest.mark.parametrize("epoll", [True, False])
+async def test_cold_bytes_are_fetched_before_they_are_read(epoll: bool, peers: Peers, noise: IO[bytes]) -> None:
+    """The head leaves at once; the event loop never reads what would have it wait for the disk."""
+    disk = ColdDisk()
+    pump = Pump(epoll=epoll, disk=disk)
+    parts: deque[Part] = deque([b"head", FileSpan(noise, 3, 1_000_000)])
+    expected = content(parts[1])
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(pump.run)
+            nursery.start_soon(lambda: pump.deliver(peers.near, parts, sender=peers.sender))
+            assert await peers.receive(4) == b"head"
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert peers.received() == b""
+            disk.gate.set()
+            assert await peers.receive(1_000_000) == expected
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+    assert sum(end - first for first, end in disk.fetched) == 1_000_000

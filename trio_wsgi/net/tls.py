@@ -160,7 +160,7 @@ class TlsTransport(PlainTransport):
 
     def held(self) -> int:
         """As `PlainTransport`; less than 0 where the peer has bytes already that do not count as sent yet."""
-        return super().held() - self._sender.ahead
+        return self._sender.sent - self._sender.taken()
 
     def end_sending(self) -> None:
         """As `PlainTransport`; what was received and not read, or comes later, is not decrypted any more."""
