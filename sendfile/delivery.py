@@ -24,7 +24,7 @@ from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.send import STEP, send_step
 from sendfile.span import FileSpan, HasFileno, Part, size
-from sendfile.tls import TlsSender
+from sendfile.tls import BURST, TlsSender
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
 
@@ -170,7 +170,8 @@ class Delivery:
 
     def room(self, now: float) -> int:
         """Most bytes of the next step; 0 when it has to pause until ``rate.ready_at()``."""
-        return STEP if self.rate is None else min(STEP, self.rate.allowance(now))
+        most = STEP if self.sender is None else BURST
+        return most if self.rate is None else min(most, self.rate.allowance(now))
 
     def warm(self, now: float, residency: Residency) -> int:
         """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first."""
