@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import hypothesis
 import pytest
 import serving
@@ -15,3 +17,11 @@ hypothesis.settings.load_profile("here")
 def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both engines are held to the same rules: `pytestmark = pytest.mark.usefixtures("each_engine")`."""
     monkeypatch.setitem(serving.DEFAULTS, "http", request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was captured may hold anything that applications log; the processes that share the tests speak UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report

@@ -101,7 +101,8 @@ async def test_a_peer_that_leaves_while_we_wait(
         nursery.start_soon(go)
         with pytest.raises(ConnectionError):
             await ways.deliver(near, parts, kernel=kernel)
-    assert list(parts) == [whole(noise)]
+    sent = len(whole(noise)) - sum(map(len, parts))  # over TCP a late acknowledgement may have made room for some
+    assert list(parts) == [whole(noise).advance(sent)]
 
 
 async def test_a_peer_that_left_before(ways: Ways, kernel: bool, pair: Pair, noise: IO[bytes]) -> None:

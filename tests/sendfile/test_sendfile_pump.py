@@ -28,7 +28,7 @@ from sendfile_wires import (
 )
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sendfile import FileSpan, Part, Pump, Stalled, Transfer
+from sendfile import FileSpan, FileTooShort, Part, Pump, Stalled, Transfer
 
 IDLE = 16.0
 
@@ -128,16 +128,14 @@ async def test_a_blocking_socket_is_refused(pump: Pump, pair: Pair) -> None:
 
 async def test_two_deliveries_on_one_socket_are_a_conflict(pump: Pump, pair: Pair, nursery: trio.Nursery) -> None:
     near, far = pair
-    filled = fill(near)
     first = Outcome()
-    nursery.start_soon(first.run, pump, near, queue(b"x"))
+    nursery.start_soon(first.run, pump, near, queue(PLENTY))
     await wait_all_tasks_blocked()
     with pytest.raises(trio.BusyResourceError):
         await pump.deliver(near, queue(b"y"))
-    await receive(far, filled)
-    assert await receive(far, 1) == b"x"
+    assert await receive(far, len(PLENTY)) == PLENTY
     await first.wait_end()
-    assert first.sent == 1
+    assert first.sent == len(PLENTY)
 
 
 async def test_before_and_after_its_run(pair: Pair) -> None:
@@ -263,6 +261,24 @@ async def test_a_copy_of_a_closed_descriptor_does_not_keep_the_pump_busy(nursery
         assert isinstance(outcome.error, trio.ClosedResourceError)
         assert drain(far) == 0
     nursery.cancel_scope.cancel()
+
+
+async def test_what_goes_at_once_needs_no_waiting(pump: Pump, pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    path = tmp_path / "small"
+    path.write_bytes(b"small" * 100)
+    with path.open("rb") as file:
+        parts: deque[Part] = deque([b"head ", FileSpan(file, 5, 15)])
+        assert pump.push_nowait(near, parts) == 20
+        assert not parts
+        assert far.recv(100) == b"head smallsmallsmall"
+        parts = deque([PLENTY])
+        sent = pump.push_nowait(near, parts)
+        assert 0 < sent < len(PLENTY)  # the rest is for `deliver`
+        assert sum(map(len, parts)) == len(PLENTY) - sent
+        with pytest.raises(FileTooShort):
+            while far.recv(1 << 20):
+                pump.push_nowait(near, deque([FileSpan(file, 10_000, 1)]))
 
 
 async def test_the_error_of_one_ends_no_other(pump: Pump, connect: Connect, nursery: trio.Nursery) -> None:

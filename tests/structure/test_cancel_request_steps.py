@@ -27,7 +27,7 @@ def client_goes(server: Server) -> None:
     """What `DisconnectWatch` does when it hears of it; nothing unless the application is at work."""
     assert server._service is not None
     watch = server._service.watch
-    for *_, gone in [*watch._young.values(), *watch._watched.values()]:
+    for *_, gone in [*watch._new.values(), *watch._young.values(), *watch._watched.values()]:
         gone()
 
 

@@ -170,6 +170,13 @@ class Outlet:
             self.failure = exc
             raise
 
+    def _push_nowait(self, parts: deque[Part]) -> None:
+        try:
+            self._wire.transport.push_nowait(parts)
+        except Exception as exc:
+            self.failure = exc
+            raise
+
     def _frame_block(self, data: bytes) -> deque[Part]:
         parts: deque[Part] = deque(self._frame_head(None))
         self._frame_body(data, parts)
@@ -200,6 +207,8 @@ class Outlet:
             self._unsent.extend(self._wire.frame_end())
         if not with_file:  # a small answer is gone with this, and costs nothing more
             self._send_nowait(self._unsent)
+        elif self._rate is None:
+            self._push_nowait(self._unsent)
         if self._unsent:
             await self._deliver(self._unsent)
 

@@ -80,6 +80,18 @@ class PlainTransport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 
+    def push_nowait(self, parts: deque[Part]) -> None:
+        """Send what of bytes and files is in memory and the kernel takes now; `parts` keeps the rest.
+
+        Raises:
+            ClientGone, FileTooShort, AppError: as `deliver`.
+        """
+        if self._sender is None:
+            try:
+                self._pump.push_nowait(self.sock, parts, kernel=self._kernel)
+            except (OSError, ValueError) as exc:
+                raise _whose(exc) from exc
+
     def writable_nowait(self) -> bool:
         """Whether the kernel would take bytes now."""
         poll = select.poll()
@@ -134,12 +146,8 @@ class PlainTransport:
             except Stalled:
                 if taken.stalled():
                     raise ClientStalled("write_timeout", idle_timeout) from None
-            except OSError as exc:
-                if exc.errno in _GONE:
-                    raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
-                raise AppError(f"the file could not be read on: {exc}") from exc
-            except ValueError as exc:  # it was closed
-                raise AppError(f"the file could not be read on: {exc}") from exc
+            except (OSError, ValueError) as exc:
+                raise _whose(exc) from exc
             else:
                 return
 
@@ -163,6 +171,13 @@ class PlainTransport:
         if self.sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
+
+
+def _whose(exc: OSError | ValueError) -> ClientGone | AppError:
+    """Whose fault it is that parts could not be sent; a ValueError is that of a file which was closed."""
+    if isinstance(exc, OSError) and exc.errno in _GONE:
+        return ClientGone(exc.errno, f"while sending: {exc.strerror}")
+    return AppError(f"the file could not be read on: {exc}")
 
 
 class Taken:
