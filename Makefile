@@ -5,6 +5,7 @@
 #                 those that need curl, wget, aria2c, nginx, haproxy or strace are skipped where it is missing,
 #                 and fail instead with WITHOUT_TOOLS=0, as in .ci/run;
 #                 two files of tests run at the same time; JOBS=0: one after the other)
+#   make bench    measure it beside other servers               (ARGS="--quick": bench/README.md)
 #   make lint     ruff and mypy, changing nothing
 #   make format   let ruff rewrite the tree
 #   make clean    remove everything that make made
@@ -24,7 +25,7 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test bench lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -36,6 +37,9 @@ demo: $(VENV)/.installed $(FILES)/SHA256SUMS
 
 test: $(VENV)/.installed-test
 	TESTS_WITHOUT_TOOLS=$(WITHOUT_TOOLS) $(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile $(ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m bench $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -67,6 +71,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/pip
 	$(INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/pip
+	$(INSTALL) --editable '.[bench]'
 	@touch $@ $(VENV)/.installed
 
 # mypy reads the types of what the code imports where it is there: hence the test extra as well.

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 
 from bench.client import ROOT, Client, Facts, Failed, open_client
 from bench.contestants import Contestant
-from bench.proc import Watch, find_tree, open_watch
+from bench.proc import LOOK, Watch, find_tree, open_watch, read_usage
 from bench.samples import Samples
 from bench.server import Server
 from bench.trace import Trace, open_trace
 
+PATIENCE = 10.0  # seconds without a byte of an answer that is checked
 Figures = Mapping[str, float | None]
 
 
@@ -52,11 +53,11 @@ class Bout:
             yield client
 
     @contextmanager
-    def watch(self) -> Iterator[Watch]:
-        """The server's tree over the block; Failed where the server dies in it."""
+    def watch(self, interval: float = LOOK) -> Iterator[Watch]:
+        """The server's tree over the block, with a look each `interval` seconds; Failed where the server dies in it."""
         before = set(find_tree(self.server.pid))
         tracing = open_trace(self.server.pid, self.trace) if self.trace else contextlib.nullcontext()
-        with tracing, open_watch(self.server.pid) as watch:
+        with tracing, open_watch(self.server.pid, interval) as watch:
             yield watch
         self.server.check_alive()
         lost = before - set(find_tree(self.server.pid))
@@ -78,15 +79,17 @@ class Bout:
         """
         try:
             self._check(target, length, digest, status, field)
+        except TimeoutError:
+            raise Failed(f"{target}: the answer did not come to its end within {PATIENCE:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             self.server.check_alive()
             raise Failed(f"{target}: {type(error).__name__}: {error}") from error
 
     def _check(self, target: str, length: int, digest: str, status: int, field: str) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
         if self.tls:
             context = ssl._create_unverified_context()
-            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=10, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=PATIENCE, context=context)
         with contextlib.closing(connection):
             name, _, value = field.partition(": ")
             connection.request("GET", target, headers={name: value} if field else {})
@@ -167,18 +170,15 @@ def read_children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def wait_until_quiet(watch: Watch, patience: float = 3.0) -> int:
-    """Wait until the memory of a server stands still.
+def wait_until_quiet(pid: int, patience: float = 3.0) -> int:
+    """Wait until the memory of a server's tree stands still.
 
     Returns:
         it, in bytes.
     """
     deadline = time.monotonic() + patience
-    last = -1
-    while time.monotonic() < deadline:
-        watch.look()
-        if last >= 0 and abs(watch.last_memory - last) <= last // 200:
-            break
-        last = watch.last_memory
+    memory, last = read_usage(pid).memory, -1
+    while time.monotonic() < deadline and abs(memory - last) > last // 200:
         time.sleep(0.3)
-    return watch.last_memory
+        memory, last = read_usage(pid).memory, memory
+    return memory

@@ -197,9 +197,17 @@ CONTESTANTS = (
         group="native",
     ),
     Contestant(
-        "uwsgi-offload",
+        "uwsgi-close",  # without keep-alive: with it, uWSGI does not tell where a body of unknown length ends
+        UWSGI + "--module {app}",
+        "--http-socket 127.0.0.1:{port}",
+        packages=("uwsgi",),
+        group="native",
+        tags=frozenset({"streams"}),
+    ),
+    Contestant(
+        "uwsgi-offload",  # without keep-alive: with it, one of two slow readers among a thousand is cut off
         UWSGI + "--offload-threads 2 --module {app}",
-        "--http11-socket 127.0.0.1:{port}",
+        "--http-socket 127.0.0.1:{port}",
         packages=("uwsgi",),
         static="--static-map /static={files}",
         group="native",
@@ -258,5 +266,6 @@ CONTESTANTS = (
         tags=frozenset({"files"}),
     ),
 )
+QUICK = frozenset({"trio-wsgi", "gunicorn-gthread", "gunicorn-gevent", "waitress", "granian", "nginx"})  # of --quick
 SUBJECT = "trio-wsgi"  # whom the report compares the others with
 BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}

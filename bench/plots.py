@@ -104,9 +104,10 @@ def draw_growth(results: Results, tag: str, title: str) -> Figure | None:
         metric = METRICS[key]
         for name in results.versions:
             points = [
-                (scenario.connections, found.median * metric.scale)
+                (count.median, found.median * metric.scale)
                 for scenario in family
                 if not results.failure(scenario.name, name, False)
+                and (count := results.figure(scenario.name, name, False, "connections"))
                 and (found := results.figure(scenario.name, name, False, key))
             ]
             if points:

@@ -21,6 +21,7 @@ from pathlib import Path
 PROC = Path("/proc")
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+LOOK = 0.25  # seconds between looks; each holds up what the server maps for a moment (some ms with 200 MB)
 GONE = (FileNotFoundError, ProcessLookupError)
 
 
@@ -127,7 +128,6 @@ class Watch:
     seconds: float = 0.0
     peak_memory: int = 0
     peak_threads: int = 0
-    last_memory: int = 0
     _cpu_at: float = field(default=0.0, repr=False)
     _began: float = field(default=0.0, repr=False)
 
@@ -140,13 +140,12 @@ class Watch:
 
     def look(self) -> None:
         usage = read_usage(self.root)
-        self.last_memory = usage.memory
         self.peak_memory = max(self.peak_memory, usage.memory)
         self.peak_threads = max(self.peak_threads, usage.threads)
 
 
 @contextmanager
-def open_watch(root: int, interval: float = 0.25) -> Iterator[Watch]:
+def open_watch(root: int, interval: float = LOOK) -> Iterator[Watch]:
     """Watch a tree while the block runs, looking for peaks each `interval` seconds.
 
     The looking is done by a thread of ours, so its CPU is not the tree's.

@@ -39,7 +39,7 @@ what it delivers is checked: status, byte count, and once the hash of the conten
 - **The good client** sends a small request every 10 ms beside the crowd; its time begins when the request is due, so a
   server that stalls for a second is charged for the hundred requests that came due meanwhile.
 
-To run it yourself: `pip install -e '.[bench]'`, then `python -m bench` (`--quick` for two minutes, `--help` for more).
+To run it yourself, and on your own application and files: bench/README.md.
 """
 
 

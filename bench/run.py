@@ -28,7 +28,9 @@ QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench run", description="Measure WSGI servers.")
-    parser.add_argument("--quick", action="store_true", help="a few scenarios, one round of 1 s: about two minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few scenarios and contestants, one round of 1 s: about two minutes"
+    )
     parser.add_argument("--only", metavar="NAME,...", help="scenarios, or beginnings of their names")
     parser.add_argument("--contestants", metavar="NAME,...", help="contestants, or beginnings of their names")
     parser.add_argument("--rounds", type=int, help="rounds, of which the median is shown (3)")
@@ -49,7 +51,10 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     try:
         chosen = choose_scenarios(options)
-        asked = choose(options.contestants, contestants.BY_NAME)
+        known = contestants.BY_NAME
+        if options.quick and not options.contestants:
+            known = {name: each for name, each in known.items() if name in contestants.QUICK}
+        asked = choose(options.contestants, known)
     except LookupError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -2,7 +2,8 @@
 
 Laws:
 - What is timed is a whole exchange: from the first byte of the request to the last one of the response.
-- Bytes of an exchange that the end of the window cuts are counted, its time is not.
+- Bytes of an exchange that the end of the window cuts are counted, its time is not. The window is as long as it was
+  told to be, or as the first whole exchange takes.
 - A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
@@ -91,9 +92,9 @@ class Loader:
     def run(self, until: float) -> None:
         for exchange in list(self.exchanges.values()):
             self.attempt(exchange, exchange.begin)
-        while (now := time.monotonic()) < until:
-            events = self.poll.poll(min(PATIENCE, until - now))
-            if not events and time.monotonic() < until:
+        while (left := until - time.monotonic()) > 0 or not self.tally.requests:
+            events = self.poll.poll(min(PATIENCE, left) if left > 0 else PATIENCE)
+            if not events and (left <= 0 or left > PATIENCE):
                 raise Broken(f"no byte within {PATIENCE:.0f} s")
             for fd, event in events:
                 exchange = self.exchanges[fd]

@@ -30,33 +30,40 @@ class Probe:
         self.sock: socket.socket | None = None
 
     def ask(self) -> None:
-        """One exchange.
+        """One exchange; once more where a kept-alive connection turns out to have ended, as any client does it.
 
         Raises:
             Broken: no good answer within the patience.
         """
         deadline = time.monotonic() + self.patience
+        answer = Answer()
         try:
-            self.exchange(deadline)
-        except OSError as error:
-            raise Broken(f"the good client: {error.strerror or error}") from error
-
-    def exchange(self, deadline: float) -> None:
-        if self.sock is None:
+            if self.sock is not None:
+                try:
+                    self.exchange(self.sock, answer, deadline)
+                    return
+                except (Broken, OSError):
+                    if answer.begun or time.monotonic() >= deadline:
+                        raise
+                    self.sock.close()
             self.sock = socket.create_connection(self.address, timeout=self.patience)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setblocking(False)
-        answer = Answer()
-        self.sock.send(self.request)
+            self.exchange(self.sock, Answer(), deadline)
+        except OSError as error:
+            raise Broken(f"the good client: {error.strerror or error}") from error
+
+    def exchange(self, sock: socket.socket, answer: Answer, deadline: float) -> None:
+        sock.send(self.request)
         while not answer.done:
-            if not answer.receive(self.sock):
+            if not answer.receive(sock):
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+                if left <= 0 or not select.select([sock], [], [], left)[0]:
                     raise Broken(f"the good client had no answer within {self.patience:.0f} s")
         if answer.status != 200:
             raise Broken(f"the good client got status {answer.status}")
         if answer.closes:
-            self.sock.close()
+            sock.close()
             self.sock = None
 
 

@@ -35,3 +35,8 @@ def wait_for_go() -> float:
 
 def say_result(**facts: object) -> None:
     print(json.dumps({"result": facts}), flush=True)
+
+
+def wait_for_end() -> None:
+    """Keep what is open until the driver ends us."""
+    sys.stdin.read()

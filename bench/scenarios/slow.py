@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from bench.bout import Bout, Figures, wait_until_quiet
 from bench.client import Failed
 from bench.contestants import Can
-from bench.proc import open_watch, read_tcp_memory
+from bench.proc import read_tcp_memory
 from bench.scenario import Scenario
 
 RATE = 16_384  # bytes a second and reader: a bad mobile connection
@@ -16,6 +16,7 @@ BUFFER = 16_384  # bytes of receive buffer, so that the server and not the kerne
 LEAST_SECONDS = 5.0  # a reader has its turn once a second
 INTERVAL = 0.01  # seconds between the good client's requests
 PATIENCE = 5.0  # seconds for an answer to it
+ONLY_AROUND = 3600.0  # seconds between looks at memory: before and after, as a look costs the good client time
 COLUMNS = (
     "good_p99",
     "good_p50",
@@ -40,10 +41,9 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
     seconds = max(bout.seconds, LEAST_SECONDS)
     settings = {"target": target, "count": count, "rate": rate, "seconds": seconds}
     with ExitStack() as stack:
-        watch = stack.enter_context(open_watch(bout.server.pid))
-        before, kernel_before = wait_until_quiet(watch), read_tcp_memory()
+        before, kernel_before = wait_until_quiet(bout.server.pid), read_tcp_memory()
         crowd = stack.enter_context(bout.client("slow", **settings, buffer=BUFFER if rate else 0))
-        arrived = crowd.wait_ready(patience=120)
+        arrived = crowd.wait_ready(patience=60 + count / 50)
         if arrived["served"] < count:
             bout.server.check_alive()
             raise Failed(f"served {arrived['served']:,} of {count:,}: {arrived['failure']}")
@@ -52,13 +52,12 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
         )
         if failure := good_client.wait_ready(patience=PATIENCE + 10)["failure"]:
             raise Failed(failure)
-        window = stack.enter_context(bout.watch())
-        crowd.go()
-        good_client.go()
-        good = good_client.wait_result(seconds + 30)
-        stayed = crowd.wait_result(seconds + 60)
+        with bout.watch(interval=ONLY_AROUND) as window:
+            crowd.go()
+            good_client.go()
+            good = good_client.wait_result(seconds + 30)
+            stayed = crowd.wait_result(seconds + 60)
         kernel = read_tcp_memory() - kernel_before
-        window.end()
     if stayed["alive"] < count:
         raise Failed(f"{count - stayed['alive']:,} of {count:,} were cut off")
     return {
