@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import socket
@@ -11,8 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 CHUNK = 64 * 1024
+PAUSE = 0.005  # seconds; what is shown is not how much the server takes, and workers are to boot meanwhile
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Load:
                 self.count("one-shot")
             except OSError as error:
                 self.failures.append(f"one-shot: {error!r}")
+            time.sleep(PAUSE)
 
     def ask_again(self) -> None:
         """One connection for as long as the server keeps it."""
@@ -64,7 +68,7 @@ class Load:
             if closes:
                 client.close()
                 client = None
-            time.sleep(0.002)
+            time.sleep(PAUSE)
         if client is not None:
             client.close()
 
@@ -150,7 +154,7 @@ def read_slowly(client: socket.socket, rate: int) -> str:
 @contextmanager
 def under_load(port: int, *clients: Callable[[Load], None]) -> Iterator[Load]:
     """Have these clients, each in a thread, ask for as long as the block runs; what was begun is awaited."""
-    load = Load(port)
+    load, shed = Load(port), connections_shed()
     threads = [threading.Thread(target=client, args=(load,), daemon=True) for client in clients]
     for thread in threads:
         thread.start()
@@ -161,5 +165,14 @@ def under_load(port: int, *clients: Callable[[Load], None]) -> Iterator[Load]:
         for thread in threads:
             thread.join(120)
         assert not any(thread.is_alive() for thread in threads), "a client hangs"
-        with contextlib.suppress(IndexError):
-            assert not load.failures, f"{len(load.failures)} failures, the first: {load.failures[0]}"
+        if load.failures and connections_shed() > shed:
+            pytest.skip(
+                "the kernel ran out of memory for TCP, and reset connections of its own accord (tcp(7), tcp_mem)"
+            )
+        assert not load.failures, f"{len(load.failures)} failures, the first: {load.failures[0]}"
+
+
+def connections_shed() -> int:
+    """How many connections this host's kernel has given up for lack of memory: not what is tested here."""
+    names, values = (line.split() for line in Path("/proc/net/netstat").read_text().splitlines()[:2])
+    return int(dict(zip(names, values, strict=True)).get("TCPAbortOnMemory", "0"))
