@@ -147,7 +147,7 @@ class Bout:
 
 def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:
     """What a client counted and what the server used, as metrics."""
-    seconds, requests = facts["seconds"], facts["requests"]
+    seconds, requests = facts["seconds"], facts.get("exchanges", facts["requests"])
     moved = facts["received"] + facts.get("sent", 0)
     return {
         "requests": requests,

@@ -3,13 +3,13 @@
 Laws:
 - What is timed is a whole exchange: from the first byte of the request to the last one of the response.
 - Bytes of an exchange that the end of the window cuts are counted, its time is not. The window is as long as it was
-  told to be, or as the first whole exchange takes.
+  told to be, or, where requests are what counts (`whole`), as the first whole exchange takes.
 - A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
 Settings: port, targets (paths, in turn), connections, seconds, and optionally body (bytes to upload with each
-request), fields (header lines, one for each target), status, length (of each body), tls, tolerate, evict (files, one
-for each target, dropped from the page cache before it is asked for).
+request), fields (header lines, one for each target), status, length (of each body), whole (True), tls, tolerate,
+evict (files, one for each target, dropped from the page cache before it is asked for).
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ class Tally:
     failures: Counter[str] = field(default_factory=Counter)
     retried: int = 0  # a kept-alive connection that was closed before any byte of the answer
 
+    def count_exchanges(self, body: int, length: int | None) -> float:
+        """How many exchanges the window held, those that its ends cut by the part of them that was in it."""
+        if body:
+            return self.sent / body
+        return self.received / length if length else self.requests
+
 
 class Loader:
     """The connections and what they do."""
@@ -63,6 +69,7 @@ class Loader:
         self.body = int(settings.get("body", 0))
         self.status = int(settings.get("status", 200))
         self.length = settings.get("length")
+        self.whole = bool(settings.get("whole", True))
         self.tolerate = bool(settings.get("tolerate"))
         self.tls = open_tls() if settings.get("tls") else None
         self.source = open_body(self.body) if self.body else -1
@@ -92,7 +99,7 @@ class Loader:
     def run(self, until: float) -> None:
         for exchange in list(self.exchanges.values()):
             self.attempt(exchange, exchange.begin)
-        while (left := until - time.monotonic()) > 0 or not self.tally.requests:
+        while (left := until - time.monotonic()) > 0 or (self.whole and not self.tally.requests):
             events = self.poll.poll(min(PATIENCE, left) if left > 0 else PATIENCE)
             if not events and (left <= 0 or left > PATIENCE):
                 raise Broken(f"no byte within {PATIENCE:.0f} s")
@@ -274,6 +281,7 @@ def main() -> None:
         seconds=seconds,
         cpu=time.process_time() - cpu,
         requests=tally.requests,
+        exchanges=tally.count_exchanges(loader.body, loader.length),
         received=tally.received,
         sent=tally.sent,
         p50=percentile(tally.times, 50),

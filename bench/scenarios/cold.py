@@ -21,7 +21,7 @@ def measure(bout: Bout) -> Figures:
     targets = [f"/file/{name}" for name in COLD]
     files = [str(bout.samples.path(name)) for name in COLD]
     with (
-        bout.client("load", targets=targets, evict=files, connections=CONNECTIONS, length=length) as load,
+        bout.client("load", targets=targets, evict=files, connections=CONNECTIONS, length=length, whole=False) as load,
         bout.client("probe", target="/hello", interval=INTERVAL, patience=PATIENCE) as probe,
     ):
         load.wait_ready()

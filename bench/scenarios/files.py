@@ -16,7 +16,7 @@ def download(sample: str, connections: int, *, static: bool = False, quick: bool
 
     def measure(bout: Bout) -> Figures:
         bout.check_file(target, sample)
-        return bout.load(target, connections, length=bout.samples.length(sample))
+        return bout.load(target, connections, length=bout.samples.length(sample), whole=sample != "1g")
 
     how = "from a static mount" if static else "through the application"
     return Scenario(

@@ -64,7 +64,7 @@ def download_file(connections: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
         name = bout.own[1]
         bout.check_file(f"/file/{name}", name)
-        return bout.load(f"/file/{name}", connections, length=bout.samples.length(name))
+        return bout.load(f"/file/{name}", connections, length=bout.samples.length(name), whole=False)
 
     return Scenario(
         f"own-file-{connections}",

@@ -19,7 +19,7 @@ def stream(route: str, total: int, block: int, size: str, *, length: bool = Fals
 
     def measure(bout: Bout) -> Figures:
         bout.check(target, total, digest_stream(total, block) if bout.verify else "")
-        return bout.load(target, 1, length=total)
+        return bout.load(target, 1, length=total, whole=False)
 
     how = "by write()" if route == "write" else "yielded"
     known = ", under a Content-Length" if length else ""

@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 def upload(size: int, connections: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
-        return bout.load("/upload", connections, body=size, length=len(str(size)))
+        return bout.load("/upload", connections, body=size, length=len(str(size)), whole=size < 100 * MIB)
 
     return Scenario(
         f"upload{size // MIB}m-{connections}",

@@ -251,7 +251,7 @@ def test_a_user_brings_an_application_and_a_file(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     figures = {each["scenario"]: each["figures"] for each in json.loads(output.read_text())["findings"]}
     assert list(figures) == ["own-app-1", "own-file-1"]
-    assert all(each["requests"] for each in figures.values())
+    assert all(each["cpu_share"] for each in figures.values())
 
 
 def test_mistakes_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
