@@ -33,6 +33,7 @@ class Codec(Protocol):
     """One connection's."""
 
     asked: Asked | None  # the present request
+    body_size: int  # bytes of body that it likes to be fed at once
 
     def read_head(self, raw: bytes) -> Asked:
         """Read a head.
@@ -43,6 +44,9 @@ class Codec(Protocol):
 
     def end_request(self) -> None:
         """No body follows the head."""
+
+    def begin_body(self, length: int) -> None:
+        """A body of so many bytes follows the head."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes of the request's body, as they are on the wire."""
@@ -84,6 +88,8 @@ class H11Codec:
         head_size: bytes of the largest head.
     """
 
+    body_size = 64 * 1024  # with 256 KiB an upload costs a quarter more: they are moved once more in its buffer
+
     def __init__(self, head_size: int) -> None:
         self._head_size = head_size
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=head_size)
@@ -101,6 +107,9 @@ class H11Codec:
 
     def end_request(self) -> None:
         self._next_event()
+
+    def begin_body(self, length: int) -> None:
+        """It has read so itself."""
 
     def feed(self, data: bytes) -> None:
         self._h11.receive_data(data)

@@ -96,9 +96,25 @@ class Outlet:
         if self._lent:
             self._wait(self._backlog.wait_drained)
             self._lent = False
-        self._send_nowait(self._frame_block(data))
+        if self._head is None and self._rate is None and data and self._wire.transport.takes_blocks:
+            self._send_framed(data)
+        else:
+            self._send_nowait(self._frame_block(data))
         if self._unsent:
             self._wait(self._deliver, self._unsent)
+
+    def _send_framed(self, data: bytes) -> None:
+        """A block by itself, as nearly all of many are, with no more ado than it needs."""
+        parts = self._wire.frame_data(data)
+        self._framed += len(data)
+        block = data if len(parts) == 1 else b"".join(parts)  # type: ignore[arg-type]
+        try:
+            sent = self._wire.transport.send_block_nowait(block)
+        except ClientGone as exc:
+            self.failure = exc
+            raise
+        if sent < len(block):
+            self._unsent.append(memoryview(block)[sent:])
 
     def offer(self, data: bytes) -> None:
         self._check()

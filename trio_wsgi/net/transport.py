@@ -45,6 +45,7 @@ class PlainTransport:
     """
 
     duplex = True  # one thread may receive while another one sends
+    takes_blocks = True  # `send_block_nowait` is there
 
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
@@ -77,6 +78,15 @@ class PlainTransport:
         """
         try:
             return send_nowait(self.sock, parts, kernel=self._kernel)
+        except OSError as exc:
+            raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
+
+    def send_block_nowait(self, block: bytes) -> int:
+        """Send what the kernel takes now of a block; returns its bytes. Raises as `send_nowait`."""
+        try:
+            return self.sock.send(block)
+        except BlockingIOError:
+            return 0
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 

@@ -109,6 +109,7 @@ class Wire:
             self._body = ChunkScanner(self._limits)
         elif head.content_length:
             self._body = _Counted(head.content_length)
+            self._codec.begin_body(head.content_length)
         else:
             self._codec.end_request()
         if self._body_limit and (head.content_length or 0) > self._body_limit:
@@ -145,7 +146,7 @@ class Wire:
         if data:
             self._received = bytearray()
         else:
-            data = self.transport.receive_nowait(RECEIVE_SIZE)
+            data = self.transport.receive_nowait(self._codec.body_size)
             if not data:
                 raise ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
         count = body.feed(data)

@@ -256,7 +256,8 @@ class Response:
     # -- the account of bytes ------------------------------------------------------------------------------------
 
     def _take(self, data: bytes, send: Write, source: str) -> None:
-        check_cancelled()  # also where the block is not sent now: nobody wants it any more
+        if self._phase is not Phase.SENT or self._spool is not None or not self._has_body:
+            check_cancelled()  # also where the block is not sent now: nobody wants it any more
         if not isinstance(data, bytes):
             raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
         if self._head is None:
@@ -265,7 +266,8 @@ class Response:
             raise AppError(f"{source} came after the application had returned: the answer is complete")
         if self._named is not None:  # a file is sent in its place
             return
-        data = self._clip(data)
+        if self._promised is not None:
+            data = self._clip(data)
         if data and self._spool is None:
             self._send(data, send)
         elif data and self._spool is not None and self._has_body:
