@@ -5,7 +5,8 @@ Laws:
 * One step is a few writes of at most 64 KiB each. OpenSSL reports one as taken when the kernel has the last of its
   records, and that alone is how far a part advances.
 * A write that the kernel took in part is owed: the records that are left of it go out before anything else can, so the
-  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE").
+  next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE"), and at the same
+  place in memory: where the kernel encrypts, OpenSSL holds to the place, whatever it promises (openssl#21202).
 * Files are read into a buffer that its owner shares among all senders of one event loop: a slow reader holds none of
   it, since what is owed is read again.
 * A step sends bytes or of one file, never both: whether a file is in memory is asked before each step.
@@ -43,13 +44,14 @@ class TlsSender:
         buffer: `PIECE` bytes that files are read into; shared with other senders of the same thread.
     """
 
-    __slots__ = ("_ahead", "_buffer", "_sock", "_taken", "owed", "sent")
+    __slots__ = ("_ahead", "_buffer", "_kept", "_sock", "_taken", "owed", "sent")
 
     def __init__(self, sock: ssl.SSLSocket, buffer: bytearray) -> None:
         self._sock = sock
         self._buffer = memoryview(buffer)
         self.sent = 0  # in all
         self.owed = 0
+        self._kept: bytes | memoryview = b""  # what is owed
         self._ahead = 0  # of what is owed, what the kernel has already; or less, of a peer that takes it so soon
         self._taken = 0
 
@@ -88,17 +90,17 @@ class TlsSender:
         return sent
 
     def _write(self, parts: deque[Part], limit: int) -> int:
-        data = self._next(parts, self.owed or min(limit, PIECE))
+        data = self._next(parts, min(limit, PIECE)) if not self.owed else self._again(parts)
         held = held_by_kernel(self._sock)
         try:
             sent = self._sock.send(data)
         except ssl.SSLWantWriteError:
-            self.owed = len(data)
+            self.owed, self._kept = len(data), data
             self._ahead = min(self.owed, self._ahead + max(0, held_by_kernel(self._sock) - held))
             raise trio.WouldBlock from None
         except ssl.SSLError as error:
             raise ConnectionResetError(errno.ECONNRESET, describe(error)) from error
-        self.owed = self._ahead = 0
+        self.owed, self._kept, self._ahead = 0, b"", 0
         self.sent += sent
         consume(parts, sent)
         return sent
@@ -113,12 +115,19 @@ class TlsSender:
         first = parts[0]
         if isinstance(first, FileSpan):
             read = _read_into(first, self._buffer[: min(count, first.count)])
-            if not read or read < self.owed:
-                raise FileTooShort(first.advance(read))
+            if not read:
+                raise FileTooShort(first)
             return self._buffer[:read]
         if size(first) >= count:
             return memoryview(first).cast("B")[:count]
         return _join(parts, count)
+
+    def _again(self, parts: deque[Part]) -> bytes | memoryview:
+        """What is owed; of a file, others have used the buffer since."""
+        first = parts[0]
+        if isinstance(first, FileSpan) and (read := _read_into(first, self._buffer[: self.owed])) < self.owed:
+            raise FileTooShort(first.advance(read))
+        return self._kept
 
 
 def _begin(parts: deque[Part]) -> bool:

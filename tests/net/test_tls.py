@@ -312,6 +312,28 @@ async def test_a_large_answer_arrives_whole(large_app: tuple[Callable[..., Any],
         await trio.aclose_forcefully(stream)
 
 
+async def test_downloads_that_share_a_buffer_do_not_mix(tmp_path: Path) -> None:
+    """It is nobody's for longer than a step."""
+    for number in range(4):
+        (tmp_path / str(number)).write_bytes(bytes([number]) * 2 * MIB)
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"]((tmp_path / environ["PATH_INFO"][1:]).open("rb"))
+
+    async with serving(app, **TLS) as served:
+
+        async def download(number: int) -> None:
+            stream = await connect_tls(served.port, receive_buffer=16384)
+            reply = await Client(stream).ask(f"/{number}", seconds=30)  # type: ignore[arg-type]
+            assert reply.body == bytes([number]) * 2 * MIB
+            await trio.aclose_forcefully(stream)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(download, number)
+
+
 async def test_a_client_that_stops_reading_is_cut(large_app: tuple[Callable[..., Any], str]) -> None:
     app, path = large_app
     async with serving(app, **TLS, write_timeout=0.4) as served:

@@ -172,6 +172,43 @@ async def test_a_file_that_is_cut_while_bytes_are_owed(peers: Peers, sparse: IO[
     assert list(parts) == [FileSpan(sparse, left, 500_000 - left)]
 
 
+class Refuses:
+    """In place of a TLS socket: takes nothing so many times, then all."""
+
+    def __init__(self, sock: socket.socket, times: int) -> None:
+        self._sock = sock
+        self._times = times
+        self.offered: list[bytes | memoryview] = []
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, data: bytes | memoryview) -> int:
+        self.offered.append(data)
+        if len(self.offered) <= self._times:
+            raise ssl.SSLWantWriteError
+        return len(data)
+
+
+async def test_what_is_owed_is_at_the_same_place_when_it_is_tried_again(peers: Peers, noise: IO[bytes]) -> None:
+    """openssl#21202: where the kernel encrypts, OpenSSL sends what lies at the old place by then, whosever it is."""
+    for parts in (deque[Part]([b"he", b"ad"]), deque[Part]([FileSpan(noise, 5, 1000)])):
+        expected = b"".join(map(content, parts))
+        refusing = Refuses(peers.near, 2)
+        buffer = bytearray(PIECE)
+        sender = TlsSender(refusing, buffer)  # type: ignore[arg-type]
+        for _ in range(2):
+            with pytest.raises(trio.WouldBlock):
+                sender.step(parts, PIECE)
+            buffer[:] = bytes(PIECE)  # somebody else's file
+            if isinstance(parts[0], bytes):
+                parts[1] = bytes(parts[1])[:2] + b"more"
+        assert sender.step(parts, 1) == len(expected)
+        first, *others = refusing.offered
+        assert all(other is first or memoryview(other).obj is buffer for other in others)
+        assert bytes(first) == expected
+
+
 async def test_a_peer_that_breaks_the_rules_has_gone(peers: Peers) -> None:
     peers.fill(deque([bytes(1 << 20)]))
     reset(peers.far)
