@@ -401,7 +401,7 @@ async def test_without_tls_there_is_nothing_to_reload() -> None:
 async def test_embedded_on_a_unix_socket(tmp_path: Path) -> None:
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", PLAIN)
-        return [environ["wsgi.url_scheme"].encode()]
+        return [f"{environ['wsgi.url_scheme']} {environ['SERVER_PORT']}".encode()]
 
     path = tmp_path / "socket"
     config = Config(bind=(f"unix:{path}",), certfile=(shared_authority()[1],))
@@ -411,5 +411,5 @@ async def test_embedded_on_a_unix_socket(tmp_path: Path) -> None:
             "curl", "-sS", "--max-time", "20", "--unix-socket", str(path), "--cacert", shared_authority()[0].ca_certs,
             "https://localhost/",
         )  # fmt: skip
-        assert said.stdout == b"https", said.stderr
+        assert said.stdout == b"https 443", said.stderr
         nursery.cancel_scope.cancel()

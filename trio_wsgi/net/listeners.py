@@ -66,10 +66,11 @@ class Listener:
             return "localhost"
         return socket.gethostname() if self.address.host in {"0.0.0.0", "::"} else self.address.host
 
-    @property
-    def server_port(self) -> str:
-        """SERVER_PORT for its requests; a unix socket has none, and gets HTTP's."""
-        return str(self.address.port) if self.address.kind == "tcp" else "80"
+    def server_port(self, scheme: str) -> str:
+        """SERVER_PORT for its requests; a unix socket has none, and gets the scheme's own."""
+        if self.address.kind == "tcp":
+            return str(self.address.port)
+        return "443" if scheme == "https" else "80"
 
 
 def resolve(addresses: Iterable[Address]) -> list[Resolved]:

@@ -295,7 +295,7 @@ def _plain_host(host: str) -> str:
 def _build_site(config: Config, listener: Listener) -> Site:
     return Site(
         server_name=listener.server_name,
-        server_port=listener.server_port,
+        server_port=listener.server_port(config.scheme),
         script_name=config.url_prefix,
         scheme=config.scheme,
         software=f"trio-wsgi/{__version__}",
