@@ -205,7 +205,7 @@ CONTESTANTS = (
         tags=frozenset({"streams"}),
     ),
     Contestant(
-        "uwsgi-offload",  # without keep-alive: with it, one of two slow readers among a thousand is cut off
+        "uwsgi-offload",  # without keep-alive; slow readers that come all at once are cut off with and without it
         UWSGI + "--offload-threads 2 --module {app}",
         "--http-socket 127.0.0.1:{port}",
         packages=("uwsgi",),
