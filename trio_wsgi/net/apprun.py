@@ -21,12 +21,13 @@ import trio
 
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import ClientError, ClientGone
-from trio_wsgi.net.apps import Abandoned, Call
+from trio_wsgi.net.apps import Abandoned
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
+from trio_wsgi.net.slot import Call
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work

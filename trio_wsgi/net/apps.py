@@ -26,13 +26,9 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import sys
-import threading
-import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +36,7 @@ from typing import Any
 import trio
 
 from trio_wsgi.net.running import running
+from trio_wsgi.net.slot import Call, Slot
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
     from anyio import get_cancelled_exc_class as _load_backend
@@ -50,7 +47,6 @@ except ImportError:
 
 log = logging.getLogger("trio_wsgi.error")
 
-_OUTERMOST = "call_app"  # the function of ours that calls the app
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 STUCK_AFTER = 0.005  # seconds of a call behind which others do not wait
 SPREAD_FOR = 1.0  # seconds without another attempt, once a call was found stuck
@@ -67,130 +63,6 @@ class LostThread(Exception):
 
 class Abandoned(Exception):
     """The call was given up by `AppThreads.abandon`."""
-
-
-class Call:
-    """One call on its way through a thread.
-
-    Args:
-        fn: what is called.
-        closes: it frees what an app has opened.
-        dispose: called, in a thread, with a result that comes when the caller has given up.
-        begins: called, on the loop, when a thread takes it.
-    """
-
-    __slots__ = (
-        "begins",
-        "cancelled",
-        "closes",
-        "context",
-        "dispose",
-        "error",
-        "expires",
-        "fn",
-        "patience",
-        "result",
-        "slot",
-        "task",
-    )
-
-    def __init__(
-        self,
-        fn: Callable[[], Any],
-        closes: bool = False,
-        dispose: Callable[[Any], object] | None = None,
-        begins: Callable[[], object] | None = None,
-    ) -> None:
-        self.fn = fn
-        self.closes = closes
-        self.dispose = dispose
-        self.begins = begins
-        self.cancelled = False  # while it ran; may be looked at from any thread
-        self.patience = math.inf  # seconds that it may wait for a thread
-        self.expires = math.inf  # when it has waited so long
-        self.context: Context = copy_context()
-        self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
-        self.slot: _Slot | None = None  # whose inbox it was put into
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    @property
-    def running_since(self) -> float | None:
-        """When a thread took it, by Trio's clock; None while it waits for one."""
-        slot = self.slot
-        return slot.since if slot is not None and slot.calls and slot.calls[0] is self else None
-
-    @property
-    def thread(self) -> int:
-        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
-        return 0 if self.slot is None or self.running_since is None else self.slot.native_id
-
-    def stack(self) -> str:
-        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
-        return "" if self.slot is None or self.running_since is None else self.slot.stack()
-
-
-class _Slot:
-    """One thread of the pool, with the scope of the task that hosts it."""
-
-    __slots__ = (
-        "_collect",
-        "_token",
-        "calls",
-        "done",
-        "inbox",
-        "lost",
-        "native_id",
-        "returned",
-        "scope",
-        "since",
-        "thread",
-    )
-
-    def __init__(self, collect: Callable[[_Slot], None]) -> None:
-        self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self.done: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None: the thread is there
-        # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
-        # closes files.
-        self.scope = trio.CancelScope(shield=True)
-        self._collect = collect
-        self._token = trio.lowlevel.current_trio_token()
-        self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
-        self.since = math.inf  # when its present call began; infinite while it is idle
-        self.returned = trio.Event()  # from the call that was cancelled
-        self.lost = False
-        self.thread = 0  # its identifier, once it is there
-        self.native_id = 0
-
-    def loop_in_thread(self) -> None:
-        """Say that the thread is there, then run calls until None comes."""
-        call: Call | None = None
-        inbox, done = self.inbox, self.done
-        self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
-        threading.current_thread().name = "trio-wsgi app"
-        with suppress(trio.RunFinishedError):
-            while True:
-                # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
-                done.put(call)
-                if inbox.empty():
-                    self._token.run_sync_soon(self._collect, self)
-                call = None  # an idle thread keeps no request alive
-                call = inbox.get()
-                if call is None:
-                    return
-                try:
-                    call.result = call.context.run(call.fn)
-                except BaseException as exc:
-                    call.error = exc
-
-    def stack(self) -> str:
-        """Where its thread is at this moment, from the call on: what is below it is ours."""
-        frame = sys._current_frames().get(self.thread)
-        if frame is None:
-            return ""
-        stack = traceback.extract_stack(frame)
-        ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
-        return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +96,17 @@ class AppThreads:
         self._threads = threads
         self._queue_size = queue_size
         self._limiter = trio.CapacityLimiter(threads)  # its own: slots must not eat the one that everybody shares
-        self._slots: set[_Slot] = set()
+        self._slots: set[Slot] = set()
         self._starting = 0  # slots whose thread is not there yet
-        self._idle: list[_Slot] = []  # the last one is the warmest
+        self._idle: list[Slot] = []  # the last one is the warmest
         self._waiting: deque[Call] = deque()
         self._ahead = 0  # calls that wait in inboxes, behind another one
-        self._hot: _Slot | None = None  # that was given a call last
+        self._hot: Slot | None = None  # that was given a call last
         self._spread_until = -math.inf
         self._nap = trio.CancelScope()  # of the overseer
         self._now = trio.lowlevel.current_clock().current_time
-        self.outbox: list[tuple[_Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
-        self._lost: set[_Slot] = set()
+        self.outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
+        self._lost: set[Slot] = set()
         self._closing = False
 
     def __repr__(self) -> str:
@@ -330,7 +202,7 @@ class AppThreads:
         self._hand_out()
         return trio.lowlevel.Abort.FAILED
 
-    async def _await_return(self, slot: _Slot, call: Call) -> None:
+    async def _await_return(self, slot: Slot, call: Call) -> None:
         """Give a cancelled thread its time; then let its caller go on, and put another thread in its place."""
         with trio.move_on_after(LOST_AFTER, shield=True):
             await slot.returned.wait()
@@ -374,19 +246,19 @@ class AppThreads:
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = _Slot(self._collect)
+            slot = Slot(self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
 
-    def _choose(self) -> _Slot | None:
+    def _choose(self) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
         hot = self._hot
         if hot is not None and len(hot.calls) < AHEAD and self._stands_in_for_others(hot):
             return hot
         return self._idle.pop() if self._idle else None
 
-    def _stands_in_for_others(self, slot: _Slot) -> bool:
+    def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.scope.cancel_called:
             return False
         if self.outbox and self.outbox[-1][0] is slot:  # it was not even woken
@@ -394,7 +266,7 @@ class AppThreads:
         now = self._now()
         return now >= self._spread_until and now - slot.since < STUCK_AFTER
 
-    def _give(self, slot: _Slot, call: Call) -> None:
+    def _give(self, slot: Slot, call: Call) -> None:
         call.slot = self._hot = slot
         slot.calls.append(call)
         if len(slot.calls) == 1:
@@ -414,14 +286,14 @@ class AppThreads:
         if self._ahead:
             self._look_at(now + STUCK_AFTER)
 
-    def _begin(self, slot: _Slot) -> None:
+    def _begin(self, slot: Slot) -> None:
         """Its first call runs now, as far as the loop can tell."""
         slot.since = self._now()
         begins = slot.calls[0].begins
         if begins is not None:
             begins()
 
-    def _take_back(self, slot: _Slot) -> None:
+    def _take_back(self, slot: Slot) -> None:
         """The calls that the thread has not taken out of its inbox wait again, in front of the others."""
         if len(slot.calls) < 2:
             return
@@ -479,7 +351,7 @@ class AppThreads:
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
-    async def _host(self, slot: _Slot) -> None:
+    async def _host(self, slot: Slot) -> None:
         """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
         try:
             with slot.scope:
@@ -506,7 +378,7 @@ class AppThreads:
             else:
                 self._give_up(call, Overloaded())
 
-    def _collect(self, slot: _Slot) -> None:
+    def _collect(self, slot: Slot) -> None:
         """On the loop: see what a thread has done, and what it or others may do next."""
         self._read_reports(slot)
         if self._waiting:
@@ -514,12 +386,12 @@ class AppThreads:
         if self._closing:
             self._end_idle()
 
-    def _read_reports(self, slot: _Slot) -> None:
+    def _read_reports(self, slot: Slot) -> None:
         done = slot.done
         while not done.empty():
             self._report(slot, done.get_nowait())
 
-    def _report(self, slot: _Slot, call: Call | None) -> None:
+    def _report(self, slot: Slot, call: Call | None) -> None:
         """A thread has started (None), or is done with a call."""
         if call is None:
             self._starting -= 1

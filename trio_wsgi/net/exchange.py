@@ -24,11 +24,11 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, close_logging, dispose_answer
-from trio_wsgi.net.apps import Call
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
+from trio_wsgi.net.slot import Call
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire

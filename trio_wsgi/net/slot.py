@@ -1,0 +1,149 @@
+"""One call on its way through a thread of the pool, and the slot whose thread runs it.
+
+Laws:
+
+* The loop gives calls to a slot through its inbox, the thread gives them back through its `done`; each belongs to
+  whoever took it out last.
+* An idle thread keeps no request alive.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import Any
+
+import trio
+
+_OUTERMOST = "call_app"  # the function of ours that calls the app
+
+
+class Call:
+    """One call on its way through a thread.
+
+    Args:
+        fn: what is called.
+        closes: it frees what an app has opened.
+        dispose: called, in a thread, with a result that comes when the caller has given up.
+        begins: called, on the loop, when a thread takes it.
+    """
+
+    __slots__ = (
+        "begins",
+        "cancelled",
+        "closes",
+        "context",
+        "dispose",
+        "error",
+        "expires",
+        "fn",
+        "patience",
+        "result",
+        "slot",
+        "task",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[[], Any],
+        closes: bool = False,
+        dispose: Callable[[Any], object] | None = None,
+        begins: Callable[[], object] | None = None,
+    ) -> None:
+        self.fn = fn
+        self.closes = closes
+        self.dispose = dispose
+        self.begins = begins
+        self.cancelled = False  # while it ran; may be looked at from any thread
+        self.patience = math.inf  # seconds that it may wait for a thread
+        self.expires = math.inf  # when it has waited so long
+        self.context: Context = copy_context()
+        self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
+        self.slot: Slot | None = None  # whose inbox it was put into
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def running_since(self) -> float | None:
+        """When a thread took it, by Trio's clock; None while it waits for one."""
+        slot = self.slot
+        return slot.since if slot is not None and slot.calls and slot.calls[0] is self else None
+
+    @property
+    def thread(self) -> int:
+        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
+        return 0 if self.slot is None or self.running_since is None else self.slot.native_id
+
+    def stack(self) -> str:
+        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
+        return "" if self.slot is None or self.running_since is None else self.slot.stack()
+
+
+class Slot:
+    """One thread of the pool, with the scope of the task that hosts it."""
+
+    __slots__ = (
+        "_collect",
+        "_token",
+        "calls",
+        "done",
+        "inbox",
+        "lost",
+        "native_id",
+        "returned",
+        "scope",
+        "since",
+        "thread",
+    )
+
+    def __init__(self, collect: Callable[[Slot], None]) -> None:
+        self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self.done: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None: the thread is there
+        # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
+        # closes files.
+        self.scope = trio.CancelScope(shield=True)
+        self._collect = collect
+        self._token = trio.lowlevel.current_trio_token()
+        self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
+        self.since = math.inf  # when its present call began; infinite while it is idle
+        self.returned = trio.Event()  # from the call that was cancelled
+        self.lost = False
+        self.thread = 0  # its identifier, once it is there
+        self.native_id = 0
+
+    def loop_in_thread(self) -> None:
+        """Say that the thread is there, then run calls until None comes."""
+        call: Call | None = None
+        inbox, done = self.inbox, self.done
+        self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
+        threading.current_thread().name = "trio-wsgi app"
+        with suppress(trio.RunFinishedError):
+            while True:
+                # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
+                done.put(call)
+                if inbox.empty():
+                    self._token.run_sync_soon(self._collect, self)
+                call = None  # an idle thread keeps no request alive
+                call = inbox.get()
+                if call is None:
+                    return
+                try:
+                    call.result = call.context.run(call.fn)
+                except BaseException as exc:
+                    call.error = exc
+
+    def stack(self) -> str:
+        """Where its thread is at this moment, from the call on: what is below it is ours."""
+        frame = sys._current_frames().get(self.thread)
+        if frame is None:
+            return ""
+        stack = traceback.extract_stack(frame)
+        ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
+        return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
