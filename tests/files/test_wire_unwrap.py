@@ -15,6 +15,7 @@ from downloads import known_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import serving
+from spans import both
 from werkzeug.wsgi import ClosingIterator, _RangeWrapper
 
 from trio_wsgi.wsgi.filewrapper import FileWrapper
@@ -37,18 +38,6 @@ def opened(path: Path, position: int, block_size: int) -> FileWrapper:
     wrapper = FileWrapper(file, block_size)
     wrapper.iterated_by_server = True
     return wrapper
-
-
-def both(make: Callable[[], Any]) -> tuple[bytes | None, bytes]:
-    """The bytes of the span, and those that iterating gives; each from an object of its own."""
-    with closing(make()) as result:
-        found = find_file(result)
-        spanned = None
-        if found is not None:
-            found.span.file.seek(found.span.offset)
-            spanned = found.span.file.read(found.span.count)
-    with closing(make()) as result:
-        return spanned, b"".join(result)
 
 
 @given(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import FileResponse
 from serving import serving
+from spans import both
 from webob.response import AppIterRange
 
 from trio_wsgi.wsgi.filewrapper import FileWrapper
-from trio_wsgi.wsgi.unwrap import find_file
 
 SIZE = 100_000
 DATA = known_bytes(SIZE)
@@ -31,18 +30,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pyramid") / "film.bin"
     path.write_bytes(DATA)
     return path
-
-
-def both(make: Callable[[], Any]) -> tuple[bytes | None, bytes]:
-    """The bytes of the span that is found, and those that iterating gives; each from an object of its own."""
-    with closing(make()) as result:
-        found = find_file(result)
-        spanned = None
-        if found is not None:
-            found.span.file.seek(found.span.offset)
-            spanned = found.span.file.read(found.span.count)
-    with closing(make()) as result:
-        return spanned, b"".join(result)
 
 
 @given(

@@ -6,7 +6,7 @@ Laws:
 * One task and one epoll (epoll(7), EPOLLRDHUP) look after all the others.
 * What is told is told once; who is not watched any more hears nothing.
 
-Where there is no epoll, the sockets of slow requests are peeked at instead, every `RIPE` seconds.
+Where there is no epoll, the sockets of slow requests are peeked at instead, twice in `RIPE` seconds.
 """
 
 from __future__ import annotations
