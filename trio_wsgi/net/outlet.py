@@ -37,6 +37,10 @@ Ts = TypeVarTuple("Ts")
 Dress = Callable[[Head, int | None], Headers]
 
 
+def _undressed(head: Head, length: int | None) -> Headers:
+    raise AssertionError("the response is over")
+
+
 @dataclass(frozen=True, slots=True)
 class SendLimits:
     """How slow a client may be, and how fast.
@@ -240,8 +244,12 @@ class Outlet:
         self._raise_failure()
 
     def forget(self) -> None:
-        """The response is over: keep neither blocks alive nor, through a traceback, the frames of the app."""
+        """The response is over: keep neither blocks alive nor, through a traceback, the frames of the app.
+
+        Nor whoever dresses heads, who keeps this: a request is to be freed when it ends, not by the garbage collector.
+        """
         self._unsent.clear()
+        self._dress = _undressed
         if self._lending is not None:
             self._lending.forget()
         if self.failure is not None:
