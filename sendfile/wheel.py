@@ -3,8 +3,9 @@
 Laws:
 
 * One alarm a thing. Setting it again moves it, dropping it forgets the thing at once.
-* An alarm is rounded up to the next tick, never down: nothing is woken early, and all of one tick together, in the
-  order in which they were set.
+* An alarm is rounded up to the next tick, never down: nothing is woken early, and all of one tick together.
+* Setting an alarm later, which is what happens to most of them, is an entry in a table: the thing is moved when the time
+  comes at which it would have been woken.
 """
 
 from __future__ import annotations
@@ -27,15 +28,24 @@ class Wheel(Generic[T]):
     def __init__(self) -> None:
         self._batches: dict[int, dict[T, None]] = {}  # by tick
         self._ticks: list[int] = []  # a heap of the keys of _batches
-        self._tick_of: dict[T, int] = {}
+        self._tick_of: dict[T, int] = {}  # whose batch it is in
+        self._later: dict[T, int] = {}  # where it is to be moved to
 
     def __len__(self) -> int:
         return len(self._tick_of)
 
     def set(self, thing: T, when: float) -> None:
         """Wake ``thing`` at the first tick that is not before ``when``, and at no other time."""
-        self.drop(thing)
         tick = math.ceil(when / TICK)
+        present = self._tick_of.get(thing)
+        if present is not None:
+            if tick > present:
+                self._later[thing] = tick
+                return
+            self.drop(thing)
+        self._place(thing, tick)
+
+    def _place(self, thing: T, tick: int) -> None:
         batch = self._batches.get(tick)
         if batch is None:
             batch = self._batches[tick] = {}
@@ -48,9 +58,10 @@ class Wheel(Generic[T]):
         tick = self._tick_of.pop(thing, None)
         if tick is not None:
             del self._batches[tick][thing]
+            self._later.pop(thing, None)
 
     def due_at(self) -> float:
-        """When the earliest alarm is due; infinity without one."""
+        """When `pop_due` is to be called next; infinity where nothing is set."""
         while self._ticks:
             tick = self._ticks[0]
             if self._batches[tick]:
@@ -63,8 +74,11 @@ class Wheel(Generic[T]):
         """The things whose alarms are due, which are no longer set."""
         due: list[T] = []
         while self.due_at() <= now:
-            batch = self._batches.pop(heapq.heappop(self._ticks))
-            for thing in batch:
-                del self._tick_of[thing]
-            due.extend(batch)
+            for thing in self._batches.pop(heapq.heappop(self._ticks)):
+                later = self._later.pop(thing, None)
+                if later is not None:
+                    self._place(thing, later)
+                else:
+                    del self._tick_of[thing]
+                    due.append(thing)
         return due

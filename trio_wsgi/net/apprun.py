@@ -9,10 +9,9 @@ Laws:
 
 from __future__ import annotations
 
-import io
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import IO, Any
@@ -35,7 +34,7 @@ from trio_wsgi.rules.environ import build_environ
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import get_all
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.call import call_app
+from trio_wsgi.wsgi.call import WSGIApplication, call_app
 from trio_wsgi.wsgi.errorlog import ErrorLog
 from trio_wsgi.wsgi.filewrapper import FileWrapper
 from trio_wsgi.wsgi.input import open_gathered, open_input
@@ -78,15 +77,6 @@ class AppRun:
         self.call: Call | None = None  # once it was asked
         self._gone = False  # the client, while the app ran
 
-    async def serve(self, send: Callable[[Answer], Awaitable[None]]) -> None:
-        """Ask the app and `send` its answer; afterwards what it started for the request has ended."""
-        if self._head.has_body:
-            async with self._receiving_body() as (body, length):
-                await send(await self._ask(body, length))
-        else:
-            await send(await self._ask(io.BytesIO(), self._head.content_length))
-        await self.work.end()
-
     @property
     def body_refused(self) -> bool:
         """Whether nobody can tell what comes next on the wire: the body did not arrive whole, or was not asked for."""
@@ -115,7 +105,7 @@ class AppRun:
         return wire.body_done
 
     @asynccontextmanager
-    async def _receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:
+    async def receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:
         """The body as the app's `wsgi.input`, and its length if it is known."""
         config, head = self._service.config, self._head
         if config.request_buffering and not head.expects_continue:
@@ -128,8 +118,10 @@ class AppRun:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             yield open_input(self._arriving), head.content_length
 
-    async def _ask(self, body: IO[bytes], length: int | None) -> Answer:
+    async def ask(self, body: IO[bytes], length: int | None) -> Answer:
         """Call the app, and return what is left to send.
+
+        It runs in a thread, while its client is there and for no longer than it may take.
 
         Args:
             body: the request's.
@@ -139,8 +131,43 @@ class AppRun:
             AppFailed: the app raised.
             AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
         """
-        service, head = self._service, self._head
-        peer = self._peer
+        service = self._service
+        environ = self._build_environ(body, length)
+        response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
+        call = self.call = Call(partial(_call_in_thread, service.app, environ, response), dispose=dispose_answer)
+        clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, partial(service.threads.abandon, call))
+        call.begins = clock.begin
+        if self._arriving is not None:
+            self._arriving.clock = clock
+        environ["trio_wsgi.cancelled"] = lambda: call.cancelled
+        environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
+        answer: Answer | None = None
+        watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
+        try:
+            answer = await service.threads.run(call, service.config.queue_timeout)
+        except Abandoned:
+            response.close()
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            service.watch.end(watched)
+            clock.end()
+            self.call = None  # its slot may run another one now
+            self._outlet.delivering = True
+            self.errors.flush()
+            if not service.observers.wanted:
+                self.environ = {}  # a slow download is to hold no more than it needs
+        if answer is not None:
+            if not (self._gone or clock.expired):
+                return answer
+            await close_answer(service, answer)  # the app did not mind being cancelled
+        if self._gone:
+            raise ClientGone(0, "closed by the client while the application ran")
+        raise AppTimedOut(clock.seconds)
+
+    def _build_environ(self, body: IO[bytes], length: int | None) -> dict[str, Any]:
+        service, head, peer = self._service, self._head, self._peer
         environ = build_environ(
             peer.site,
             head,
@@ -160,46 +187,7 @@ class AppRun:
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
         self.environ = environ
-        response = Response(head, environ, self._outlet, service.buffering, service.answers)
-        call = partial(_call_in_thread, partial(call_app, service.app, environ, response))
-        try:
-            return await self._run_app(call)
-        except BaseException:
-            response.close()
-            raise
-        finally:
-            self.errors.flush()
-
-    async def _run_app(self, fn: Callable[[], Answer]) -> Answer:
-        """Run the app in a thread, while its client is there and for no longer than it may take."""
-        service, environ = self._service, self.environ
-        call = self.call = Call(fn, dispose=dispose_answer)
-        abandon = partial(service.threads.abandon, call)
-        clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, abandon)
-        call.begins = clock.begin
-        if self._arriving is not None:
-            self._arriving.clock = clock
-        environ["trio_wsgi.cancelled"] = lambda: call.cancelled
-        environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
-        answer: Answer | None = None
-        try:
-            with service.watch.watching(self._wire.transport.sock, self._client_gone):
-                answer = await service.threads.run(call, service.config.queue_timeout)
-        except Abandoned:
-            pass
-        finally:
-            clock.end()
-            self.call = None  # its slot may run another one now
-            self._outlet.delivering = True
-            if not service.observers.wanted:
-                self.environ = {}  # a slow download is to hold no more than it needs
-        if answer is not None:
-            if not (self._gone or clock.expired):
-                return answer
-            await close_answer(service, answer)  # the app did not mind being cancelled
-        if self._gone:
-            raise ClientGone(0, "closed by the client while the application ran")
-        raise AppTimedOut(clock.seconds)
+        return environ
 
     def _client_gone(self) -> None:
         assert self.call is not None
@@ -227,10 +215,10 @@ async def close_answer(service: Service, answer: Answer) -> None:
         await service.threads.run_closing(close)
 
 
-def _call_in_thread(call: Callable[[], Answer]) -> Answer:
+def _call_in_thread(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
     """What the app raises is its failure, be it SystemExit; only the cancellation of the request is ours."""
     try:
-        return call()
+        return call_app(app, environ, response)
     except bridge.Cancelled:
         raise
     except BaseException as exc:

@@ -141,24 +141,8 @@ class AppThreads:
             self._hand_out()
             if call.slot is None:
                 self._look_at(call.expires)
-        return await self._wait(call, self._abort_request)
-
-    async def run_closing(self, fn: Callable[[], object]) -> None:
-        """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
-
-        Cancellation: stops the waiting; `fn` is run all the same.
-        """
-        call = Call(partial(_log_failure, fn), closes=True)
-        if self._ahead:
-            for slot in self._slots:
-                self._take_back(slot)
-        self._waiting.appendleft(call)
-        self._hand_out()
-        await self._wait(call, self._abort_closing)
-
-    async def _wait(self, call: Call, abort: Callable[[Call], trio.lowlevel.Abort]) -> Any:
         call.task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(lambda _: abort(call))  # noqa: F821 - deleted when all is over
+        await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
         error, result = call.error, call.result
         call.error = call.result = None  # whoever looks at the call keeps no answer alive,
         call.fn, call.begins = _nothing, None  # nor what the app was called with
@@ -174,6 +158,20 @@ class AppThreads:
             raise RuntimeError("a call raised the Cancelled of another one") from error
         finally:
             del error, call  # an error would keep this frame, and the frame the error, and both what the app held
+
+    async def run_closing(self, fn: Callable[[], object]) -> None:
+        """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
+
+        Cancellation: stops the waiting; `fn` is run all the same.
+        """
+        call = Call(partial(_log_failure, fn), closes=True)
+        if self._ahead:
+            for slot in self._slots:
+                self._take_back(slot)
+        self._waiting.appendleft(call)
+        self._hand_out()
+        call.task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_closing(call))
 
     def abandon(self, call: Call) -> None:
         """Give up a call for the sake of whoever asked for it: its `run` raises `Abandoned` unless it has a result.

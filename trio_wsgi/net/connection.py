@@ -56,7 +56,7 @@ class Connection:
         self._waiting = False  # for bytes of a request
         self._over = False  # and no more to wait for them
         self._draining = False
-        self._born = trio.current_time()
+        self._born = service.now()
         self._fresh = True  # no byte of a request has come yet
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._everything = trio.CancelScope()
@@ -78,6 +78,7 @@ class Connection:
             log.exception("%r failed; please report this", self)
         finally:
             self._state = State.CLOSED
+            self._service.alarms.call_off(self)
             self._transport.close()
 
     def drain(self) -> None:
@@ -85,15 +86,16 @@ class Connection:
         self._draining = True
         if self._meeting is not None:
             self._meeting.deadline = trio.current_time() + LATE
-        if self._fresh and (until := self._patient_until(math.inf)) > trio.current_time():
+        now = self._service.now()
+        if self._fresh and (until := self._patient_until(now, math.inf)) > now:
             self._service.alarms.set(self, until)
         else:
             self.ring()
 
     def ring(self) -> None:
-        """An idle connection has waited enough (`Alarms`)."""
-        self._over = True
+        """An idle connection has waited enough (`Alarms`); for one that is busy there is nothing to do."""
         if self._waiting:
+            self._over = True
             trio.lowlevel.notify_closing(self._transport.sock)  # ends the wait; the socket stays open
 
     def cut(self) -> None:
@@ -161,7 +163,7 @@ class Connection:
 
     async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
         exchange = self._serving = self._exchange(nursery, None)
-        await exchange.refuse(exc)
+        await exchange.run(refused=exc)
         self._serving = None
         return exchange
 
@@ -205,12 +207,13 @@ class Connection:
         Raises:
             ClientError, ClientGone: it began, and was no good.
         """
-        wire, alarms = self._wire, self._service.alarms
-        patience: float = getattr(self._service.config, idle_setting)
+        wire, service = self._wire, self._service
+        patience: float = getattr(service.config, idle_setting)
         self._state = State.IDLE
-        until = self._patient_until(patience)
-        self._over = until <= trio.current_time()
-        alarms.set(self, until)
+        now = service.now()
+        until = self._patient_until(now, patience)
+        self._over = until <= now
+        service.alarms.set(self, until)  # it is not called off when a request comes, but moved by the next wait
         try:
             while True:
                 over = not wire.has_input and await self._wait_idle()
@@ -230,11 +233,9 @@ class Connection:
                     raise
         finally:
             self._fresh = False
-            alarms.call_off(self)
 
-    def _patient_until(self, patience: float) -> float:
+    def _patient_until(self, now: float, patience: float) -> float:
         """When there is no more to wait for a request; a drain leaves some time to those who have only just come."""
-        now = trio.current_time()
         if not self._draining:
             return now + patience
         return min(now + patience, self._born + LATE) if self._fresh else now

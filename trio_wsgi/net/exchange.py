@@ -11,10 +11,11 @@ Laws:
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -75,7 +76,7 @@ class Exchange:
         self._app = None if head is None else AppRun(service, wire, self._outlet, peer, head, nursery)
         self._opening = False  # a mount's file
         self._started = time.time()
-        self._clock = trio.current_time()
+        self._clock = service.now()
         self._promised: int | None = None
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
@@ -115,7 +116,7 @@ class Exchange:
             peer=peer,
             state=state,
             request=f"{asked.method.decode('ascii')} {asked.target.decode('latin-1')}" if asked else "",
-            seconds=trio.current_time() - self._clock,
+            seconds=self._service.now() - self._clock,
             transfer=transfer,
             thread=self._call.thread if self._call is not None and state is State.RUNNING else 0,
             stack=self._call.stack() if self._call is not None and state is State.RUNNING else "",
@@ -123,31 +124,19 @@ class Exchange:
 
     # -- the way through -----------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve the request; `keep` tells whether the connection may take another one."""
-        await self._settle(self._serve())
+    async def run(self, refused: Exception | None = None) -> None:
+        """Serve the request; turn what goes wrong into an answer or a cut; emit the record.
 
-    async def refuse(self, exc: Exception) -> None:
-        """Answer what could not be read as a request, and leave a record of it."""
-        await self._settle(_failing(exc))
+        Afterwards `keep` tells whether the connection may take another one.
 
-    async def _serve(self) -> None:
-        assert self._head is not None and self._app is not None
-        if self._health:
-            self.keep = self.keep and not self._head.expects_continue  # nobody will ask for the body
-            await self._send(answer_health(self._head, self._draining()))
-        elif (found := find_mount(self._service.mounts, self._head)) is not None:
-            await self._send(await self._ask_mount(self._head, *found))
-        else:
-            await self._app.serve(self._send)
-        if self.keep and not self._wire.body_done:
-            self.keep = await self._app.finish_body()
-
-    async def _settle(self, work: Awaitable[None]) -> None:
-        """Do the work; turn what goes wrong into an answer or a cut; emit the record."""
+        Args:
+            refused: why what arrived could not be read as a request.
+        """
         try:
             try:
-                await work
+                if refused is not None:
+                    raise refused
+                await self._serve()
             except Exception as exc:
                 if isinstance(exc.__cause__ or exc, ClientGone):
                     # The end of the server, to whoever was sending, is an end of the connection; here it is told apart.
@@ -168,6 +157,24 @@ class Exchange:
             log.exception("%s: the answer to a failure failed; please report this", self._label())
         finally:
             self._emit()
+
+    async def _serve(self) -> None:
+        head, app = self._head, self._app
+        assert head is not None and app is not None
+        if self._health:
+            self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
+            await self._send(answer_health(head, self._draining()))
+        elif (found := find_mount(self._service.mounts, head)) is not None:
+            await self._send(await self._ask_mount(head, *found))
+        else:
+            if head.has_body:
+                async with app.receiving_body() as (body, length):
+                    await self._send(await app.ask(body, length))
+            else:
+                await self._send(await app.ask(io.BytesIO(), head.content_length))
+            await app.work.end()
+        if self.keep and not self._wire.body_done:
+            self.keep = await app.finish_body()
 
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
@@ -296,13 +303,9 @@ class Exchange:
             body_sent=self._outlet.body_sent,
             body_promised=self._promised,
             started=self._started,
-            duration=trio.current_time() - self._clock,
+            duration=self._service.now() - self._clock,
             request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
             environ={} if self._app is None else self._app.environ,
             health=self._health,
         )
-
-
-async def _failing(exc: Exception) -> None:
-    raise exc

@@ -29,11 +29,6 @@ class AccessLog:
         if access_log.isEnabledFor(level):
             access_log.log(level, "%s", self._format(record))
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody listens."""
-        return access_log.isEnabledFor(logging.INFO)
-
 
 class Observers:
     """All of them.
@@ -44,14 +39,13 @@ class Observers:
     """
 
     def __init__(self, access: AccessLog, others: Sequence[Observer]) -> None:
-        self._access = access
         self._others = others
         self._all: tuple[Observer, ...] = (access, *others)
 
     @property
     def wanted(self) -> bool:
         """Whether a record is worth being made."""
-        return bool(self._others) or self._access.wanted
+        return bool(self._others) or access_log.isEnabledFor(logging.INFO)
 
     def tell(self, record: RequestRecord) -> None:
         """Tell each of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -41,6 +41,7 @@ class Service:
 
     app: WSGIApplication
     config: Config
+    now: Callable[[], float]  # Trio's clock, without the detours of `trio.current_time`
     threads: AppThreads
     pump: Pump
     watch: DisconnectWatch
@@ -87,6 +88,7 @@ async def open_service(
                 app=app,
                 tls=tls,
                 config=config,
+                now=trio.lowlevel.current_clock().current_time,
                 threads=threads,
                 disk=disk,
                 pump=pump,

@@ -15,7 +15,6 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import trio
 
@@ -42,19 +41,20 @@ class DisconnectWatch:
     def __repr__(self) -> str:
         return f"<DisconnectWatch {len(self._new) + len(self._young)} young, {len(self._watched)} watched>"
 
-    def watching(self, sock: socket.socket, gone: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `gone` on the event loop if the peer of `sock` goes while the block runs.
+    def begin(self, sock: socket.socket, gone: Callable[[], None]) -> int:
+        """Call `gone` on the event loop if the peer of `sock` goes.
 
-        The socket must stay open as long.
+        Returns:
+            what `end` is to be told, while the socket is still open.
         """
-        return _Watching(self, sock, gone)
-
-    def _begin(self, key: int, sock: socket.socket, gone: Callable[[], None]) -> None:
+        key = sock.fileno()
         self._new[key] = (sock, gone)
         if self._asleep:
             self._some.set()
+        return key
 
-    def _end(self, key: int) -> None:
+    def end(self, key: int) -> None:
+        """Watch no longer."""
         if self._new.pop(key, None) is None and self._young.pop(key, None) is None:
             self._forget(key)
 
@@ -114,21 +114,3 @@ class DisconnectWatch:
         if self._watched.pop(key, None) is not None and self._epoll is not None:
             with contextlib.suppress(OSError):  # closed meanwhile: then the kernel has forgotten it
                 self._epoll.unregister(key)
-
-
-class _Watching:
-    """A block of `watching`; a class, since it is entered by every request."""
-
-    __slots__ = ("_gone", "_key", "_sock", "_watch")
-
-    def __init__(self, watch: DisconnectWatch, sock: socket.socket, gone: Callable[[], None]) -> None:
-        self._watch = watch
-        self._sock = sock
-        self._gone = gone
-        self._key = sock.fileno()
-
-    def __enter__(self) -> None:
-        self._watch._begin(self._key, self._sock, self._gone)
-
-    def __exit__(self, *_: object) -> None:
-        self._watch._end(self._key)

@@ -141,7 +141,8 @@ def serve_order(order: Order, sock: socket.socket) -> int:
             return EXIT_CLEAN
         raise_descriptor_limit()
         calm_collector()
-        process = Process(Server(app, config, observers=(recycling,), tls=tls), listeners, logs, alone=False)
+        counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
+        process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)
         tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)
         run_serving(process, early, tell)
     return EXIT_CLEAN

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.target import check_authority, parse_target
@@ -74,8 +75,7 @@ class HeadLimits:
         return min(self.line + 2 + self.fields * (self.field_size + 2) + 2, HEAD_CEILING)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What a request says before its body."""
 
     method: bytes
