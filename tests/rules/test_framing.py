@@ -9,7 +9,7 @@ import pytest
 from sendfile import Part
 from trio_wsgi.net.codec import Codec, H11Codec
 from trio_wsgi.net.fastcodec import FastCodec, choose_codec
-from trio_wsgi.rules.headers import body_allowed
+from trio_wsgi.rules.headers import body_allowed, get_length
 
 REQUEST = b"%b / HTTP/%b\r\nHost: a\r\n%b\r\n"
 BODY = [b"first", b"", b"second" * 30]
@@ -21,7 +21,7 @@ def framed(codec: Codec, request: bytes, status: int, headers: list[tuple[bytes,
     codec.end_request()
     assert not codec.response_started
     parts = codec.frame_interim(103, b"Early Hints", [(b"Link", b"</a>")])
-    parts += codec.frame_head(status, b"Any Reason", headers)
+    parts += codec.frame_head(status, b"Any Reason", headers, get_length(headers) is not None)
     assert codec.response_started
     assert codec.frame_interim(103, b"Early Hints", []) == []
     for part in body:

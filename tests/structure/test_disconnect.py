@@ -397,18 +397,20 @@ async def test_a_quick_request_is_never_looked_at_and_a_slow_one_is_told_once(
     with closing(ours), closing(theirs):
         async with trio.open_nursery() as nursery:
             await nursery.start(watch.run)
-            with watch.watching(ours, lambda: told.append("quick")):
-                await trio.sleep(RIPE / 2)
-                assert repr(watch) == "<DisconnectWatch 1 young, 0 watched>"
+            watched = watch.begin(ours, lambda: told.append("quick"))
+            await trio.sleep(RIPE / 2)
+            assert repr(watch) == "<DisconnectWatch 1 young, 0 watched>"
+            watch.end(watched)
             await trio.sleep(2 * RIPE)
-            with watch.watching(ours, lambda: told.append("slow")):
-                await trio.sleep(2 * RIPE + 0.01)
-                assert repr(watch) == "<DisconnectWatch 0 young, 1 watched>"
-                if end == "half":
-                    theirs.shutdown(socket.SHUT_WR)
-                else:
-                    theirs.close()
-                await trio.sleep(2 * RIPE)
-                assert told == (["slow"] if way == "epoll" or end == "half" else [])
+            watched = watch.begin(ours, lambda: told.append("slow"))
+            await trio.sleep(2 * RIPE + 0.01)
+            assert repr(watch) == "<DisconnectWatch 0 young, 1 watched>"
+            if end == "half":
+                theirs.shutdown(socket.SHUT_WR)
+            else:
+                theirs.close()
+            await trio.sleep(2 * RIPE)
+            assert told == (["slow"] if way == "epoll" or end == "half" else [])
+            watch.end(watched)
             assert repr(watch) == "<DisconnectWatch 0 young, 0 watched>"
             nursery.cancel_scope.cancel()

@@ -21,7 +21,8 @@ from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, body_allowed, get_all
 
 
-def _nothing() -> None: ...
+def nothing() -> None:
+    """There is nothing to be closed."""
 
 
 @dataclass(slots=True)
@@ -36,7 +37,7 @@ class Answer:
     parts: list[Part] = field(default_factory=list)
     length: int | None = None  # of the whole body, for the head; None: it has none, or the head says it
     missing: int = 0  # bytes that Content-Length promises and that are not there
-    close: Callable[[], object] = _nothing
+    close: Callable[[], object] = nothing
     close_at_once: bool = True  # close() cannot block
     limit_rate: int | None = None  # bytes per second; 0 for no limit, None for the configured one
 

@@ -31,6 +31,7 @@ class Alarms:
     """The alarms of one server; `run` is their task."""
 
     def __init__(self) -> None:
+        self.now = trio.lowlevel.current_clock().current_time  # without the detours of `trio.current_time`
         self._wheel: Wheel[Rings] = Wheel()
         self._asleep = trio.CancelScope()
         self._wakes_at = math.inf

@@ -27,8 +27,8 @@ import logging
 import math
 import queue
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -82,7 +82,7 @@ class ThreadCounts:
     queued: int
 
 
-class AppThreads:
+class AppThreads(trio.abc.Instrument):
     """Runs calls in a bounded number of threads; made by `open_threads`.
 
     Args:
@@ -105,7 +105,8 @@ class AppThreads:
         self._spread_until = -math.inf
         self._nap = trio.CancelScope()  # of the overseer
         self._now = trio.lowlevel.current_clock().current_time
-        self.outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
+        self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
+        self._used = False  # and installed as an instrument, for which the loop pays at every turn
         self._lost: set[Slot] = set()
         self._closing = False
 
@@ -259,28 +260,36 @@ class AppThreads:
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.scope.cancel_called:
             return False
-        if self.outbox and self.outbox[-1][0] is slot:  # it was not even woken
+        if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
             return True
         now = self._now()
         return now >= self._spread_until and now - slot.since < STUCK_AFTER
 
     def _give(self, slot: Slot, call: Call) -> None:
+        if not self._used:
+            self._used = True
+            trio.lowlevel.add_instrument(self)
         call.slot = self._hot = slot
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
         else:
             self._ahead += 1
-        self.outbox.append((slot, call))
+        self._outbox.append((slot, call))
 
-    def flush(self) -> None:
+    def before_io_wait(self, timeout: float) -> None:
+        """The loop is about to wait (`trio.abc.Instrument`)."""
+        if self._outbox:
+            self._flush()
+
+    def _flush(self) -> None:
         """Wake the threads that were given something."""
         now = self._now()
-        for slot, call in self.outbox:
+        for slot, call in self._outbox:
             if slot.calls[0] is call:
                 slot.since = now  # not before
             slot.inbox.put(call)
-        self.outbox.clear()
+        self._outbox.clear()
         if self._ahead:
             self._look_at(now + STUCK_AFTER)
 
@@ -295,7 +304,7 @@ class AppThreads:
         """The calls that the thread has not taken out of its inbox wait again, in front of the others."""
         if len(slot.calls) < 2:
             return
-        self.flush()
+        self._flush()
         unread: list[Call | None] = []
         with suppress(queue.Empty):
             while True:
@@ -422,6 +431,11 @@ class AppThreads:
         self._closing = True
         self._end_idle()
 
+    def forget(self) -> None:
+        """The last slot has ended: nothing is left to be woken."""
+        if self._used:
+            trio.lowlevel.remove_instrument(self)
+
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
@@ -437,28 +451,6 @@ def _log_failure(fn: Callable[[], object]) -> None:
         log.exception("closing what the application has opened failed")
 
 
-class _BeforeWaiting(trio.abc.Instrument):
-    """Has something done with a list that is not empty whenever the loop is about to wait."""
-
-    def __init__(self, things: list[Any], fn: Callable[[], None]) -> None:
-        self._things = things
-        self._fn = fn
-
-    def before_io_wait(self, timeout: float) -> None:
-        if self._things:
-            self._fn()
-
-
-@contextmanager
-def _before_waiting(pool: AppThreads) -> Iterator[None]:
-    instrument = _BeforeWaiting(pool.outbox, pool.flush)
-    trio.lowlevel.add_instrument(instrument)
-    try:
-        yield
-    finally:
-        trio.lowlevel.remove_instrument(instrument)
-
-
 @asynccontextmanager
 async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThreads]:
     """The pool of application threads; leaving it waits until every thread has come back.
@@ -471,7 +463,7 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
     with ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             pool = AppThreads(nursery, threads, queue_size)
-            stack.enter_context(_before_waiting(pool))  # until the last slot has ended
+            stack.callback(pool.forget)  # when the last slot has ended
             try:
                 async with running(pool.oversee):
                     yield pool

@@ -72,7 +72,7 @@ class AppClock:
     def stopped(self) -> Iterator[None]:
         """While the block runs, the application waits for its client."""
         if not self._holds:
-            self._left = self._due - trio.current_time()
+            self._left = self._due - self._alarms.now()
             self.end()
         self._holds += 1
         try:
@@ -92,5 +92,5 @@ class AppClock:
 
     def _run(self) -> None:
         if self._left != math.inf:
-            self._due = trio.current_time() + self._left
+            self._due = self._alarms.now() + self._left
             self._alarms.set(self, self._due)

@@ -61,8 +61,8 @@ class Codec(Protocol):
     def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
         """A 1xx response; nothing where it would come too late."""
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
-        """The head of the response."""
+    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+        """The head of the response; `length_known`: it has a Content-Length."""
 
     def frame_data(self, part: Part) -> list[Part]:
         """A piece of its body; it is passed through unread, whatever it is."""
@@ -78,6 +78,7 @@ class Codec(Protocol):
         """Make ready for the next request; False where there can be none."""
 
 
+_END = h11.EndOfMessage()  # immutable
 MakeCodec = Callable[[], Codec]
 
 
@@ -135,7 +136,7 @@ class H11Codec:
             return []
         return self._frame(h11.InformationalResponse(status_code=status, reason=reason, headers=list(headers)))
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
         if self.asked is not None and self.asked.http_version == b"1.0" and _keeps_alive(headers):
             self._become_http11(self.asked.method)
         return self._frame(_build_response(status, reason, tuple(headers)))
@@ -144,7 +145,7 @@ class H11Codec:
         return self._frame(h11.Data(data=part))  # type: ignore[arg-type]
 
     def frame_end(self) -> list[Part]:
-        return self._frame(h11.EndOfMessage())
+        return self._frame(_END)
 
     def _frame(self, event: Any) -> list[Part]:
         # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.

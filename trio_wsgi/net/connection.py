@@ -216,13 +216,19 @@ class Connection:
         service.alarms.set(self, until)  # it is not called off when a request comes, but moved by the next wait
         try:
             while True:
-                over = not wire.has_input and await self._wait_idle()
+                if not (wire.has_input or self._over):
+                    self._waiting = True
+                    try:
+                        await self._transport.wait_readable()
+                    except trio.ClosedResourceError:  # the time is up, or the server drains
+                        self._over = True
+                    self._waiting = False
                 try:
                     return wire.receive_head_nowait()
                 except trio.WouldBlock:
                     if wire.has_input:
                         return await self._rest_of_head()
-                    if over:
+                    if self._over:
                         if not self._draining:
                             log.debug("%r: no request for %g s (%s)", self, patience, idle_setting)
                         return None
@@ -232,26 +238,13 @@ class Connection:
                         return None
                     raise
         finally:
-            self._fresh = False
+            self._waiting = self._fresh = False
 
     def _patient_until(self, now: float, patience: float) -> float:
         """When there is no more to wait for a request; a drain leaves some time to those who have only just come."""
         if not self._draining:
             return now + patience
         return min(now + patience, self._born + LATE) if self._fresh else now
-
-    async def _wait_idle(self) -> bool:
-        """Wait for bytes; True when instead the time is up, or the server drains."""
-        if self._over:
-            return True
-        self._waiting = True
-        try:
-            await self._transport.wait_readable()
-        except trio.ClosedResourceError:
-            return True
-        finally:
-            self._waiting = False
-        return False
 
     async def _rest_of_head(self) -> RequestHead:
         self._state = State.READING_HEAD

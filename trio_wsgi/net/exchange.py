@@ -21,7 +21,7 @@ from functools import partial
 import trio
 
 from sendfile import Transfer as Job
-from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, close_logging, dispose_answer
@@ -36,7 +36,7 @@ from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.forwarded import find_client
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_all, http_date
+from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_all, get_length, http_date
 from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
@@ -77,7 +77,7 @@ class Exchange:
         self._opening = False  # a mount's file
         self._started = time.time()
         self._clock = service.now()
-        self._promised: int | None = None
+        self.promised: int | None = None  # bytes of body, by the head as it went out
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
         self._outcome = Outcome.FINISHED
@@ -110,7 +110,7 @@ class Exchange:
         asked, state, transfer = self._wire.asked, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
-                self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
+                self._outlet.body_sent, self.promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
             )
         return ConnectionStatus(
             peer=peer,
@@ -164,10 +164,10 @@ class Exchange:
         if self._health:
             self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
             await self._send(answer_health(head, self._draining()))
-        elif (found := find_mount(self._service.mounts, head)) is not None:
+        elif self._service.mounts and (found := find_mount(self._service.mounts, head)) is not None:
             await self._send(await self._ask_mount(head, *found))
         else:
-            if head.has_body:
+            if not self._wire.body_done:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
@@ -185,7 +185,7 @@ class Exchange:
         return answer
 
     async def _send(self, answer: Answer) -> None:
-        if self._wire.body_left > UNREAD_MAX:
+        if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
             self.keep = False  # nobody reads it any more
         try:
             await self._outlet.deliver(answer)
@@ -194,7 +194,8 @@ class Exchange:
             self._sent = True
         finally:
             if answer.close_at_once:
-                close_logging(answer.close)
+                if answer.close is not nothing:
+                    close_logging(answer.close)
             else:
                 await close_answer(self._service, answer)
 
@@ -213,10 +214,9 @@ class Exchange:
             length=length,
             close=not self.keep,
         )
-        promised = [value for name, value in headers if name.lower() == b"content-length"]
-        self._promised = int(promised[0]) if promised else None
+        promised = self.promised = get_length(headers)
         if request is not None and request.version == b"1.0" and self.keep:
-            if self._wire.body_done and (promised or head.status in (204, 304)):
+            if self._wire.body_done and (promised is not None or head.status in (204, 304)):
                 headers.append((b"Connection", b"keep-alive"))
             else:
                 self.keep = False
@@ -254,7 +254,7 @@ class Exchange:
         sent = self._outlet.sent_head
         ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, b"content-range")] if sent else []
         start = int(ranges[0][1]) if ranges and ranges[0] else 0
-        total = "" if self._promised is None else f" of {start + self._promised}"
+        total = "" if self.promised is None else f" of {start + self.promised}"
         return f"{start + self._outlet.body_sent}{total}"
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
@@ -301,7 +301,7 @@ class Exchange:
             outcome=self._outcome,
             reason=self._reason,
             body_sent=self._outlet.body_sent,
-            body_promised=self._promised,
+            body_promised=self.promised,
             started=self._started,
             duration=self._service.now() - self._clock,
             request_headers=tuple(asked.headers) if asked else (),

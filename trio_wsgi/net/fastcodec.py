@@ -14,7 +14,7 @@ import enum
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ConfigError
 from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
-from trio_wsgi.rules.framing import Framing, build_response_head, decide_framing, tells_length
+from trio_wsgi.rules.framing import Framing, build_response_head, decide_framing
 
 try:
     import httptools
@@ -129,10 +129,10 @@ class FastCodec:
             return []
         return [build_response_head(status, reason, headers, b"")]
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
         method, version = (b"GET", b"1.1") if self.asked is None else (self.asked.method, self.asked.http_version)
         self._phase = _Phase.BODY
-        self._framing, line = decide_framing(method, version, status, tells_length(headers))
+        self._framing, line = decide_framing(method, version, status, length_known)
         return [build_response_head(status, reason, headers, line)]
 
     def frame_data(self, part: Part) -> list[Part]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableSequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
@@ -29,12 +29,15 @@ from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.rules.headers import Head, Headers, check_headers
+from trio_wsgi.rules.headers import Head, Headers, check_headers, get_length
 from trio_wsgi.wsgi import bridge
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Dress = Callable[[Head, int | None], Headers]
+
+
+_SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
 
 
 def _undressed(head: Head, length: int | None) -> Headers:
@@ -109,12 +112,16 @@ class Outlet:
 
     def _send_framed(self, data: bytes) -> None:
         """A block by itself, as nearly all of many are, with no more ado than it needs."""
-        parts = self._wire.frame_data(data)
         self._framed += len(data)
-        block = data if len(parts) == 1 else b"".join(parts)  # type: ignore[arg-type]
+        self._send_block(self._wire.frame_data(data))
+
+    def _send_block(self, parts: list[Part]) -> None:
+        """Send bytes in one piece; what the kernel does not take now is left in `_unsent`."""
+        block: bytes = parts[0] if len(parts) == 1 else b"".join(parts)  # type: ignore[assignment,arg-type]
         try:
             sent = self._wire.transport.send_block_nowait(block)
         except ClientGone as exc:
+            self._unsent.append(block)
             self.failure = exc
             raise
         if sent < len(block):
@@ -212,23 +219,32 @@ class Outlet:
             FileTooShort: a file ended early.
         """
         self.delivering = True
-        await self.settle()
+        if self._lent:
+            await self.settle()
+        self._raise_failure()
         self._ended = True
-        self._unsent = deque()
+        parts: list[Part] = []
         if answer.head is not None:
             self.start(answer.head, answer.limit_rate)
-            self._unsent.extend(self._frame_head(answer.length))
-        with_file = False
+            parts += self._frame_head(answer.length)
+        with_file, size = False, 0
         for part in answer.parts:
             with_file = with_file or type(part) is FileSpan
-            self._frame_body(part, self._unsent)
+            size += len(part)
+            self._frame_body(part, parts)
         answer.parts.clear()  # what has left is free to go
         if not answer.missing:
-            self._unsent.extend(self._wire.frame_end())
-        if not with_file:  # a small answer is gone with this, and costs nothing more
-            self._send_nowait(self._unsent)
-        elif self._rate is None:
-            self._push_nowait(self._unsent)
+            parts += self._wire.frame_end()
+        if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
+            self._send_block(parts)  # is gone with this, and costs nothing more
+            if not self._unsent:
+                return
+        else:
+            self._unsent = deque(parts)
+            if not with_file:
+                self._send_nowait(self._unsent)
+            elif self._rate is None:
+                self._push_nowait(self._unsent)
         if self._unsent:
             await self._deliver(self._unsent)
 
@@ -319,9 +335,9 @@ class Outlet:
         head, self._head = self._head, None
         headers = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers)
+        return self._wire.frame_head(head.status, head.reason, headers, get_length(headers) is not None)
 
-    def _frame_body(self, part: Part, into: deque[Part]) -> None:
+    def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
             into.extend(self._wire.frame_data(part))
             self._framed += len(part)

@@ -41,7 +41,7 @@ class Service:
 
     app: WSGIApplication
     config: Config
-    now: Callable[[], float]  # Trio's clock, without the detours of `trio.current_time`
+    now: Callable[[], float]  # Trio's clock
     threads: AppThreads
     pump: Pump
     watch: DisconnectWatch
@@ -88,7 +88,7 @@ async def open_service(
                 app=app,
                 tls=tls,
                 config=config,
-                now=trio.lowlevel.current_clock().current_time,
+                now=alarms.now,
                 threads=threads,
                 disk=disk,
                 pump=pump,

@@ -17,7 +17,6 @@ from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.rules.chunks import ChunkScanner
-from trio_wsgi.rules.framing import tells_length
 from trio_wsgi.rules.head import HeadLimits, RequestHead, check_head, find_head_end, parse_request, skip_blank_lines
 
 RECEIVE_SIZE = 64 * 1024
@@ -170,10 +169,14 @@ class Wire:
             return []
         return self._codec.frame_interim(103, b"Early Hints", headers)
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
-        """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0."""
-        self._length_known = tells_length(headers)
-        return self._codec.frame_head(status, reason, headers)
+    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+        """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0.
+
+        Args:
+            length_known: whether there is a Content-Length.
+        """
+        self._length_known = length_known
+        return self._codec.frame_head(status, reason, headers, length_known)
 
     def frame_data(self, part: Part) -> list[Part]:
         """A piece of the body; it is passed through unread, whatever it is."""

@@ -112,7 +112,10 @@ def decide_app_answer(
     """
     if method not in _READS or not 200 <= status < 300 or status == 206:
         return None
-    if not any(name in CONDITIONAL_FIELDS for name, _ in request_headers):
+    for name, _ in request_headers:
+        if name in CONDITIONAL_FIELDS:
+            break
+    else:
         return None
     decision = _evaluate(method, request_headers, validators_of(headers), now)
     if decision is Precondition.PROCEED or (decision is Precondition.NOT_MODIFIED and status != 200):

@@ -51,11 +51,3 @@ def build_response_head(
         lines.append(framing_line)
     lines.append(b"\r\n")
     return b"".join(lines)
-
-
-def tells_length(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Whether there is a Content-Length."""
-    for name, _ in headers:  # noqa: SIM110 - by far cheaper than any() of a generator
-        if len(name) == 14 and name.lower() == b"content-length":
-            return True
-    return False

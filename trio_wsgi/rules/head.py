@@ -251,8 +251,8 @@ def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, b
     length, chunked = parse_framing(read(b"content-length", []), read(b"transfer-encoding", []))
     if chunked and version == b"1.0":
         raise ClientError(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112 §6.1)")
-    options = _list_members(read(b"connection"))
-    expectations = _list_members(read(b"expect"))
+    options = _list_members(watched[b"connection"]) if b"connection" in watched else _NO_MEMBERS
+    expectations = _list_members(watched[b"expect"]) if b"expect" in watched else _NO_MEMBERS
     if expectations and expectations != {b"100-continue"}:
         raise ClientError(417, "expectation other than 100-continue (RFC 9110 §10.1.1)")
     return RequestHead(
@@ -287,13 +287,10 @@ def _parse_host(hosts: list[bytes], version: bytes, authority: bytes | None) -> 
     return host
 
 
-def _list_members(values: list[bytes] | None) -> frozenset[bytes] | set[bytes]:
+def _list_members(values: list[bytes]) -> frozenset[bytes]:
     """The members of a comma-separated, case-insensitive list (RFC 9110 §5.6.1: empty ones do not count)."""
-    if values is None:
-        return _NO_MEMBERS
     members = {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
-    members.discard(b"")
-    return members
+    return frozenset(members) - {b""}
 
 
 def _check_sizes(raw: bytes | bytearray, limits: HeadLimits) -> None:

@@ -147,7 +147,19 @@ def _show(value: object) -> str:
 
 def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """The values of all headers called `name` (lower case), in their order."""
-    return [value for key, value in headers if key.lower() == name]
+    size, values = len(name), []
+    for key, value in headers:  # most names differ in length already, and this is done for every request
+        if len(key) == size and key.lower() == name:
+            values.append(value)
+    return values
+
+
+def get_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """What Content-Length says in headers that were checked, or made by us; None if there is none."""
+    for key, value in headers:
+        if len(key) == 14 and key.lower() == b"content-length":
+            return int(value)
+    return None
 
 
 def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:

@@ -57,11 +57,12 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
 
 def _blocks_left(result: Any, response: Response) -> list[Any]:
     """Send the blocks of an iterable; those of a list are all known, and are left for later."""
-    if type(result) not in (list, tuple) and not _is_body(result):
+    known = type(result) in (list, tuple)
+    if not known and not _is_body(result):
         raise AppError(
             f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list"
         )
-    if _is_all_known(result):
+    if known or _is_all_known(result):
         blocks = list(result)
         for block in blocks:
             if not isinstance(block, bytes):

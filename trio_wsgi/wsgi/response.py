@@ -21,11 +21,11 @@ from typing import Any
 
 from sendfile import FileSpan, Part
 from trio_wsgi.disk.accel import AccelMap, read_order
-from trio_wsgi.disk.answer import Answer, answer_file, say
+from trio_wsgi.disk.answer import Answer, answer_file, nothing, say
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all
+from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all, get_length
 from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
@@ -127,8 +127,7 @@ class Response:
         self._phase = Phase.HEAD_KNOWN
         if self.options.accel is not None:
             self._head = self._take_orders(self._head)
-        length = get_all(self._head.headers, b"content-length")
-        self._promised = int(length[0]) if length else None
+        self._promised = get_length(self._head.headers)
         self._has_body = body_allowed(self._request.method, code)
         self._taken = 0  # nothing was sent yet, and what is buffered belongs to the answer that this one replaces
         self._overrun = False
@@ -164,7 +163,7 @@ class Response:
             raise AppError("the application returned without calling start_response")
         if self._named is not None:
             return self._finish_with_named(self._head, self._named)
-        head = None if self.head_sent else self._settle_head(self._head)
+        head = None if self._phase is Phase.SENT else self._settle_head(self._head)
         parts = self._spool.parts() if self._spool is not None else []
         parts += self._clip_parts(rest)
         length = self._promised
@@ -177,7 +176,7 @@ class Response:
             parts=parts if self._has_body else [],
             length=length,
             missing=(self._promised or self._taken) - self._taken if self._has_body else 0,
-            close=self.close,
+            close=nothing if self._spool is None else self.close,
             close_at_once=self._spool is None or not self._spool.on_disk,
             limit_rate=self._asked_rate(),
         )
