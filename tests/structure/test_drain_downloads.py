@@ -277,3 +277,17 @@ async def test_one_that_never_asks_does_not_hold_the_drain() -> None:
                 await trio.sleep(0.001)
             served.server.drain()
             assert await receive_all(stream) == b""
+
+
+async def test_one_whose_last_answer_was_not_acknowledged_yet_does_not_hold_the_drain() -> None:
+    """It keeps its connection open; what it has not acknowledged a moment ago, it has soon after."""
+    async with serving(say_hello, graceful_timeout=60, linger_timeout=60) as served, await served.connect() as stream:
+        with trio.fail_after(10):
+            for _ in range(50):  # by then its system delays acknowledgements, in the hope of more to say
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                await stream.receive_some()
+            served.server.drain()
+            assert await receive_all(stream) == b""
+            with pytest.raises(RuntimeError, match="does not run"):  # any more
+                while served.server.statistics():  # noqa: ASYNC110
+                    await trio.sleep(0.01)

@@ -135,7 +135,9 @@ class AppRun:
         environ = self._build_environ(body, length)
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
         call = self.call = Call(partial(_call_in_thread, service.app, environ, response), dispose=dispose_answer)
-        clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, partial(service.threads.abandon, call))
+        clock = self._outlet.clock = AppClock(
+            self._app_timeout(), service.alarms, partial(service.threads.abandon, call)
+        )
         call.begins = clock.begin
         if self._arriving is not None:
             self._arriving.clock = clock

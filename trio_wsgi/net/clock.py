@@ -12,8 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
-import trio
-
 from trio_wsgi.net.alarms import Alarms
 
 T = TypeVar("T")

@@ -36,6 +36,7 @@ from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
+_ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
 LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
 
@@ -162,12 +163,15 @@ class Connection:
         self._transport = self._wire.transport = transport
 
     async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
-        exchange = self._serving = self._exchange(nursery, None)
+        exchange = self._serving = Exchange(
+            self._service, self._wire, nursery, self._peer, None, lambda: self._draining
+        )
         await exchange.run(refused=exc)
         self._serving = None
         return exchange
 
     async def _serve(self, nursery: trio.Nursery) -> None:
+        service, wire, draining = self._service, self._wire, lambda: self._draining
         idle_setting = "header_timeout"
         unread = False
         while True:
@@ -179,27 +183,24 @@ class Connection:
                 break
             if head is None:
                 if self._transport.held():  # of the last answer
-                    await self._linger()
+                    await self._linger(until_taken=True)
                 return
-            exchange = self._serving = self._exchange(nursery, head)
+            exchange = self._serving = Exchange(service, wire, nursery, self._peer, head, draining)
             try:
                 await exchange.run()
             finally:
-                if exchange.cut and self._wire.ends_by_closing:
+                if exchange.cut and wire.ends_by_closing:
                     self._transport.abort()
-            if not exchange.keep or not self._wire.start_next_cycle():
+            if not exchange.keep or not wire.start_next_cycle():
                 break
             idle_setting = "keep_alive"
             self._serving = None
             del exchange, head  # an idle connection keeps no request alive
         self._serving = None
         # A client that would have kept the connection may be sending its next request.
-        unread = unread or head is None or head.keep_alive or not self._wire.body_done
-        if (unread or self._wire.has_input or self._has_unread()) and not exchange.cut:
+        unread = unread or head is None or head.keep_alive or not wire.body_done
+        if (unread or wire.has_input or self._has_unread()) and not exchange.cut:
             await self._linger()
-
-    def _exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
-        return Exchange(self._service, self._wire, nursery, self._peer, head, lambda: self._draining)
 
     async def _next_head(self, idle_setting: str) -> RequestHead | None:
         """The next request, None when there is none to come.
@@ -258,13 +259,18 @@ class Connection:
                     continue
         raise ClientStalled("header_timeout", timeout)
 
-    async def _linger(self) -> None:
-        """Tell the client that nothing more comes, and read on until it has seen it (RFC 9112 §9.6)."""
+    async def _linger(self, until_taken: bool = False) -> None:
+        """Tell the client that nothing more comes, and read on until it has seen it (RFC 9112 §9.6).
+
+        Args:
+            until_taken: no longer than until it has taken our answer: it has not begun to send anything.
+        """
         self._state = State.LINGERING
         self._transport.end_sending()
         with trio.move_on_after(self._service.config.linger_timeout):
-            while True:
-                await self._transport.wait_readable()
+            while not until_taken or self._transport.held():
+                with trio.move_on_after(_ACK_LATE if until_taken else math.inf):
+                    await self._transport.wait_readable()
                 try:
                     if not self._transport.receive_nowait(RECEIVE_SIZE):
                         return

@@ -52,65 +52,73 @@ class _Phase(enum.Enum):
     DONE = "framed to its end"
 
 
+class _Heard:
+    """What a parser has told of the present message; apart from its codec, or the two would refer to each other."""
+
+    __slots__ = ("complete", "data", "headers", "in_body", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.data: list[bytes] = []  # of the body, that one feed gave
+        self.complete = False  # the request
+        self.in_body = False  # its head was read
+
+    # httptools calls these
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self.in_body:  # trailers are read, and dropped
+            self.headers.append((name.lower(), value.strip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        self.data.append(body)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
 class FastCodec:
     """By httptools."""
 
     body_size = 256 * 1024  # with 64 KiB an upload costs a quarter more
 
     def __init__(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
+        self._heard = _Heard()
+        self._parser = httptools.HttpRequestParser(self._heard)
         self.asked: Asked | None = None
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._data: list[bytes] = []  # of the body, that one feed gave
         self._left = 0  # bytes to come of a body whose length is known
-        self._complete = False  # the request
         self._phase = _Phase.IDLE
         self._framing = Framing.NONE
 
     def __repr__(self) -> str:
-        return f"<httptools {'complete' if self._complete else 'reading'} → {self._phase.value}>"
-
-    # -- httptools calls these -----------------------------------------------------------------------------------
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._complete and self.asked is None:  # trailers are read, and dropped
-            self._headers.append((name.lower(), value.strip(b" \t")))
-
-    def on_body(self, body: bytes) -> None:
-        self._data.append(body)
-
-    def on_message_complete(self) -> None:
-        self._complete = True
-
-    # -- net.codec.Codec -----------------------------------------------------------------------------------------
+        return f"<httptools {'complete' if self._heard.complete else 'reading'} → {self._phase.value}>"
 
     def read_head(self, raw: bytes) -> Asked:
-        parser = self._parser
+        parser, heard = self._parser, self._heard
         try:
             parser.feed_data(raw)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             raise Refused from exc
         version = parser.get_http_version().encode("ascii")
-        self.asked = Asked(parser.get_method(), self._target, tuple(self._headers), version)
-        self._target, self._headers = b"", []
+        self.asked = Asked(parser.get_method(), heard.target, tuple(heard.headers), version)
+        heard.target, heard.headers, heard.in_body = b"", [], True
         return self.asked
 
     def end_request(self) -> None:
-        self._complete = True
+        self._heard.complete = True
 
     def begin_body(self, length: int) -> None:
         self._left = length
-        self._parser = httptools.HttpRequestParser(self)  # the old one waits for a body that it will not see
+        self._parser = httptools.HttpRequestParser(self._heard)  # the old one waits for a body that it will not see
 
     def feed(self, data: bytes) -> None:
         if self._left:
             self._left -= len(data)
-            self._complete = not self._left
-            self._data.append(data)
+            self._heard.complete = not self._left
+            self._heard.data.append(data)
             return
         try:
             self._parser.feed_data(data)
@@ -118,11 +126,12 @@ class FastCodec:
             raise ClientError(400, f"malformed body: {exc}") from exc
 
     def next_data(self) -> bytes | None:
-        if self._data:
-            data = b"".join(self._data)  # of one piece, that piece
-            self._data.clear()
+        heard = self._heard
+        if heard.data:
+            data = b"".join(heard.data)  # of one piece, that piece
+            heard.data.clear()
             return data
-        return b"" if self._complete else None
+        return b"" if heard.complete else None
 
     def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
         if self._phase is not _Phase.IDLE or self.asked is None:
@@ -151,9 +160,9 @@ class FastCodec:
         return self._phase is not _Phase.IDLE
 
     def start_next_cycle(self) -> bool:
-        if self._phase is not _Phase.DONE or not self._complete or self._framing is Framing.CLOSE:
+        if self._phase is not _Phase.DONE or not self._heard.complete or self._framing is Framing.CLOSE:
             return False
         self.asked = None
-        self._complete = False
+        self._heard.complete = self._heard.in_body = False
         self._phase = _Phase.IDLE
         return True
