@@ -3,10 +3,11 @@
 Laws:
 
 * A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox
-  and come back through its `done`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new
-  thread.
+  and are reported back through the pool's `done`. So `trio.from_thread` works in the app, and a call costs two
+  hand-overs, no new thread.
 * Waking costs more than working. A thread is woken when the loop is about to wait, once for all that it was given; it
-  wakes the loop when its inbox is empty, once for all that it has done. While it is not, the loop looks by itself.
+  wakes the loop when its inbox is empty, once for all that it has done. Whenever the loop has waited, for whatever, it
+  looks by itself, so that who gets a result goes on in that very turn.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm.
 * No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
@@ -36,7 +37,7 @@ from typing import Any
 import trio
 
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Call, Slot
+from trio_wsgi.net.slot import Call, Report, Slot
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
     from anyio import get_cancelled_exc_class as _load_backend
@@ -104,6 +105,7 @@ class AppThreads(trio.abc.Instrument):
         self._hot: Slot | None = None  # that was given a call last
         self._spread_until = -math.inf
         self._nap = trio.CancelScope()  # of the overseer
+        self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._now = trio.lowlevel.current_clock().current_time
         self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
         self._used = False  # and installed as an instrument, for which the loop pays at every turn
@@ -245,7 +247,7 @@ class AppThreads(trio.abc.Instrument):
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = Slot(self._collect)
+            slot = Slot(self._done, self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
@@ -281,6 +283,11 @@ class AppThreads(trio.abc.Instrument):
         """The loop is about to wait (`trio.abc.Instrument`)."""
         if self._outbox:
             self._flush()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """The loop has waited (`trio.abc.Instrument`)."""
+        if not self._done.empty():
+            self._collect()
 
     def _flush(self) -> None:
         """Wake the threads that were given something."""
@@ -318,7 +325,7 @@ class AppThreads(trio.abc.Instrument):
             call.slot = None
             call.expires = self._now() + call.patience
             self._waiting.appendleft(call)
-        self._read_reports(slot)  # the thread may rely on what it saw in its inbox
+        self._read_reports()  # the thread may rely on what it saw in its inbox
 
     # -- what waits too long -------------------------------------------------------------------------------------
 
@@ -339,8 +346,8 @@ class AppThreads(trio.abc.Instrument):
             with trio.CancelScope(deadline=self._next_look()) as self._nap:
                 await trio.sleep_forever()
             now = self._now()
+            self._read_reports()
             for slot in self._slots:
-                self._read_reports(slot)
                 if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
                     self._spread_until = now + SPREAD_FOR
                     self._take_back(slot)
@@ -385,18 +392,18 @@ class AppThreads(trio.abc.Instrument):
             else:
                 self._give_up(call, Overloaded())
 
-    def _collect(self, slot: Slot) -> None:
-        """On the loop: see what a thread has done, and what it or others may do next."""
-        self._read_reports(slot)
+    def _collect(self) -> None:
+        """On the loop: see what threads have done, and what they may do next."""
+        self._read_reports()
         if self._waiting:
             self._hand_out()
         if self._closing:
             self._end_idle()
 
-    def _read_reports(self, slot: Slot) -> None:
-        done = slot.done
+    def _read_reports(self) -> None:
+        done = self._done
         while not done.empty():
-            self._report(slot, done.get_nowait())
+            self._report(*done.get_nowait())
 
     def _report(self, slot: Slot, call: Call | None) -> None:
         """A thread has started (None), or is done with a call."""

@@ -2,8 +2,8 @@
 
 Laws:
 
-* The loop gives calls to a slot through its inbox, the thread gives them back through its `done`; each belongs to
-  whoever took it out last.
+* The loop gives calls to a slot through its inbox, the thread reports them back through the pool's `done`; each belongs
+  to whoever took it out last.
 * An idle thread keeps no request alive.
 """
 
@@ -87,13 +87,18 @@ class Call:
 
 
 class Slot:
-    """One thread of the pool, with the scope of the task that hosts it."""
+    """One thread of the pool, with the scope of the task that hosts it.
+
+    Args:
+        done: takes a report for every call that is done, and one without a call when the thread is there.
+        collect: is called on the loop when there are reports and the loop may be asleep.
+    """
 
     __slots__ = (
         "_collect",
+        "_done",
         "_token",
         "calls",
-        "done",
         "inbox",
         "lost",
         "native_id",
@@ -103,12 +108,12 @@ class Slot:
         "thread",
     )
 
-    def __init__(self, collect: Callable[[Slot], None]) -> None:
+    def __init__(self, done: queue.SimpleQueue[Report], collect: Callable[[], None]) -> None:
         self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self.done: queue.SimpleQueue[Call | None] = queue.SimpleQueue()  # None: the thread is there
         # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
         # closes files.
         self.scope = trio.CancelScope(shield=True)
+        self._done = done
         self._collect = collect
         self._token = trio.lowlevel.current_trio_token()
         self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
@@ -121,15 +126,15 @@ class Slot:
     def loop_in_thread(self) -> None:
         """Say that the thread is there, then run calls until None comes."""
         call: Call | None = None
-        inbox, done = self.inbox, self.done
+        inbox, done = self.inbox, self._done
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
         threading.current_thread().name = "trio-wsgi app"
         with suppress(trio.RunFinishedError):
             while True:
                 # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
-                done.put(call)
+                done.put((self, call))
                 if inbox.empty():
-                    self._token.run_sync_soon(self._collect, self)
+                    self._token.run_sync_soon(self._collect)
                 call = None  # an idle thread keeps no request alive
                 call = inbox.get()
                 if call is None:
@@ -147,3 +152,6 @@ class Slot:
         stack = traceback.extract_stack(frame)
         ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
         return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
+
+
+Report = tuple[Slot, Call | None]  # who, and which call is done; None: the thread is there
