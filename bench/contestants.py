@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 
 class Can(StrEnum):
@@ -264,6 +265,17 @@ CONTESTANTS = (
         source="sendfile_loop.c",
         group="yardstick",
         tags=frozenset({"files"}),
+    ),
+    *(
+        Contestant(
+            f"trio-h11-{way}",
+            f"{{python}} {Path(__file__).parent / 'reference' / 'trio_h11_loop.py'} {{port}} {way}",
+            can=frozenset({Can.HELLO}),
+            packages=("trio", "h11"),
+            group="yardstick",
+            tags=frozenset({"small"}),
+        )
+        for way in ("inline", "thread")
     ),
 )
 QUICK = frozenset({"trio-wsgi", "gunicorn-gthread", "gunicorn-gevent", "waitress", "granian", "nginx"})  # of --quick

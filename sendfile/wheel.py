@@ -4,8 +4,8 @@ Laws:
 
 * One alarm a thing. Setting it again moves it, dropping it forgets the thing at once.
 * An alarm is rounded up to the next tick, never down: nothing is woken early, and all of one tick together.
-* Setting an alarm later, which is what happens to most of them, is an entry in a table: the thing is moved when it would
-  have been woken.
+* Setting an alarm later, which is what happens to most of them, is an entry in a table: the thing is moved when it
+  would have been woken.
 """
 
 from __future__ import annotations
