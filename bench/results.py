@@ -8,7 +8,7 @@ Laws:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,18 @@ class Results:
         unfinished = path.with_name(path.name + ".new")
         unfinished.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
         unfinished.rename(path)
+
+    def keep(self, earlier: Results, repeated: Set[tuple[str, str, bool]]) -> None:
+        """Take over what an earlier run on this machine has found, but for what this one repeats.
+
+        Args:
+            repeated: scenario, contestant and whether pinned, of all that this run measures.
+        """
+        self.versions = earlier.versions | self.versions
+        self.absent = {name: why for name, why in (earlier.absent | self.absent).items() if name not in self.versions}
+        self.findings += [
+            each for each in earlier.findings if (each.scenario, each.contestant, each.pinned) not in repeated
+        ]
 
     def select(self, scenario: str, contestant: str, pinned: bool) -> list[Finding]:
         """The rounds of one contestant in one scenario."""

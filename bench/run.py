@@ -16,7 +16,7 @@ from bench import contestants, driver, scenarios
 from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
-from bench.results import Results
+from bench.results import Results, load_results
 from bench.roster import take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--app", help="MODULE:APP of your own instead of ours")
     parser.add_argument("--target", default="/", help="what to ask your app for (/)")
     parser.add_argument("--file", type=Path, help="a file of your own to download")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what --output has of an earlier run and this one does not repeat"
+    )
     parser.add_argument("--output", type=Path, default=Path("bench-results.json"), help="results (%(default)s)")
     return parser
 
@@ -77,6 +80,12 @@ def main(arguments: list[str]) -> int:
             {each.contestant.name: each.version for each in present},
             absent,
         )
+        if options.add and options.output.exists():
+            turns = driver.list_turns(plan)
+            results.keep(
+                load_results(options.output),
+                {(each.scenario.name, each.present.contestant.name, each.pinned) for each in turns},
+            )
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
         try:

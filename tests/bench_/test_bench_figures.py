@@ -132,6 +132,17 @@ def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:
         load_results(tmp_path / "other.json")
 
 
+def test_an_earlier_run_is_kept_but_for_what_is_repeated() -> None:
+    """An interrupted run can be gone on with, and one pinned run added for some scenarios only."""
+    earlier = build_results(
+        measured("ours", 1.0, 1.0), measured("theirs", 2.0, 2.0), measured("ours", 3.0, 3.0, scenario="slow-100")
+    )
+    now = build_results()
+    now.keep(earlier, {("small-8", "ours", False), ("small-8", "theirs", True)})
+    assert [(each.scenario, each.contestant) for each in now.findings] == [("small-8", "theirs"), ("slow-100", "ours")]
+    assert now.versions == earlier.versions
+
+
 def test_rounds_are_interleaved_and_begin_with_another_each() -> None:
     present = [Present(contestants.BY_NAME[name], "1") for name in ("trio-wsgi", "waitress", "nginx")]
     plan = driver.Plan([BY_NAME["small-8"]], present, ROUNDS, 1.0, pin=True)
