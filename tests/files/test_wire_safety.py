@@ -21,8 +21,7 @@ from asking import request
 from serving import Served, serving
 
 from trio_wsgi.disk import root as root_module
-from trio_wsgi.disk.root import Absent, OpenedDirectory, OpenedFile, Root
-from trio_wsgi.net import mounts
+from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root, WouldBlock
 
 SECRET = b"the secret that lies beside the root"
 
@@ -45,7 +44,7 @@ def site(tmp_path: Path) -> Path:
 
 
 def _refuse(number: int) -> Callable[..., int]:
-    def openat2(directory: int, path: bytes) -> int:
+    def openat2(directory: int, path: bytes, *how: object) -> int:
         raise OSError(number, os.strerror(number))
 
     return openat2
@@ -69,8 +68,8 @@ def rooted(path: Path, **options: Any) -> Iterator[Root]:
         root.close()
 
 
-def read(root: Root, *names: bytes) -> bytes | None:
-    """What `Root.open` gives of a file; None where it says that there is none."""
+def read(root: Root | AtHand, *names: bytes) -> bytes | None:
+    """What `open` gives of a file; None where it says that there is none."""
     try:
         opened = root.open(names)
     except Absent:
@@ -278,22 +277,24 @@ async def test_a_pipe_is_not_even_opened(resolved: str, site: Path) -> None:
             writer.join(0.01)
 
 
-class Nobodys(Root):
-    """The root as one who is not root sees it: tests may run as root, who may read everything."""
+def as_nobody(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -> None:
+    """Have it opened as by one who is not root: tests may run as root, who may read everything."""
+    libc, real = ctypes.CDLL(None), where.open
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
-        libc = ctypes.CDLL(None)
+    def open_as_nobody(root: Any, names: Any) -> OpenedFile | OpenedDirectory:
         libc.setfsuid(65534)  # setfsuid(2): of this thread alone, and with it the right to override modes
         try:
-            return super().open(names)
+            return real(root, names)
         finally:
             libc.setfsuid(os.geteuid())
+
+    monkeypatch.setattr(where, "open", open_as_nobody)
 
 
 async def test_unreadable_files(resolved: str, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """403, without a word about what is there; also for a directory that cannot be entered."""
-    monkeypatch.setattr(mounts, "Root", Nobodys)
-    monkeypatch.setattr("trio_wsgi.disk.accel.Root", Nobodys)
+    as_nobody(monkeypatch, Root)
+    as_nobody(monkeypatch, AtHand)
     (site / "f.txt").chmod(0)
     (site / "sub").chmod(0o600)
     (site / "open.css").write_bytes(b"open")
@@ -306,7 +307,7 @@ async def test_unreadable_files(resolved: str, site: Path, monkeypatch: pytest.M
 
     try:
         async with serving(naming, static=(f"/s={site}",), accel=(f"/p/={site}",)) as served:
-            for target in ("/s/f.txt", "/s/sub/g.txt", "/s/sub/nothing", "/app"):
+            for target in ("/s/f.txt", "/s/sub/g.txt", "/s/sub/nothing", "/app") * 2:
                 answer = await ask(served, target)
                 assert (answer.status, answer.body) == (403, b"403 Forbidden\n"), target
             assert (await ask(served, "/s/open.css", "Accept-Encoding: gzip")).body == b"open"
@@ -420,6 +421,68 @@ async def test_a_directory_with_an_odd_name_redirects_to_itself(site: Path) -> N
             assert (await ask(served, location)).body == name
 
 
+# -- what is at hand --------------------------------------------------------------------------------------------------
+
+
+def read_at_hand(root: Root, *names: bytes) -> bytes | None:
+    """What is given at once; WouldBlock where it is not certain."""
+    read(root, *names)  # now the kernel knows
+    return read(root.at_hand, *names)
+
+
+def test_what_is_at_hand_lies_within_the_root(site: Path) -> None:
+    """As by the disk's thread: no symlink leads out; one that does not is followed. Special files are left alone."""
+    names = lay_traps(site)
+    os.mkfifo(site / "pipe")
+    with rooted(site) as root:
+        for name, stays in names.items():
+            parts = [part.encode() for part in name.split("/")]
+            try:
+                got = read_at_hand(root, *parts)
+            except WouldBlock:
+                assert not stays, name
+            else:
+                assert got == (read(root, *parts) if stays else None), name
+        before = _descriptors()
+        assert read_at_hand(root, b"f.txt") == b"public"
+        assert read_at_hand(root, b"sub") == read_at_hand(root) == b"<directory>"
+        assert read_at_hand(root, b"pipe") is read_at_hand(root, b"nothing") is None
+        assert _descriptors() == before
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_nothing_is_at_hand_where_open_may_wait(follow: bool) -> None:
+    """On a file system that is not known for it, or behind a mount point; wherever the disk's thread may go."""
+    with rooted(Path("/proc"), follow_symlinks=follow) as proc, rooted(Path("/"), follow_symlinks=follow) as top:
+        for root, names in ((proc, [b"version"]), (top, [b"proc", b"version"])):
+            assert read(root, *names) is not None
+            with pytest.raises(WouldBlock):
+                root.at_hand.open(names)
+
+
+def test_a_name_that_was_never_looked_up_is_not_at_hand(site: Path) -> None:
+    """Whether it is there is on the disk."""
+    with rooted(site) as root:
+        for number in range(3):
+            with pytest.raises(WouldBlock):
+                root.at_hand.open([b"never asked for, %d" % number])
+
+
+def test_a_race_with_symlinks_at_hand(site: Path) -> None:
+    """As below against the disk's thread."""
+    seen = set()
+    with swapping(site, "../secrets") as turns, rooted(site) as root:
+        end = time.monotonic() + 0.4
+        while time.monotonic() < end:
+            try:
+                seen.add(read_at_hand(root, b"swap", b"s.txt"))
+            except WouldBlock:
+                seen.add(b"a thread is asked")
+    assert seen <= {b"public", None, b"a thread is asked"}
+    assert b"public" in seen
+    assert turns[0] > 50
+
+
 # -- the root itself --------------------------------------------------------------------------------------------------
 
 
@@ -461,11 +524,11 @@ def test_an_openat2_that_is_unsure_is_asked_again(site: Path, monkeypatch: pytes
     (site / "sub" / "up").symlink_to("../f.txt")
     real, calls = root_module._openat2, [0]
 
-    def unsure(directory: int, path: bytes) -> int:
+    def unsure(directory: int, path: bytes, *how: Any) -> int:
         calls[0] += 1
         if calls[0] < 4:
             raise OSError(errno.EAGAIN, "try again")
-        return real(directory, path)
+        return real(directory, path, *how)
 
     monkeypatch.setattr(root_module, "_openat2", unsure)
     with rooted(site) as root:

@@ -8,6 +8,7 @@ Laws:
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
 * What is opened is closed here unless it is handed out in the answer.
+* There is one way to an answer, whether it may wait for the disk or takes only what is at hand.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say
-from trio_wsgi.disk.root import Absent, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.head import RequestHead
@@ -80,18 +81,29 @@ class Mount:
 
     def answer(self, request: RequestHead, path: MountPath) -> Answer:
         """Answer a request that `find` found to be ours. Blocks on the disk."""
+        return self._answer(request, path, self._root)
+
+    def answer_nowait(self, request: RequestHead, path: MountPath) -> Answer:
+        """The same, never waiting for the disk.
+
+        Raises:
+            WouldBlock: not all of it is at hand; `answer` is to be asked, in a thread.
+        """
+        return self._answer(request, path, self._root.at_hand)
+
+    def _answer(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
         if request.method not in {b"GET", b"HEAD"}:
             return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
         try:
             if path.refused:
                 raise Absent(path.refused)
-            opened = self._root.open(path.names)
+            opened = root.open(path.names)
             if isinstance(opened, OpenedFile):
                 if path.directory:
                     opened.file.close()
                     raise Absent("a file's name with a slash at its end")
-                return self._with_file(request, path.names, opened)
-            return self._with_directory(request, path)
+                return self._with_file(request, path.names, opened, root)
+            return self._with_directory(request, path, root)
         except PermissionError:
             return say(request, 403, b"Forbidden")
         except Absent as exc:
@@ -101,42 +113,44 @@ class Mount:
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 500, b"Internal Server Error")
 
-    def _with_directory(self, request: RequestHead, path: MountPath) -> Answer:
+    def _with_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
         if not path.directory:
             return _redirect(request)
         for name in self._options.index:
             names = (*path.names, name.encode())
             try:
-                opened = self._root.open(names)
+                opened = root.open(names)
             except Absent:
                 continue
             if isinstance(opened, OpenedFile):
-                return self._with_file(request, names, opened)
+                return self._with_file(request, names, opened, root)
         if not self._options.listing:
             raise Absent("a directory without an index")
-        return self._with_listing(request, path)
+        return self._with_listing(request, path, root)
 
-    def _with_listing(self, request: RequestHead, path: MountPath) -> Answer:
+    def _with_listing(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
         """The entries of the directory that can be asked for."""
         if b"//" in request.path:  # clients do not agree on where relative links lead from there
             return _redirect(request)
         entries = [
             Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
-            for name, status in self._root.list(path.names)
+            for name, status in root.list(path.names)
             if not name.startswith(b".") and not refuse_name(name)
         ]
         page = build_page(request.path, entries, len(path.names))
         headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
         return Answer(Head(200, b"OK", headers), [] if request.method == b"HEAD" else [page])
 
-    def _with_file(self, request: RequestHead, names: Sequence[bytes], opened: OpenedFile) -> Answer:
+    def _with_file(
+        self, request: RequestHead, names: Sequence[bytes], opened: OpenedFile, root: Root | AtHand
+    ) -> Answer:
         """The file, or the sibling of it that the client prefers. Takes over `opened`."""
         headers = [(b"Content-Type", guess_type(names[-1]))]
         if self._options.expires < math.inf:
             headers.append((b"Cache-Control", b"max-age=%d" % self._options.expires))
         siblings: dict[str, OpenedFile] = {}
         try:
-            self._open_siblings(names, opened, siblings)
+            _open_siblings(root, names, opened, siblings)
             variant = b""
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
@@ -157,21 +171,24 @@ class Mount:
         answer.close = opened.file.close
         return answer
 
-    def _open_siblings(self, names: Sequence[bytes], plain: OpenedFile, siblings: dict[str, OpenedFile]) -> None:
-        """Put them into `siblings`, whose owner closes them whatever happens here."""
-        if names[-1].endswith(tuple(SUFFIXES.values())):
-            return
-        for coding, suffix in SUFFIXES.items():
-            try:
-                opened = self._root.open((*names[:-1], names[-1] + suffix))
-            except (Absent, PermissionError):
-                continue
-            if isinstance(opened, OpenedDirectory):
-                continue
-            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
-                opened.file.close()
-            else:
-                siblings[coding] = opened
+
+def _open_siblings(
+    root: Root | AtHand, names: Sequence[bytes], plain: OpenedFile, siblings: dict[str, OpenedFile]
+) -> None:
+    """Put them into `siblings`, whose owner closes them whatever happens here."""
+    if names[-1].endswith(tuple(SUFFIXES.values())):
+        return
+    for coding, suffix in SUFFIXES.items():
+        try:
+            opened = root.open((*names[:-1], names[-1] + suffix))
+        except (Absent, PermissionError):
+            continue
+        if isinstance(opened, OpenedDirectory):
+            continue
+        if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+            opened.file.close()
+        else:
+            siblings[coding] = opened
 
 
 def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, MountPath] | None:

@@ -7,6 +7,11 @@ Laws:
   absolute one counts as leading out. Where there is no openat2, no symlink below the root is followed at all.
   `follow_symlinks` lifts both.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
+* `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
+  in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a file is there or that none is, and leaves every
+  other answer to `Root`.
+* Nothing is at hand but on file systems of this machine whose open() asks nobody, and beyond no mount point
+  (RESOLVE_NO_XDEV): one of a network may wait for its server even where the kernel knows the name.
 """
 
 from __future__ import annotations
@@ -22,8 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_BENEATH = 0x08
+_RESOLVE_CACHED = 0x20  # since Linux 5.12
 # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -36,16 +43,27 @@ _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that fo
 # EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
 _AGAIN = {errno.EAGAIN, errno.EINTR}
 _ATTEMPTS = 32
+# statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. Not tmpfs: it forgets which names are not there, and
+# nearly every file has siblings that are not.
+_OPEN_AT_ONCE = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x794C7630}
 
 
 class Absent(Exception):
     """There is nothing of this name that may be served; `str()` says why, for the log."""
 
 
+class WouldBlock(Exception):
+    """What would answer is not at hand; ask `Root`, in a thread."""
+
+
 class _OpenHow(ctypes.Structure):
     """struct open_how of openat2(2)."""
 
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+_BENEATH = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
+_HOW = _OpenHow(flags=_FLAGS, resolve=_BENEATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,7 @@ class Root:
         self.real_path = os.path.realpath(path)
         self._follow = follow_symlinks
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.at_hand = AtHand(self)
 
     def __repr__(self) -> str:
         return f"<Root {self.path}>"
@@ -101,13 +120,16 @@ class Root:
         if not names:
             return OpenedDirectory()
         self._refuse_special(names)
-        fd = self._open_existing(names)
+        return self._give_out(self._open_existing(names), names)
+
+    def _give_out(self, fd: int, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+        """What was opened, if it may be served. Takes over `fd`."""
         try:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
                 file = io.FileIO(fd)
                 fd = -1
-                file.name = str(Path(self.path, os.fsdecode(b"/".join(names))))  # for the log
+                file.name = f"{self.path}/{os.fsdecode(b'/'.join(names))}"  # for the log
                 return OpenedFile(file, status)
             if stat.S_ISDIR(status.st_mode):
                 return OpenedDirectory()
@@ -209,6 +231,62 @@ class Root:
                 os.close(directory)
 
 
+class AtHand:
+    """What of a root the kernel has in its caches: the verbs of `Root`, which never wait here.
+
+    Whatever is not known for certain is `WouldBlock`, also where it is refused: `Root` says then what it is.
+    """
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._can_tell = _opens_at_once(root._fd)
+        resolve = _RESOLVE_CACHED | _RESOLVE_NO_XDEV | (0 if root._follow else _BENEATH)
+        self._see = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve) if self._can_tell else _HOW
+        self._open = _OpenHow(flags=_FLAGS, resolve=resolve)
+
+    def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+        """As `Root.open`.
+
+        Raises:
+            Absent: nothing is there.
+            WouldBlock: see above.
+        """
+        if not names:
+            return OpenedDirectory()
+        if not self._can_tell:
+            raise WouldBlock
+        root, path = self._root, b"/".join(names)
+        try:
+            self._refuse_special(path)
+            fd = _openat2(root._fd, path, self._open)
+        except FileNotFoundError:
+            raise Absent("no such file") from None
+        except OSError as exc:
+            raise WouldBlock from exc
+        return root._give_out(fd, names)
+
+    def _refuse_special(self, path: bytes) -> None:
+        """As `Root._refuse_special`, by a descriptor that opens nothing: no stat(2) looks into caches only."""
+        fd = _openat2(self._root._fd, path, self._see)
+        try:
+            if not _may_be_served(os.fstat(fd)):
+                raise Absent("not a regular file")
+        finally:
+            os.close(fd)
+
+    def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
+        """As `Root.list`: a directory is never at hand."""
+        raise WouldBlock
+
+
+def _opens_at_once(fd: int) -> bool:
+    """Whether the file system of a directory opens what it has in the kernel's caches without asking anybody."""
+    status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
+    if _libc is None or _libc.fstatfs(fd, status):
+        return False
+    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _OPEN_AT_ONCE
+
+
 def _may_be_served(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
 
@@ -217,8 +295,7 @@ _EFFECTIVE_IDS = os.access in os.supports_effective_ids
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _openat2(directory: int, path: bytes) -> int:
-    how = _OpenHow(flags=_FLAGS, mode=0, resolve=_RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
+def _openat2(directory: int, path: bytes, how: _OpenHow = _HOW) -> int:
     assert _libc is not None
     fd: int = _libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
     if fd < 0:

@@ -23,6 +23,7 @@ import trio
 from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
+from trio_wsgi.disk.root import WouldBlock
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
@@ -179,6 +180,12 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
+        if self._wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
+            await trio.lowlevel.checkpoint()
+        try:
+            return mount.answer_nowait(head, path)
+        except WouldBlock:
+            pass
         self._opening = True
         call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
         answer: Answer = await self._service.disk.run(call)
