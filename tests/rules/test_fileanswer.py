@@ -34,7 +34,7 @@ def answer(
         size,
         FILE,
         options or FileOptions(),
-        boundary=b"BOUND",
+        boundary=lambda: b"BOUND",
         now=now,
     )
 
@@ -299,7 +299,7 @@ def test_whatever_comes(  # type: ignore[no-untyped-def]
     method, request, status, headers, size, options, now
 ) -> None:
     """No exception, nothing outside the span, and Content-Length is what is sent."""
-    decided = decide_file_answer(method, request, status, headers, size, FILE, options, boundary=b"B", now=now)
+    decided = decide_file_answer(method, request, status, headers, size, FILE, options, boundary=lambda: b"B", now=now)
     sent = 0
     for part in decided.parts:
         if isinstance(part, tuple):

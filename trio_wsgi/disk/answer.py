@@ -18,7 +18,7 @@ from sendfile import FileSpan, Part
 from trio_wsgi.rules.conditional import Validators, make_etag
 from trio_wsgi.rules.fileanswer import FileOptions, decide_file_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, body_allowed, get_all
+from trio_wsgi.rules.headers import Head
 
 
 def nothing() -> None:
@@ -69,7 +69,7 @@ def answer_file(
         span.count,
         Validators(make_etag(status.st_ino, status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
         options,
-        boundary=secrets.token_hex(16).encode("ascii"),
+        boundary=_make_boundary,
         reason=head.reason,
         now=int(time.time()),
     )
@@ -77,8 +77,8 @@ def answer_file(
         part if isinstance(part, bytes) else FileSpan(span.file, span.offset + part[0], part[1])
         for part in answer.parts
     ]
-    missing = 0
-    if body_allowed(request.method, answer.status):
-        promised = get_all(answer.headers, b"content-length")
-        missing = int(promised[0]) - answer.length if promised else 0
-    return Answer(Head(answer.status, answer.reason, answer.headers), parts, missing=missing)
+    return Answer(Head(answer.status, answer.reason, answer.headers), parts, missing=answer.missing)
+
+
+def _make_boundary() -> bytes:
+    return secrets.token_hex(16).encode("ascii")

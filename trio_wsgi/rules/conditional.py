@@ -17,8 +17,9 @@ import enum
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
 
 from trio_wsgi.rules.headers import join_duplicates
 
@@ -57,8 +58,7 @@ _CONTENT_FIELDS = frozenset(
 _FRESHNESS_FIELDS = frozenset(b"cache-control expires age content-disposition content-location".split())
 
 
-@dataclass(frozen=True, slots=True)
-class Validators:
+class Validators(NamedTuple):
     """What tells one version of a representation from another.
 
     Args:
@@ -120,6 +120,7 @@ def _full_year(two_digits: int, rest: tuple[int, ...], now: int | None) -> int:
     return year
 
 
+@lru_cache(maxsize=256)
 def format_http_date(seconds: int) -> bytes | None:
     """Return `seconds` since 1970 as an IMF-fixdate (section 5.6.7); None if its year is not 1970 to 9999."""
     if not 0 <= seconds <= _LAST_SECOND:

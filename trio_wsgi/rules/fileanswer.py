@@ -14,8 +14,9 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trio_wsgi.rules.conditional import (
     CONDITIONAL_FIELDS,
@@ -45,6 +46,7 @@ from trio_wsgi.rules.ranges import (
 HeaderList = list[tuple[bytes, bytes]]
 
 _READS = (b"GET", b"HEAD")
+_ASKS_FOR_LESS = CONDITIONAL_FIELDS | {b"range"}  # a request without any of them gets everything
 _EMPTY = (b"Content-Length", b"0")
 _MOST_DIGITS = 18  # of a Content-Length that a file can have
 # Digests of the bytes in the message do not hold for a part of them; Repr-Digest does (RFC 9530, section 3).
@@ -75,13 +77,13 @@ class BodilessAnswer:
     headers: HeaderList
 
 
-@dataclass(frozen=True, slots=True)
-class FileAnswer:
+class FileAnswer(NamedTuple):
     """The head to send and what follows it.
 
     Args:
         parts: bytes, or (offset, count) relative to the start of the span; empty when nothing is to be sent.
         length: how many bytes the parts are.
+        missing: how many more the application has promised by its Content-Length.
     """
 
     status: int
@@ -89,6 +91,7 @@ class FileAnswer:
     headers: HeaderList
     parts: list[Part]
     length: int
+    missing: int = 0
 
 
 def decide_app_answer(
@@ -145,7 +148,7 @@ def decide_file_answer(
     validators: Validators,
     options: FileOptions,
     *,
-    boundary: bytes,
+    boundary: Callable[[], bytes],
     reason: bytes = b"OK",
     now: int | None = None,
 ) -> FileAnswer:
@@ -155,37 +158,39 @@ def decide_file_answer(
         request_headers: names in lower case.
         status, reason, headers: the application's; header names in any case.
         size: bytes in the span. A smaller Content-Length of the application cuts it; a larger one is kept,
-            with the whole span for a body and no preconditions or ranges: the caller sees `length` fall
-                short, and cuts.
+            with the whole span for a body and no preconditions or ranges: something is `missing` then, and
+                the caller cuts.
         validators: the file's own, for an answer that has none. They must belong to this very span: see
             `variant` of `make_etag` for one that is not the whole file.
-        boundary: fresh and random for each answer; see `build_multipart` for what it may consist of.
+        boundary: makes a fresh and random one where it is needed; see `build_multipart` for what it may consist of.
         now: seconds since 1970. No Last-Modified is later (RFC 9110, section 8.8.2.1), and one of this very
             second is no strong validator.
     """
-    promised = _content_length(headers)
+    names = {name.lower() for name, _ in headers}
+    promised = _content_length(headers) if b"content-length" in names else None
     whole = size if promised is None else min(size, promised)
     if promised is None:
         headers = _without(headers, b"content-length")
         if status >= 200 and status not in (204, 304):
-            headers = [*headers, (b"Content-Length", b"%d" % size)]
-    names = {name.lower() for name, _ in headers}
+            headers.append((b"Content-Length", b"%d" % size))
     served = status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:
-        return _everything(method, status, reason, headers, whole)
+        return _everything(method, status, reason, headers, whole, promised)
 
     # A body cut short by its Content-Length is not the file that the file's validators are for.
     if options.add_validators and whole == size:
         headers = _with_validators(headers, names, validators, now)
+    most = options.max_ranges if options.ranges else 0
+    if most > 0 and b"accept-ranges" not in names:
+        headers = [*headers, (b"Accept-Ranges", b"bytes")]
+    if _ASKS_FOR_LESS.isdisjoint([name for name, _ in request_headers]):
+        return _everything(method, status, reason, headers, whole)
+
     known = validators_of(headers)
     decision = _evaluate(method, request_headers, known, now)
     if decision is not Precondition.PROCEED:
         short = _bodiless(decision, headers)
         return FileAnswer(short.status, short.reason, short.headers, [], 0)
-
-    most = options.max_ranges if options.ranges else 0
-    if most > 0 and b"accept-ranges" not in names:
-        headers = [*headers, (b"Accept-Ranges", b"bytes")]
     value = _standing_range(method, request_headers, headers, known, now)
     wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
     if wanted.decision is RangeDecision.UNSATISFIABLE:
@@ -207,25 +212,32 @@ def _standing_range(
     return value if if_range is None or decide_if_range(if_range, validators, now=now) else None
 
 
-def _partial(headers: Headers, size: int, ranges: Sequence[tuple[int, int]], boundary: bytes) -> FileAnswer:
+def _partial(
+    headers: Headers, size: int, ranges: Sequence[tuple[int, int]], boundary: Callable[[], bytes]
+) -> FileAnswer:
     """Return the 206 with these ranges (RFC 9110, section 15.3.7)."""
     kept = _without(headers, *_WHOLE_CONTENT_FIELDS)
     if len(ranges) == 1:
         parts: list[Part] = list(ranges)
         kept.append((b"Content-Range", content_range(*ranges[0], size)))
     else:  # section 15.3.7.2: Content-Type and Content-Range move into the parts
-        parts = build_multipart(ranges, size, join_duplicates(headers, b"content-type"), boundary)
+        between = boundary()
+        parts = build_multipart(ranges, size, join_duplicates(headers, b"content-type"), between)
         kept = _without(kept, b"content-type")
-        kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + boundary))
+        kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + between))
     length = parts_length(parts)
     kept.append((b"Content-Length", b"%d" % length))
     return FileAnswer(206, b"Partial Content", kept, parts, length)
 
 
-def _everything(method: bytes, status: int, reason: bytes, headers: Headers, size: int) -> FileAnswer:
-    bodiless = method == b"HEAD" or status < 200 or status in (204, 304)
-    parts: list[Part] = [] if bodiless or not size else [(0, size)]
-    return FileAnswer(status, reason, list(headers), parts, parts_length(parts))
+def _everything(
+    method: bytes, status: int, reason: bytes, headers: Headers, size: int, promised: int | None = None
+) -> FileAnswer:
+    """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
+    if method == b"HEAD" or status < 200 or status in (204, 304):
+        return FileAnswer(status, reason, list(headers), [], 0)
+    missing = 0 if promised is None else promised - size
+    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], size, missing)
 
 
 def _with_validators(headers: Headers, names: set[bytes], validators: Validators, now: int | None) -> HeaderList:
