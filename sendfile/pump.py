@@ -33,9 +33,9 @@ from sendfile.delivery import Delivery, Stalled, Transfer
 from sendfile.interest import Interest
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
-from sendfile.residency import Disk, Residency
-from sendfile.send import check_socket
-from sendfile.span import FileSpan, HasFileno, Part
+from sendfile.residency import Disk, Frontier, Residency
+from sendfile.send import check_socket, send_step
+from sendfile.span import FileSpan, HasFileno, Part, size
 from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
@@ -164,7 +164,7 @@ class Pump:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
         delivery = Delivery(sock, parts, idle_timeout, kernel, progress)
         delivery.bind(sender, rate, min_rate)
-        self._check_free(delivery)
+        self._check_free(delivery.fd)
         await trio.lowlevel.checkpoint_if_cancelled()
         delivery.push(_DIRECT_BYTES, self._residency)
         if parts:
@@ -182,21 +182,34 @@ class Pump:
         Returns:
             The bytes sent.
         """
-        delivery = Delivery(sock, parts, math.inf, kernel, None)
-        self._check_free(delivery)
-        delivery.push(_DIRECT_BYTES, self._residency)
-        return delivery.done
+        self._check_free(sock.fileno())
+        now, left, frontier = trio.current_time(), _DIRECT_BYTES, Frontier()
+        while parts and left > 0:
+            first = parts[0]
+            room = left
+            if isinstance(first, FileSpan) and first.count:
+                room = min(left, frontier.warm(self._residency, first, now))
+                if not room:
+                    break
+            elif not size(first):
+                parts.popleft()
+                continue
+            try:
+                left -= send_step(sock, parts, room, kernel=kernel)
+            except trio.WouldBlock:
+                break
+        return _DIRECT_BYTES - left
 
     def notify_closing(self, sock: HasFileno) -> None:
         """End the delivery on ``sock``, if any, with trio.ClosedResourceError, before its owner closes it."""
         if (delivery := self._table.get(sock.fileno())) is not None:
             self._end(delivery, trio.ClosedResourceError(_CLOSED))
 
-    def _check_free(self, delivery: Delivery) -> None:
+    def _check_free(self, fd: int) -> None:
         """Nobody else may deliver on this socket; one whose descriptor was closed under it ends here."""
-        if delivery.fd < 0:
+        if fd < 0:
             raise trio.ClosedResourceError(_CLOSED)
-        other = self._table.get(delivery.fd)
+        other = self._table.get(fd)
         if other is None:
             return
         if other.owns_its_descriptor():
@@ -206,7 +219,7 @@ class Pump:
     async def _deliver_rest(self, delivery: Delivery) -> None:
         now = trio.current_time()
         with delivery.start_clock(now) as scope:
-            self._check_free(delivery)  # again: `progress` may have run anything
+            self._check_free(delivery.fd)  # again: `progress` may have run anything
             self._table[delivery.fd] = delivery
             delivery.open = True
             try:

@@ -120,16 +120,16 @@ class Root:
         if not names:
             return OpenedDirectory()
         self._refuse_special(names)
-        return self._give_out(self._open_existing(names), names)
+        return self._give_out(self._open_existing(names), b"/".join(names))
 
-    def _give_out(self, fd: int, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+    def _give_out(self, fd: int, path: bytes) -> OpenedFile | OpenedDirectory:
         """What was opened, if it may be served. Takes over `fd`."""
         try:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
                 file = io.FileIO(fd)
                 fd = -1
-                file.name = f"{self.path}/{os.fsdecode(b'/'.join(names))}"  # for the log
+                file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
                 return OpenedFile(file, status)
             if stat.S_ISDIR(status.st_mode):
                 return OpenedDirectory()
@@ -241,14 +241,15 @@ class AtHand:
         self._root = root
         self._can_tell = _opens_at_once(root._fd)
         resolve = _RESOLVE_CACHED | _RESOLVE_NO_XDEV | (0 if root._follow else _BENEATH)
-        self._see = _OpenHow(flags=os.O_PATH | os.O_CLOEXEC, resolve=resolve) if self._can_tell else _HOW
-        self._open = _OpenHow(flags=_FLAGS, resolve=resolve)
+        # O_PATH: a descriptor to look at, which opens nothing. stat(2) cannot be told to look into caches only.
+        self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
+        self._to_read = _OpenHow(flags=_FLAGS, resolve=resolve)
 
     def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
         """As `Root.open`.
 
         Raises:
-            Absent: nothing is there.
+            Absent: nothing that may be served is there.
             WouldBlock: see above.
         """
         if not names:
@@ -256,23 +257,13 @@ class AtHand:
         if not self._can_tell:
             raise WouldBlock
         root, path = self._root, b"/".join(names)
-        try:
-            self._refuse_special(path)
-            fd = _openat2(root._fd, path, self._open)
-        except FileNotFoundError:
-            raise Absent("no such file") from None
-        except OSError as exc:
-            raise WouldBlock from exc
-        return root._give_out(fd, names)
-
-    def _refuse_special(self, path: bytes) -> None:
-        """As `Root._refuse_special`, by a descriptor that opens nothing: no stat(2) looks into caches only."""
-        fd = _openat2(self._root._fd, path, self._see)
+        fd = _openat2_cached(root._fd, path, self._to_look)
         try:
             if not _may_be_served(os.fstat(fd)):
                 raise Absent("not a regular file")
         finally:
             os.close(fd)
+        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path)
 
     def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
         """As `Root.list`: a directory is never at hand."""
@@ -295,10 +286,27 @@ _EFFECTIVE_IDS = os.access in os.supports_effective_ids
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _openat2(directory: int, path: bytes, how: _OpenHow = _HOW) -> int:
+def _openat2(directory: int, path: bytes) -> int:
     assert _libc is not None
-    fd: int = _libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), ctypes.sizeof(how))
+    how, size = ctypes.byref(_HOW), ctypes.sizeof(_HOW)
+    fd: int = _libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     return fd
+
+
+# PyDLL: what never waits keeps the interpreter; to have it back from a busy thread takes up to 5 ms.
+_libc_at_once = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def _openat2_cached(directory: int, path: bytes, how: _OpenHow) -> int:
+    """openat2(2) with RESOLVE_CACHED; of what it says, only that there is nothing is taken at its word."""
+    assert _libc_at_once is not None
+    size = ctypes.sizeof(how)
+    fd: int = _libc_at_once.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), size)
+    if fd >= 0:
+        return fd
+    if ctypes.get_errno() == errno.ENOENT:
+        raise Absent("no such file")
+    raise WouldBlock

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -54,17 +55,26 @@ def split_mount(path: bytes, prefix: bytes, *, hidden: bool = False) -> MountPat
     if not path.startswith(b"/"):
         return None
     raw = [segment for segment in path.split(b"/") if segment]
-    wanted = [unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment]
-    if [unquote_to_bytes(segment) for segment in raw[: len(wanted)]] != wanted:
+    wanted = _decode_prefix(prefix)
+    if [_decode(segment) for segment in raw[: len(wanted)]] != wanted:
         return None
     names: list[bytes] = []
     for segment in raw[len(wanted) :]:
-        name = unquote_to_bytes(segment)
+        name = _decode(segment)
         refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name, hidden=hidden)
         if refused:
             return MountPath(refused=refused)
         names.append(name)
     return MountPath(tuple(names), path.endswith(b"/"))
+
+
+@lru_cache(maxsize=64)
+def _decode_prefix(prefix: bytes) -> list[bytes]:
+    return [_decode(segment) for segment in prefix.split(b"/") if segment]
+
+
+def _decode(segment: bytes) -> bytes:
+    return unquote_to_bytes(segment) if b"%" in segment else segment
 
 
 def refuse_name(name: bytes, *, hidden: bool = False) -> str:
