@@ -33,7 +33,7 @@ from sendfile.delivery import Delivery, Stalled, Transfer
 from sendfile.interest import Interest
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
-from sendfile.residency import Disk, Frontier, Residency
+from sendfile.residency import Disk, Residency
 from sendfile.send import check_socket, send_step
 from sendfile.span import FileSpan, HasFileno, Part, size
 from sendfile.tls import TlsSender
@@ -183,19 +183,18 @@ class Pump:
             The bytes sent.
         """
         self._check_free(sock.fileno())
-        now, left, frontier = trio.current_time(), _DIRECT_BYTES, Frontier()
-        while parts and left > 0:
-            first = parts[0]
-            room = left
-            if isinstance(first, FileSpan) and first.count:
-                room = min(left, frontier.warm(self._residency, first, now))
-                if not room:
-                    break
-            elif not size(first):
+        now, left = trio.current_time(), _DIRECT_BYTES
+        while parts and left:
+            first, most = parts[0], left
+            if not size(first):
                 parts.popleft()
                 continue
+            if isinstance(first, FileSpan):
+                most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now)
+                if not most:
+                    break
             try:
-                left -= send_step(sock, parts, room, kernel=kernel)
+                left -= send_step(sock, parts, most, kernel=kernel)
             except trio.WouldBlock:
                 break
         return _DIRECT_BYTES - left

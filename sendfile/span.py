@@ -72,6 +72,8 @@ Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
 
 def size(part: Part) -> int:
     """How many bytes ``part`` is; for a memoryview that is not its ``len()``, which counts items."""
+    if isinstance(part, FileSpan):
+        return part.count
     return part.nbytes if isinstance(part, memoryview) else len(part)
 
 

@@ -274,6 +274,23 @@ async def test_a_really_evicted_file(pump: Pump, kernel: bool, tmp_path: Path, p
         assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
 
 
+async def test_what_is_not_in_memory_is_not_pushed(cold_pump: Pump, disk: SlowDisk, tmp_path: Path) -> None:
+    """Bytes are, and of a file what is in memory; nothing is fetched for it."""
+    path = tmp_path / "half"
+    path.write_bytes(content(400 * KIB))
+    near, far = unix_pair()
+    with path.open("rb") as file, near, far:
+        parts: deque[Part] = deque([b"head", FileSpan(file, 0, 0), b"", FileSpan(file, 0, 400 * KIB)])
+        assert cold_pump.push_nowait(near, parts) == 4
+        assert list(parts) == [FileSpan(file, 0, 400 * KIB)]
+        disk.fetched.append((0, 256 * KIB))
+        sent = cold_pump.push_nowait(near, parts)
+        assert 0 < sent <= 256 * KIB
+        assert list(parts) == [FileSpan(file, sent, 400 * KIB - sent)]
+        assert disk.asked == []
+        assert far.recv(4) == b"head"
+
+
 class Map(Disk):
     """In memory is what the test says."""
 

@@ -170,9 +170,10 @@ def decide_file_answer(
     promised = _content_length(headers) if b"content-length" in names else None
     whole = size if promised is None else min(size, promised)
     if promised is None:
-        headers = _without(headers, b"content-length")
+        if b"content-length" in names:
+            headers = _without(headers, b"content-length")
         if status >= 200 and status not in (204, 304):
-            headers.append((b"Content-Length", b"%d" % size))
+            headers = [*headers, (b"Content-Length", b"%d" % size)]
     served = status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:
         return _everything(method, status, reason, headers, whole, promised)
