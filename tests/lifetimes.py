@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from authority import shared_authority
+
+from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, WouldBlock
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
 
@@ -165,6 +168,7 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
     "file of the app's own": (answer_own_file, GET, {}),
     "range": (answer_own_file, RANGE, {}),
     "static mount": (answer_error, STATIC, {"static": ("/static={folder}",)}),
+    "static mount, cold": (answer_error, STATIC, {"static": ("/static={folder}",)}),
     "file named by a header": (answer_named, GET, {"accel": ("/protected/={folder}",)}),
     "early hints": (answer_hints, GET, {}),
     "work in nurseries": (answer_with_work, GET, {}),
@@ -176,6 +180,16 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
     "TLS, write, raise": (answer_write("raise"), GET, TLS),
     "TLS, upload, streamed": (answer_upload, UPLOAD, TLS | {"request_buffering": False}),
 }
+
+
+def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a path needs besides: names that the kernel has not at hand."""
+
+    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
+        raise WouldBlock
+
+    if "cold" in name:
+        monkeypatch.setattr(AtHand, "open", would_block)
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trio
-from lifetimes import PATHS, SIZE, Answer, Traces, settings_of
+from lifetimes import PATHS, SIZE, Answer, Traces, prepare, settings_of
 from stepper import CancelsAtStep, ask_in_pieces
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
@@ -76,7 +76,10 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("name", PATHS)
-async def test_cancelled_at_every_step(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_cancelled_at_every_step(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(name, monkeypatch)
     path = tmp_path / "file"
     path.write_bytes(b"x" * SIZE)
     answer, sends, _ = PATHS[name]
