@@ -43,8 +43,9 @@ _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that fo
 # EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
 _AGAIN = {errno.EAGAIN, errno.EINTR}
 _ATTEMPTS = 32
-# statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. Not tmpfs: it forgets which names are not there, and
-# nearly every file has siblings that are not.
+# statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. That one opens the file below it, which is trusted to be
+# local, as a container's image is. Not tmpfs: it forgets which names are not there, and nearly every file has siblings
+# that are not.
 _OPEN_AT_ONCE = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x794C7630}
 
 
