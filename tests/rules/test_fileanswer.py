@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from trio_wsgi.rules.conditional import Validators
 from trio_wsgi.rules.fileanswer import FileAnswer, FileOptions, decide_app_answer, decide_file_answer
+from trio_wsgi.rules.headers import body_allowed
 
 THEN = 784111777
 IMF = b"Sun, 06 Nov 1994 08:49:37 GMT"
@@ -186,8 +187,9 @@ def test_content_length_cuts_the_span() -> None:
 
 def test_promise_of_more_than_the_file_is_kept_to_be_seen() -> None:
     decided = answer(request=[(b"range", b"bytes=0-1")], headers=[(b"Content-Length", b"200")])
-    assert (decided.status, decided.length) == (200, 100)
+    assert (decided.status, decided.length, decided.missing) == (200, 100, 100)
     assert fields(decided) == {b"content-length": b"200"}
+    assert answer(b"HEAD", headers=[(b"Content-Length", b"200")]).missing == 0
 
 
 @pytest.mark.parametrize(
@@ -314,4 +316,23 @@ def test_whatever_comes(  # type: ignore[no-untyped-def]
         lengths = {v for n, v in decided.headers if n.lower() == b"content-length"}
         promised = [int(value) for value in lengths if value.isdigit()]
         assert promised == [sent] or (decided.status == status and promised[0] > size == sent)
+    if body_allowed(method, decided.status):
+        (promise,) = {int(v) for n, v in decided.headers if n.lower() == b"content-length"}
+        assert decided.missing == promise - sent >= 0
+    else:
+        assert decided.missing == 0
     decide_app_answer(method, request, status, headers, now=now)
+
+
+def test_a_boundary_is_made_only_where_there_are_several_ranges() -> None:
+    made: list[bytes] = []
+
+    def boundary() -> bytes:
+        made.append(b"B%d" % len(made))
+        return made[-1]
+
+    for said, expected in [(b"bytes=0-1", 0), (b"bytes=999-", 0), (b"bytes=0-1,5-6", 1), (b"bytes=0-1,5-6", 2)]:
+        request = [(b"range", said)]
+        decided = decide_file_answer(b"GET", request, 200, [TYPE], 100, FILE, FileOptions(), boundary=boundary)
+        assert len(made) == expected
+    assert fields(decided)[b"content-type"].endswith(b"boundary=B1")
