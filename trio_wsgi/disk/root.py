@@ -8,8 +8,8 @@ Laws:
   `follow_symlinks` lifts both.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
 * `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
-  in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a file is there or that none is, and leaves every
-  other answer to `Root`.
+  in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a regular file is there or that nothing is, and
+  leaves every other answer to `Root`.
 * Nothing is at hand but on file systems of this machine whose open() asks nobody, and beyond no mount point
   (RESOLVE_NO_XDEV): one of a network may wait for its server even where the kernel knows the name.
 """
@@ -250,8 +250,8 @@ class AtHand:
         """As `Root.open`.
 
         Raises:
-            Absent: nothing that may be served is there.
-            WouldBlock: see above.
+            Absent: nothing is there.
+            WouldBlock: see above; always for a directory, but the root itself.
         """
         if not names:
             return OpenedDirectory()
@@ -260,8 +260,8 @@ class AtHand:
         root, path = self._root, b"/".join(names)
         fd = _openat2_cached(root._fd, path, self._to_look)
         try:
-            if not _may_be_served(os.fstat(fd)):
-                raise Absent("not a regular file")
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # to open a directory reads from it in some file systems
+                raise WouldBlock
         finally:
             os.close(fd)
         return root._give_out(_openat2_cached(root._fd, path, self._to_read), path)
