@@ -71,6 +71,32 @@ async def test_after_something_was_sent_the_connection_is_cut() -> None:
     assert closed == [True]
 
 
+@pytest.mark.parametrize("ahead", [0, 100_000])
+@pytest.mark.parametrize("writes", [False, True], ids=["yields", "writes"])
+async def test_an_app_that_sends_without_ever_waiting_hears_of_it(writes: bool, ahead: int) -> None:
+    """The kernel takes every block, so that nothing is ever asked of the event loop."""
+    raised: list[BaseException] = []
+    given = [0]
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        write = start_response("200 OK", PLAIN)
+        try:
+            while True:
+                given[0] += 1
+                if writes:
+                    write(b"block")
+                else:
+                    yield b"block"
+        except BaseException as exc:
+            raised.append(exc)
+            raise
+
+    asked = await ask(app, app_timeout=0.2, output_buffering=ahead)
+    assert [type(exc) for exc in raised] == [trio.Cancelled if writes else GeneratorExit]
+    assert asked.record.outcome is Outcome.APP_TIMEOUT
+    assert given[0] > 100
+
+
 async def read_late(served: Served, after: float) -> bytes:
     """What a client gets that does not read for that long."""
     async with await served.connect(receive_buffer=4096) as stream:

@@ -134,7 +134,8 @@ class AppRun:
         service = self._service
         environ = self._build_environ(body, length)
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
-        call = self.call = Call(partial(_call_in_thread, service.app, environ, response), dispose=dispose_answer)
+        call = Call(partial(_call_in_thread, service.app, environ, response), dispose=dispose_answer)
+        self.call = self._outlet.call = call
         clock = self._outlet.clock = AppClock(
             self._app_timeout(), service.alarms, partial(service.threads.abandon, call)
         )
@@ -155,7 +156,7 @@ class AppRun:
         finally:
             service.watch.end(watched)
             clock.end()
-            self.call = None  # its slot may run another one now
+            self.call = self._outlet.call = None  # its slot may run another one now
             self._outlet.delivering = True
             self.errors.flush()
             if not service.observers.wanted:

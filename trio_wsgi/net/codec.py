@@ -67,6 +67,9 @@ class Codec(Protocol):
     def frame_data(self, part: Part) -> list[Part]:
         """A piece of its body; it is passed through unread, whatever it is."""
 
+    def frame_block(self, block: bytes) -> bytes:
+        """A piece of its body that is in memory, as one piece to be sent; `frame_data` for many small ones."""
+
     def frame_end(self) -> list[Part]:
         """Its end."""
 
@@ -82,6 +85,36 @@ _END = h11.EndOfMessage()  # immutable
 MakeCodec = Callable[[], Codec]
 
 
+class _Blocks:
+    """How h11 frames the blocks of one response, so that it need not be asked of every one of thousands.
+
+    Chunks of one size are framed alike, and h11 keeps no account of them. What has a Content-Length passes as it is, as
+    long as h11's account will bear it; h11 is told the sum.
+
+    Args:
+        headers: of the response.
+    """
+
+    __slots__ = ("_headers", "after", "before", "chunk", "left", "passed", "told")
+
+    def __init__(self, headers: Headers) -> None:
+        self._headers = headers
+        self.told = 0  # bytes of body that h11 knows of
+        self.chunk = -1  # bytes of the chunk that it framed last, by these lines before and after it
+        self.before = self.after = b""
+        self.left = 0  # bytes that may pass as they are
+        self.passed = 0  # bytes that did, and of which h11 has not been told
+
+    def learn(self, parts: Sequence[bytes]) -> None:
+        """Note how h11 framed a block of which it was told."""
+        if len(parts) == 3:
+            self.before, block, self.after = parts
+            self.chunk = len(block)
+        elif len(parts) == 1:
+            length = next((int(value) for name, value in self._headers if name.lower() == b"content-length"), 0)
+            self.left = max(0, length - self.told)
+
+
 class H11Codec:
     """By h11.
 
@@ -95,6 +128,7 @@ class H11Codec:
         self._head_size = head_size
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=head_size)
         self.asked: Asked | None = None
+        self._blocks = _Blocks([])  # of the present response
 
     def __repr__(self) -> str:
         return f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
@@ -139,13 +173,38 @@ class H11Codec:
     def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
         if self.asked is not None and self.asked.http_version == b"1.0" and _keeps_alive(headers):
             self._become_http11(self.asked.method)
+        self._blocks = _Blocks(headers)
         return self._frame(_build_response(status, reason, tuple(headers)))
 
     def frame_data(self, part: Part) -> list[Part]:
+        self._account()
+        self._blocks.told += len(part)
         return self._frame(h11.Data(data=part))  # type: ignore[arg-type]
 
+    def frame_block(self, block: bytes) -> bytes:
+        blocks, size = self._blocks, len(block)
+        if size == blocks.chunk:
+            return b"".join((blocks.before, block, blocks.after))
+        if size <= blocks.left:
+            blocks.left -= size
+            blocks.passed += size
+            return block
+        parts: list[bytes] = self.frame_data(block)  # type: ignore[assignment]
+        blocks.learn(parts)
+        return block if len(parts) == 1 else b"".join(parts)
+
     def frame_end(self) -> list[Part]:
+        self._account()
         return self._frame(_END)
+
+    def _account(self) -> None:
+        """Tell h11 of what was framed as it had said before."""
+        blocks = self._blocks
+        blocks.chunk, blocks.left = -1, 0
+        if blocks.passed:
+            passed, blocks.passed = blocks.passed, 0
+            blocks.told += passed
+            self._frame(h11.Data(data=range(passed)))  # type: ignore[arg-type] # a size is all that h11 looks at
 
     def _frame(self, event: Any) -> list[Part]:
         # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.

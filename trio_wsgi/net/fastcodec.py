@@ -151,6 +151,11 @@ class FastCodec:
             return [b"%x\r\n" % len(part), part, b"\r\n"]
         return [part]
 
+    def frame_block(self, block: bytes) -> bytes:
+        if self._framing is Framing.CHUNKED:
+            return b"".join((b"%x\r\n" % len(block), block, b"\r\n"))
+        return b"" if self._framing is Framing.NONE else block
+
     def frame_end(self) -> list[Part]:
         self._phase = _Phase.DONE
         return [b"0\r\n\r\n"] if self._framing is Framing.CHUNKED else []

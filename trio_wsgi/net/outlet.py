@@ -27,6 +27,7 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.clock import AppClock
+from trio_wsgi.net.slot import Call
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers, check_headers, get_length
@@ -36,7 +37,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Dress = Callable[[Head, int | None], Headers]
 
-
+JOINED = 64 * 1024  # bytes of a block up to which it is copied to have one piece; sendmsg(2) costs less for more
 _SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
 
 
@@ -87,6 +88,7 @@ class Outlet:
         self._ended = False  # what comes now would reach into the next response
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
+        self.call: Call | None = None  # in whose thread the app runs
         self.delivering = False  # the loop sends, and no thread is busy with it
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
@@ -99,25 +101,26 @@ class Outlet:
         self._rate = Rate(rate, self._limits.rate_after) if rate else None
 
     def send(self, data: bytes) -> None:
-        self._check()
+        call = self.call
+        if call is None or call.cancelled or self._ended or self.failure is not None:
+            self._check()
         if self._lent:
             self._wait(self._backlog.wait_drained)
             self._lent = False
-        if self._head is None and self._rate is None and data and self._wire.transport.takes_blocks:
-            self._send_framed(data)
+        # Nearly all blocks of many are sent here, with no more ado than they need.
+        if self._head is None and self._rate is None and 0 < len(data) <= JOINED and self._wire.transport.takes_blocks:
+            self._framed += len(data)
+            self._send_piece(self._wire.frame_block(data))
         else:
             self._send_nowait(self._frame_block(data))
         if self._unsent:
             self._wait(self._deliver, self._unsent)
 
-    def _send_framed(self, data: bytes) -> None:
-        """A block by itself, as nearly all of many are, with no more ado than it needs."""
-        self._framed += len(data)
-        self._send_block(self._wire.frame_data(data))
-
-    def _send_block(self, parts: list[Part]) -> None:
+    def _send_joined(self, parts: list[Part]) -> None:
         """Send bytes in one piece; what the kernel does not take now is left in `_unsent`."""
-        block: bytes = parts[0] if len(parts) == 1 else b"".join(parts)  # type: ignore[assignment,arg-type]
+        self._send_piece(parts[0] if len(parts) == 1 else b"".join(parts))  # type: ignore[arg-type]
+
+    def _send_piece(self, block: bytes) -> None:
         try:
             sent = self._wire.transport.send_block_nowait(block)
         except ClientGone as exc:
@@ -162,7 +165,8 @@ class Outlet:
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
-        bridge.check_cancelled()
+        if self.call is None or self.call.cancelled:  # to look is cheaper than to ask
+            bridge.check_cancelled()
         if self._ended:
             raise AppError("write() came after its response had ended")
         if self.failure is not None:
@@ -236,7 +240,7 @@ class Outlet:
         if not answer.missing:
             parts += self._wire.frame_end()
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
-            self._send_block(parts)  # is gone with this, and costs nothing more
+            self._send_joined(parts)  # is gone with this, and costs nothing more
             if not self._unsent:
                 return
         else:

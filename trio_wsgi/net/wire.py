@@ -182,6 +182,10 @@ class Wire:
         """A piece of the body; it is passed through unread, whatever it is."""
         return self._codec.frame_data(part)
 
+    def frame_block(self, block: bytes) -> bytes:
+        """A piece of the body, not a large one, as one piece to be sent."""
+        return self._codec.frame_block(block)
+
     def frame_end(self) -> list[Part]:
         """The end of the response."""
         return self._codec.frame_end()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -96,8 +97,11 @@ class Response:
         self._has_body = True
         self._named: tuple[bytes, bytes] | None = None  # the file that is sent in place of the app's body
         self._limit_rate: int | None = None
-        self._runs_ahead = buffering.output_buffering > 0
+        self._push = self._choose_push(buffering.output_buffering > 0)
+        self._write: Write = outlet.send  # `write`'s, once the policy is known
         self._overrun = False
+        self._flows = False  # a block has left, and nothing needs to be said or decided before the next one does
+        self._allowed: float = math.inf  # bytes of body, once it flows
         self._policy: WritePolicy | None = None  # known at the first write()
         self._spool: Spool | None = None
 
@@ -145,15 +149,25 @@ class Response:
         """
         if self._policy is None:
             self._policy = choose_policy(self._environ, self._buffering.write_policy)
+            self._write = self._outlet.offer if self._policy is WritePolicy.RAISE else self._outlet.send
             if self._policy is WritePolicy.BUFFER:
                 self._spool = self._open_spool()
-        self._take(data, self._outlet.offer if self._policy is WritePolicy.RAISE else self._outlet.send, "write()")
+                self._flows = False
+        if self._flows and type(data) is bytes and 0 < len(data) <= self._allowed - self._taken:
+            self._write(data)
+            self._taken += len(data)
+        else:
+            self._take(data, self._write, "write()")
 
     # -- what the server calls -----------------------------------------------------------------------------------
 
     def send_block(self, block: bytes) -> bool:
         """Send one block of the app's iterable; False when no more of them is wanted."""
-        self._take(block, self._outlet.push if self._runs_ahead else self._outlet.send, "the iterable")
+        if self._flows and type(block) is bytes and 0 < len(block) <= self._allowed - self._taken:
+            self._push(block)
+            self._taken += len(block)
+            return True
+        self._take(block, self._push, "the iterable")
         wanted = (self._has_body and self._named is None) or not self.options.optimize_send_headers
         return wanted and not self._overrun
 
@@ -171,6 +185,7 @@ class Response:
         if length is None and self._head.status not in (204, 304) and (self._has_body or self._taken):
             length = self._taken
         self._phase = Phase.FINISHED
+        self._flows = False
         return Answer(
             head=head,
             parts=parts if self._has_body else [],
@@ -233,8 +248,11 @@ class Response:
         self._named = order.target
         self._limit_rate = order.limit_rate
         if order.buffering is not None:
-            self._runs_ahead = order.buffering and self._buffering.output_buffering > 0
+            self._push = self._choose_push(order.buffering and self._buffering.output_buffering > 0)
         return order.head
+
+    def _choose_push(self, ahead: bool) -> Write:
+        return self._outlet.push if ahead else self._outlet.send
 
     def _asked_rate(self) -> int | None:
         asked = self._environ.get(LIMIT_RATE_KEY, self._limit_rate)
@@ -287,6 +305,8 @@ class Response:
             if first:  # ... unless the block was refused whole
                 self._phase = Phase.HEAD_KNOWN
             raise
+        self._flows = self._has_body
+        self._allowed = math.inf if self._promised is None else self._promised
 
     def _clip(self, data: bytes) -> bytes:
         room = self._room()
