@@ -31,6 +31,26 @@ def held(parts: list[Part]) -> bytes:
     )
 
 
+LARGE = 70_000  # more than waits for more in memory, once a spool is on disk
+
+
+@given(
+    groups=st.lists(st.lists(st.sampled_from([b"", b"a", b"bc" * 50, b"d" * LARGE]), max_size=70), max_size=5),
+    memory=st.integers(0, 2 * LARGE),
+)
+def test_blocks_given_together_come_out_in_order(groups: list[list[bytes]], memory: int) -> None:
+    """Before, at and after the step to the disk, and last of all with the reader."""
+    data = b"".join(block for group in groups for block in group)
+    last = groups.pop() if groups else []
+    with closing(Spool(memory, 0, None)) as spool:
+        for group in groups:
+            spool.write_blocks(group)
+            spool.write(b"")
+        assert spool.open_reader(last).read() == data
+        assert len(spool) == len(data)
+        assert spool.on_disk == (len(data) > memory)
+
+
 @given(blocks=st.lists(st.binary(max_size=300)), memory=st.integers(0, 600), reader=st.booleans())
 def test_what_went_in_comes_out(blocks: list[bytes], memory: int, reader: bool) -> None:
     """In order, wherever the limit of memory lies; on disk exactly when it does not fit."""

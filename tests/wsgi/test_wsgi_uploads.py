@@ -159,7 +159,7 @@ async def test_a_full_disk_is_503_and_said_in_one_line(
     size: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def on_a_full_disk(**_: object) -> Any:
-        return Path("/dev/full").open("w+b", buffering=65536)
+        return Path("/dev/full").open("w+b", buffering=0)
 
     monkeypatch.setattr(tempfile, "TemporaryFile", on_a_full_disk)
     asked = await ask(digest, request("POST", body=b"x" * size), body_buffer_size=1000)
@@ -178,6 +178,16 @@ async def test_a_body_of_thousands_of_tiny_chunks_costs_no_more_memory_than_its_
     held = spool.__dict__["_held"]
     assert len(held) == len(spool) == 200_000
     assert held.__sizeof__() < 500_000
+
+
+async def test_tiny_chunks_that_are_being_gathered_cost_no_more_memory_than_their_bytes() -> None:
+    from trio_wsgi.net.inlet import SMALL, _append
+
+    blocks: list[bytes | bytearray] = []
+    for block in [b"large" * SMALL, *[b"ab"] * 100_000, b"large" * SMALL, b"small"]:
+        _append(blocks, block)
+    assert list(map(len, blocks)) == [5 * SMALL, 200_000, 5 * SMALL, 5]
+    assert sum(block.__sizeof__() for block in blocks) < 10 * SMALL + 500_000
 
 
 async def test_a_fast_upload_to_memory_lets_others_have_their_turn() -> None:

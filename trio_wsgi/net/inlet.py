@@ -27,6 +27,7 @@ from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.spool import Spool
 
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
+SMALL = 16 * 1024  # bytes of a block below which it is copied
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -106,23 +107,35 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float) -> IO[bytes]:
         ClientError, ClientGone: it did not arrive, or is too large.
         NoRoom: the disk does not take it.
     """
-    gathered = bytearray()
+    blocks: list[bytes | bytearray] = []
+    size = 0  # of them
     while True:
         try:
             block = wire.receive_body_nowait()
         except trio.WouldBlock:
             await wait_body(wire, timeout)
             continue
-        gathered += block
-        if not block or len(gathered) >= WRITE_SIZE:
-            if spool.fits(len(gathered)):
-                spool.write(gathered)
+        if not block:  # one visit to a thread for the last bytes and the reader
+            return spool.open_reader(blocks) if spool.fits(size) else await _on_disk(spool, spool.open_reader, blocks)
+        if size >= WRITE_SIZE:
+            if spool.fits(size):
+                spool.write_blocks(blocks)
                 await trio.lowlevel.checkpoint()
             else:
-                await _on_disk(spool, spool.write, gathered)
-            gathered = bytearray()
-        if not block:
-            return await _on_disk(spool, spool.open_reader) if spool.on_disk else spool.open_reader()
+                await _on_disk(spool, spool.write_blocks, blocks)
+            blocks, size = [], 0
+        _append(blocks, block)
+        size += len(block)
+
+
+def _append(blocks: list[bytes | bytearray], block: bytes) -> None:
+    """Keep a block as it is; small ones are put together, so that they cost no more than their bytes."""
+    if len(block) >= SMALL:
+        blocks.append(block)
+    elif blocks and type(blocks[-1]) is bytearray:
+        blocks[-1] += block
+    else:
+        blocks.append(bytearray(block))
 
 
 async def free_body(spool: Spool) -> None:

@@ -90,6 +90,5 @@ def open_gathered(file: IO[bytes]) -> IO[bytes]:
     """The file that holds a gathered body, as `wsgi.input`; nothing is copied, and closing `file` closes it, too."""
     if isinstance(file, io.BytesIO):
         return _InMemory(file.getvalue())
-    assert isinstance(file, io.BufferedRandom)  # what tempfile gives
-    file.raw.seek(0)
-    return _Buffered(file.raw, READ_AHEAD)
+    assert isinstance(file, io.FileIO)
+    return _Buffered(file, READ_AHEAD)

@@ -10,13 +10,21 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
+import os
 import tempfile
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import IO
 
 from sendfile import FileSpan, Part
+
+Block = bytes | bytearray
+
+_WRITE_SIZE = 64 * 1024  # bytes below which what goes to the file waits for more
+_BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux
 
 
 class Spool:
@@ -32,8 +40,8 @@ class Spool:
         self._memory = memory
         self._limit = limit
         self.directory = directory
-        self._held = bytearray()
-        self._file: IO[bytes] | None = None
+        self._held = bytearray()  # all of it, or what is to follow in the file
+        self._file: io.FileIO | None = None
         self._size = 0
         self.failure: OSError | None = None
 
@@ -45,24 +53,36 @@ class Spool:
         """Whether it has outgrown the memory."""
         return self._file is not None
 
-    def write(self, data: bytes | bytearray) -> None:
+    def write(self, data: bytes) -> None:
         """Take all of `data`.
 
         Raises:
             OSError: the disk is full, or the limit is reached; every later call raises it again.
         """
+        if self.fits(len(data)):
+            self._check_failure()
+            self._held += data
+            self._size += len(data)
+        else:
+            self.write_blocks((data,))
+
+    def write_blocks(self, blocks: Sequence[Block]) -> None:
+        """`write` all of them; many at once cost less."""
         self._check_failure()
+        size = sum(map(len, blocks))
+        fits = self.fits(size)
         try:
-            if self.fits(len(data)):
-                self._held += data
+            if not fits:
+                self._check_limit(size)
+            if fits or (self._file is not None and len(self._held) + size < _WRITE_SIZE):
+                for block in blocks:
+                    self._held += block
             else:
-                self._check_limit(len(data))
-                file = self._file or self._move_to_file()
-                file.write(data)
+                self._write_out(blocks)
         except OSError as exc:
             self.failure = exc
             raise
-        self._size += len(data)
+        self._size += size
 
     def fits(self, more: int) -> bool:
         """Whether `more` bytes can be written without touching the disk."""
@@ -79,11 +99,11 @@ class Spool:
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # or it would keep the frame, and the data, of every attempt
 
-    def _move_to_file(self) -> IO[bytes]:
-        self._file = tempfile.TemporaryFile(dir=self.directory, buffering=0x10000, prefix="trio-wsgi-")  # noqa: SIM115
-        self._file.write(self._held)
+    def _write_out(self, blocks: Sequence[Block]) -> None:
+        if self._file is None:
+            self._file = _open_temporary(self.directory)
+        _write_all(self._file.fileno(), [self._held, *blocks])
         self._held = bytearray()
-        return self._file
 
     def parts(self) -> list[Part]:
         """What it holds, to be sent; valid until `close`.
@@ -94,26 +114,32 @@ class Spool:
         self._check_failure()
         if self._file is None:
             return [self._held] if self._held else []
-        self._flush(self._file)
+        self._flush()
         return [FileSpan(self._file, 0, self._size)]
 
-    def open_reader(self) -> IO[bytes]:
+    def open_reader(self, last: Sequence[Block] = ()) -> IO[bytes]:
         """What it holds, handed over as a file to read from its start; `close` frees it all the same.
+
+        Args:
+            last: blocks that are written before.
 
         Raises:
             OSError: not all of it could be held.
         """
-        self._check_failure()
-        if self._file is None:
+        if self.fits(size := sum(map(len, last))):
+            self._check_failure()
             held, self._held = self._held, bytearray()
-            return io.BytesIO(held)
-        self._flush(self._file)
+            self._size += size
+            return io.BytesIO(b"".join((held, *last)))
+        self.write_blocks(last)
+        self._flush()
+        assert self._file is not None
         self._file.seek(0)
         return self._file
 
-    def _flush(self, file: IO[bytes]) -> None:
+    def _flush(self) -> None:
         try:
-            file.flush()
+            self._write_out(())
         except OSError as exc:
             self.failure = exc
             raise
@@ -122,5 +148,19 @@ class Spool:
         """Free the memory and the file; may be called again."""
         self._held = bytearray()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk, when the last bytes are flushed
-                self._file.close()
+            self._file.close()
+
+
+def _open_temporary(directory: str | None) -> io.FileIO:
+    return tempfile.TemporaryFile(dir=directory, buffering=0, prefix="trio-wsgi-")
+
+
+def _write_all(fd: int, blocks: Iterable[Block]) -> None:
+    """writev(2) until all is written: a disk that fills up takes the first bytes, and refuses the next."""
+    left: deque[Block | memoryview] = deque(block for block in blocks if block)
+    while left:
+        written = os.writev(fd, tuple(islice(left, _BUFFERS)))
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = memoryview(left[0])[written:]
