@@ -14,6 +14,9 @@ import trio
 from answers import read_answer, read_answers
 from serving import Served, receive_all, serving
 
+from trio_wsgi import Outcome
+from trio_wsgi.net.codec import PARSED_MAX
+
 pytestmark = pytest.mark.usefixtures("each_engine")
 
 Environ = dict[str, Any]
@@ -67,6 +70,56 @@ async def test_100_is_sent_when_the_body_is_asked_for(framing: str, buffering: b
                 answers = read_answers(await receive_all(stream), ["PUT", "GET"])
     assert [answer.body for answer in answers] == [b"hello", b""]
     assert not answers[0].closes
+
+
+def digester(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    digest = hashlib.sha256(environ["wsgi.input"].read()).hexdigest().encode()
+    start_response("200 OK", [("Content-Length", str(len(digest)))])
+    return [digest]
+
+
+@bufferings
+@pytest.mark.parametrize("size", [PARSED_MAX, PARSED_MAX + 1, MIB], ids=["parsed", "just not parsed", "not parsed"])
+@pytest.mark.parametrize(
+    ("version", "lines", "keeps"),
+    [
+        (b"1.1", [], True),
+        (b"1.1", [b"Connection: close"], False),
+        (b"1.1", [EXPECT], True),
+        (b"1.0", [b"Connection: keep-alive"], True),
+        (b"1.0", [], False),
+    ],
+    ids=["1.1", "close", "expect", "1.0 keep-alive", "1.0"],
+)
+async def test_a_large_body_of_known_length_changes_nothing_else(
+    version: bytes, lines: list[bytes], keeps: bool, size: int, buffering: bool
+) -> None:
+    """Nobody parses it: the next request begins where it ends, and the connection is what it would be."""
+    body = bytes(range(251)) * (size // 251 + 1)
+    sent = _put(b"Content-Length: %d" % size, *lines, version=version) + body[:size]
+    async with serving(digester, request_buffering=buffering) as served:
+        with trio.fail_after(10):
+            async with await served.connect() as stream:
+                await stream.send_all(sent + sent + NEXT)
+                await stream.send_eof()
+                raw = await receive_all(stream)
+    whole = hashlib.sha256(body[:size]).hexdigest().encode()
+    answers = read_answers(raw, ["PUT", "PUT", "GET"] if keeps else ["PUT"])
+    empty = hashlib.sha256().hexdigest().encode()
+    assert [answer.body for answer in answers] == ([whole, whole, empty] if keeps else [whole])
+    assert answers[0].closes is not keeps
+
+
+@pytest.mark.parametrize("missing", [1, MIB - 1, MIB])
+@bufferings
+async def test_a_large_body_that_ends_early_is_none(missing: int, buffering: bool) -> None:
+    async with serving(digester, request_buffering=buffering, half_close="serve") as served:
+        with trio.fail_after(10):
+            async with await served.connect() as stream:
+                await stream.send_all(_put(b"Content-Length: %d" % MIB) + bytes(MIB - missing))
+                await stream.send_eof()
+                assert b" 200 " not in await receive_all(stream)
+        assert [record.outcome for record in served.records] == [Outcome.CLIENT_GONE]
 
 
 @framings

@@ -19,6 +19,8 @@ from trio_wsgi.errors import ClientError
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+PARSED_MAX = 128 * 1024  # bytes of a body of known length that h11 still reads itself
+
 
 class Asked(NamedTuple):
     """A request as it was read, though we may refuse it."""
@@ -43,10 +45,10 @@ class Codec(Protocol):
         """
 
     def end_request(self) -> None:
-        """No body follows the head."""
+        """No body follows the head; or one of which it was to be told no more than this."""
 
-    def begin_body(self, length: int) -> None:
-        """A body of so many bytes follows the head."""
+    def begin_body(self, length: int) -> bool:
+        """A body of so many bytes follows the head; whether it is to be fed with them."""
 
     def feed(self, data: bytes) -> None:
         """Take bytes of the request's body, as they are on the wire."""
@@ -143,8 +145,18 @@ class H11Codec:
     def end_request(self) -> None:
         self._next_event()
 
-    def begin_body(self, length: int) -> None:
-        """It has read so itself."""
+    def begin_body(self, length: int) -> bool:
+        if length <= PARSED_MAX:
+            return True  # it has read so itself
+        # h11 would copy it four times only to count it, which the wire does as well. It has read and judged the head;
+        # now it is shown the same one without a body.
+        assert self.asked is not None
+        method, target, headers, version = self.asked
+        lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"content-length"]
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
+        self._h11.receive_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines)))
+        self._next_event()
+        return False
 
     def feed(self, data: bytes) -> None:
         self._h11.receive_data(data)
