@@ -107,14 +107,18 @@ class Outlet:
         if self._lent:
             self._wait(self._backlog.wait_drained)
             self._lent = False
-        # Nearly all blocks of many are sent here, with no more ado than they need.
-        if self._head is None and self._rate is None and 0 < len(data) <= JOINED and self._wire.transport.takes_blocks:
+        self._send_block(data)
+        if self._unsent:
+            self._wait(self._deliver, self._unsent)
+
+    def _send_block(self, data: bytes) -> None:
+        """Send what the kernel takes now of a block; the rest is left in `_unsent`."""
+        plain = self._head is None and self._rate is None and 0 < len(data) <= JOINED
+        if plain and self._wire.transport.takes_blocks:  # as nearly all blocks of many
             self._framed += len(data)
             self._send_piece(self._wire.frame_block(data))
         else:
             self._send_nowait(self._frame_block(data))
-        if self._unsent:
-            self._wait(self._deliver, self._unsent)
 
     def _send_joined(self, parts: list[Part]) -> None:
         """Send bytes in one piece; what the kernel does not take now is left in `_unsent`."""
@@ -136,17 +140,20 @@ class Outlet:
             raise BlockingIOError(errno.EAGAIN, "the client does not take the block now: nothing of it was written", 0)
         self._lent = False
         self._full = None
-        self._send_nowait(self._frame_block(data))
+        self._send_block(data)
         if self._unsent:
             bridge.run_sync(self._backlog.lend, self._hand_over())
 
     def push(self, data: bytes) -> None:
         self._check()
-        parts = self._frame_block(data)
-        if self._lent and self._wait(self._backlog.extend, parts, self._limits.ahead):
-            return
-        self._lent = False
-        self._send_nowait(parts)
+        if self._lent:
+            parts = self._frame_block(data)
+            if self._wait(self._backlog.extend, parts, self._limits.ahead):
+                return
+            self._lent = False
+            self._send_nowait(parts)
+        else:
+            self._send_block(data)
         if self._unsent:
             self._wait(self._backlog.lend_within, self._hand_over(), self._limits.ahead)
 
@@ -165,7 +172,8 @@ class Outlet:
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
-        if self.call is None or self.call.cancelled:  # to look is cheaper than to ask
+        call = self.call
+        if call is None or call.cancelled:  # to look is cheaper than to ask
             bridge.check_cancelled()
         if self._ended:
             raise AppError("write() came after its response had ended")
