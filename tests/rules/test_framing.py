@@ -67,7 +67,7 @@ PIECES = [
 def in_pieces(codec: Codec, request: bytes, headers: list[tuple[bytes, bytes]], pieces: list[str]) -> bytes:
     codec.read_head(request)
     codec.end_request()
-    parts = codec.frame_head(200, b"OK", headers)
+    parts = codec.frame_head(200, b"OK", headers, bool(headers) and headers[0][0] == b"Content-Length")
     for index, piece in enumerate(pieces):
         data = b"%d" % index * int(piece[1:])
         parts += [codec.frame_block(data)] if piece[0] == "b" else codec.frame_data(data)
@@ -102,7 +102,7 @@ def test_h11_keeps_its_account_of_blocks_of_which_it_was_not_told() -> None:
         codec = H11Codec(65536)
         codec.read_head(REQUEST % (b"GET", b"1.1", b""))
         codec.end_request()
-        codec.frame_head(200, b"OK", [(b"Content-Length", b"10")])
+        codec.frame_head(200, b"OK", [(b"Content-Length", b"10")], True)
         with pytest.raises(h11.LocalProtocolError):
             for size in sizes:
                 codec.frame_block(b"x" * size)

@@ -70,7 +70,7 @@ class Codec(Protocol):
         """A piece of its body; it is passed through unread, whatever it is."""
 
     def frame_block(self, block: bytes) -> bytes:
-        """A piece of its body that is in memory, as one piece to be sent; `frame_data` for many small ones."""
+        """A piece of its body in memory, not an empty one, as one piece to be sent; `frame_data` for many of them."""
 
     def frame_end(self) -> list[Part]:
         """Its end."""

@@ -90,6 +90,8 @@ class FastCodec:
         self.asked: Asked | None = None
         self._phase = _Phase.IDLE
         self._framing = Framing.NONE
+        self._chunk = -1  # bytes of the chunk that was framed last in this response; -1 where there are none
+        self._chunk_line = b""  # before it
 
     def __repr__(self) -> str:
         return f"<httptools {'complete' if self._heard.complete else 'reading'} → {self._phase.value}>"
@@ -135,6 +137,7 @@ class FastCodec:
         method, version = (b"GET", b"1.1") if self.asked is None else (self.asked.method, self.asked.http_version)
         self._phase = _Phase.BODY
         self._framing, line = decide_framing(method, version, status, length_known)
+        self._chunk = 0 if self._framing is Framing.CHUNKED else -1
         return [build_response_head(status, reason, headers, line)]
 
     def frame_data(self, part: Part) -> list[Part]:
@@ -145,9 +148,12 @@ class FastCodec:
         return [part]
 
     def frame_block(self, block: bytes) -> bytes:
-        if self._framing is Framing.CHUNKED:
-            return b"".join((b"%x\r\n" % len(block), block, b"\r\n"))
-        return b"" if self._framing is Framing.NONE else block
+        size = len(block)
+        if size != self._chunk:
+            if self._chunk < 0:
+                return b"" if self._framing is Framing.NONE else block
+            self._chunk, self._chunk_line = size, b"%x\r\n" % size
+        return b"".join((self._chunk_line, block, b"\r\n"))
 
     def frame_end(self) -> list[Part]:
         self._phase = _Phase.DONE

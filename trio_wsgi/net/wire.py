@@ -193,7 +193,7 @@ class Wire:
         return self._codec.frame_data(part)
 
     def frame_block(self, block: bytes) -> bytes:
-        """A piece of the body, not a large one, as one piece to be sent."""
+        """A piece of the body, neither empty nor large, as one piece to be sent."""
         return self._codec.frame_block(block)
 
     def frame_end(self) -> list[Part]:
