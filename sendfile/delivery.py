@@ -8,6 +8,8 @@ Laws:
 * A stall is noticed between ``idle_timeout`` and ``idle_timeout * 17/16`` after the last byte was accepted, or
   after the end of a pause. The slack is what lets most steps leave the deadline where it is.
 * While a delivery is paused it takes no step, and no clock that blames the peer runs.
+* The kernel takes little ahead for a reader who is slow, and much for one who is fast (``held``). The waits for room
+  tell them apart; up to the end of the first one everybody is slow. A socket is given back as it came.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 
 import trio
 
+from sendfile.held import UNSENT, bound_unsent
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
@@ -29,6 +32,7 @@ from sendfile.tls import BURST, TlsSender
 __all__ = ["Delivery", "Stalled", "Transfer"]
 
 _SLACK = 1 / 16
+_FAST = 1 << 20  # bytes per second
 
 
 class Stalled(TimeoutError):
@@ -69,9 +73,9 @@ class Delivery:
         progress: called with the number of bytes after each step.
     """
 
-    __slots__ = ("away", "done", "error", "fd", "fetch", "frontier", "idle_timeout", "kernel", "moved_at", "open",
-                 "parts", "paused_at", "progress", "queued", "rate", "scope", "sender", "sock", "speed", "started_at",
-                 "task", "watch", "watched")  # fmt: skip
+    __slots__ = ("away", "bounded", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel",
+                 "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope", "sender", "sock",
+                 "speed", "started_at", "task", "watch", "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class Delivery:
         self.open = False  # is it on a pump's table?
         self.queued = False  # is it about to be stepped?
         self.watched = False  # is its socket in the pump's epoll?
+        self.bounded = False  # does the kernel take little ahead?
+        self.full_at: float | None = None  # since when the kernel has had no room
         self.error: BaseException | None = None  # why it ended, if not well
         self.scope: trio.CancelScope | None = None
         self.task: trio.lowlevel.Task | None = None
@@ -157,6 +163,8 @@ class Delivery:
     def push(self, limit: int, residency: Residency) -> None:
         """Before it is on a pump's table: steps until all is out, the kernel is full, it has to wait for something
         else, or ``limit`` bytes are out."""
+        if self.left > UNSENT:
+            self._bound(True)
         while self.parts and limit > 0:
             now = trio.current_time()
             room = min(limit, self.room(now), self.warm(now, residency))
@@ -167,6 +175,22 @@ class Delivery:
             except trio.WouldBlock:
                 return
             limit -= sent
+        if not self.parts:
+            self.release()
+
+    def await_room(self, now: float) -> None:
+        """The kernel is full: how long it takes to have room again is the reader's doing."""
+        if self.full_at is None:
+            self.full_at = now
+
+    def _bound(self, bounded: bool) -> None:
+        if bounded is not self.bounded:
+            self.bounded = bounded
+            bound_unsent(self.sock, bounded)
+
+    def release(self) -> None:
+        """It takes no more steps: what is sent after it is somebody else's."""
+        self._bound(False)
 
     def room(self, now: float) -> int:
         """Most bytes of the next step; 0 when it has to pause until ``rate.ready_at()``."""
@@ -206,6 +230,9 @@ class Delivery:
             if self.rate is not None:
                 self.rate.spend(now, sent)
             self.speed.note(now, self.done)
+            if self.full_at is not None and self.parts:
+                self._bound(sent < _FAST * (now - self.full_at))
+                self.full_at = None
             if self.progress is not None:
                 self.progress(sent)
         return sent

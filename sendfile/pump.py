@@ -246,7 +246,7 @@ class Pump:
         elif not delivery.warm(now, self._residency):
             self._fetch(delivery, now)
         else:
-            self._watch(delivery)
+            self._watch(delivery, now)
         await self._sleep(delivery)
 
     def _wake(self, delivery: Delivery) -> None:
@@ -282,10 +282,12 @@ class Pump:
             elif delivery.step(now, min(room, warm)):
                 await trio.lowlevel.checkpoint()
             else:
+                delivery.await_room(now)
                 await trio.lowlevel.wait_writable(delivery.sock)
 
-    def _watch(self, delivery: Delivery) -> None:
+    def _watch(self, delivery: Delivery, now: float) -> None:
         assert self._interest is not None
+        delivery.await_room(now)
         self._interest.add(delivery)
 
     def _unwatch(self, delivery: Delivery) -> None:
@@ -350,6 +352,7 @@ class Pump:
             return
         delivery.open = False
         del self._table[delivery.fd]
+        delivery.release()
         self._unwatch(delivery)
         self._paused.drop(delivery)
         self._looks.drop(delivery)
@@ -416,7 +419,7 @@ class Pump:
                 elif sent == room:
                     hot.append(delivery)
                 else:
-                    self._watch(delivery)
+                    self._watch(delivery, now)
             except Exception as error:
                 if delivery.open:
                     self._end(delivery, error)

@@ -29,6 +29,7 @@ from sendfile_wires import (
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sendfile import FileSpan, FileTooShort, Part, Pump, Stalled, Transfer
+from sendfile.held import UNSENT, held_by_kernel
 
 IDLE = 16.0
 
@@ -379,3 +380,42 @@ async def test_a_stalled_gigabyte_costs_no_memory(
         tracemalloc.stop()
     assert peak < 300_000
     assert len(parts[0]) > 1 << 29
+
+
+async def test_the_kernel_takes_little_ahead_for_who_reads_slowly(
+    pump: Pump, tcp: Pair, mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    near, far = tcp
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    outcome = Outcome()
+    parts = queue(PLENTY)
+    nursery.start_soon(outcome.run, pump, near, parts)
+    await wait_all_tasks_blocked()
+    assert not outcome.ended
+    assert held_by_kernel(near) < 3 * UNSENT, "of megabytes that its buffer may grow to"
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+    mock_clock.jump(1)  # that its next bytes take
+    before = len(parts[0])
+    while len(parts[0]) == before:
+        await receive(far, UNSENT // 2)
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+    outcome.scope.cancel()
+    await wait_all_tasks_blocked()
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 0, "what comes next is not bounded"
+
+
+async def test_the_kernel_takes_all_it_likes_for_who_reads_fast(pump: Pump, tcp: Pair, nursery: trio.Nursery) -> None:
+    near, far = tcp
+    outcome = Outcome()
+    nursery.start_soon(outcome.run, pump, near, queue(PLENTY))
+    await wait_all_tasks_blocked()
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT
+    received = 0
+    while near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT):
+        received += len(await receive(far, 1 << 20))
+        assert received <= len(PLENTY) // 2
+        await trio.lowlevel.checkpoint()
+    assert not outcome.ended
+    assert received + len(await receive(far, len(PLENTY) - received)) == len(PLENTY)
+    await outcome.wait_end()
+    assert outcome.sent == len(PLENTY)
