@@ -5,8 +5,8 @@ Laws:
 * A delivery knows nothing of how its socket is waited for; the pump decides when it takes a step.
 * It is stepped only while it is open and its socket is the one it was made for: a descriptor that was closed
   and opened again by somebody else is never written to.
-* A stall is noticed between ``idle_timeout`` and ``idle_timeout * 17/16`` after the last byte was accepted, or
-  after the end of a pause. The slack is what lets most steps leave the deadline where it is.
+* A peer has stalled ``idle_timeout`` after its last byte was accepted, or after the end of a pause. A step notes only
+  when it was; who looks at the right time is the pump.
 * While a delivery is paused it takes no step, and no clock that blames the peer runs.
 * The kernel takes little ahead for a reader who is slow, and much for one who is fast (``held``). The waits for room
   tell them apart; up to the end of the first one everybody is slow. A socket is given back as it came.
@@ -14,14 +14,13 @@ Laws:
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import trio
 
-from sendfile.held import UNSENT, bound_unsent
+from sendfile.held import UNSENT, bound_unsent, held_by_kernel
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
@@ -31,7 +30,6 @@ from sendfile.tls import BURST, TlsSender
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
 
-_SLACK = 1 / 16
 _FAST = 1 << 20  # bytes per second
 
 
@@ -100,7 +98,7 @@ class Delivery:
         self.bounded = False  # does the kernel take little ahead?
         self.full_at: float | None = None  # since when the kernel has had no room
         self.error: BaseException | None = None  # why it ended, if not well
-        self.scope: trio.CancelScope | None = None
+        self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its wait
         self.task: trio.lowlevel.Task | None = None
         self.sender: TlsSender | None = None
         self.rate: Rate | None = None
@@ -130,19 +128,13 @@ class Delivery:
         """Whether the socket is still open under the number it was registered with."""
         return self.sock.fileno() == self.fd
 
-    def start_clock(self, now: float) -> trio.CancelScope:
-        """Make the scope whose deadline ends a stall; the caller waits inside it."""
-        self.moved_at = now
-        self.scope = trio.CancelScope(deadline=now + self.idle_timeout * (1 + _SLACK))
-        return self.scope
+    def stalls_at(self, now: float) -> float:
+        """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""
+        return (self.moved_at if self.paused_at is None else now) + self.idle_timeout
 
-    def pause(self, now: float, until: float) -> None:
-        """It is held back up to ``until``; infinity: up to nobody knows when."""
+    def pause(self, now: float) -> None:
+        """From here on it is held back."""
         self.paused_at = now
-        if until < math.inf:
-            self._allow_until(until)
-        elif self.scope is not None:
-            self.scope.deadline = math.inf
 
     def resume(self, now: float) -> None:
         """The pause, if there was one, has ended."""
@@ -150,21 +142,12 @@ class Delivery:
             self.away += now - self.paused_at
             self.paused_at = None
             self.moved_at = now
-            if self.scope is not None and self.scope.deadline == math.inf:
-                self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
-            self._allow_until(now)
-
-    def _allow_until(self, now: float) -> None:
-        """The peer's time runs from ``now``."""
-        # Moving a deadline is a push on Trio's heap; a step by itself is cheaper than a handful of them.
-        if self.scope is not None and self.scope.deadline < now + self.idle_timeout < math.inf:
-            self.scope.deadline = now + self.idle_timeout * (1 + _SLACK)
 
     def push(self, limit: int, residency: Residency) -> None:
         """Before it is on a pump's table: steps until all is out, the kernel is full, it has to wait for something
         else, or ``limit`` bytes are out."""
-        if self.left > UNSENT:
-            self._bound(True)
+        if self.left > UNSENT and held_by_kernel(self.sock) <= 2 * UNSENT:
+            self._bound(True)  # with more in it already it would be heard of late
         while self.parts and limit > 0:
             now = trio.current_time()
             room = min(limit, self.room(now), self.warm(now, residency))
@@ -175,8 +158,6 @@ class Delivery:
             except trio.WouldBlock:
                 return
             limit -= sent
-        if not self.parts:
-            self.release()
 
     def await_room(self, now: float) -> None:
         """The kernel is full: how long it takes to have room again is the reader's doing."""
@@ -187,6 +168,15 @@ class Delivery:
         if bounded is not self.bounded:
             self.bounded = bounded
             bound_unsent(self.sock, bounded)
+
+    def raise_error(self) -> None:
+        """Raise what it ended with, and keep it no longer: it holds the caller's frame."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
 
     def release(self) -> None:
         """It takes no more steps: what is sent after it is somebody else's."""
@@ -207,7 +197,7 @@ class Delivery:
         return STEP
 
     def step(self, now: float, limit: int) -> int:
-        """One step; returns its bytes, 0 if the socket took none, and moves the deadline.
+        """One step; returns its bytes, 0 if the socket took none.
 
         Raises what ``send_step`` raises (except WouldBlock) and what ``progress`` raises.
         """
@@ -225,7 +215,6 @@ class Delivery:
             sent = send_step(self.sock, self.parts, limit, kernel=self.kernel, cork=self.rate is None)
         if sent:
             self.moved_at = now
-            self._allow_until(now)
             self.done += sent
             if self.rate is not None:
                 self.rate.spend(now, sent)

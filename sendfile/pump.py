@@ -76,6 +76,7 @@ class Pump:
         self._interest: Interest | None = None
         self._paused: Wheel[Delivery] = Wheel()
         self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
+        self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled
         self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
 
     def __repr__(self) -> str:
@@ -100,7 +101,8 @@ class Pump:
                 self._interest = Interest()
             task_status.started()
             while True:
-                with trio.CancelScope(deadline=min(self._paused.due_at(), self._looks.due_at())) as self._nap:
+                due = min(wheel.due_at() for wheel in (self._paused, self._looks, self._stalls))
+                with trio.CancelScope(deadline=due) as self._nap:
                     if self._interest is None:
                         await trio.sleep_forever()
                     while True:
@@ -144,7 +146,7 @@ class Pump:
             The bytes sent.
 
         Raises:
-            Stalled: the peer took nothing for ``idle_timeout`` seconds (noticed within a sixteenth more).
+            Stalled: the peer took nothing for ``idle_timeout`` seconds (noticed within a tick more: 1/32 s).
             TooSlow: the peer took less than ``min_rate`` (noticed within a quarter of its window more).
             FileTooShort: a file ended before its span.
             ConnectionError: the peer has gone; any other OSError comes from the network or from reading the
@@ -166,11 +168,22 @@ class Pump:
         delivery.bind(sender, rate, min_rate)
         self._check_free(delivery.fd)
         await trio.lowlevel.checkpoint_if_cancelled()
-        delivery.push(_DIRECT_BYTES, self._residency)
-        if parts:
-            await self._deliver_rest(delivery)
-        else:  # the other half of the checkpoint; not cancellable, since all is sent
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        # Thousands wait here: each function between this one and the wait would hold some 250 bytes for each of them.
+        try:
+            delivery.push(_DIRECT_BYTES, self._residency)
+            if not parts:  # the other half of the checkpoint; not cancellable, since all is sent
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return delivery.done
+            self._open(delivery)
+            if self._interest is None:
+                await self._loop(delivery)
+            else:
+                self._start(delivery)
+                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+        finally:
+            self._remove(delivery)
+            delivery.release()
+        delivery.raise_error()
         return delivery.done
 
     def push_nowait(self, sock: HasFileno, parts: deque[Part], *, kernel: bool = True) -> int:
@@ -215,31 +228,19 @@ class Pump:
             raise trio.BusyResourceError("there is a delivery on this socket already")
         self._end(other, trio.ClosedResourceError(_CLOSED))
 
-    async def _deliver_rest(self, delivery: Delivery) -> None:
-        now = trio.current_time()
-        with delivery.start_clock(now) as scope:
-            self._check_free(delivery.fd)  # again: `progress` may have run anything
-            self._table[delivery.fd] = delivery
-            delivery.open = True
-            try:
-                if delivery.watch is not None:
-                    self._set(self._looks, delivery, now + delivery.watch.interval)
-                if self._interest is None:
-                    await self._loop(delivery)
-                else:
-                    await self._park(delivery)
-            finally:
-                self._remove(delivery)
-        error, delivery.error = delivery.error, None
-        try:
-            if error is not None:
-                raise error
-            if scope.cancelled_caught:
-                raise Stalled(delivery.idle_timeout)
-        finally:
-            del error  # it holds this frame
+    def _open(self, delivery: Delivery) -> None:
+        """Put it on the table; its clocks run from now on."""
+        self._check_free(delivery.fd)  # again: `progress` may have run anything
+        self._table[delivery.fd] = delivery
+        delivery.open = True
+        delivery.moved_at = now = trio.current_time()
+        if delivery.idle_timeout < math.inf:
+            self._set(self._stalls, delivery, delivery.stalls_at(now))
+        if delivery.watch is not None:
+            self._set(self._looks, delivery, now + delivery.watch.interval)
 
-    async def _park(self, delivery: Delivery) -> None:
+    def _start(self, delivery: Delivery) -> None:
+        """Have it stepped when it can be."""
         now = trio.current_time()
         if not delivery.room(now):
             self._pause(delivery, now)
@@ -247,36 +248,43 @@ class Pump:
             self._fetch(delivery, now)
         else:
             self._watch(delivery, now)
-        await self._sleep(delivery)
 
     def _wake(self, delivery: Delivery) -> None:
         assert delivery.task is not None
         task, delivery.task = delivery.task, None
         trio.lowlevel.reschedule(task)
 
-    async def _sleep(self, delivery: Delivery) -> None:
-        """Up to its end; or up to that of its fetch, where there is no epoll."""
+    def _park(self, delivery: Delivery) -> Callable[[object], trio.lowlevel.Abort]:
+        """The present task is about to wait: up to its end; or up to that of its fetch, where there is no epoll.
+
+        Returns:
+            What to do when the task is cancelled meanwhile.
+        """
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._remove(delivery)
             return trio.lowlevel.Abort.SUCCEEDED
 
         delivery.task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        return abort
 
     async def _loop(self, delivery: Delivery) -> None:
         """Where there is no epoll: the caller's task does for itself what the pump would do for it."""
+        with trio.CancelScope() as delivery.scope:
+            await self._step_on(delivery)
+
+    async def _step_on(self, delivery: Delivery) -> None:
         while delivery.parts:
             now = trio.current_time()
             room = delivery.room(now)
             if not room:
                 assert delivery.rate is not None
-                delivery.pause(now, delivery.rate.ready_at())
+                delivery.pause(now)
                 await trio.sleep_until(delivery.rate.ready_at())
                 delivery.resume(trio.current_time())
             elif not (warm := delivery.warm(now, self._residency)):
                 self._fetch(delivery, now)
-                await self._sleep(delivery)
+                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
                 if not delivery.open:
                     return
             elif delivery.step(now, min(room, warm)):
@@ -298,9 +306,8 @@ class Pump:
         """``more``: who has just sent gives way to the others with whom it may share its rate."""
         assert delivery.rate is not None
         self._unwatch(delivery)
-        until = delivery.rate.ready_at() + more
-        delivery.pause(now, until)
-        self._set(self._paused, delivery, until)
+        delivery.pause(now)
+        self._set(self._paused, delivery, delivery.rate.ready_at() + more)
 
     def _fetch(self, delivery: Delivery, now: float) -> None:
         """Have the next bytes brought into memory, and it stepped then."""
@@ -323,7 +330,7 @@ class Pump:
                 self._nap.deadline = -math.inf
 
         self._unwatch(delivery)
-        delivery.pause(now, math.inf)
+        delivery.pause(now)
         delivery.fetch = fetch = Fetch(span, count, done)
         self._readers.ask(fetch)
 
@@ -333,7 +340,10 @@ class Pump:
             self._nap.deadline = due
 
     def _heed_alarms(self) -> None:
-        """After a nap: those whose pause is over are to be stepped; those to be looked at are."""
+        """After a nap: those whose pause is over are to be stepped; those to be looked at are.
+
+        To move an alarm with each step would cost more than to look in vain once per ``idle_timeout``.
+        """
         now = trio.current_time()
         for delivery in self._paused.pop_due(now):
             delivery.resume(now)
@@ -344,6 +354,11 @@ class Pump:
                 self._end(delivery, error)
             else:
                 self._looks.set(delivery, now + delivery.watch.interval)
+        for delivery in self._stalls.pop_due(now):
+            if (stalls_at := delivery.stalls_at(now)) <= now:
+                self._end(delivery, Stalled(delivery.idle_timeout))
+            else:
+                self._stalls.set(delivery, stalls_at)
 
     def _remove(self, delivery: Delivery) -> None:
         """Take it off the table, out of the epoll and off the wheels: from here on it is never stepped.
@@ -352,10 +367,10 @@ class Pump:
             return
         delivery.open = False
         del self._table[delivery.fd]
-        delivery.release()
         self._unwatch(delivery)
         self._paused.drop(delivery)
         self._looks.drop(delivery)
+        self._stalls.drop(delivery)
         if delivery.fetch is not None:
             self._readers.forget(delivery.fetch)
             delivery.fetch = None

@@ -258,7 +258,7 @@ class Outlet:
             elif self._rate is None:
                 self._push_nowait(self._unsent)
         if self._unsent:
-            await self._deliver(self._unsent)
+            await self._deliver_noting(self._unsent, None)
 
     async def settle(self) -> None:
         """Wait until what was accepted from the app has left; for a response that ends here, whole or not.

@@ -202,6 +202,8 @@ class Taken:
         progress: is told of the bytes that the kernel took.
     """
 
+    __slots__ = ("_held", "_idle_timeout", "_moved_at", "_progress", "_sock")
+
     def __init__(self, sock: socket.socket, idle_timeout: float, progress: Callable[[int], None] | None) -> None:
         self._sock = sock
         self._idle_timeout = idle_timeout
