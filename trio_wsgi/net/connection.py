@@ -60,7 +60,7 @@ class Connection:
         self._born = service.now()
         self._fresh = True  # no byte of a request has come yet
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
-        self._everything = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None  # while it runs
         self._serving: Exchange | None = None
         self._state = State.IDLE
 
@@ -70,11 +70,9 @@ class Connection:
     async def run(self) -> None:
         """Serve until the client, a deadline or the server ends it."""
         try:
-            with self._everything:
-                if self._service.proxy_protocol is None or await self._meet_client(self._service.proxy_protocol):
-                    async with trio.open_nursery() as nursery:
-                        if self._service.tls is None or await self._shake_hands(nursery, self._service.tls):
-                            await self._serve(nursery)
+            async with trio.open_nursery() as self._nursery:
+                if await self._begin(self._nursery):
+                    await self._serve(self._nursery)
         except Exception:
             log.exception("%r failed; please report this", self)
         finally:
@@ -101,7 +99,8 @@ class Connection:
 
     def cut(self) -> None:
         """End now, whatever is under way."""
-        self._everything.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     @property
     def state(self) -> State:
@@ -120,6 +119,13 @@ class Connection:
             ConnectionStatus(who, self._state)
             if self._serving is None
             else self._serving.status(who, jobs.get(id(self._transport.sock)))
+        )
+
+    async def _begin(self, nursery: trio.Nursery) -> bool:
+        """What comes before HTTP; False where nothing comes after it."""
+        proxies, tls = self._service.proxy_protocol, self._service.tls
+        return (proxies is None or await self._meet_client(proxies)) and (
+            tls is None or await self._shake_hands(nursery, tls)
         )
 
     async def _meet_client(self, proxies: Proxies) -> bool:
