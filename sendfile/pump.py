@@ -395,7 +395,7 @@ class Pump:
             self._poll(interest)
 
     def _poll(self, interest: Interest) -> None:
-        for delivery in interest.renew(list(self._table.values())):
+        for delivery in interest.renew(self._table.values()):
             self._end(delivery, trio.ClosedResourceError(_CLOSED))
         for delivery in interest.poll(_BATCH):
             self._enqueue(delivery)
