@@ -244,7 +244,7 @@ class Outlet:
             with_file = with_file or type(part) is FileSpan
             size += len(part)
             self._frame_body(part, parts)
-        answer.parts.clear()  # what has left is free to go
+        answer.parts.clear()  # here as below: what has left is free to go
         if not answer.missing:
             parts += self._wire.frame_end()
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
@@ -253,6 +253,7 @@ class Outlet:
                 return
         else:
             self._unsent = deque(parts)
+            parts.clear()
             if not with_file:
                 self._send_nowait(self._unsent)
             elif self._rate is None:
