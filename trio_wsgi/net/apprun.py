@@ -19,10 +19,10 @@ from typing import IO, Any
 import trio
 
 from trio_wsgi.disk.answer import Answer
-from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.errors import ClientGone
 from trio_wsgi.net.apps import Abandoned
 from trio_wsgi.net.clock import AppClock
-from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body, wait_body
+from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
@@ -43,8 +43,6 @@ from trio_wsgi.wsgi.response import Response
 from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
-
-UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
 
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -83,26 +81,6 @@ class AppRun:
         arriving = self._arriving
         # The client may or may not send a body that it was not asked for (RFC 9110 §10.1.1).
         return arriving is not None and (arriving.failure is not None or arriving.expects_continue)
-
-    async def finish_body(self) -> bool:
-        """Read what the app left of the body, up to a bound beyond which the connection is not worth it.
-
-        Returns:
-            Whether it was read to its end.
-        """
-        wire = self._wire
-        if self.body_refused:
-            return False
-        with trio.move_on_after(self._service.config.linger_timeout):
-            unread = 0
-            while not wire.body_done and unread < UNREAD_MAX:
-                try:
-                    unread += len(wire.receive_body_nowait())
-                except trio.WouldBlock:
-                    await wait_body(wire, self._service.config.body_timeout)
-                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
-                    break
-        return wire.body_done
 
     @asynccontextmanager
     async def receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:

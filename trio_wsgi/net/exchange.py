@@ -24,9 +24,10 @@ from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import WouldBlock
-from trio_wsgi.errors import AppError, ClientGone
-from trio_wsgi.net.apprun import UNREAD_MAX, AppRun, close_answer, close_logging, dispose_answer
+from trio_wsgi.errors import AppError, ClientError, ClientGone
+from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
+from trio_wsgi.net.inlet import wait_body
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
@@ -42,6 +43,7 @@ from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
 
+UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
 _UNIX = ("", 0)  # who has no address
 _RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
 
@@ -74,7 +76,8 @@ class Exchange:
         self._draining = draining
         config = service.config
         self._outlet = Outlet(wire, nursery, self._dress, service.send_limits)
-        self._app = None if head is None else AppRun(service, wire, self._outlet, peer, head, nursery)
+        self._nursery = nursery
+        self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
         self._started = time.time()
         self._clock = service.now()
@@ -160,14 +163,15 @@ class Exchange:
             self._emit()
 
     async def _serve(self) -> None:
-        head, app = self._head, self._app
-        assert head is not None and app is not None
+        head = self._head
+        assert head is not None
         if self._health:
             self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
             await self._send(answer_health(head, self._draining()))
         elif self._service.mounts and (found := find_mount(self._service.mounts, head)) is not None:
             await self._send(await self._ask_mount(head, *found))
         else:
+            app = self._app = AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
             if not self._wire.body_done:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
@@ -175,7 +179,29 @@ class Exchange:
                 await self._send(await app.ask(io.BytesIO(), head.content_length))
             await app.work.end()
         if self.keep and not self._wire.body_done:
-            self.keep = await app.finish_body()
+            await self._finish_body()
+
+    async def _finish_body(self) -> None:
+        """Read what was left of the body, up to a bound beyond which the connection is not worth it."""
+        wire, config = self._wire, self._service.config
+        self.keep = False
+        if self._body_refused:
+            return
+        with trio.move_on_after(config.linger_timeout):
+            unread = 0
+            while not wire.body_done and unread < UNREAD_MAX:
+                try:
+                    unread += len(wire.receive_body_nowait())
+                except trio.WouldBlock:
+                    await wait_body(wire, config.body_timeout)
+                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
+                    return
+        self.keep = wire.body_done
+
+    @property
+    def _body_refused(self) -> bool:
+        """Whether nobody can tell what comes next on the wire: a body that was not asked for, or is not whole."""
+        return self._app is not None and self._app.body_refused
 
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
@@ -211,7 +237,7 @@ class Exchange:
     def _dress(self, head: Head, length: int | None) -> Headers:
         """The app's headers, completed for the wire."""
         request = self._head
-        if self._draining() or (self._app is not None and self._app.body_refused):
+        if self._draining() or self._body_refused:
             self.keep = False
         headers = finish_headers(
             head.headers,

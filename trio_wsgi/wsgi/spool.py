@@ -25,6 +25,7 @@ Block = bytes | bytearray
 
 _WRITE_SIZE = 64 * 1024  # bytes below which what goes to the file waits for more
 _BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux
+_writev = getattr(os, "writev", lambda fd, buffers: os.write(fd, buffers[0]))  # Windows has none
 
 
 class Spool:
@@ -159,7 +160,7 @@ def _write_all(fd: int, blocks: Iterable[Block]) -> None:
     """writev(2) until all is written: a disk that fills up takes the first bytes, and refuses the next."""
     left: deque[Block | memoryview] = deque(block for block in blocks if block)
     while left:
-        written = os.writev(fd, tuple(islice(left, _BUFFERS)))
+        written = _writev(fd, tuple(islice(left, _BUFFERS)))
         while left and written >= len(left[0]):
             written -= len(left.popleft())
         if written:
