@@ -60,6 +60,10 @@ class Results:
         Args:
             repeated: scenario, contestant and whether pinned, of all that this run measures.
         """
+        self.settings |= {
+            title: ", ".join(sorted({*earlier.settings.get(title, value).split(", "), value}))
+            for title, value in self.settings.items()
+        }
         self.versions = earlier.versions | self.versions
         self.absent = {name: why for name, why in (earlier.absent | self.absent).items() if name not in self.versions}
         self.findings += [

@@ -81,11 +81,13 @@ def main(arguments: list[str]) -> int:
             absent,
         )
         if options.add and options.output.exists():
-            turns = driver.list_turns(plan)
-            results.keep(
-                load_results(options.output),
-                {(each.scenario.name, each.present.contestant.name, each.pinned) for each in turns},
-            )
+            repeated = {
+                (turn.scenario.name, turn.present.contestant.name, turn.pinned) for turn in driver.list_turns(plan)
+            }
+            results.keep(load_results(options.output), repeated)
+            results.versions = {
+                name: results.versions[name] for name in contestants.BY_NAME if name in results.versions
+            }
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
         try:

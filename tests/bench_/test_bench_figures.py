@@ -138,7 +138,9 @@ def test_an_earlier_run_is_kept_but_for_what_is_repeated() -> None:
         measured("ours", 1.0, 1.0), measured("theirs", 2.0, 2.0), measured("ours", 3.0, 3.0, scenario="slow-100")
     )
     now = build_results()
+    now.settings["rounds"] = "2"
     now.keep(earlier, {("small-8", "ours", False), ("small-8", "theirs", True)})
+    assert now.settings == {"rounds": "2, 3"}
     assert [(each.scenario, each.contestant) for each in now.findings] == [("small-8", "theirs"), ("slow-100", "ours")]
     assert now.versions == earlier.versions
 
