@@ -402,18 +402,22 @@ def noting_opened(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -
     return opened
 
 
-@pytest.mark.parametrize("said", ["Accept: */*", "Accept-Encoding: gzip", "Range: bytes=0-0", "Range: bytes=99999999-",
-                                  "If-None-Match: *", 'If-Match: "x"'])  # fmt: skip
-@pytest.mark.usefixtures("nothing_at_hand")
-async def test_every_file_is_closed_after_its_answer(said: str, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever of it, or of its siblings, was sent."""
-    opened = noting_opened(monkeypatch, Root)
-    async with serving(app, static=(f"/s={packed}",)) as served:
+async def see_all_closed(folder: Path, said: str, opened: list[OpenedFile]) -> None:
+    """A file and its siblings, asked for twice."""
+    async with serving(app, static=(f"/s={folder}",)) as served:
         for method in ("GET", "HEAD"):
             await ask(served, "/s/style.css", said, method=method)
         await served.record(2)
     assert len(opened) == 8
     assert all(found.file.closed for found in opened)
+
+
+@pytest.mark.parametrize("said", ["Accept: */*", "Accept-Encoding: gzip", "Range: bytes=0-0", "Range: bytes=99999999-",
+                                  "If-None-Match: *", 'If-Match: "x"'])  # fmt: skip
+@pytest.mark.usefixtures("nothing_at_hand")
+async def test_every_file_is_closed_after_its_answer(said: str, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of it, or of its siblings, was sent."""
+    await see_all_closed(packed, said, noting_opened(monkeypatch, Root))
 
 
 # -- what is at hand --------------------------------------------------------------------------------------------------
@@ -530,13 +534,7 @@ async def test_every_file_at_hand_is_closed_after_its_answer(
     said: str, tells: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever of it, or of its siblings, was sent."""
-    opened = noting_opened(monkeypatch, AtHand)
-    async with serving(app, static=(f"/s={tells}",)) as served:
-        for method in ("GET", "HEAD"):
-            await ask(served, "/s/style.css", said, method=method)
-        await served.record(2)
-    assert len(opened) == 8
-    assert all(found.file.closed for found in opened)
+    await see_all_closed(tells, said, noting_opened(monkeypatch, AtHand))
 
 
 async def test_a_directory_is_opened_and_read_in_a_thread(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

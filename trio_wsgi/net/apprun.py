@@ -127,11 +127,10 @@ class AppRun:
         try:
             answer = await service.threads.run(call, service.config.queue_timeout)
         except Abandoned:
-            response.close()
-        except BaseException:
-            response.close()
-            raise
+            pass
         finally:
+            if answer is None:
+                response.close()
             service.watch.end(watched)
             clock.end()
             self.call = self._outlet.call = None  # its slot may run another one now

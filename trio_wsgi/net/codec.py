@@ -16,6 +16,7 @@ import h11
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.headers import get_length
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -113,8 +114,7 @@ class _Blocks:
             self.before, block, self.after = parts
             self.chunk = len(block)
         elif len(parts) == 1:
-            length = next((int(value) for name, value in self._headers if name.lower() == b"content-length"), 0)
-            self.left = max(0, length - self.told)
+            self.left = max(0, (get_length(self._headers) or 0) - self.told)
 
 
 class H11Codec:
@@ -153,9 +153,7 @@ class H11Codec:
         assert self.asked is not None
         method, target, headers, version = self.asked
         lines = [b"%b: %b\r\n" % header for header in headers if header[0] != b"content-length"]
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
-        self._h11.receive_data(b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines)))
-        self._next_event()
+        self._show(b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version, b"".join(lines)))
         return False
 
     def feed(self, data: bytes) -> None:
@@ -225,9 +223,13 @@ class H11Codec:
     def _become_http11(self, method: bytes) -> None:
         # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
         # it is made to see the same request in 1.1; its body was received before.
+        self._show(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % method)
+        self.end_request()
+
+    def _show(self, head: bytes) -> None:
+        """Begin anew, with another head of the request that was judged already."""
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
-        self._h11.receive_data(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % method)
-        self._next_event()
+        self._h11.receive_data(head)
         self._next_event()
 
     @property

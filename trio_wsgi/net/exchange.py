@@ -81,7 +81,7 @@ class Exchange:
         self._opening = False  # a mount's file
         self._started = time.time()
         self._clock = service.now()
-        self.promised: int | None = None  # bytes of body, by the head as it went out
+        self._promised: int | None = None  # bytes of body, by the head as it went out
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
         self._outcome = Outcome.FINISHED
@@ -114,7 +114,7 @@ class Exchange:
         asked, state, transfer = self._wire.asked, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
-                self._outlet.body_sent, self.promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
+                self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
             )
         return ConnectionStatus(
             peer=peer,
@@ -234,8 +234,8 @@ class Exchange:
 
     # -- what the response carries -------------------------------------------------------------------------------
 
-    def _dress(self, head: Head, length: int | None) -> Headers:
-        """The app's headers, completed for the wire."""
+    def _dress(self, head: Head, length: int | None) -> tuple[Headers, int | None]:
+        """The app's headers, completed for the wire, and what they say of the body's length."""
         request = self._head
         if self._draining() or self._body_refused:
             self.keep = False
@@ -247,13 +247,13 @@ class Exchange:
             length=length,
             close=not self.keep,
         )
-        promised = self.promised = get_length(headers)
+        promised = self._promised = get_length(headers)
         if request is not None and request.version == b"1.0" and self.keep:
             if self._wire.body_done and (promised is not None or head.status in (204, 304)):
                 headers.append((b"Connection", b"keep-alive"))
             else:
                 self.keep = False
-        return headers
+        return headers, promised
 
     # -- what went wrong -----------------------------------------------------------------------------------------
 
@@ -287,7 +287,7 @@ class Exchange:
         sent = self._outlet.sent_head
         ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, b"content-range")] if sent else []
         start = int(ranges[0][1]) if ranges and ranges[0] else 0
-        total = "" if self.promised is None else f" of {start + self.promised}"
+        total = "" if self._promised is None else f" of {start + self._promised}"
         return f"{start + self._outlet.body_sent}{total}"
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
@@ -334,7 +334,7 @@ class Exchange:
             outcome=self._outcome,
             reason=self._reason,
             body_sent=self._outlet.body_sent,
-            body_promised=self.promised,
+            body_promised=self._promised,
             started=self._started,
             duration=self._service.now() - self._clock,
             request_headers=tuple(asked.headers) if asked else (),

@@ -30,18 +30,18 @@ from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.slot import Call
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.rules.headers import Head, Headers, check_headers, get_length
+from trio_wsgi.rules.headers import Head, Headers, check_headers
 from trio_wsgi.wsgi import bridge
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-Dress = Callable[[Head, int | None], Headers]
+Dress = Callable[[Head, int | None], tuple[Headers, int | None]]
 
 JOINED = 64 * 1024  # bytes of a block up to which it is copied to have one piece; sendmsg(2) costs less for more
 _SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
 
 
-def _undressed(head: Head, length: int | None) -> Headers:
+def _undressed(head: Head, length: int | None) -> tuple[Headers, int | None]:
     raise AssertionError("the response is over")
 
 
@@ -70,7 +70,8 @@ class Outlet:
     Args:
         wire: of the connection.
         nursery: of the connection; where lent parts are sent.
-        dress: completes the app's headers for the wire, given the body's length if it is known.
+        dress: completes the app's headers for the wire, given the body's length if it is known; tells the length that
+            they promise.
         limits: see there.
     """
 
@@ -346,9 +347,9 @@ class Outlet:
         if self._head is None:
             return []
         head, self._head = self._head, None
-        headers = self._dress(head, length)
+        headers, promised = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers, get_length(headers) is not None)
+        return self._wire.frame_head(head.status, head.reason, headers, promised is not None)
 
     def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
