@@ -77,6 +77,7 @@ class Pump:
         self._paused: Wheel[Delivery] = Wheel()
         self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
         self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled
+        self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
         self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
 
     def __repr__(self) -> str:
@@ -96,6 +97,7 @@ class Pump:
         if self._state is not _State.NEW:
             raise RuntimeError(f"a pump runs once, and this one is {self._state.value}")
         self._state = _State.RUNNING
+        self._now = trio.lowlevel.current_clock().current_time
         try:
             if self._wants_epoll:
                 self._interest = Interest()
@@ -190,13 +192,13 @@ class Pump:
         """Send what of ``parts`` is in memory and the kernel takes at once, a quarter of a MiB at most.
 
         For those who have most answers gone with this, and ``deliver`` what is left. Args and errors are those of
-        ``deliver``, except that it never waits.
+        ``deliver``, except that it never waits. It may be called in any thread while nobody else sends on the socket.
 
         Returns:
             The bytes sent.
         """
         self._check_free(sock.fileno())
-        now, left = trio.current_time(), _DIRECT_BYTES
+        now, left = self._now(), _DIRECT_BYTES
         while parts and left:
             first, most = parts[0], left
             if not size(first):

@@ -44,6 +44,8 @@ from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
 
+Leave = Callable[[Answer], bool]  # sends it; whether all of it has left, and the rest need not be done at once
+
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -73,6 +75,7 @@ class AppRun:
         self.environ: dict[str, Any] = {}
         self.client: tuple[str, str] | None = None  # address and port, as the environ had them before the app ran
         self.call: Call | None = None  # once it was asked
+        self.heard = False  # the client has sent something, or left, since it was asked
         self._gone = False  # the client, while the app ran
 
     @property
@@ -96,7 +99,7 @@ class AppRun:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             yield open_input(self._arriving), head.content_length
 
-    async def ask(self, body: IO[bytes], length: int | None) -> Answer:
+    async def ask(self, body: IO[bytes], length: int | None, leave: Leave | None = None) -> Answer:
         """Call the app, and return what is left to send.
 
         It runs in a thread, while its client is there and for no longer than it may take.
@@ -104,6 +107,8 @@ class AppRun:
         Args:
             body: the request's.
             length: of it, if it is known.
+            leave: may be called in the thread, to send the answer there; None where the client is not to be listened
+                to meanwhile.
 
         Raises:
             AppFailed: the app raised.
@@ -112,7 +117,9 @@ class AppRun:
         service = self._service
         environ = self._build_environ(body, length)
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
-        call = Call(partial(_call_in_thread, service.app, environ, response), dispose=dispose_answer)
+        call = Call(partial(self._call_in_thread, environ, response, leave), dispose=dispose_answer)
+        if leave is not None:
+            call.sock = self._wire.transport.sock
         self.call = self._outlet.call = call
         clock = self._outlet.clock = AppClock(
             self._app_timeout(), service.alarms, partial(service.threads.abandon, call)
@@ -133,18 +140,26 @@ class AppRun:
                 response.close()
             service.watch.end(watched)
             clock.end()
+            self.heard = call.heard
             self.call = self._outlet.call = None  # its slot may run another one now
             self._outlet.delivering = True
             self.errors.flush()
             if not service.observers.wanted:
                 self.environ = {}  # a slow download is to hold no more than it needs
         if answer is not None:
-            if not (self._gone or clock.expired):
+            if call.left or not (self._gone or clock.expired):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
         if self._gone:
             raise ClientGone(0, "closed by the client while the application ran")
         raise AppTimedOut(clock.seconds)
+
+    def _call_in_thread(self, environ: dict[str, Any], response: Response, leave: Leave | None) -> Answer:
+        answer = _call_app(self._service.app, environ, response)
+        call = self.call
+        if leave is not None and call is not None and call.stands_alone and not call.cancelled:
+            call.left = leave(answer)
+        return answer
 
     def _build_environ(self, body: IO[bytes], length: int | None) -> dict[str, Any]:
         service, head, peer = self._service, self._head, self._peer
@@ -195,7 +210,7 @@ async def close_answer(service: Service, answer: Answer) -> None:
         await service.threads.run_closing(close)
 
 
-def _call_in_thread(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
+def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
     """What the app raises is its failure, be it SystemExit; only the cancellation of the request is ours."""
     try:
         return call_app(app, environ, response)

@@ -8,6 +8,9 @@ Laws:
 * Waking costs more than working. A thread is woken when the loop is about to wait, once for all that it was given; it
   wakes the loop when its inbox is empty, once for all that it has done. Whenever the loop has waited, for whatever, it
   looks by itself, so that who gets a result goes on in that very turn.
+* A caller may listen to its client while its call runs. Where the call stands alone, its thread sends the answer, and
+  its caller goes on with the client's next request, in one turn of the loop. Nobody waits in vain: any other end of
+  the call, and `slot.QUIET` seconds of the client's silence, end the listening.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm.
 * No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
@@ -27,6 +30,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -37,7 +41,7 @@ from typing import Any
 import trio
 
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Call, Report, Slot
+from trio_wsgi.net.slot import Call, Report, Slot, Waits
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
     from anyio import get_cancelled_exc_class as _load_backend
@@ -108,6 +112,8 @@ class AppThreads(trio.abc.Instrument):
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._now = trio.lowlevel.current_clock().current_time
         self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
+        self._crowd = False  # more than one call was given at the last turn, and so the next one may be
+        self._quiet: dict[Call, None] = {}  # done, and their callers still listen
         self._used = False  # and installed as an instrument, for which the loop pays at every turn
         self._lost: set[Slot] = set()
         self._closing = False
@@ -145,7 +151,10 @@ class AppThreads(trio.abc.Instrument):
             if call.slot is None:
                 self._look_at(call.expires)
         call.task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
+        if call.sock is not None and self._stands_alone(call):
+            await self._listen(call, call.sock)
+        if call.task is not None:
+            await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
         error, result = call.error, call.result
         call.error = call.result = None  # whoever looks at the call keeps no answer alive,
         call.fn, call.begins = _nothing, None  # nor what the app was called with
@@ -161,6 +170,22 @@ class AppThreads(trio.abc.Instrument):
             raise RuntimeError("a call raised the Cancelled of another one") from error
         finally:
             del error, call  # an error would keep this frame, and the frame the error, and both what the app held
+
+    async def _listen(self, call: Call, sock: socket.socket) -> None:
+        """Wait for the end of a call, or until its client stirs."""
+        call.waits = Waits.FOR_CLIENT
+        try:
+            await trio.lowlevel.wait_readable(sock)
+            call.heard = True
+        except trio.ClosedResourceError:  # `_resume`
+            pass
+        except trio.Cancelled:  # as the next wait will be: it knows what is to be done
+            pass
+        call.waits = Waits.NOT  # before we look, as the thread reports before it looks at this: one sees the other
+        self._quiet.pop(call, None)
+        if not self._done.empty():
+            self._collect()
+        call.waits = Waits.FOR_END
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
@@ -247,7 +272,7 @@ class AppThreads(trio.abc.Instrument):
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = Slot(self._done, self._collect)
+            slot = Slot(self._done, self._attend)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
@@ -266,6 +291,11 @@ class AppThreads(trio.abc.Instrument):
             return True
         now = self._now()
         return now >= self._spread_until and now - slot.since < STUCK_AFTER
+
+    def _stands_alone(self, call: Call) -> bool:
+        """Whether its thread will have nothing else to do, as far as the loop can tell."""
+        slot = call.slot
+        return slot is not None and slot.calls[0] is call and len(self._outbox) == 1 and not self._crowd
 
     def _give(self, slot: Slot, call: Call) -> None:
         if not self._used:
@@ -292,6 +322,7 @@ class AppThreads(trio.abc.Instrument):
     def _flush(self) -> None:
         """Wake the threads that were given something."""
         now = self._now()
+        self._crowd = len(self._outbox) > 1
         for slot, call in self._outbox:
             if slot.calls[0] is call:
                 slot.since = now  # not before
@@ -358,9 +389,16 @@ class AppThreads(trio.abc.Instrument):
 
     def _give_up(self, call: Call, error: Exception) -> None:
         """Tell whoever waits for a call that nothing comes of it."""
-        task, call.task = call.task, None
-        if task is not None:
+        if call.task is not None:
             call.error = error
+            self._resume(call, call.task)
+
+    def _resume(self, call: Call, task: trio.lowlevel.Task) -> None:
+        call.task = None
+        if call.waits is Waits.FOR_CLIENT:
+            assert call.sock is not None
+            trio.lowlevel.notify_closing(call.sock)  # ends the wait; the socket stays open
+        elif call.waits is Waits.FOR_END:
             trio.lowlevel.reschedule(task)
 
     # -- slots ---------------------------------------------------------------------------------------------------
@@ -391,6 +429,14 @@ class AppThreads(trio.abc.Instrument):
                 self._waiting.append(call)
             else:
                 self._give_up(call, Overloaded())
+
+    def _attend(self) -> None:
+        """On the loop, where a thread has woken it: nobody whose call is done is to wait any longer."""
+        self._collect()
+        for call in self._quiet:
+            assert call.sock is not None
+            trio.lowlevel.notify_closing(call.sock)
+        self._quiet.clear()
 
     def _collect(self) -> None:
         """On the loop: see what threads have done, and what they may do next."""
@@ -427,8 +473,11 @@ class AppThreads(trio.abc.Instrument):
         """Give a result to whoever waits for it, or have it disposed of."""
         call.slot = None
         if call.task is not None:
-            task, call.task = call.task, None
-            trio.lowlevel.reschedule(task)
+            if call.left and call.waits is Waits.FOR_CLIENT:
+                call.task = None
+                self._quiet[call] = None
+            else:
+                self._resume(call, call.task)
         elif call.dispose is not None and call.error is None:
             dispose = partial(_log_failure, partial(call.dispose, call.result))
             self._waiting.appendleft(Call(dispose, closes=True))

@@ -179,10 +179,10 @@ class Connection:
     async def _serve(self, nursery: trio.Nursery) -> None:
         service, wire, draining = self._service, self._wire, lambda: self._draining
         idle_setting = "header_timeout"
-        unread = False
+        unread = heard = False
         while True:
             try:
-                head = await self._next_head(idle_setting)
+                head = await self._next_head(idle_setting, heard)
             except (ClientError, ClientGone) as exc:
                 exchange = await self._refuse(nursery, exc)
                 unread = True  # more of what was refused may be on its way
@@ -199,7 +199,7 @@ class Connection:
                     self._transport.abort()
             if not exchange.keep or not wire.start_next_cycle():
                 break
-            idle_setting = "keep_alive"
+            idle_setting, heard = "keep_alive", exchange.heard
             self._serving = None
             del exchange, head  # an idle connection keeps no request alive
         self._serving = None
@@ -208,8 +208,12 @@ class Connection:
         if (unread or wire.has_input or self._has_unread()) and not exchange.cut:
             await self._linger()
 
-    async def _next_head(self, idle_setting: str) -> RequestHead | None:
+    async def _next_head(self, idle_setting: str, heard: bool) -> RequestHead | None:
         """The next request, None when there is none to come.
+
+        Args:
+            idle_setting: how long to wait for it.
+            heard: there is something to receive already.
 
         Raises:
             ClientError, ClientGone: it began, and was no good.
@@ -223,13 +227,14 @@ class Connection:
         service.alarms.set(self, until)  # it is not called off when a request comes, but moved by the next wait
         try:
             while True:
-                if not (wire.has_input or self._over):
+                if not (heard or wire.has_input or self._over):
                     self._waiting = True
                     try:
                         await self._transport.wait_readable()
                     except trio.ClosedResourceError:  # the time is up, or the server drains
                         self._over = True
                     self._waiting = False
+                heard = False
                 try:
                     return wire.receive_head_nowait()
                 except trio.WouldBlock:

@@ -81,6 +81,7 @@ class Exchange:
         self._opening = False  # a mount's file
         self._started = time.time()
         self._clock = service.now()
+        self._ended = 0.0  # by the same clock; 0 where it ends with its record
         self._promised: int | None = None  # bytes of body, by the head as it went out
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
@@ -103,6 +104,11 @@ class Exchange:
     @property
     def _call(self) -> Call | None:
         return None if self._app is None else self._app.call
+
+    @property
+    def heard(self) -> bool:
+        """Whether the client has stirred since it has its answer: there is no need to wait for it."""
+        return self._app is not None and self._app.heard
 
     @property
     def taken(self) -> int:
@@ -176,7 +182,9 @@ class Exchange:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                await self._send(await app.ask(io.BytesIO(), head.content_length))
+                listens = self._wire.transport.bare and not self._wire.has_input
+                leave = self._leave if listens else None
+                await self._send(await app.ask(io.BytesIO(), head.content_length, leave))
             await app.work.end()
         if self.keep and not self._wire.body_done:
             await self._finish_body()
@@ -216,6 +224,20 @@ class Exchange:
         call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
         answer: Answer = await self._service.disk.run(call)
         return answer
+
+    def _leave(self, answer: Answer) -> bool:
+        """In the application's thread: send what the kernel takes of the answer, and close it when that is all.
+
+        Returns:
+            Whether it has all left and the connection goes on, so that nothing is to be done before the next request.
+        """
+        if not self._outlet.leave(answer):
+            return False
+        close, answer.close, answer.close_at_once = answer.close, nothing, True
+        if close is not nothing:
+            close_logging(close)
+        self._ended = self._service.now()
+        return self.keep
 
     async def _send(self, answer: Answer) -> None:
         if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
@@ -336,7 +358,7 @@ class Exchange:
             body_sent=self._outlet.body_sent,
             body_promised=self._promised,
             started=self._started,
-            duration=self._service.now() - self._clock,
+            duration=(self._ended or self._service.now()) - self._clock,
             request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
             environ={} if self._app is None else self._app.environ,

@@ -3,7 +3,8 @@
 Laws:
 
 * While the app runs, its thread owns the sending and sends without a hop; only where it would block does it ask the
-  loop to deliver. Once the thread is done, the connection's task owns it (`deliver`).
+  loop to deliver. With its last breath it may send what the kernel takes of the answer (`leave`); once it is done, the
+  connection's task owns the sending (`deliver`).
 * While the sending is lent to the backlog, nothing else sends.
 * The head is framed with the first bytes that are taken, so a response that failed before may still be another one.
 * After a failure everything here fails with it; after a cancellation nothing more is sent.
@@ -87,6 +88,7 @@ class Outlet:
         self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
         self._ended = False  # what comes now would reach into the next response
+        self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.call: Call | None = None  # in whose thread the app runs
@@ -171,6 +173,22 @@ class Outlet:
         self._check()
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
+    def leave(self, answer: Answer) -> bool:
+        """The last of the response: send what the kernel takes of it now; whether that is all.
+
+        What is left, and what went wrong, is `deliver`'s, which is to be called in any case.
+        """
+        if self._lent or self.failure is not None:
+            return False
+        self.delivering = True
+        try:
+            self._send_answer(answer)
+        except Exception as exc:
+            self._tried = (exc,)
+            return False
+        self._tried = (None,)
+        return not (self._unsent or answer.missing)
+
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
         call = self.call
@@ -235,6 +253,15 @@ class Outlet:
         if self._lent:
             await self.settle()
         self._raise_failure()
+        if self._tried is None:
+            self._send_answer(answer)
+        else:
+            self._raise_trouble(*self._tried)
+        if self._unsent:
+            await self._deliver_noting(self._unsent, None)
+
+    def _send_answer(self, answer: Answer) -> None:
+        """Frame all that is left of the response, and send what the kernel takes now."""
         self._ended = True
         parts: list[Part] = []
         if answer.head is not None:
@@ -249,9 +276,7 @@ class Outlet:
         if not answer.missing:
             parts += self._wire.frame_end()
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
-            self._send_joined(parts)  # is gone with this, and costs nothing more
-            if not self._unsent:
-                return
+            self._send_joined(parts)
         else:
             self._unsent = deque(parts)
             parts.clear()
@@ -259,8 +284,6 @@ class Outlet:
                 self._send_nowait(self._unsent)
             elif self._rate is None:
                 self._push_nowait(self._unsent)
-        if self._unsent:
-            await self._deliver_noting(self._unsent, None)
 
     async def settle(self) -> None:
         """Wait until what was accepted from the app has left; for a response that ends here, whole or not.
@@ -280,6 +303,7 @@ class Outlet:
         """
         self._unsent.clear()
         self._dress = _undressed
+        self._tried = None
         if self._lending is not None:
             self._lending.forget()
         if self.failure is not None:
@@ -288,6 +312,14 @@ class Outlet:
     def _raise_failure(self) -> None:
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # or it would keep the frame, and the block, of every attempt
+
+    def _raise_trouble(self, trouble: Exception | None) -> None:
+        self._tried = None
+        try:
+            if trouble is not None:
+                raise trouble
+        finally:
+            del trouble  # or it would keep this frame, and the frame the error
 
     async def _deliver(self, parts: deque[Part]) -> None:
         await self._deliver_noting(parts, None)

@@ -4,13 +4,17 @@ Laws:
 
 * The loop gives calls to a slot through its inbox, the thread reports them back through the pool's `done`; each belongs
   to whoever took it out last.
+* A thread wakes the loop when its inbox is empty, but not for a call that has nothing urgent to report while its caller
+  listens to the client: it goes on when the client does. If that takes longer than `QUIET`, it is told all the same.
 * An idle thread keeps no request alive.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 import queue
+import socket
 import sys
 import threading
 import traceback
@@ -22,7 +26,16 @@ from typing import Any
 
 import trio
 
+QUIET = 0.005  # seconds that a report may wait for the client's next request to wake the loop
 _OUTERMOST = "call_app"  # the function of ours that calls the app
+
+
+class Waits(enum.Enum):
+    """What the caller of a call waits for."""
+
+    FOR_END = "the end of the call"
+    FOR_CLIENT = "that, or until its client stirs"
+    NOT = "it looks for itself"
 
 
 class Call:
@@ -33,6 +46,7 @@ class Call:
         closes: it frees what an app has opened.
         dispose: called, in a thread, with a result that comes when the caller has given up.
         begins: called, on the loop, when a thread takes it.
+        sock: of the client, where what it sends next may end the wait for a call whose answer has left.
     """
 
     __slots__ = (
@@ -44,10 +58,14 @@ class Call:
         "error",
         "expires",
         "fn",
+        "heard",
+        "left",
         "patience",
         "result",
         "slot",
+        "sock",
         "task",
+        "waits",
     )
 
     def __init__(
@@ -56,11 +74,13 @@ class Call:
         closes: bool = False,
         dispose: Callable[[Any], object] | None = None,
         begins: Callable[[], object] | None = None,
+        sock: socket.socket | None = None,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
         self.begins = begins
+        self.sock = sock
         self.cancelled = False  # while it ran; may be looked at from any thread
         self.patience = math.inf  # seconds that it may wait for a thread
         self.expires = math.inf  # when it has waited so long
@@ -69,6 +89,14 @@ class Call:
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
         self.error: BaseException | None = None
+        self.waits = Waits.FOR_END  # its caller; the loop says so, and its thread looks
+        self.heard = False  # the client, before anything else ended the listening
+        self.left = False  # the answer, whole: the thread says so before it reports, and its caller need not hurry
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether its thread, which asks, has nothing else to do, and its caller listens to the client."""
+        return self.waits is Waits.FOR_CLIENT and self.slot is not None and self.slot.has_nothing_else()
 
     @property
     def running_since(self) -> float | None:
@@ -91,11 +119,11 @@ class Slot:
 
     Args:
         done: takes a report for every call that is done, and one without a call when the thread is there.
-        collect: is called on the loop when there are reports and the loop may be asleep.
+        attend: is called on the loop when there are reports and the loop may be asleep.
     """
 
     __slots__ = (
-        "_collect",
+        "_attend",
         "_done",
         "_token",
         "calls",
@@ -108,13 +136,13 @@ class Slot:
         "thread",
     )
 
-    def __init__(self, done: queue.SimpleQueue[Report], collect: Callable[[], None]) -> None:
+    def __init__(self, done: queue.SimpleQueue[Report], attend: Callable[[], None]) -> None:
         self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
         # closes files.
         self.scope = trio.CancelScope(shield=True)
         self._done = done
-        self._collect = collect
+        self._attend = attend
         self._token = trio.lowlevel.current_trio_token()
         self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
         self.since = math.inf  # when its present call began; infinite while it is idle
@@ -133,16 +161,39 @@ class Slot:
             while True:
                 # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
                 done.put((self, call))
-                if inbox.empty():
-                    self._token.run_sync_soon(self._collect)
+                following = self._take_soon(call)
                 call = None  # an idle thread keeps no request alive
-                call = inbox.get()
+                call = following or inbox.get()
                 if call is None:
                     return
                 try:
                     call.result = call.context.run(call.fn)
                 except BaseException as exc:
                     call.error = exc
+
+    def has_nothing_else(self) -> bool:
+        """Whether its thread, which asks, was given nothing more, and no report waits for the loop."""
+        return self.inbox.empty() and self._done.empty()
+
+    def _take_soon(self, call: Call | None) -> Call | None:
+        """Wake the loop, if it has to know of the end of a call; or the next call, if it came before that."""
+        following: Call | None = None
+        if call is not None and call.left and call.waits is Waits.FOR_CLIENT:
+            try:
+                following = self.inbox.get(timeout=QUIET)
+            except queue.Empty:
+                self._wake_loop()
+            else:
+                if following is None:  # the end: `loop_in_thread` is to take it
+                    self.inbox.put(None)
+                elif call.waits is Waits.FOR_CLIENT:  # or it would wait for the end of what runs now
+                    self._wake_loop()
+        elif self.inbox.empty():
+            self._wake_loop()
+        return following
+
+    def _wake_loop(self) -> None:
+        self._token.run_sync_soon(self._attend)
 
     def stack(self) -> str:
         """Where its thread is at this moment, from the call on: what is below it is ours."""

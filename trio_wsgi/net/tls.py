@@ -48,6 +48,7 @@ class TlsTransport(PlainTransport):
     """
 
     duplex = False
+    bare = False
     takes_blocks = False  # what is owed has to stay at the head of its queue
 
     def __init__(self, sock: socket.socket, tls: Tls, pump: Pump) -> None:

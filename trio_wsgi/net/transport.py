@@ -45,6 +45,7 @@ class PlainTransport:
     """
 
     duplex = True  # one thread may receive while another one sends
+    bare = True  # what the peer sends is what the socket receives
     takes_blocks = True  # `send_block_nowait` is there
 
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:

@@ -2,8 +2,8 @@
 
 Laws:
 
-* What the app has finished producing is returned, not sent: a list, a file, a buffered body leave after the thread is
-  free.
+* What the app has finished producing is returned, not sent: no thread waits for the client to take a list, a file or a
+  buffered body.
 * A block of any other iterable is sent before the next is asked for.
 * `close()` of the iterable is called exactly once: here, or, when the server sends its file, by whoever sent it.
 """
