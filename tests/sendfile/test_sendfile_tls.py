@@ -19,7 +19,7 @@ from sendfile_wires import Pair, content, reset, tcp_pair, tighten, whole
 
 from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_all, send_some
 from sendfile.residency import Disk
-from sendfile.tls import PIECE
+from sendfile.tls import BURST, PIECE
 
 ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -177,6 +177,9 @@ class Refuses:
 
     def __init__(self, sock: socket.socket, times: int) -> None:
         self._sock = sock
+        self.refuse(times)
+
+    def refuse(self, times: int) -> None:
         self._times = times
         self.offered: list[bytes | memoryview] = []
 
@@ -207,6 +210,38 @@ async def test_what_is_owed_is_at_the_same_place_when_it_is_tried_again(peers: P
         first, *others = refusing.offered
         assert all(other is first or memoryview(other).obj is buffer for other in others)
         assert bytes(first) == expected
+
+
+async def test_the_more_a_peer_takes_the_larger_the_writes(peers: Peers, sparse: IO[bytes]) -> None:
+    """Large ones cost less; a small one is what is read again in vain for a reader who takes little."""
+    sparse.truncate(5 * BURST)
+    socket_ = Refuses(peers.near, 0)
+    sender = TlsSender(socket_, bytearray(PIECE))  # type: ignore[arg-type]
+    parts: deque[Part] = deque([whole(sparse)])
+    for _ in range(4):
+        assert sender.step(parts, BURST) == BURST
+    assert [len(data) >> 10 for data in socket_.offered] == [64] * 4 + [128] * 2 + [256] * 2
+    socket_.refuse(2)
+    for _ in range(2):
+        with pytest.raises(trio.WouldBlock):
+            sender.step(parts, BURST)
+    assert sender.step(parts, BURST) == sender.sent - 4 * BURST == BURST  # what is owed remains as large as it was
+    socket_.refuse(0)
+    assert sender.step(deque([bytes(BURST)]), 100_000) == 100_000
+    assert [len(data) for data in socket_.offered] == [1 << 16, 100_000 - (1 << 16)]
+
+
+async def test_small_blocks_are_joined_and_large_ones_are_not(peers: Peers) -> None:
+    socket_ = Refuses(peers.near, 0)
+    sender = TlsSender(socket_, bytearray(PIECE))  # type: ignore[arg-type]
+    for _ in range(2):
+        sender.step(deque([bytes(BURST)]), BURST)
+    large, small = bytes(100_000), [bytes(30_000)] * 5
+    socket_.refuse(0)
+    parts: deque[Part] = deque([large, *small])
+    assert sender.step(parts, BURST) == 250_000
+    assert [len(data) for data in socket_.offered] == [100_000, 1 << 16, 1 << 16, 150_000 - (2 << 16)]
+    assert memoryview(socket_.offered[0]).obj is large
 
 
 async def test_a_peer_that_breaks_the_rules_has_gone(peers: Peers) -> None:
