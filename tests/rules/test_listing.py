@@ -113,6 +113,13 @@ def test_directories_come_first_and_numbers_count() -> None:
     assert page.texts["footer"].endswith("2 directories, 7 files, 0 B")
 
 
+def test_only_the_digits_that_people_type_are_numbers() -> None:
+    """A name may begin with a digit of any script; one that was counted as a number made the whole page fail."""
+    names = ["\u0663", "\u07c0", "x", "3", "\u00b3"]
+    page = Read(build_page(b"/a/", [file(name.encode()) for name in names], depth=0))
+    assert sorted(row[1] for row in page.rows) == sorted(names)
+
+
 @pytest.mark.parametrize(
     ("path", "depth", "heading", "parent"),
     [

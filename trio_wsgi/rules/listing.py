@@ -90,8 +90,9 @@ def show_name(name: bytes) -> str:
 
 def _order(entry: Entry) -> tuple[object, ...]:
     """Directories first, then by name as people count: ``part 9`` before ``part 10``, case aside."""
-    parts = _DIGITS.split(show_name(entry.name).casefold())
-    return (not entry.directory, [int(part) if part.isdecimal() else part for part in parts], entry.name)
+    parts: list[str | int] = [*_DIGITS.split(show_name(entry.name).casefold())]
+    parts[1::2] = map(int, parts[1::2])  # text and numbers alternate
+    return (not entry.directory, parts, entry.name)
 
 
 def _crumbs(path: bytes, depth: int) -> list[tuple[str, str]]:
