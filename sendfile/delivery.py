@@ -14,7 +14,6 @@ Laws:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.send import STEP, send_step
-from sendfile.span import FileSpan, HasFileno, Part, size
+from sendfile.span import FileSpan, HasFileno, Parts, size
 from sendfile.tls import BURST, TlsSender
 
 __all__ = ["Delivery", "Stalled", "Transfer"]
@@ -78,7 +77,7 @@ class Delivery:
     def __init__(
         self,
         sock: HasFileno,
-        parts: deque[Part],
+        parts: Parts,
         idle_timeout: float,
         kernel: bool,
         progress: Callable[[int], None] | None,
@@ -191,7 +190,7 @@ class Delivery:
         """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first."""
         parts = self.parts
         while parts and not size(parts[0]):
-            parts.popleft()
+            del parts[0]
         if parts and isinstance(span := parts[0], FileSpan):
             return self.frontier.warm(residency, span, now)
         return STEP

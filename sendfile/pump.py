@@ -35,7 +35,7 @@ from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
 from sendfile.send import check_socket, send_step
-from sendfile.span import FileSpan, HasFileno, Part, size
+from sendfile.span import FileSpan, HasFileno, Parts, size
 from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
@@ -121,7 +121,7 @@ class Pump:
     async def deliver(
         self,
         sock: HasFileno,
-        parts: deque[Part],
+        parts: Parts,
         *,
         idle_timeout: float = math.inf,
         kernel: bool = True,
@@ -130,7 +130,7 @@ class Pump:
         min_rate: MinRate | None = None,
         sender: TlsSender | None = None,
     ) -> int:
-        """Send all of ``parts`` on ``sock``; returns when the deque is empty and the kernel has it all.
+        """Send all of ``parts`` on ``sock``; returns when it is empty and the kernel has it all.
 
         Args:
             sock: a non-blocking stream socket. Nobody else sends on it meanwhile, and nobody closes it before
@@ -188,7 +188,7 @@ class Pump:
         delivery.raise_error()
         return delivery.done
 
-    def push_nowait(self, sock: HasFileno, parts: deque[Part], *, kernel: bool = True) -> int:
+    def push_nowait(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
         """Send what of ``parts`` is in memory and the kernel takes at once, a quarter of a MiB at most.
 
         For those who have most answers gone with this, and ``deliver`` what is left. Args and errors are those of
@@ -202,7 +202,7 @@ class Pump:
         while parts and left:
             first, most = parts[0], left
             if not size(first):
-                parts.popleft()
+                del parts[0]
                 continue
             if isinstance(first, FileSpan):
                 most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now)

@@ -4,8 +4,8 @@ Laws:
 
 * One step is one system call that moves data. What it reports as accepted is what the kernel said it took,
   and that alone is how far a part advances: nothing is repeated after a full buffer, nothing is skipped.
-* A queue of parts is a deque and is consumed in place, so whoever holds it sees after an error or a
-  cancellation exactly what has not been sent.
+* A queue of parts (`Parts`: a deque, or a short list) is consumed in place, so whoever holds it sees after
+  an error or a cancellation exactly what has not been sent.
 * Where the kernel cannot send a file itself, its bytes are copied through a buffer of 64 KiB, and nobody else
   notices. ``kernel=False`` asks for that.
 * The socket is never closed, shut down or switched between blocking and non-blocking here, and one sender at
@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
-from sendfile.span import FileSpan, HasFileno, Part, after, size
+from sendfile.span import FileSpan, HasFileno, Part, Parts, after, size
 
 __all__ = [
     "STEP",
@@ -177,7 +177,7 @@ def send_some_nowait(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: 
     return _send_buffers(sock, [view if view.nbytes <= limit else view.cast("B")[:limit]], 0)
 
 
-def _gather(parts: deque[Part], limit: int) -> tuple[list[bytes | bytearray | memoryview], bool]:
+def _gather(parts: Parts, limit: int) -> tuple[list[bytes | bytearray | memoryview], bool]:
     """The bytes at the head of the queue as buffers for one call, and whether anything comes after them."""
     buffers: list[bytes | bytearray | memoryview] = []
     for part in parts:
@@ -194,16 +194,16 @@ def _gather(parts: deque[Part], limit: int) -> tuple[list[bytes | bytearray | me
     return buffers, False
 
 
-def consume(parts: deque[Part], n: int) -> None:
+def consume(parts: Parts, n: int) -> None:
     """Take the first ``n`` bytes off the queue."""
     while parts and n >= (length := size(parts[0])):
-        parts.popleft()
+        del parts[0]
         n -= length
     if n:
         parts[0] = after(parts[0], n)
 
 
-def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel: bool = True, cork: bool = True) -> int:
+def send_step(sock: HasFileno, parts: Parts, limit: int = STEP, *, kernel: bool = True, cork: bool = True) -> int:
     """One step on the head of ``parts``, which is consumed in place: up to 64 bytes parts, or a piece of a
     span.
 
@@ -214,7 +214,7 @@ def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel:
     Returns and raises as ``send_some_nowait``; when it raises, the queue is as before.
     """
     while parts and not size(parts[0]):
-        parts.popleft()
+        del parts[0]
     if not parts:
         return 0
     first = parts[0]
@@ -227,7 +227,7 @@ def send_step(sock: HasFileno, parts: deque[Part], limit: int = STEP, *, kernel:
     return sent
 
 
-def send_steps(sock: HasFileno, parts: deque[Part], limit: int, *, kernel: bool = True) -> Iterator[int]:
+def send_steps(sock: HasFileno, parts: Parts, limit: int, *, kernel: bool = True) -> Iterator[int]:
     """Steps until ``parts`` is empty, the kernel is full or ``limit`` bytes are out; yields their bytes."""
     while parts and limit > 0:
         try:
@@ -239,8 +239,8 @@ def send_steps(sock: HasFileno, parts: deque[Part], limit: int, *, kernel: bool 
             yield sent
 
 
-def send_nowait(sock: HasFileno, parts: deque[Part], limit: int | None = None, *, kernel: bool = True) -> int:
-    """Send as much of ``parts`` as the kernel takes now, consuming the deque in place.
+def send_nowait(sock: HasFileno, parts: Parts, limit: int | None = None, *, kernel: bool = True) -> int:
+    """Send as much of ``parts`` as the kernel takes now, consuming them in place.
 
     Args:
         sock: a non-blocking stream socket.
@@ -250,18 +250,18 @@ def send_nowait(sock: HasFileno, parts: deque[Part], limit: int | None = None, *
         kernel: False copies files through Python.
 
     Returns:
-        How many bytes the kernel has taken, possibly 0. It never raises WouldBlock: a deque that is not empty
-        says it.
+        How many bytes the kernel has taken, possibly 0. It never raises WouldBlock: parts that are left
+        say it.
 
     Raises:
-        As ``send_some_nowait``, except WouldBlock. What went out before the error has left the deque.
+        As ``send_some_nowait``, except WouldBlock. What went out before the error is no more in ``parts``.
     """
     if limit is None and (small := _join_small(parts)):
         return _send_small(sock, small, parts)
     return sum(send_steps(sock, parts, 2**63 if limit is None else limit, kernel=kernel))
 
 
-def _join_small(parts: deque[Part]) -> bytes:
+def _join_small(parts: Parts) -> bytes:
     """All of ``parts`` where that is a few bytes, which cost less to copy than to gather; else nothing."""
     total = 0
     for part in parts:
@@ -271,7 +271,7 @@ def _join_small(parts: deque[Part]) -> bytes:
     return b"".join(parts) if total <= _SMALL else b""  # type: ignore[arg-type]
 
 
-def _send_small(sock: HasFileno, data: bytes, parts: deque[Part]) -> int:
+def _send_small(sock: HasFileno, data: bytes, parts: Parts) -> int:
     try:
         sent = _send_buffers(sock, [data], 0)
     except trio.WouldBlock:

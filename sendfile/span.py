@@ -11,10 +11,11 @@ Laws:
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-__all__ = ["FileSpan", "HasFileno", "Part", "after", "size"]
+__all__ = ["FileSpan", "HasFileno", "Part", "Parts", "after", "size"]
 
 _LARGEST_OFFSET = 2**63 - 1  # off_t with 64 bits
 
@@ -68,6 +69,10 @@ class FileSpan:
 
 Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
 """What can be sent: bytes at hand, or bytes of a file."""
+
+Parts: TypeAlias = MutableSequence[Part]
+"""What is to be sent, first to last: a deque. Or a list, where they are few: to take the first off a list moves the
+others, but an empty deque takes ten times its memory, for each of thousands who wait."""
 
 
 def size(part: Part) -> int:

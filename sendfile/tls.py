@@ -19,13 +19,12 @@ from __future__ import annotations
 import errno
 import os
 import ssl
-from collections import deque
 
 import trio
 
 from sendfile.held import held_by_kernel
 from sendfile.send import FileTooShort, consume, read_at
-from sendfile.span import FileSpan, Part, size
+from sendfile.span import FileSpan, Parts, size
 
 __all__ = ["BURST", "PIECE", "TlsSender"]
 
@@ -64,7 +63,7 @@ class TlsSender:
     def __repr__(self) -> str:
         return f"<TlsSender fd={self._sock.fileno()}, {self.owed} bytes owed>"
 
-    def step(self, parts: deque[Part], limit: int) -> int:
+    def step(self, parts: Parts, limit: int) -> int:
         """One step on the head of ``parts``, which is consumed in place.
 
         Args:
@@ -98,7 +97,7 @@ class TlsSender:
             self._piece = min(self._piece * 2, PIECE)
         return sent
 
-    def _write(self, parts: deque[Part], limit: int) -> int:
+    def _write(self, parts: Parts, limit: int) -> int:
         data = self._next(parts, min(limit, self._piece)) if not self.owed else self._again(parts)
         held = held_by_kernel(self._sock)
         try:
@@ -120,7 +119,7 @@ class TlsSender:
         self._taken = max(self._taken, self.sent + self._ahead - held_by_kernel(self._sock))
         return self._taken
 
-    def _next(self, parts: deque[Part], count: int) -> bytes | memoryview:
+    def _next(self, parts: Parts, count: int) -> bytes | memoryview:
         """At most ``count`` bytes from the head of the queue."""
         first = parts[0]
         if isinstance(first, FileSpan):
@@ -133,7 +132,7 @@ class TlsSender:
             return memoryview(first).cast("B")[:count]
         return _join(parts, joined)
 
-    def _again(self, parts: deque[Part]) -> bytes | memoryview:
+    def _again(self, parts: Parts) -> bytes | memoryview:
         """What is owed; of a file, others have used the buffer since."""
         first = parts[0]
         if isinstance(first, FileSpan) and (read := _read_into(first, self._buffer[: self.owed])) < self.owed:
@@ -141,10 +140,10 @@ class TlsSender:
         return self._kept
 
 
-def _begin(parts: deque[Part]) -> bool:
+def _begin(parts: Parts) -> bool:
     """Whether there is a byte to send; it is one of the first part then."""
     while parts and not size(parts[0]):
-        parts.popleft()
+        del parts[0]
     return bool(parts)
 
 
@@ -156,7 +155,7 @@ def describe(error: ssl.SSLError) -> str:
     return "TLS: " + said.lower().replace("_", " ")
 
 
-def _join(parts: deque[Part], count: int) -> bytes:
+def _join(parts: Parts, count: int) -> bytes:
     """Bytes up to the next file: a record each would cost some 30 bytes and a system call."""
     joined = bytearray()
     for part in parts:

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from sendfile import Part
+from sendfile import Part, Parts
 from trio_wsgi.errors import ClientGone
 
-Deliver = Callable[[deque[Part], Callable[[int], None]], Awaitable[None]]
+Deliver = Callable[[Parts, Callable[[int], None]], Awaitable[None]]
 
 _COALESCED = 16 * 1024  # bytes up to which waiting blocks are put together
 
@@ -31,7 +31,7 @@ class Backlog:
 
     Args:
         nursery: the connection's.
-        deliver: sends a deque of parts, empties it on the way and tells the progress.
+        deliver: sends parts, empties the queue on the way and tells the progress.
     """
 
     def __init__(self, nursery: trio.Nursery, deliver: Deliver) -> None:
@@ -46,7 +46,7 @@ class Backlog:
     def __repr__(self) -> str:
         return f"<Backlog {'sending' if self._running else 'idle'}, {self._size} bytes>"
 
-    def lend(self, parts: deque[Part]) -> None:
+    def lend(self, parts: Parts) -> None:
         """Take parts over and send them from now on, after what is here already."""
         for part in parts:
             self._append(part)
@@ -54,7 +54,7 @@ class Backlog:
             self._running = True
             self._nursery.start_soon(self._send)
 
-    async def lend_within(self, parts: deque[Part], limit: int) -> None:
+    async def lend_within(self, parts: Parts, limit: int) -> None:
         """`lend`, and wait until at most `limit` bytes are unsent.
 
         Raises:
@@ -65,7 +65,7 @@ class Backlog:
             await self._wait_moved()
         self._check()
 
-    async def extend(self, parts: deque[Part], limit: int) -> bool:
+    async def extend(self, parts: Parts, limit: int) -> bool:
         """`lend_within` while something is unsent; else False: nothing was taken, and the sending is the thread's."""
         if self.take_back():
             return False

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.wire import Wire
@@ -75,7 +73,7 @@ class ArrivingBody:
         return receive() if self._wire.transport.duplex else bridge.run_sync(receive)
 
     def _send_continue(self) -> None:
-        parts: deque[Part] = deque(self._wire.frame_continue())
+        parts = self._wire.frame_continue()
         self._wire.transport.send_nowait(parts)
         if parts:
             self._wait(self._wire.transport.deliver, parts, self._write_timeout)

@@ -17,13 +17,12 @@ import enum
 import errno
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
 import trio
 
-from sendfile import MinRate, Part, Pump, Rate, TlsSender
+from sendfile import MinRate, Parts, Pump, Rate, TlsSender
 from sendfile.tls import PIECE, describe
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls, TlsSocket
@@ -120,7 +119,7 @@ class TlsTransport(PlainTransport):
         except OSError as exc:
             _raise_gone(exc, "while receiving")
 
-    def send_nowait(self, parts: deque[Part]) -> int:
+    def send_nowait(self, parts: Parts) -> int:
         """As `PlainTransport`."""
         self._check_open()
         sent = 0
@@ -145,7 +144,7 @@ class TlsTransport(PlainTransport):
 
     async def deliver(
         self,
-        parts: deque[Part],
+        parts: Parts,
         idle_timeout: float,
         progress: Callable[[int], None] | None = None,
         rate: Rate | None = None,

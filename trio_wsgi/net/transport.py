@@ -16,12 +16,11 @@ import errno
 import select
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 
 import trio
 
-from sendfile import FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
+from sendfile import FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
 from sendfile.held import held_by_kernel
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
 
@@ -68,7 +67,7 @@ class PlainTransport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while receiving: {exc.strerror}") from exc
 
-    def send_nowait(self, parts: deque[Part]) -> int:
+    def send_nowait(self, parts: Parts) -> int:
         """Send what the kernel takes now; `parts` keeps the rest.
 
         Returns:
@@ -91,7 +90,7 @@ class PlainTransport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 
-    def push_nowait(self, parts: deque[Part]) -> None:
+    def push_nowait(self, parts: Parts) -> None:
         """Send what of bytes and files is in memory and the kernel takes now; `parts` keeps the rest.
 
         Raises:
@@ -119,7 +118,7 @@ class PlainTransport:
 
     async def deliver(
         self,
-        parts: deque[Part],
+        parts: Parts,
         idle_timeout: float,
         progress: Callable[[int], None] | None = None,
         rate: Rate | None = None,
