@@ -23,7 +23,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import FileSpan, MinRate, Part, Rate
+from sendfile import FileSpan, MinRate, Part, Parts, Rate
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
@@ -40,6 +40,7 @@ Dress = Callable[[Head, int | None], tuple[Headers, int | None]]
 
 JOINED = 64 * 1024  # bytes of a block up to which it is copied to have one piece; sendmsg(2) costs less for more
 _SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
+_FEW = 16  # parts that wait in a list, for a slow client's memory; many wait in a deque, for speed
 
 
 def _undressed(head: Head, length: int | None) -> tuple[Headers, int | None]:
@@ -85,7 +86,7 @@ class Outlet:
         self._nursery = nursery
         self._lending: Backlog | None = None  # made when something is lent
         self._lent = False  # known to the owner alone: the backlog has the baton
-        self._unsent: deque[Part] = deque()  # framed, and not taken by the kernel
+        self._unsent: Parts = []  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
         self._ended = False  # what comes now would reach into the next response
         self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
@@ -165,7 +166,7 @@ class Outlet:
         self._check()
         checked = check_headers(headers)
         if self.sent_head is None:
-            self._send_nowait(deque(self._wire.frame_hints(checked)))
+            self._send_nowait(self._wire.frame_hints(checked))
             if self._unsent:
                 self._wait(self._deliver, self._unsent)
 
@@ -214,11 +215,11 @@ class Outlet:
             self._lending = Backlog(self._nursery, self._deliver_noting)
         return self._lending
 
-    def _hand_over(self) -> deque[Part]:
-        parts, self._unsent, self._lent = self._unsent, deque(), True
+    def _hand_over(self) -> Parts:
+        parts, self._unsent, self._lent = self._unsent, [], True
         return parts
 
-    def _send_nowait(self, parts: deque[Part]) -> None:
+    def _send_nowait(self, parts: Parts) -> None:
         self._unsent = parts
         if self._rate is not None:  # then the pump sends all of it
             return
@@ -228,15 +229,15 @@ class Outlet:
             self.failure = exc
             raise
 
-    def _push_nowait(self, parts: deque[Part]) -> None:
+    def _push_nowait(self, parts: Parts) -> None:
         try:
             self._wire.transport.push_nowait(parts)
         except Exception as exc:
             self.failure = exc
             raise
 
-    def _frame_block(self, data: bytes) -> deque[Part]:
-        parts: deque[Part] = deque(self._frame_head(None))
+    def _frame_block(self, data: bytes) -> Parts:
+        parts = self._frame_head(None)
         self._frame_body(data, parts)
         return parts
 
@@ -278,8 +279,8 @@ class Outlet:
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
             self._send_joined(parts)
         else:
-            self._unsent = deque(parts)
-            parts.clear()
+            self._unsent = parts if len(parts) <= _FEW else deque(parts)
+            del parts
             if not with_file:
                 self._send_nowait(self._unsent)
             elif self._rate is None:
@@ -321,10 +322,10 @@ class Outlet:
         finally:
             del trouble  # or it would keep this frame, and the frame the error
 
-    async def _deliver(self, parts: deque[Part]) -> None:
+    async def _deliver(self, parts: Parts) -> None:
         await self._deliver_noting(parts, None)
 
-    async def _deliver_noting(self, parts: deque[Part], progress: Callable[[int], None] | None) -> None:
+    async def _deliver_noting(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
         try:
             await self._wire.transport.deliver(
                 parts, self._limits.write_timeout, progress, self._rate, self._limits.min_rate
