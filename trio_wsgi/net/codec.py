@@ -4,6 +4,7 @@ Laws:
 
 * A codec is given exactly one message at a time, whose head has passed `rules.head`, and no byte beyond its end.
 * It owns the framing of responses: nothing else writes a head, a chunk or their ends.
+* While it rests, it holds nothing that it can make anew: thousands rest, whose clients read slowly or ask nothing.
 """
 
 from __future__ import annotations
@@ -83,8 +84,12 @@ class Codec(Protocol):
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False where there can be none."""
 
+    def rest(self) -> None:
+        """For a while nothing is read and nothing framed; in the middle of a message it changes nothing."""
+
 
 _END = h11.EndOfMessage()  # immutable
+_OVER = {h11.DONE, h11.MUST_CLOSE}  # the message, on one side
 MakeCodec = Callable[[], Codec]
 
 
@@ -98,10 +103,10 @@ class _Blocks:
         headers: of the response.
     """
 
-    __slots__ = ("_headers", "after", "before", "chunk", "left", "passed", "told")
+    __slots__ = ("after", "before", "chunk", "headers", "left", "passed", "told")
 
     def __init__(self, headers: Headers) -> None:
-        self._headers = headers
+        self.headers = headers
         self.told = 0  # bytes of body that h11 knows of
         self.chunk = -1  # bytes of the chunk that it framed last, by these lines before and after it
         self.before = self.after = b""
@@ -114,7 +119,7 @@ class _Blocks:
             self.before, block, self.after = parts
             self.chunk = len(block)
         elif len(parts) == 1:
-            self.left = max(0, (get_length(self._headers) or 0) - self.told)
+            self.left = max(0, (get_length(self.headers) or 0) - self.told)
 
 
 class H11Codec:
@@ -128,15 +133,21 @@ class H11Codec:
 
     def __init__(self, head_size: int) -> None:
         self._head_size = head_size
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=head_size)
+        self._h11: h11.Connection | None = None  # while it rests, from the first on
+        self._started = False  # as it was before it rested: the response
+        self._closes = False  # likewise: the connection, for there can be no other message
         self.asked: Asked | None = None
         self._blocks = _Blocks([])  # of the present response
 
     def __repr__(self) -> str:
-        return f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
+        return "<h11 at rest>" if self._h11 is None else f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
+
+    def _begin(self) -> h11.Connection:
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
+        return self._h11
 
     def read_head(self, raw: bytes) -> Asked:
-        self._h11.receive_data(raw)
+        (self._h11 or self._begin()).receive_data(raw)
         request = self._next_event()
         assert type(request) is h11.Request
         self.asked = Asked(request.method, request.target, tuple(request.headers), request.http_version)
@@ -157,7 +168,7 @@ class H11Codec:
         return False
 
     def feed(self, data: bytes) -> None:
-        self._h11.receive_data(data)
+        (self._h11 or self._begin()).receive_data(data)
 
     def next_data(self) -> bytes | None:
         while True:
@@ -171,12 +182,12 @@ class H11Codec:
 
     def _next_event(self) -> Any:
         try:
-            return self._h11.next_event()
+            return (self._h11 or self._begin()).next_event()
         except h11.RemoteProtocolError as exc:
             raise ClientError(exc.error_status_hint, str(exc)) from exc
 
     def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
-        if self._h11.our_state is not h11.SEND_RESPONSE:
+        if self._h11 is None or self._h11.our_state is not h11.SEND_RESPONSE:
             return []
         return self._frame(h11.InformationalResponse(status_code=status, reason=reason, headers=list(headers)))
 
@@ -218,7 +229,7 @@ class H11Codec:
 
     def _frame(self, event: Any) -> list[Part]:
         # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.
-        return list(self._h11.send_with_data_passthrough(event) or ())
+        return list((self._h11 or self._begin()).send_with_data_passthrough(event) or ())
 
     def _become_http11(self, method: bytes) -> None:
         # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
@@ -228,20 +239,34 @@ class H11Codec:
 
     def _show(self, head: bytes) -> None:
         """Begin anew, with another head of the request that was judged already."""
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
-        self._h11.receive_data(head)
+        self._begin().receive_data(head)
         self._next_event()
 
     @property
     def response_started(self) -> bool:
-        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+        return self._started if self._h11 is None else self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
 
     def start_next_cycle(self) -> bool:
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        if self._h11 is None:
+            if self._closes:
+                return False
+        elif self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
-        self._h11.start_next_cycle()
+        else:
+            self._h11.start_next_cycle()
+        self._started = False
         self.asked = None
+        self._blocks.headers = ()  # an idle connection keeps no response alive
         return True
+
+    def rest(self) -> None:
+        if self._h11 is None:
+            return
+        states = {self._h11.our_state, self._h11.their_state}
+        if states <= _OVER or states == {h11.IDLE}:
+            self._started = self.response_started
+            self._closes = h11.MUST_CLOSE in states
+            self._h11 = None
 
 
 @lru_cache(maxsize=256)

@@ -86,7 +86,7 @@ class FastCodec:
 
     def __init__(self) -> None:
         self._heard = _Heard()
-        self._parser = httptools.HttpRequestParser(self._heard)
+        self._parser: httptools.HttpRequestParser | None = None  # while it rests, from the first on
         self.asked: Asked | None = None
         self._phase = _Phase.IDLE
         self._framing = Framing.NONE
@@ -96,8 +96,12 @@ class FastCodec:
     def __repr__(self) -> str:
         return f"<httptools {'complete' if self._heard.complete else 'reading'} → {self._phase.value}>"
 
+    def _begin(self) -> httptools.HttpRequestParser:
+        self._parser = httptools.HttpRequestParser(self._heard)
+        return self._parser
+
     def read_head(self, raw: bytes) -> Asked:
-        parser, heard = self._parser, self._heard
+        parser, heard = self._parser or self._begin(), self._heard
         try:
             parser.feed_data(raw)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
@@ -111,12 +115,12 @@ class FastCodec:
         self._heard.complete = True
 
     def begin_body(self, length: int) -> bool:
-        self._parser = httptools.HttpRequestParser(self._heard)  # the old one waits for a body that it will not see
+        self._begin()  # the old one waits for a body that it will not see
         return False
 
     def feed(self, data: bytes) -> None:
         try:
-            self._parser.feed_data(data)
+            (self._parser or self._begin()).feed_data(data)
         except httptools.HttpParserError as exc:
             raise ClientError(400, f"malformed body: {exc}") from exc
 
@@ -170,3 +174,8 @@ class FastCodec:
         self._heard.complete = self._heard.in_body = False
         self._phase = _Phase.IDLE
         return True
+
+    def rest(self) -> None:
+        # Nothing of a message was read, or it was to its end, and answered.
+        if not self._heard.in_body or (self._heard.complete and self._phase is _Phase.DONE):
+            self._parser = None

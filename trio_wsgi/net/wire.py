@@ -211,6 +211,10 @@ class Wire:
         framed = self._length_known or self.asked is None or self.asked.http_version != b"1.0"
         return self.response_started and self._head is not None and not framed
 
+    def rest(self) -> None:
+        """For a while nothing is received and nothing framed: hold nothing that can be made anew."""
+        self._codec.rest()
+
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
         if not self._codec.start_next_cycle():
