@@ -259,6 +259,7 @@ class Outlet:
         else:
             self._raise_trouble(*self._tried)
         if self._unsent:
+            self._wire.rest()  # thousands may wait here
             await self._deliver_noting(self._unsent, None)
 
     def _send_answer(self, answer: Answer) -> None:
