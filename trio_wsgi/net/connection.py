@@ -37,6 +37,7 @@ from trio_wsgi.rules.proxies import Proxies
 log = logging.getLogger("trio_wsgi.error")
 
 _ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
+_RESTS_AFTER = 1.0  # seconds without a request; what is given up then costs the next one some µs
 LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
 
@@ -55,7 +56,8 @@ class Connection:
         self._transport = PlainTransport(sock, service.pump, service.config.sendfile)
         self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body, service.make_codec)
         self._waiting = False  # for bytes of a request
-        self._over = False  # and no more to wait for them
+        self._until = math.inf  # when it has waited enough
+        self._over = False  # it has: there is no more to wait for them
         self._draining = False
         self._born = service.now()
         self._fresh = True  # no byte of a request has come yet
@@ -86,14 +88,18 @@ class Connection:
         if self._meeting is not None:
             self._meeting.deadline = trio.current_time() + LATE
         now = self._service.now()
-        if self._fresh and (until := self._patient_until(now, math.inf)) > now:
+        self._until = until = self._patient_until(now, math.inf)
+        if until > now:
             self._service.alarms.set(self, until)
         else:
             self.ring()
 
     def ring(self) -> None:
-        """An idle connection has waited enough (`Alarms`); for one that is busy there is nothing to do."""
-        if self._waiting:
+        """An idle connection is to rest, or has waited enough (`Alarms`); for a busy one there is nothing to do."""
+        if self._waiting and self._until > self._service.now():
+            self._wire.rest()
+            self._service.alarms.set(self, self._until)
+        elif self._waiting:
             self._over = True
             trio.lowlevel.notify_closing(self._transport.sock)  # ends the wait; the socket stays open
 
@@ -222,9 +228,10 @@ class Connection:
         patience: float = getattr(service.config, idle_setting)
         self._state = State.IDLE
         now = service.now()
-        until = self._patient_until(now, patience)
+        self._until = until = self._patient_until(now, patience)
         self._over = until <= now
-        service.alarms.set(self, until)  # it is not called off when a request comes, but moved by the next wait
+        # It is not called off when a request comes, but moved by the next wait.
+        service.alarms.set(self, until if self._fresh else min(until, now + _RESTS_AFTER))
         try:
             while True:
                 if not (heard or wire.has_input or self._over):
