@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import math
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -69,8 +69,12 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.state.value}, {self._peer.address}>"
 
-    async def run(self) -> None:
-        """Serve until the client, a deadline or the server ends it."""
+    async def run(self, ended: Callable[[Connection], object]) -> None:
+        """Serve until the client, a deadline or the server ends it.
+
+        Args:
+            ended: told of it then, on every path.
+        """
         try:
             async with trio.open_nursery() as self._nursery:
                 if await self._begin(self._nursery):
@@ -81,6 +85,7 @@ class Connection:
             self._state = State.CLOSED
             self._service.alarms.call_off(self)
             self._transport.close()
+            ended(self)
 
     def drain(self) -> None:
         """Take no further request: an idle connection ends at once, a busy one after its response."""
@@ -175,15 +180,13 @@ class Connection:
         self._transport = self._wire.transport = transport
 
     async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
-        exchange = self._serving = Exchange(
-            self._service, self._wire, nursery, self._peer, None, lambda: self._draining
-        )
+        exchange = self._serving = Exchange(self._service, self._wire, nursery, self._peer, None, self._is_draining)
         await exchange.run(refused=exc)
         self._serving = None
         return exchange
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        service, wire, draining = self._service, self._wire, lambda: self._draining
+        service, wire, draining = self._service, self._wire, self._is_draining
         idle_setting = "header_timeout"
         unread = heard = False
         while True:
@@ -213,6 +216,9 @@ class Connection:
         unread = unread or head is None or head.keep_alive or not wire.body_done
         if (unread or wire.has_input or self._has_unread()) and not exchange.cut:
             await self._linger()
+
+    def _is_draining(self) -> bool:
+        return self._draining
 
     async def _next_head(self, idle_setting: str, heard: bool) -> RequestHead | None:
         """The next request, None when there is none to come.

@@ -9,6 +9,8 @@ from typing import Any
 from trio_wsgi.rules.environ import Site
 from trio_wsgi.rules.forwarded import Forwarding
 
+_NOTHING: Mapping[str, Any] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -25,7 +27,7 @@ class Peer:
     address: tuple[str, int] | None
     forwarding: Forwarding | None = None
     name: str = "unix"
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     def __str__(self) -> str:
         shown = show_address(self.address)

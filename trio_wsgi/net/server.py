@@ -28,7 +28,7 @@ from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog, Observer, Observers
-from trio_wsgi.net.peer import Peer, build_peer
+from trio_wsgi.net.peer import build_peer
 from trio_wsgi.net.service import Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.net.unixsocket import find_access
@@ -41,6 +41,7 @@ log = logging.getLogger("trio_wsgi.error")
 # accept(2): the connection's own trouble, and a lack of something that others will give back
 _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
 _SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
 
@@ -256,19 +257,17 @@ class Server:
             with suppress(OSError):  # already reset, on some systems
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         address = (_plain_host(where[0]), where[1]) if isinstance(where, tuple) else None
-        nursery.start_soon(self._run_connection, service, sock, build_peer(door.site, address, service.forwarding))
+        connection = Connection(service, sock, build_peer(door.site, address, service.forwarding))
+        self._connections.add(connection)
+        if self._accepting.cancel_called:
+            connection.drain()
+        # Thousands wait in there: each function around it would hold some 250 bytes for each of them.
+        nursery.start_soon(connection.run, self._forget, name=_TASK_NAME)
         return True
 
-    async def _run_connection(self, service: Service, sock: socket.socket, peer: Peer) -> None:
-        connection = Connection(service, sock, peer)
-        self._connections.add(connection)
-        try:
-            if self._accepting.cancel_called:
-                connection.drain()
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
-            self._room.release()
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._room.release()
 
 
 async def serve(

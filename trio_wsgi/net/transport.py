@@ -16,7 +16,7 @@ import errno
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -108,9 +108,10 @@ class PlainTransport:
         poll.register(self.sock, select.POLLOUT)
         return bool(poll.poll(0))
 
-    async def wait_readable(self) -> None:
+    def wait_readable(self) -> Awaitable[None]:
         """Until bytes, the end or an error can be received."""
-        await trio.lowlevel.wait_readable(self.sock)
+        # No coroutine of our own around it: thousands wait here.
+        return trio.lowlevel.wait_readable(self.sock)  # noqa: ASYNC105 - whoever calls it awaits
 
     async def wait_writable(self) -> None:
         """Until the kernel takes bytes, or the peer has gone."""
