@@ -131,6 +131,8 @@ class H11Codec:
 
     body_size = 64 * 1024  # with 256 KiB an upload costs a quarter more: they are moved once more in its buffer
 
+    __slots__ = ("_blocks", "_closes", "_h11", "_head_size", "_started", "asked")
+
     def __init__(self, head_size: int) -> None:
         self._head_size = head_size
         self._h11: h11.Connection | None = None  # while it rests, from the first on

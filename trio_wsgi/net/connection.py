@@ -50,6 +50,9 @@ class Connection:
         peer: who is at the other end.
     """
 
+    __slots__ = ("__weakref__", "_born", "_draining", "_fresh", "_meeting", "_nursery", "_over", "_peer", "_service",
+                 "_serving", "_state", "_transport", "_until", "_waiting", "_wire")  # fmt: skip
+
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
         self._peer = peer

@@ -84,6 +84,8 @@ class FastCodec:
 
     body_size = 256 * 1024
 
+    __slots__ = ("_chunk", "_chunk_line", "_framing", "_heard", "_parser", "_phase", "asked")
+
     def __init__(self) -> None:
         self._heard = _Heard()
         self._parser: httptools.HttpRequestParser | None = None  # while it rests, from the first on

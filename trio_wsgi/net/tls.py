@@ -50,6 +50,8 @@ class TlsTransport(PlainTransport):
     bare = False
     takes_blocks = False  # what is owed has to stay at the head of its queue
 
+    __slots__ = ("_state", "_tls")
+
     def __init__(self, sock: socket.socket, tls: Tls, pump: Pump) -> None:
         wrapped = tls.context.wrap_socket(
             sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False

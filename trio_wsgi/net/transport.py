@@ -47,6 +47,8 @@ class PlainTransport:
     bare = True  # what the peer sends is what the socket receives
     takes_blocks = True  # `send_block_nowait` is there
 
+    __slots__ = ("_kernel", "_pump", "_sender", "sock")
+
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
         self._pump = pump

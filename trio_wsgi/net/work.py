@@ -29,6 +29,8 @@ class Work:
         owner: what it is for, in the log.
     """
 
+    __slots__ = ("_done", "_ended", "_nursery", "_owner", "_scopes")
+
     def __init__(self, nursery: trio.Nursery, owner: str) -> None:
         self._nursery = nursery
         self._owner = owner
