@@ -141,7 +141,7 @@ class AppRun:
             service.watch.end(watched)
             clock.end()
             self.heard = call.heard
-            self.call = self._outlet.call = None  # its slot may run another one now
+            self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
             self._outlet.delivering = True
             self.errors.flush()
             if not service.observers.wanted:
