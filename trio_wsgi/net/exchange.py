@@ -243,7 +243,8 @@ class Exchange:
         if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
             self.keep = False  # nobody reads it any more
         try:
-            await self._outlet.deliver(answer)
+            if (left := self._outlet.deliver_nowait(answer)) is not None:
+                await left
             if answer.missing:
                 raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
             self._sent = True

@@ -244,23 +244,32 @@ class Outlet:
     # -- on the event loop ---------------------------------------------------------------------------------------
 
     async def deliver(self, answer: Answer) -> None:
-        """Send what is left of the response, after all that went before; `answer.parts` is emptied.
+        """Send what is left of the response, after all that went before; head and parts of `answer` are taken.
 
         Raises:
             ClientGone: the client has left or stalled.
             FileTooShort: a file ended early.
         """
+        if (left := self.deliver_nowait(answer)) is not None:
+            await left
+
+    def deliver_nowait(self, answer: Answer) -> Awaitable[None] | None:
+        """`deliver`, as far as that is possible now; what is left of it is to be awaited, if anything is.
+
+        Thousands wait for it: each function around that wait would hold some 250 bytes for each of them.
+        """
         self.delivering = True
         if self._lent:
-            await self.settle()
+            return self._deliver_settled(answer)
         self._raise_failure()
         if self._tried is None:
             self._send_answer(answer)
         else:
             self._raise_trouble(*self._tried)
-        if self._unsent:
-            self._wire.rest()  # thousands may wait here
-            await self._deliver_noting(self._unsent, None)
+        if not self._unsent:
+            return None
+        self._wire.rest()
+        return self._deliver_noting(self._unsent, None)
 
     def _send_answer(self, answer: Answer) -> None:
         """Frame all that is left of the response, and send what the kernel takes now."""
@@ -268,6 +277,7 @@ class Outlet:
         parts: list[Part] = []
         if answer.head is not None:
             self.start(answer.head, answer.limit_rate)
+            answer.head = None
             parts += self._frame_head(answer.length)
         with_file, size = False, 0
         for part in answer.parts:
@@ -281,11 +291,14 @@ class Outlet:
             self._send_joined(parts)
         else:
             self._unsent = parts if len(parts) <= _FEW else deque(parts)
-            del parts
             if not with_file:
                 self._send_nowait(self._unsent)
             elif self._rate is None:
                 self._push_nowait(self._unsent)
+
+    async def _deliver_settled(self, answer: Answer) -> None:
+        await self.settle()
+        await self.deliver(answer)
 
     async def settle(self) -> None:
         """Wait until what was accepted from the app has left; for a response that ends here, whole or not.
