@@ -269,6 +269,7 @@ class H11Codec:
             self._started = self.response_started
             self._closes = h11.MUST_CLOSE in states
             self._h11 = None
+            self._blocks.headers = ()
 
 
 @lru_cache(maxsize=256)

@@ -45,6 +45,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
 _UNIX = ("", 0)  # who has no address
+_RANGE = b"content-range"
 _RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
 
 
@@ -244,6 +245,7 @@ class Exchange:
             self.keep = False  # nobody reads it any more
         try:
             if (left := self._outlet.deliver_nowait(answer)) is not None:
+                self._slim()
                 await left
             if answer.missing:
                 raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
@@ -254,6 +256,12 @@ class Exchange:
                     close_logging(answer.close)
             else:
                 await close_answer(self._service, answer)
+
+    def _slim(self) -> None:
+        """What is left takes its time: where no record is wanted, keep no headers but those that `_resume_at` reads."""
+        sent = self._outlet.sent_head
+        if sent is not None and not self._service.observers.wanted:
+            self._outlet.sent_head = sent._replace(headers=[h for h in sent.headers if h[0].lower() == _RANGE])
 
     # -- what the response carries -------------------------------------------------------------------------------
 
@@ -308,7 +316,7 @@ class Exchange:
     def _resume_at(self) -> str:
         """Up to where the client has it, of how much: from there it can ask for the rest (RFC 9110 §14)."""
         sent = self._outlet.sent_head
-        ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, b"content-range")] if sent else []
+        ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, _RANGE)] if sent else []
         start = int(ranges[0][1]) if ranges and ranges[0] else 0
         total = "" if self._promised is None else f" of {start + self._promised}"
         return f"{start + self._outlet.body_sent}{total}"
