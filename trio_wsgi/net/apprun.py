@@ -144,7 +144,7 @@ class AppRun:
             self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
             self._outlet.delivering = True
             self.errors.flush()
-            if not service.observers.wanted:
+            if not service.observers.wants_environ:
                 self.environ = {}  # a slow download is to hold no more than it needs
         if answer is not None:
             if call.left or not (self._gone or clock.expired):

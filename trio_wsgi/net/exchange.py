@@ -258,9 +258,9 @@ class Exchange:
                 await close_answer(self._service, answer)
 
     def _slim(self) -> None:
-        """What is left takes its time: where no record is wanted, keep no headers but those that `_resume_at` reads."""
+        """What is left takes its time: where nobody is to be told of headers, keep those that `_resume_at` reads."""
         sent = self._outlet.sent_head
-        if sent is not None and not self._service.observers.wanted:
+        if sent is not None and not self._service.observers.wants_response_headers:
             self._outlet.sent_head = sent._replace(headers=[h for h in sent.headers if h[0].lower() == _RANGE])
 
     # -- what the response carries -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from trio_wsgi.record import RequestRecord
-from trio_wsgi.rules.logline import compile_format
+from trio_wsgi.rules.logline import compile_format, reads
 
 log = logging.getLogger("trio_wsgi.error")
 access_log = logging.getLogger("trio_wsgi.access")
@@ -23,6 +23,8 @@ class AccessLog:
 
     def __init__(self, line_format: str) -> None:
         self._format = compile_format(line_format)
+        self.reads_environ = reads(line_format, "e")
+        self.reads_response_headers = reads(line_format, "o")
 
     def __call__(self, record: RequestRecord) -> None:
         level = logging.DEBUG if record.health else logging.INFO  # every second, of every load balancer
@@ -39,6 +41,7 @@ class Observers:
     """
 
     def __init__(self, access: AccessLog, others: Sequence[Observer]) -> None:
+        self._access = access
         self._others = others
         self._all: tuple[Observer, ...] = (access, *others)
 
@@ -46,6 +49,16 @@ class Observers:
     def wanted(self) -> bool:
         """Whether a record is worth being made."""
         return bool(self._others) or access_log.isEnabledFor(logging.INFO)
+
+    @property
+    def wants_environ(self) -> bool:
+        """Whether a record is to have one: thousands of slow downloads hold some 2 KiB each for it."""
+        return bool(self._others) or (self._access.reads_environ and self.wanted)
+
+    @property
+    def wants_response_headers(self) -> bool:
+        """Whether a record is to have them; those of a response that leaves at once are there in any case."""
+        return bool(self._others) or (self._access.reads_response_headers and self.wanted)
 
     def tell(self, record: RequestRecord) -> None:
         """Tell each of them."""

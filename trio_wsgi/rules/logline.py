@@ -82,6 +82,12 @@ def compile_format(text: str) -> Atom:
     return line
 
 
+def reads(text: str, kind: str) -> bool:
+    """Whether a format asks for a thing of this kind: a header of the request ("i") or the response ("o"), a variable
+    of the environ ("e")."""
+    return any((place["name"] or "").endswith("}" + kind) for place in _PLACE.finditer(text))
+
+
 def escape(text: str) -> str:
     """The text as printable ASCII; quotes, backslashes and the others as ``\\xNN`` (latin-1, else UTF-8)."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
