@@ -234,6 +234,7 @@ async def test_a_file_that_shrinks_is_cut_and_logged(
         record = await served.record()
         assert (record.outcome, record.body_sent, record.body_promised) == (Outcome.FILE_TOO_SHORT, 10 * MIB, BIG)
         (line,) = error_lines(caplog, "file-too-short")
+        assert not error_lines(caplog, "report")
         for word in ("127.0.0.1:", "/big", str(big), f"byte {10 * MIB}", f"{6 * MIB} bytes"):
             assert word in line
         await closes.wait()

@@ -229,13 +229,6 @@ class Outlet:
             self.failure = exc
             raise
 
-    def _push_nowait(self, parts: Parts) -> None:
-        try:
-            self._wire.transport.push_nowait(parts)
-        except Exception as exc:
-            self.failure = exc
-            raise
-
     def _frame_block(self, data: bytes) -> Parts:
         parts = self._frame_head(None)
         self._frame_body(data, parts)
@@ -269,7 +262,8 @@ class Outlet:
         if not self._unsent:
             return None
         self._wire.rest()
-        return self._deliver_noting(self._unsent, None)
+        limits = self._limits  # `failure` is for those who come later, and after this nobody does
+        return self._wire.transport.deliver(self._unsent, limits.write_timeout, None, self._rate, limits.min_rate)
 
     def _send_answer(self, answer: Answer) -> None:
         """Frame all that is left of the response, and send what the kernel takes now."""
@@ -294,7 +288,7 @@ class Outlet:
             if not with_file:
                 self._send_nowait(self._unsent)
             elif self._rate is None:
-                self._push_nowait(self._unsent)
+                self._wire.transport.push_nowait(self._unsent)
 
     async def _deliver_settled(self, answer: Answer) -> None:
         await self.settle()
