@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import IO, Any
 
 import trio
@@ -46,6 +47,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 Leave = Callable[[Answer], bool]  # sends it; whether all of it has left, and the rest need not be done at once
 
+_NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -72,8 +74,8 @@ class AppRun:
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
         self.work = Work(nursery, "the request")
         self.errors = ErrorLog()
-        self.environ: dict[str, Any] = {}
-        self.client: tuple[str, str] | None = None  # address and port, as the environ had them before the app ran
+        self.environ: Mapping[str, Any] = _NO_ENVIRON
+        self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
         self.call: Call | None = None  # once it was asked
         self.heard = False  # the client has sent something, or left, since it was asked
         self._gone = False  # the client, while the app ran
@@ -145,7 +147,7 @@ class AppRun:
             self._outlet.delivering = True
             self.errors.flush()
             if not service.observers.wants_environ:
-                self.environ = {}  # a slow download is to hold no more than it needs
+                self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
         if answer is not None:
             if call.left or not (self._gone or clock.expired):
                 return answer
@@ -171,7 +173,8 @@ class AppRun:
             forwarding=peer.forwarding,
             variables=peer.variables,
         )
-        self.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
+        if peer.forwarding is not None:
+            self.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
         environ["trio_wsgi.peer"] = peer.name
         environ["wsgi.input"] = body
         environ["wsgi.errors"] = self.errors

@@ -122,6 +122,9 @@ class _Blocks:
             self.left = max(0, (get_length(self.headers) or 0) - self.told)
 
 
+_NO_BLOCKS = _Blocks(())
+
+
 class H11Codec:
     """By h11.
 
@@ -139,7 +142,7 @@ class H11Codec:
         self._started = False  # as it was before it rested: the response
         self._closes = False  # likewise: the connection, for there can be no other message
         self.asked: Asked | None = None
-        self._blocks = _Blocks([])  # of the present response
+        self._blocks = _NO_BLOCKS  # of the present response
 
     def __repr__(self) -> str:
         return "<h11 at rest>" if self._h11 is None else f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
@@ -258,7 +261,7 @@ class H11Codec:
             self._h11.start_next_cycle()
         self._started = False
         self.asked = None
-        self._blocks.headers = ()  # an idle connection keeps no response alive
+        self._blocks = _NO_BLOCKS  # an idle connection keeps no response alive
         return True
 
     def rest(self) -> None:
@@ -269,7 +272,7 @@ class H11Codec:
             self._started = self.response_started
             self._closes = h11.MUST_CLOSE in states
             self._h11 = None
-            self._blocks.headers = ()
+            self._blocks = _NO_BLOCKS
 
 
 @lru_cache(maxsize=256)
