@@ -96,7 +96,8 @@ class FastCodec:
         self._chunk_line = b""  # before it
 
     def __repr__(self) -> str:
-        return f"<httptools {'complete' if self._heard.complete else 'reading'} → {self._phase.value}>"
+        state = "at rest" if self._parser is None else "complete" if self._heard.complete else "reading"
+        return f"<httptools {state} → {self._phase.value}>"
 
     def _begin(self) -> httptools.HttpRequestParser:
         self._parser = httptools.HttpRequestParser(self._heard)
