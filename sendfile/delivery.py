@@ -181,19 +181,22 @@ class Delivery:
         """It takes no more steps: what is sent after it is somebody else's."""
         self._bound(False)
 
-    def room(self, now: float) -> int:
-        """Most bytes of the next step; 0 when it has to pause until ``rate.ready_at()``."""
-        most = STEP if self.sender is None else BURST
+    def room(self, now: float, most: int = STEP) -> int:
+        """Most bytes of the next step, not more than ``most``; 0 when it has to pause until ``rate.ready_at()``."""
+        most = most if self.sender is None else BURST
         return most if self.rate is None else min(most, self.rate.allowance(now))
 
-    def warm(self, now: float, residency: Residency) -> int:
-        """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first."""
+    def warm(self, now: float, residency: Residency, enough: int = STEP) -> int:
+        """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first.
+
+        ``enough``: more than so many need not be looked for.
+        """
         parts = self.parts
         while parts and not size(parts[0]):
             del parts[0]
         if parts and isinstance(span := parts[0], FileSpan):
-            return self.frontier.warm(residency, span, now)
-        return STEP
+            return self.frontier.warm(residency, span, now, enough)
+        return enough
 
     def step(self, now: float, limit: int) -> int:
         """One step; returns its bytes, 0 if the socket took none.

@@ -130,11 +130,14 @@ class Frontier:
         self._at = -math.inf
         self._window = _FIRST_WINDOW
 
-    def warm(self, residency: Residency, span: FileSpan, now: float) -> int:
-        """How many bytes of a span that is not empty may be sent now; 0 when they are to be fetched first."""
+    def warm(self, residency: Residency, span: FileSpan, now: float, enough: int = STEP) -> int:
+        """How many bytes of a span that is not empty may be sent now; 0 when they are to be fetched first.
+
+        ``enough``: more than so many need not be looked for.
+        """
         offset = span.offset
         fresh = span.file is self._file and now - self._at < _BELIEVED and self._first <= offset <= self._end
-        if fresh and self._end - offset >= min(span.count, STEP):
+        if fresh and self._end - offset >= min(span.count, enough):
             return self._end - offset
         if fresh:
             self._window = min(self._window * 2, _LOOK_WINDOW)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator
@@ -364,6 +365,37 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
     assert len(steps) >= 100
     for start in range(0, len(steps), 20):
         assert len(set(steps[start : start + 20])) == 20
+
+
+@pytest.mark.parametrize(
+    ("readers", "takes", "steps"),
+    [
+        pytest.param(1, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="alone on a fast machine"),
+        pytest.param(1, 0.002, range((1 << 20) + 1), id="alone on a slow one"),
+        pytest.param(2, 0.0, range((1 << 20) + 1), id="in company"),
+    ],
+)
+async def test_a_step_is_as_long_as_the_others_can_do_without(
+    readers: int, takes: float, steps: range, sparse: IO[bytes], monkeypatch: pytest.MonkeyPatch, crowd: list[Pair]
+) -> None:
+    """No step holds the loop for much more than a millisecond, and none is shorter than it need be."""
+    sparse.truncate(1 << 40)
+    pump = Pump(epoll=True)
+    asked: list[int] = []
+
+    def sendfile(out: int, file: int, offset: int, count: int) -> int:
+        asked.append(count)
+        time.sleep(takes)
+        return count
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pump.run)
+        monkeypatch.setattr(os, "sendfile", sendfile)
+        async with trio.open_nursery() as callers:
+            for near, _ in crowd[:readers]:
+                callers.start_soon(pump.deliver, near, queue(FileSpan(sparse, 0, 100 << 20)))
+        nursery.cancel_scope.cancel()
+    assert max(asked) in steps
 
 
 async def test_a_stalled_gigabyte_costs_no_memory(
