@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import trio
 from authority import shared_authority
 
 from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, WouldBlock
+from trio_wsgi.net import connection
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
 
@@ -59,6 +61,11 @@ Answer = Callable[[dict[str, Any], Any, Traces, Path], Any]
 def answer_bytes(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
     start("200 OK", [])
     return [b"x" * SIZE]
+
+
+def answer_few_bytes(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
+    start("200 OK", [("Content-Length", "1")])
+    return Iterable(traces, [b"x"])
 
 
 def answer_generator(environ: dict[str, Any], start: Any, traces: Traces, path: Path) -> Any:
@@ -150,6 +157,7 @@ def answer_with_work(environ: dict[str, Any], start: Any, traces: Traces, path: 
 
 GET = [b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
 RANGE = [b"GET / HTTP/1.1\r\nHost: x\r\nRange: bytes=100-50099\r\nConnection: close\r\n\r\n"]
+KEPT = [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"]
 STATIC = [b"GET /static/file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"]
 UPLOAD = [
     b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 90000\r\n\r\n" + b"b" * 30_000,
@@ -159,6 +167,9 @@ UPLOAD = [
 TLS = {"certfile": (shared_authority()[1],)}
 PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is where the file lies
     "bytes": (answer_bytes, GET, {}),
+    "bytes, alone": (answer_bytes, KEPT, {"keep_alive": 0.01}),
+    "few bytes, alone": (answer_few_bytes, KEPT, {"keep_alive": 0.01}),
+    "file, alone": (answer_plain_file, KEPT, {"keep_alive": 0.01}),
     "generator": (answer_generator, GET, {}),
     "generator, ahead": (answer_generator, GET, {"output_buffering": 25_000}),
     "write, block": (answer_write("block"), GET, {}),
@@ -183,13 +194,15 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
 
 
 def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a path needs besides: names that the kernel has not at hand."""
+    """What a path needs besides: names that the kernel has not at hand, or a client that asks without a rest."""
 
     def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
         raise WouldBlock
 
     if "cold" in name:
         monkeypatch.setattr(AtHand, "open", would_block)
+    if "alone" in name:  # from its first request on
+        monkeypatch.setattr(connection, "_BRISK", math.inf)
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:

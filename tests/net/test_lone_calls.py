@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +17,7 @@ import trio
 from serving import serving
 
 from trio_wsgi import Outcome
-from trio_wsgi.net import slot
+from trio_wsgi.net import connection, slot
 from trio_wsgi.net.apps import Abandoned, AppThreads, open_threads
 from trio_wsgi.net.slot import Call
 
@@ -191,6 +192,12 @@ async def test_cancelled_while_it_listens(ends: tuple[socket.socket, socket.sock
 # -- with a server --------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every client is one that asks without a rest, from its first request on."""
+    monkeypatch.setattr(connection, "_BRISK", math.inf)
+
+
 KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 SIZE = 100_000
 
@@ -223,6 +230,7 @@ async def receive(stream: trio.SocketStream, size: int) -> bytes:
     return received
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_a_record_follows_its_answer_though_the_client_says_nothing_more() -> None:
     def app(environ: Any, start_response: Any) -> Any:
         return say(start_response, b"hello")
@@ -235,6 +243,7 @@ async def test_a_record_follows_its_answer_though_the_client_says_nothing_more()
             assert (record.outcome, record.body_sent) == (Outcome.FINISHED, 5)
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_a_file_that_leaves_whole_is_closed_where_its_closing_may_block(payload: Path) -> None:
     """Once for each, in the application's thread, with no thread asked for it."""
 
@@ -250,6 +259,7 @@ async def test_a_file_that_leaves_whole_is_closed_where_its_closing_may_block(pa
         assert Noted.closed_in == ["trio-wsgi app"] * 5
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_who_asks_ahead_is_answered_in_order() -> None:
     """RFC 9112 §9.3.2: while the application works on one request, the next ones arrive."""
     inside, go_on = threading.Event(), threading.Event()
@@ -271,6 +281,7 @@ async def test_who_asks_ahead_is_answered_in_order() -> None:
         assert [line[-2:] for line in received.split(b"HTTP/1.1")[1:]] == [b"/1", b"/2", b"/3"]
 
 
+@pytest.mark.usefixtures("brisk")
 async def test_a_head_that_cannot_leave_is_an_error_of_the_application() -> None:
     """Nothing was sent, so it is a 500, in whichever thread that was found out."""
 

@@ -37,6 +37,9 @@ from trio_wsgi.rules.proxies import Proxies
 log = logging.getLogger("trio_wsgi.error")
 
 _ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
+# Seconds from an answer to the next request. Where a client rests longer, so do the processors: to have its answer sent
+# by the thread that was just woken made the slowest hundredth of them wait a third longer.
+_BRISK = 0.001
 _RESTS_AFTER = 1.0  # seconds without a request; what is given up then costs the next one some µs
 LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
@@ -50,8 +53,8 @@ class Connection:
         peer: who is at the other end.
     """
 
-    __slots__ = ("__weakref__", "_born", "_draining", "_fresh", "_meeting", "_nursery", "_over", "_peer", "_service",
-                 "_serving", "_state", "_transport", "_until", "_waiting", "_wire")  # fmt: skip
+    __slots__ = ("__weakref__", "_born", "_draining", "_fresh", "_idle_since", "_meeting", "_nursery", "_over", "_peer",
+                 "_service", "_serving", "_state", "_transport", "_until", "_waiting", "_wire")  # fmt: skip
 
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
@@ -63,6 +66,7 @@ class Connection:
         self._over = False  # it has: there is no more to wait for them
         self._draining = False
         self._born = service.now()
+        self._idle_since = -math.inf
         self._fresh = True  # no byte of a request has come yet
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._nursery: trio.Nursery | None = None  # while it runs
@@ -203,9 +207,10 @@ class Connection:
                 if self._transport.held():  # of the last answer
                     await self._linger(until_taken=True)
                 return
+            brisk = service.now() - self._idle_since <= _BRISK
             exchange = self._serving = Exchange(service, wire, nursery, self._peer, head, draining)
             try:
-                await exchange.run()
+                await exchange.run(brisk=brisk)
             finally:
                 if exchange.cut and wire.ends_by_closing:
                     self._transport.abort()
@@ -237,6 +242,7 @@ class Connection:
         patience: float = getattr(service.config, idle_setting)
         self._state = State.IDLE
         now = service.now()
+        self._idle_since = -math.inf if self._fresh else now  # who has just come has not had an answer
         self._until = until = self._patient_until(now, patience)
         self._over = until <= now
         # It is not called off when a request comes, but moved by the next wait.

@@ -135,19 +135,20 @@ class Exchange:
 
     # -- the way through -----------------------------------------------------------------------------------------
 
-    async def run(self, refused: Exception | None = None) -> None:
+    async def run(self, refused: Exception | None = None, brisk: bool = False) -> None:
         """Serve the request; turn what goes wrong into an answer or a cut; emit the record.
 
         Afterwards `keep` tells whether the connection may take another one.
 
         Args:
             refused: why what arrived could not be read as a request.
+            brisk: it came as soon as its client had the last answer, and so the next one may.
         """
         try:
             try:
                 if refused is not None:
                     raise refused
-                await self._serve()
+                await self._serve(brisk)
             except Exception as exc:
                 if isinstance(exc.__cause__ or exc, ClientGone):
                     # The end of the server, to whoever was sending, is an end of the connection; here it is told apart.
@@ -169,7 +170,7 @@ class Exchange:
         finally:
             self._emit()
 
-    async def _serve(self) -> None:
+    async def _serve(self, brisk: bool) -> None:
         head = self._head
         assert head is not None
         if self._health:
@@ -183,7 +184,7 @@ class Exchange:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                listens = self._wire.transport.bare and not self._wire.has_input
+                listens = brisk and self._wire.transport.bare and not self._wire.has_input
                 leave = self._leave if listens else None
                 await self._send(await app.ask(io.BytesIO(), head.content_length, leave))
             await app.work.end()
