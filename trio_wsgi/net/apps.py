@@ -30,7 +30,6 @@ from __future__ import annotations
 import logging
 import math
 import queue
-import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -152,7 +151,11 @@ class AppThreads(trio.abc.Instrument):
                 self._look_at(call.expires)
         call.task = trio.lowlevel.current_task()
         if call.sock is not None and self._stands_alone(call):
-            await self._listen(call, call.sock)
+            await call.listen()
+            self._quiet.pop(call, None)
+            if not self._done.empty():
+                self._collect()
+            call.waits = Waits.FOR_END
         if call.task is not None:
             await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
         error, result = call.error, call.result
@@ -170,22 +173,6 @@ class AppThreads(trio.abc.Instrument):
             raise RuntimeError("a call raised the Cancelled of another one") from error
         finally:
             del error, call  # an error would keep this frame, and the frame the error, and both what the app held
-
-    async def _listen(self, call: Call, sock: socket.socket) -> None:
-        """Wait for the end of a call, or until its client stirs."""
-        call.waits = Waits.FOR_CLIENT
-        try:
-            await trio.lowlevel.wait_readable(sock)
-            call.heard = True
-        except trio.ClosedResourceError:  # `_resume`
-            pass
-        except trio.Cancelled:  # as the next wait will be: it knows what is to be done
-            pass
-        call.waits = Waits.NOT  # before we look, as the thread reports before it looks at this: one sees the other
-        self._quiet.pop(call, None)
-        if not self._done.empty():
-            self._collect()
-        call.waits = Waits.FOR_END
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
@@ -391,15 +378,7 @@ class AppThreads(trio.abc.Instrument):
         """Tell whoever waits for a call that nothing comes of it."""
         if call.task is not None:
             call.error = error
-            self._resume(call, call.task)
-
-    def _resume(self, call: Call, task: trio.lowlevel.Task) -> None:
-        call.task = None
-        if call.waits is Waits.FOR_CLIENT:
-            assert call.sock is not None
-            trio.lowlevel.notify_closing(call.sock)  # ends the wait; the socket stays open
-        elif call.waits is Waits.FOR_END:
-            trio.lowlevel.reschedule(task)
+            call.resume()
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
@@ -434,8 +413,7 @@ class AppThreads(trio.abc.Instrument):
         """On the loop, where a thread has woken it: nobody whose call is done is to wait any longer."""
         self._collect()
         for call in self._quiet:
-            assert call.sock is not None
-            trio.lowlevel.notify_closing(call.sock)
+            call.end_listening()
         self._quiet.clear()
 
     def _collect(self) -> None:
@@ -477,7 +455,7 @@ class AppThreads(trio.abc.Instrument):
                 call.task = None
                 self._quiet[call] = None
             else:
-                self._resume(call, call.task)
+                call.resume()
         elif call.dispose is not None and call.error is None:
             dispose = partial(_log_failure, partial(call.dispose, call.result))
             self._waiting.appendleft(Call(dispose, closes=True))

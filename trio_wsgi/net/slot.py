@@ -98,6 +98,33 @@ class Call:
         """Whether its thread, which asks, has nothing else to do, and its caller listens to the client."""
         return self.waits is Waits.FOR_CLIENT and self.slot is not None and self.slot.has_nothing_else()
 
+    async def listen(self) -> None:
+        """For its caller: wait until the client stirs (`heard`), or for its end. Afterwards it waits for nothing."""
+        assert self.sock is not None
+        self.waits = Waits.FOR_CLIENT
+        try:
+            await trio.lowlevel.wait_readable(self.sock)
+            self.heard = True
+        except trio.ClosedResourceError:  # `end_listening`
+            pass
+        except trio.Cancelled:  # as the next wait will be, which knows what is to be done
+            pass
+        # Said before the reports are read, as the thread reports before it looks at this: one sees the other.
+        self.waits = Waits.NOT
+
+    def end_listening(self) -> None:
+        """Have its caller go on, which listens."""
+        assert self.sock is not None
+        trio.lowlevel.notify_closing(self.sock)  # ends the wait; the socket stays open
+
+    def resume(self) -> None:
+        """Have its caller go on, which has not been told yet how it ended."""
+        task, self.task = self.task, None
+        if self.waits is Waits.FOR_CLIENT:
+            self.end_listening()
+        elif self.waits is Waits.FOR_END and task is not None:
+            trio.lowlevel.reschedule(task)
+
     @property
     def running_since(self) -> float | None:
         """When a thread took it, by Trio's clock; None while it waits for one."""
