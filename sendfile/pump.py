@@ -44,7 +44,8 @@ __all__ = ["Pump"]
 _BATCH = 64  # events a turn; 256 more than doubled the p99 of others beside 5,000 readers
 _TURN_BYTES = 4 << 20
 _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebody else on the loop waits for us
-_LONE_BYTES = 8 << 20  # of one step at most
+_LONGEST = 8 << 20  # bytes of one step
+_FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
 _CLOSED = "the socket was closed on this side"
 
@@ -92,7 +93,7 @@ class Pump:
         self._paused: Wheel[Delivery] = Wheel()
         self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
         self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled
-        self._lone = STEP  # bytes of a step that no other delivery waits for: as many as a turn's time allows
+        self._step = STEP  # bytes of a step where a long one is best: as many as a turn's time allows
         self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
         self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
 
@@ -422,17 +423,17 @@ class Pump:
         """One turn: a step for each reported socket, until the turn's bytes are used up."""
         now, began = trio.current_time(), time.perf_counter()
         budget = _TURN_BYTES
-        alone = len(self._ready) == 1
+        most = STEP if len(self._ready) in _FEW else self._step
         hot: list[Delivery] = []  # took all it was offered; asking epoll before its next step cost a quarter
         for _ in range(min(_BATCH, len(self._ready))):
-            if budget <= 0 or time.perf_counter() - began > _TURN_SECONDS:
+            if budget <= 0 or (at := time.perf_counter()) - began > _TURN_SECONDS:
                 break
             delivery = self._ready.popleft()
             delivery.queued = False
             if not delivery.open:
                 continue
             try:
-                room = delivery.room(now, self._lone if alone else STEP)
+                room = delivery.room(now, most)
                 if room and not (warm := delivery.warm(now, self._residency, room)):
                     self._fetch(delivery, now)
                     continue
@@ -446,19 +447,19 @@ class Pump:
                     self._pause(delivery, now, TICK if sent else 0)
                 elif sent == room:
                     hot.append(delivery)
+                    if room == self._step:
+                        self._adapt(time.perf_counter() - at)
                 else:
                     self._watch(delivery, now)
             except Exception as error:
                 if delivery.open:
                     self._end(delivery, error)
-        if alone and hot:
-            self._adapt(time.perf_counter() - began)
         for delivery in hot:
             self._enqueue(delivery)
 
     def _adapt(self, seconds: float) -> None:
-        """A step that nobody else waited for took so long, and its reader could have taken more."""
+        """A step took so long, and its reader could have taken more."""
         if seconds > _TURN_SECONDS:
-            self._lone = max(STEP, self._lone // 2)
+            self._step = max(STEP, self._step // 2)
         elif seconds < _TURN_SECONDS / 2:
-            self._lone = min(_LONE_BYTES, self._lone * 2)
+            self._step = min(_LONGEST, self._step * 2)

@@ -345,24 +345,24 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
     sparse: IO[bytes], monkeypatch: pytest.MonkeyPatch, crowd: list[Pair]
 ) -> None:
     """A turn's bytes end before its sockets do; yet nobody has a second step before everybody had a first."""
-    sparse.truncate(1 << 30)
+    sparse.truncate(1 << 40)
     pump = Pump(epoll=True)
     order: list[int] = []
 
-    def sendfile(out: int, file: int, offset: int, count: int) -> int:
-        order.append(out)
-        return count
-
     async with trio.open_nursery() as nursery:
+
+        def sendfile(out: int, file: int, offset: int, count: int) -> int:
+            order.append(out)
+            if len(order) == 120:
+                nursery.cancel_scope.cancel()
+            return count
+
         await nursery.start(pump.run)
         monkeypatch.setattr(os, "sendfile", sendfile)
-        async with trio.open_nursery() as callers:
-            for near, _ in crowd[:20]:
-                callers.start_soon(pump.deliver, near, queue(FileSpan(sparse, 0, 5 << 20)))
-        nursery.cancel_scope.cancel()
-    first_pieces, steps = order[:20], order[20:]
+        for near, _ in crowd[:20]:
+            nursery.start_soon(pump.deliver, near, queue(FileSpan(sparse, 0, 1 << 40)))
+    first_pieces, steps = order[:20], order[20:120]
     assert len(set(first_pieces)) == 20
-    assert len(steps) >= 100
     for start in range(0, len(steps), 20):
         assert len(set(steps[start : start + 20])) == 20
 
@@ -373,6 +373,8 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
         pytest.param(1, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="alone on a fast machine"),
         pytest.param(1, 0.002, range((1 << 20) + 1), id="alone on a slow one"),
         pytest.param(2, 0.0, range((1 << 20) + 1), id="in company"),
+        pytest.param(40, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="in a crowd on a fast machine"),
+        pytest.param(40, 0.002, range((1 << 20) + 1), id="in a crowd on a slow one"),
     ],
 )
 async def test_a_step_is_as_long_as_the_others_can_do_without(
@@ -393,7 +395,7 @@ async def test_a_step_is_as_long_as_the_others_can_do_without(
         monkeypatch.setattr(os, "sendfile", sendfile)
         async with trio.open_nursery() as callers:
             for near, _ in crowd[:readers]:
-                callers.start_soon(pump.deliver, near, queue(FileSpan(sparse, 0, 100 << 20)))
+                callers.start_soon(pump.deliver, near, queue(FileSpan(sparse, 0, (100 << 20) // readers)))
         nursery.cancel_scope.cancel()
     assert max(asked) in steps
 
