@@ -114,7 +114,8 @@ async def test_what_is_counted_is_every_request_that_has_ended(monkeypatch: pyte
         return [b"ok"]
 
     recycled = Recycling(max_requests=4, jitter=0, max_rss=0)
-    server = Server(app, Config(bind=("127.0.0.1:0",)), observers=(recycled,))
+    records: list[RequestRecord] = []
+    server = Server(app, Config(bind=("127.0.0.1:0",)), observers=(records.append, recycled))
     async with waiting(recycled) as reasons, trio.open_nursery() as nursery:
         (address,) = await nursery.start(server.serve)
         async with await trio.open_tcp_stream(address.host, address.port) as stream:
@@ -125,6 +126,8 @@ async def test_what_is_counted_is_every_request_that_has_ended(monkeypatch: pyte
                 with trio.fail_after(10):
                     while not received.endswith(b"ok"):
                         received += await stream.receive_some()
+                    while len(records) == number:  # noqa: ASYNC110 - the record follows the answer, in a thread's time
+                        await trio.sleep(0.001)
                 assert not read_answer(received).closes
                 await trio.testing.wait_all_tasks_blocked()
         assert reasons == ["max_requests: 4 requests"]

@@ -59,7 +59,8 @@ class Server:
     Args:
         app: the WSGI application.
         config: the settings; the defaults if None.
-        observers: called with the `RequestRecord` of every finished request, on the event loop; must be quick.
+        observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
+            its end at most; must be quick.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
 
     Raises:
