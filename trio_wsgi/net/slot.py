@@ -199,8 +199,8 @@ class Slot:
                     call.error = exc
 
     def has_nothing_else(self) -> bool:
-        """Whether its thread, which asks, was given nothing more, and no report waits for the loop."""
-        return self.inbox.empty() and self._done.empty()
+        """Whether its thread, which asks, was given nothing more."""
+        return self.inbox.empty()
 
     def _take_soon(self, call: Call | None) -> Call | None:
         """Wake the loop, if it has to know of the end of a call; or the next call, if it came before that."""
