@@ -119,9 +119,8 @@ class AppRun:
         service = self._service
         environ = self._build_environ(body, length)
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
-        call = Call(partial(self._call_in_thread, environ, response, leave), dispose=dispose_answer)
-        if leave is not None:
-            call.sock = self._wire.transport.sock
+        sock = None if leave is None else self._wire.transport.sock
+        call = Call(partial(self._call_in_thread, environ, response, leave), dispose=dispose_answer, sock=sock)
         self.call = self._outlet.call = call
         clock = self._outlet.clock = AppClock(
             self._app_timeout(), service.alarms, partial(service.threads.abandon, call)

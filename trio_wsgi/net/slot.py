@@ -95,8 +95,8 @@ class Call:
 
     @property
     def stands_alone(self) -> bool:
-        """Whether its thread, which asks, has nothing else to do, and its caller listens to the client."""
-        return self.waits is Waits.FOR_CLIENT and self.slot is not None and self.slot.has_nothing_else()
+        """Whether its thread, which asks, was given nothing more, and its caller listens to the client."""
+        return self.waits is Waits.FOR_CLIENT and self.slot is not None and self.slot.inbox.empty()
 
     async def listen(self) -> None:
         """For its caller: wait until the client stirs (`heard`), or for its end. Afterwards it waits for nothing."""
@@ -197,10 +197,6 @@ class Slot:
                     call.result = call.context.run(call.fn)
                 except BaseException as exc:
                     call.error = exc
-
-    def has_nothing_else(self) -> bool:
-        """Whether its thread, which asks, was given nothing more."""
-        return self.inbox.empty()
 
     def _take_soon(self, call: Call | None) -> Call | None:
         """Wake the loop, if it has to know of the end of a call; or the next call, if it came before that."""
