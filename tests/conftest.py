@@ -7,6 +7,7 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 import serving
+from riding import ride_at_once
 
 # How long an example takes says more of the machine's other guests than of us.
 hypothesis.settings.register_profile("here", deadline=None)
@@ -17,6 +18,13 @@ hypothesis.settings.load_profile("here")
 def each_engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both engines are held to the same rules: `pytestmark = pytest.mark.usefixtures("each_engine")`."""
     monkeypatch.setitem(serving.DEFAULTS, "http", request.param)
+
+
+@pytest.fixture(params=["loop", "lane"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same rules hold where the loop hands requests to a thread, and where clients ride in the lane."""
+    if request.param == "lane":
+        ride_at_once(monkeypatch)
 
 
 @pytest.hookimpl(wrapper=True)

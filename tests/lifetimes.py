@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import pytest
 import trio
 from authority import shared_authority
+from riding import ride_at_once
 
 from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, WouldBlock
-from trio_wsgi.net import connection
+from trio_wsgi.net import lanes
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
 
@@ -167,9 +167,14 @@ UPLOAD = [
 TLS = {"certfile": (shared_authority()[1],)}
 PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is where the file lies
     "bytes": (answer_bytes, GET, {}),
-    "bytes, alone": (answer_bytes, KEPT, {"keep_alive": 0.01}),
-    "few bytes, alone": (answer_few_bytes, KEPT, {"keep_alive": 0.01}),
-    "file, alone": (answer_plain_file, KEPT, {"keep_alive": 0.01}),
+    "bytes, riding": (answer_bytes, GET, {}),
+    "few bytes, riding": (answer_few_bytes, GET, {}),
+    "few bytes, riding on": (answer_few_bytes, KEPT, {"keep_alive": 0.01}),
+    "file, riding": (answer_plain_file, GET, {}),
+    "write, raise, riding": (answer_write("raise"), GET, {}),
+    "work in nurseries, riding": (answer_with_work, GET, {}),
+    "static mount, riding": (answer_error, STATIC, {"static": ("/static={folder}",)}),
+    "error, riding": (answer_error, GET, {}),
     "generator": (answer_generator, GET, {}),
     "generator, ahead": (answer_generator, GET, {"output_buffering": 25_000}),
     "write, block": (answer_write("block"), GET, {}),
@@ -194,15 +199,16 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
 
 
 def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a path needs besides: names that the kernel has not at hand, or a client that asks without a rest."""
+    """What a path needs besides: names that the kernel has not at hand, or a client that rides in the lane."""
 
     def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
         raise WouldBlock
 
     if "cold" in name:
         monkeypatch.setattr(AtHand, "open", would_block)
-    if "alone" in name:  # from its first request on
-        monkeypatch.setattr(connection, "_BRISK", math.inf)
+    if "riding" in name:
+        ride_at_once(monkeypatch)
+        monkeypatch.setattr(lanes, "SILENT_AFTER", 0.02)
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ import trio
 from downloads import MIB, Client, Closes, blocking_client, file_app, make_sparse
 from serving import Command, command, serving
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 GIB = 1 << 30
 APP = """\
 def app(environ, start_response):

@@ -106,6 +106,7 @@ async def test_cancelled_at_every_step(
             break
     else:
         raise AssertionError(f"{name} takes more than {MOST_STEPS} steps")
-    assert Outcome.SHUTDOWN in outcomes
+    # What a thread does in the lane is over before the loop makes a step, unless it waits for the loop.
+    assert Outcome.SHUTDOWN in outcomes or "riding" in name
     gc.collect()  # what nobody closed warns now
     assert not [thread for thread in threading.enumerate() if thread.name == "trio-wsgi app"]

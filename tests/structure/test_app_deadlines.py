@@ -21,6 +21,8 @@ from serving import Served, receive_all, serving
 import trio_wsgi.net.apps
 from trio_wsgi import Outcome
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 LARGE = 3_000_000
 
 
@@ -236,7 +238,7 @@ class Deaf:
         self.path = path
         self.closed = 0
         self.inside = self.most = 0
-        self.file: Any = None
+        self.files: list[Any] = []  # of several threads, perhaps
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         start_response("200 OK", PLAIN)
@@ -250,15 +252,15 @@ class Deaf:
 
     def stand_still_ignoring_everything(self, environ: Environ) -> Any:
         assert self.gate.wait(10)
-        self.file = self.path.open("rb")
+        self.files.append(self.path.open("rb"))
         return environ["wsgi.file_wrapper"](self)
 
     def read(self, size: int) -> bytes:
-        return self.file.read(size)  # type: ignore[no-any-return]
+        return self.files[0].read(size)  # type: ignore[no-any-return]
 
     def close(self) -> None:
+        self.files[self.closed].close()
         self.closed += 1
-        self.file.close()
 
 
 @pytest.fixture
@@ -289,7 +291,7 @@ async def test_a_thread_that_ignores_its_cancellation_is_lost_and_the_pool_is_ri
 
             deaf.gate.set()
             await until(lambda: deaf.closed == 1 and served.server.statistics().threads.lost == 0)
-            assert deaf.file.closed
+            assert deaf.files[0].closed
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
                     nursery.start_soon(served.exchange, request("GET", "/other"))
@@ -314,7 +316,7 @@ async def test_the_threads_of_a_pool_can_all_be_lost_and_others_take_their_place
             assert served.server.statistics().threads.lost == 2
             assert (await served.exchange(request("GET", "/other"))).endswith(b"hello")
             deaf.gate.set()
-            await until(lambda: served.server.statistics().threads.lost == 0)
+            await until(lambda: deaf.closed == 2 and served.server.statistics().threads.lost == 0)
 
 
 async def test_what_a_lost_thread_still_tries_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 from lifetimes import PATHS, SIZE, Traces, prepare, settings_of
+from riding import has_lane
 from stepper import CancelsAtStep, ask_in_pieces
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
@@ -77,7 +78,7 @@ class Site:
         trio.lowlevel.add_instrument(instrument)
         try:
             received = await ask_in_pieces(self.port, self._sends, instrument, bool(self.server.config.certfile))
-            while self.server._connections or self.traces.opened != self.traces.closed:  # noqa: ASYNC110
+            while self.server._connections or self.traces.opened != self.traces.closed or has_lane(self.server):  # noqa: ASYNC110
                 await trio.sleep(0.001)
         finally:
             trio.lowlevel.remove_instrument(instrument)
@@ -129,5 +130,6 @@ async def test_a_request_cancelled_at_every_step(
                 raise AssertionError(f"{name} takes more than {MOST_STEPS} steps")
             nursery.cancel_scope.cancel()
     assert outcomes <= {whole, cancelled, Outcome.APP_ERROR if "half-way" in name else whole}
-    assert cancelled in outcomes or (how == "client goes" and name.startswith("static mount"))
+    # Of a mount's request nobody looks whether its client goes, nor of one that is quick in the lane.
+    assert cancelled in outcomes or (how == "client goes" and (name.startswith("static mount") or "riding" in name))
     gc.collect()  # what nobody closed warns now

@@ -29,6 +29,8 @@ from tools import require_tool
 from trio_wsgi import Outcome
 from trio_wsgi.net.watch import RIPE, DisconnectWatch
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 PROMPT = 0.2  # seconds within which the work stops
 TRIES = 5  # of what is timed, for the sake of busy machines: the best one counts
 

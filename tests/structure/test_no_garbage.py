@@ -16,6 +16,8 @@ import trio
 from asking import PLAIN, Environ, StartResponse
 from serving import Served, serving
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 SIZE = 300_000  # of the file, and of the larger answers: more than the kernel takes at once
 REQUESTS = {
     "bytes": b"GET /bytes HTTP/1.1\r\nHost: a\r\n\r\n",

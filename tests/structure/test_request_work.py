@@ -23,6 +23,8 @@ from tools import require_tool
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 LABEL: contextvars.ContextVar[str] = contextvars.ContextVar("label", default="none")
 
 

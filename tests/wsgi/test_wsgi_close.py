@@ -15,6 +15,8 @@ from serving import receive_all, serving
 
 from trio_wsgi import Outcome
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 BIG = bytes(256 * 1024)  # a block that small socket buffers do not take
 
 

@@ -14,6 +14,8 @@ from serving import Served, serving
 
 from trio_wsgi import Outcome
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 class Unprintable(Exception):
     """An error that cannot say what it is."""

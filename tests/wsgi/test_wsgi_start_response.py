@@ -11,6 +11,8 @@ from asking import PLAIN, Environ, StartResponse, ask, error_lines
 
 from trio_wsgi import Outcome
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 # start_response's arguments; what the log has to name
 REFUSED: list[Any] = [
     pytest.param((b"200 OK", []), "status must be str, got bytes", id="status as bytes"),

@@ -9,9 +9,10 @@ Laws:
 
 from __future__ import annotations
 
+import io
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
@@ -19,15 +20,15 @@ from typing import IO, Any
 
 import trio
 
-from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.errors import ClientGone
-from trio_wsgi.net.apps import Abandoned
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
+from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Call
+from trio_wsgi.net.slot import Abandoned, Call, Running
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
@@ -44,8 +45,6 @@ from trio_wsgi.wsgi.response import Response
 from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
-
-Leave = Callable[[Answer], bool]  # sends it; whether all of it has left, and the rest need not be done at once
 
 _NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -72,12 +71,16 @@ class AppRun:
         self._peer = peer
         self._head = head
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
-        self.work = Work(nursery, "the request")
+        self.work = Work(nursery, "the request", outlet.attended)
         self.errors = ErrorLog()
         self.environ: Mapping[str, Any] = _NO_ENVIRON
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
-        self.call: Call | None = None  # once it was asked
-        self.heard = False  # the client has sent something, or left, since it was asked
+        self.call: Running | None = None  # while the app runs, or is to
+        self.left = False  # the answer, whole, from the app's thread
+        self._response: Response | None = None  # likewise
+        self._clock: AppClock | None = None
+        self._watched: int | None = None  # by the watch for disconnects
+        self._abandon: Callable[[], None] = nothing
         self._gone = False  # the client, while the app ran
 
     @property
@@ -101,7 +104,7 @@ class AppRun:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             yield open_input(self._arriving), head.content_length
 
-    async def ask(self, body: IO[bytes], length: int | None, leave: Leave | None = None) -> Answer:
+    async def ask(self, body: IO[bytes], length: int | None) -> Answer:
         """Call the app, and return what is left to send.
 
         It runs in a thread, while its client is there and for no longer than it may take.
@@ -109,58 +112,78 @@ class AppRun:
         Args:
             body: the request's.
             length: of it, if it is known.
-            leave: may be called in the thread, to send the answer there; None where the client is not to be listened
-                to meanwhile.
 
         Raises:
             AppFailed: the app raised.
             AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
         """
-        service = self._service
-        environ = self._build_environ(body, length)
-        response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
-        sock = None if leave is None else self._wire.transport.sock
-        call = Call(partial(self._call_in_thread, environ, response, leave), dispose=dispose_answer, sock=sock)
-        self.call = self._outlet.call = call
-        clock = self._outlet.clock = AppClock(
-            self._app_timeout(), service.alarms, partial(service.threads.abandon, call)
-        )
-        call.begins = clock.begin
-        if self._arriving is not None:
-            self._arriving.clock = clock
-        environ["trio_wsgi.cancelled"] = lambda: call.cancelled
-        environ["trio_wsgi.set_app_timeout"] = lambda seconds: bridge.run_sync(clock.allow, seconds)
-        answer: Answer | None = None
-        watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
+        threads = self._service.threads
+        call = Call(_not_yet, dispose=dispose_answer)
+        call.fn = self._prepare(call, body, length)
+        call.begins = self._look_after(partial(threads.abandon, call)).begin
+        return await self.accept(threads.run(call, self._service.config.queue_timeout))
+
+    def ask_in_lane(self, ride: Ride) -> Answer:
+        """Call the app, here in the lane's thread, with no body; the loop may `attend` meanwhile. Raises as the app."""
+        call = self._prepare(ride, io.BytesIO(), self._head.content_length)
+        ride.begin()
+        return call()
+
+    def attend(self, ride: Ride, since: float) -> None:
+        """On the loop: look after what the lane's thread runs since then."""
+        self._look_after(ride.abandon).begin(self._service.now() - since)
+
+    async def accept(self, outcome: Awaitable[Answer]) -> Answer:
+        """Await the app's answer, and return what is left to send; raises as `ask`."""
+        service, answer = self._service, None
         try:
-            answer = await service.threads.run(call, service.config.queue_timeout)
+            answer = await outcome
         except Abandoned:
             pass
         finally:
-            if answer is None:
-                response.close()
-            service.watch.end(watched)
-            clock.end()
-            self.heard = call.heard
-            self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
+            if answer is None and self._response is not None:
+                self._response.close()
+            if self._watched is not None:
+                service.watch.end(self._watched)
+            if self._clock is not None:
+                self._clock.end()
+            self.end_call()
             self._outlet.delivering = True
-            self.errors.flush()
-            if not service.observers.wants_environ:
-                self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
         if answer is not None:
-            if call.left or not (self._gone or clock.expired):
+            if self.left or not (self._gone or (self._clock is not None and self._clock.expired)):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
-        if self._gone:
+        if self._gone or self._clock is None:
             raise ClientGone(0, "closed by the client while the application ran")
-        raise AppTimedOut(clock.seconds)
+        raise AppTimedOut(self._clock.seconds)
 
-    def _call_in_thread(self, environ: dict[str, Any], response: Response, leave: Leave | None) -> Answer:
-        answer = _call_app(self._service.app, environ, response)
-        call = self.call
-        if leave is not None and call is not None and call.stands_alone and not call.cancelled:
-            call.left = leave(answer)
-        return answer
+    def end_call(self) -> None:
+        """The app is done: keep nothing of its call."""
+        self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
+        self._response = None
+        self.errors.flush()
+        if not self._service.observers.wants_environ:
+            self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
+
+    def _prepare(self, running: Running, body: IO[bytes], length: int | None) -> Callable[[], Answer]:
+        """What is to be called in a thread."""
+        service = self._service
+        environ = self._build_environ(body, length)
+        environ["trio_wsgi.cancelled"] = lambda: running.cancelled
+        environ["trio_wsgi.set_app_timeout"] = self._outlet.allow_seconds
+        response = self._response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
+        self.call = self._outlet.call = running
+        return partial(_call_app, service.app, environ, response)
+
+    def _look_after(self, abandon: Callable[[], None]) -> AppClock:
+        """Have the app run while its client is there and for no longer than it may take: else `abandon` its call."""
+        service = self._service
+        self._abandon = abandon
+        clock = self._clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, abandon)
+        if self._arriving is not None:
+            self._arriving.clock = clock
+        self._watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
+        return clock
 
     def _build_environ(self, body: IO[bytes], length: int | None) -> dict[str, Any]:
         service, head, peer = self._service, self._head, self._peer
@@ -187,9 +210,8 @@ class AppRun:
         return environ
 
     def _client_gone(self) -> None:
-        assert self.call is not None
         self._gone = True
-        self._service.threads.abandon(self.call)
+        self._abandon()
 
     def _app_timeout(self) -> float:
         """What the request's trusted header says, where the operator has named one, else the setting."""
@@ -220,6 +242,10 @@ def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response)
         raise
     except BaseException as exc:
         raise AppFailed from exc
+
+
+def _not_yet() -> None:
+    raise AssertionError("the call was not prepared")
 
 
 def dispose_answer(answer: Answer) -> None:

@@ -8,9 +8,6 @@ Laws:
 * Waking costs more than working. A thread is woken when the loop is about to wait, once for all that it was given; it
   wakes the loop when its inbox is empty, once for all that it has done. Whenever the loop has waited, for whatever, it
   looks by itself, so that who gets a result goes on in that very turn.
-* A caller may listen to its client while its call runs. Where the call stands alone, its thread sends the answer, and
-  its caller goes on with the client's next request, in one turn of the loop. Nobody waits in vain: any other end of
-  the call, and `slot.QUIET` seconds of the client's silence, end the listening.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm.
 * No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
@@ -40,7 +37,7 @@ from typing import Any
 import trio
 
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Call, Report, Slot, Waits
+from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, raise_error
 
 try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
     from anyio import get_cancelled_exc_class as _load_backend
@@ -59,14 +56,6 @@ AHEAD = 16  # calls that one thread is given at most
 
 class Overloaded(Exception):
     """All threads are busy and the queue is full: answer 503."""
-
-
-class LostThread(Exception):
-    """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
-
-
-class Abandoned(Exception):
-    """The call was given up by `AppThreads.abandon`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +100,9 @@ class AppThreads(trio.abc.Instrument):
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._now = trio.lowlevel.current_clock().current_time
         self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
-        self._crowd = False  # more than one call was given at the last turn, and so the next one may be
-        self._quiet: dict[Call, None] = {}  # done, and their callers still listen
         self._used = False  # and installed as an instrument, for which the loop pays at every turn
         self._lost: set[Slot] = set()
+        self._lasting: Call | None = None  # keeps a thread until others need it
         self._closing = False
 
     def __repr__(self) -> str:
@@ -137,11 +125,11 @@ class AppThreads(trio.abc.Instrument):
         """
         call = call if isinstance(call, Call) else Call(call)
         await trio.lowlevel.checkpoint_if_cancelled()
-        free = len(self._idle) + self._starting + self._threads - len(self._slots)
+        free = len(self._idle) + self._starting + self._threads - len(self._slots) + self._is_lent
         if len(self._waiting) + self._ahead >= self._queue_size + free:
             raise Overloaded("all threads are busy and queue_size is reached")
         call.patience = queue_timeout
-        if not self._waiting and (slot := self._choose()) is not None:
+        if not self._waiting and (slot := self._choose(call)) is not None:
             self._give(slot, call)
         else:
             call.expires = self._now() + queue_timeout
@@ -150,29 +138,16 @@ class AppThreads(trio.abc.Instrument):
             if call.slot is None:
                 self._look_at(call.expires)
         call.task = trio.lowlevel.current_task()
-        if call.sock is not None and self._stands_alone(call):
-            await call.listen()
-            self._quiet.pop(call, None)
-            if not self._done.empty():
-                self._collect()
-            call.waits = Waits.FOR_END
-        if call.task is not None:
-            await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
+        await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
         error, result = call.error, call.result
         call.error = call.result = None  # whoever looks at the call keeps no answer alive,
         call.fn, call.begins = _nothing, None  # nor what the app was called with
         if error is None:
             return result
         try:
-            if not isinstance(error, trio.Cancelled | LostThread):
-                raise error
-            # The thread saw the cancellation of its slot; this task is to see its own, if it has one.
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if call.cancelled:
-                raise Abandoned from error
-            raise RuntimeError("a call raised the Cancelled of another one") from error
+            await raise_error(error, call.cancelled)
         finally:
-            del error, call  # an error would keep this frame, and the frame the error, and both what the app held
+            del error, call  # as there
 
     async def run_closing(self, fn: Callable[[], object]) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
@@ -221,6 +196,8 @@ class AppThreads(trio.abc.Instrument):
             await slot.returned.wait()
             return
         slot.lost = True
+        if call is self._lasting:
+            self._lasting = None
         self._slots.discard(slot)
         self._lost.add(slot)
         self._limiter.total_tokens += 1
@@ -237,11 +214,27 @@ class AppThreads(trio.abc.Instrument):
         call.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a call would find a thread that nobody else needs."""
+        return not self._waiting and (bool(self._idle) or len(self._slots) < self._threads)
+
+    @property
+    def _is_lent(self) -> bool:
+        """Whether a thread would come back from lasting work if it were asked for."""
+        lasting = None if self._lasting is None else self._lasting.lasts
+        return lasting is not None and lasting.resting
+
+    def spread(self, seconds: float) -> None:
+        """Calls wait for something: for so long, put none behind another one."""
+        self._spread_until = max(self._spread_until, self._now() + seconds)
+
     def counts(self) -> ThreadCounts:
         """How many threads do what, now."""
+        idle = len(self._idle) + self._is_lent
         return ThreadCounts(
-            busy=len(self._slots) - len(self._idle) - self._starting,
-            idle=len(self._idle),
+            busy=len(self._slots) - idle - self._starting,
+            idle=idle,
             lost=len(self._lost),
             queued=len(self._waiting) + self._ahead,
         )
@@ -254,41 +247,41 @@ class AppThreads(trio.abc.Instrument):
 
     def _hand_out(self) -> None:
         """Give waiting calls to slots, and start slots for the others."""
-        while self._waiting and (slot := self._choose()) is not None:
+        while self._waiting and (slot := self._choose(self._waiting[0])) is not None:
             self._give(slot, self._waiting.popleft())
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = Slot(self._done, self._attend)
+            slot = Slot(self._done, self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
+        if len(self._waiting) > self._starting and self._lasting is not None and self._lasting.lasts is not None:
+            self._lasting.lasts.give_way()
 
-    def _choose(self) -> Slot | None:
+    def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
         hot = self._hot
-        if hot is not None and len(hot.calls) < AHEAD and self._stands_in_for_others(hot):
+        behind = hot is not None and len(hot.calls) < AHEAD and call.lasts is None
+        if hot is not None and behind and self._stands_in_for_others(hot):
             return hot
         return self._idle.pop() if self._idle else None
 
     def _stands_in_for_others(self, slot: Slot) -> bool:
-        if not slot.calls or slot.scope.cancel_called:
+        if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called:
             return False
         if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
             return True
         now = self._now()
         return now >= self._spread_until and now - slot.since < STUCK_AFTER
 
-    def _stands_alone(self, call: Call) -> bool:
-        """Whether its thread will have nothing else to do, as far as the loop can tell."""
-        slot = call.slot
-        return slot is not None and slot.calls[0] is call and len(self._outbox) == 1 and not self._crowd
-
     def _give(self, slot: Slot, call: Call) -> None:
         if not self._used:
             self._used = True
             trio.lowlevel.add_instrument(self)
         call.slot = self._hot = slot
+        if call.lasts is not None:
+            self._lasting = call
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
@@ -309,7 +302,6 @@ class AppThreads(trio.abc.Instrument):
     def _flush(self) -> None:
         """Wake the threads that were given something."""
         now = self._now()
-        self._crowd = len(self._outbox) > 1
         for slot, call in self._outbox:
             if slot.calls[0] is call:
                 slot.since = now  # not before
@@ -367,7 +359,7 @@ class AppThreads(trio.abc.Instrument):
             self._read_reports()
             for slot in self._slots:
                 if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
-                    self._spread_until = now + SPREAD_FOR
+                    self.spread(SPREAD_FOR)
                     self._take_back(slot)
             for call in [call for call in self._waiting if call.expires <= now]:
                 self._waiting.remove(call)
@@ -409,13 +401,6 @@ class AppThreads(trio.abc.Instrument):
             else:
                 self._give_up(call, Overloaded())
 
-    def _attend(self) -> None:
-        """On the loop, where a thread has woken it: nobody whose call is done is to wait any longer."""
-        self._collect()
-        for call in self._quiet:
-            call.end_listening()
-        self._quiet.clear()
-
     def _collect(self) -> None:
         """On the loop: see what threads have done, and what they may do next."""
         self._read_reports()
@@ -450,12 +435,10 @@ class AppThreads(trio.abc.Instrument):
     def _settle(self, call: Call) -> None:
         """Give a result to whoever waits for it, or have it disposed of."""
         call.slot = None
+        if call is self._lasting:
+            self._lasting = None
         if call.task is not None:
-            if call.left and call.waits is Waits.FOR_CLIENT:
-                call.task = None
-                self._quiet[call] = None
-            else:
-                call.resume()
+            call.resume()
         elif call.dispose is not None and call.error is None:
             dispose = partial(_log_failure, partial(call.dispose, call.result))
             self._waiting.appendleft(Call(dispose, closes=True))

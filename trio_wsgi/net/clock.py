@@ -46,8 +46,9 @@ class AppClock:
         """How long the application was given."""
         return self._seconds
 
-    def begin(self) -> None:
-        """A thread has taken the call; to be called once."""
+    def begin(self, used: float = 0.0) -> None:
+        """A thread has taken the call, `used` seconds ago; to be called once."""
+        self._left -= used
         self._release()
 
     def end(self) -> None:

@@ -23,6 +23,8 @@ from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.exchange import Exchange
+from trio_wsgi.net.lane import Ride
+from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
@@ -37,9 +39,9 @@ from trio_wsgi.rules.proxies import Proxies
 log = logging.getLogger("trio_wsgi.error")
 
 _ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
-# Seconds from an answer to the next request. Where a client rests longer, so do the processors: to have its answer sent
-# by the thread that was just woken made the slowest hundredth of them wait a third longer.
-_BRISK = 0.001
+_BRISK = 0.1  # seconds from an answer to the next request: then the one after that may come as soon, too
+_KEPT_LONG = 2 * SILENT_AFTER  # seconds of keep_alive that leave time for a ride
+_IN_A_ROW = 16  # requests of one client who asks ahead, before others have their turn
 _RESTS_AFTER = 1.0  # seconds without a request; what is given up then costs the next one some µs
 LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
@@ -53,8 +55,9 @@ class Connection:
         peer: who is at the other end.
     """
 
-    __slots__ = ("__weakref__", "_born", "_draining", "_fresh", "_idle_since", "_meeting", "_nursery", "_over", "_peer",
-                 "_service", "_serving", "_state", "_transport", "_until", "_waiting", "_wire")  # fmt: skip
+    __slots__ = ("__weakref__", "_born", "_brisk", "_draining", "_fresh", "_idle_since", "_meeting", "_nursery",
+                 "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport", "_trouble", "_until",
+                 "_waiting", "_wire")  # fmt: skip
 
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
@@ -67,6 +70,9 @@ class Connection:
         self._draining = False
         self._born = service.now()
         self._idle_since = -math.inf
+        self._brisk = False  # its client asks without a rest
+        self._ride: Ride | None = None  # while it rides
+        self._trouble: Exception | None = None  # with what came meanwhile
         self._fresh = True  # no byte of a request has come yet
         self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
         self._nursery: trio.Nursery | None = None  # while it runs
@@ -97,6 +103,8 @@ class Connection:
     def drain(self) -> None:
         """Take no further request: an idle connection ends at once, a busy one after its response."""
         self._draining = True
+        if self._ride is not None:
+            self._ride.recall()
         if self._meeting is not None:
             self._meeting.deadline = trio.current_time() + LATE
         now = self._service.now()
@@ -187,84 +195,169 @@ class Connection:
         self._transport = self._wire.transport = transport
 
     async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
-        exchange = self._serving = Exchange(self._service, self._wire, nursery, self._peer, None, self._is_draining)
+        exchange = self._serving = self._begin_exchange(nursery, None)
         await exchange.run(refused=exc)
         self._serving = None
         return exchange
 
     async def _serve(self, nursery: trio.Nursery) -> None:
-        service, wire, draining = self._service, self._wire, self._is_draining
-        idle_setting = "header_timeout"
-        unread = heard = False
+        wire, unread = self._wire, False
         while True:
             try:
-                head = await self._next_head(idle_setting, heard)
+                exchange = await self._next_request(nursery)
             except (ClientError, ClientGone) as exc:
                 exchange = await self._refuse(nursery, exc)
                 unread = True  # more of what was refused may be on its way
                 break
-            if head is None:
+            if exchange is None:
                 if self._transport.held():  # of the last answer
                     await self._linger(until_taken=True)
                 return
-            brisk = service.now() - self._idle_since <= _BRISK
-            exchange = self._serving = Exchange(service, wire, nursery, self._peer, head, draining)
             try:
-                await exchange.run(brisk=brisk)
+                await exchange.run()
             finally:
                 if exchange.cut and wire.ends_by_closing:
                     self._transport.abort()
             if not exchange.keep or not wire.start_next_cycle():
                 break
-            idle_setting, heard = "keep_alive", exchange.heard
             self._serving = None
-            del exchange, head  # an idle connection keeps no request alive
+            del exchange  # an idle connection keeps no request alive
         self._serving = None
         # A client that would have kept the connection may be sending its next request.
-        unread = unread or head is None or head.keep_alive or not wire.body_done
+        unread = unread or exchange.may_be_followed or not wire.body_done
         if (unread or wire.has_input or self._has_unread()) and not exchange.cut:
             await self._linger()
+
+    async def _next_request(self, nursery: trio.Nursery) -> Exchange | None:
+        """The next request, which the lane may have begun, or even ended; None when there is none to come.
+
+        Raises:
+            ClientError, ClientGone: it began, and was no good.
+        """
+        since = self._service.now()
+        if self._may_ride():
+            await self._ride_in_lane(nursery)
+            if self._trouble is not None:
+                trouble, self._trouble = self._trouble, None
+                raise trouble
+            if self._serving is not None:
+                return self._serving
+            since = max(since, self._idle_since)
+        head = await self._next_head(since)
+        if head is None:
+            return None
+        exchange = self._serving = self._begin_exchange(nursery, head)
+        return exchange
+
+    def _begin_exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
+        return Exchange(self._service, self._wire, nursery, self._peer, head, self._is_draining)
+
+    # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
+
+    def _may_ride(self) -> bool:
+        lanes, config = self._service.lanes, self._service.config
+        return (
+            self._brisk
+            and not self._wire.has_input  # of which the lane would not hear
+            and not self._draining
+            and self._transport.bare
+            and lanes is not None
+            and config.keep_alive >= _KEPT_LONG
+            and lanes.open_now
+        )
+
+    async def _ride_in_lane(self, nursery: trio.Nursery) -> None:
+        lanes = self._service.lanes
+        assert lanes is not None
+        self._state = State.IDLE
+        self._idle_since = self._service.now()
+        ride = self._ride = lanes.begin(self._transport.sock, self)
+        try:
+            await ride.carried()
+        finally:
+            self._ride = None
+        self._brisk = self._service.now() - self._idle_since < SILENT_AFTER
+
+    def go_on(self, ride: Ride) -> bool:
+        """In the lane's thread: serve what has come; whether to wait for more there (`lane.Rider`)."""
+        wire = self._wire
+        assert self._nursery is not None
+        for _ in range(_IN_A_ROW):
+            try:
+                head = wire.receive_head_nowait()
+            except trio.WouldBlock:
+                return not wire.has_input
+            except ClientGone as exc:
+                if wire.has_input:
+                    self._trouble = exc
+                return False
+            except ClientError as exc:
+                self._trouble = exc
+                return False
+            self._fresh = False
+            exchange = self._serving = self._begin_exchange(self._nursery, head)
+            if not exchange.serve_in_lane(ride) or not wire.start_next_cycle():
+                return False
+            self._serving = None
+            if not wire.has_input:
+                self._idle_since = ride.stirred = self._service.now()
+                return True
+        return False
+
+    def attend(self, ride: Ride, since: float) -> None:
+        """On the loop: look after the present request (`lane.Rider`)."""
+        if self._serving is not None:
+            self._serving.attend(ride, since)
+
+    def lose(self, ride: Ride) -> Callable[[], None]:
+        """On the loop: do without the end of the present request (`lane.Rider`)."""
+        assert self._serving is not None
+        self._serving.lose(ride)
+        return self._serving.dispose
+
+    # -- waiting for a request -----------------------------------------------------------------------------------
 
     def _is_draining(self) -> bool:
         return self._draining
 
-    async def _next_head(self, idle_setting: str, heard: bool) -> RequestHead | None:
+    async def _next_head(self, since: float) -> RequestHead | None:
         """The next request, None when there is none to come.
 
         Args:
-            idle_setting: how long to wait for it.
-            heard: there is something to receive already.
+            since: when the wait for it began.
 
         Raises:
             ClientError, ClientGone: it began, and was no good.
         """
         wire, service = self._wire, self._service
-        patience: float = getattr(service.config, idle_setting)
+        setting = "header_timeout" if self._fresh else "keep_alive"
+        patience: float = getattr(service.config, setting)
         self._state = State.IDLE
         now = service.now()
-        self._idle_since = -math.inf if self._fresh else now  # who has just come has not had an answer
-        self._until = until = self._patient_until(now, patience)
+        self._until = until = self._patient_until(since, patience)
         self._over = until <= now
         # It is not called off when a request comes, but moved by the next wait.
         service.alarms.set(self, until if self._fresh else min(until, now + _RESTS_AFTER))
         try:
             while True:
-                if not (heard or wire.has_input or self._over):
+                if not (wire.has_input or self._over):
                     self._waiting = True
                     try:
                         await self._transport.wait_readable()
                     except trio.ClosedResourceError:  # the time is up, or the server drains
                         self._over = True
                     self._waiting = False
-                heard = False
                 try:
-                    return wire.receive_head_nowait()
+                    head = wire.receive_head_nowait()
+                    # who has just come has not had an answer
+                    self._brisk = not self._fresh and service.now() - since <= _BRISK
+                    return head
                 except trio.WouldBlock:
                     if wire.has_input:
                         return await self._rest_of_head()
                     if self._over:
                         if not self._draining:
-                            log.debug("%r: no request for %g s (%s)", self, patience, idle_setting)
+                            log.debug("%r: no request for %g s (%s)", self, patience, setting)
                         return None
                     # nothing but empty lines came
                 except ClientGone:

@@ -16,6 +16,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -28,10 +29,11 @@ from trio_wsgi.errors import AppError, ClientError, ClientGone
 from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import wait_body
+from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Call
+from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
@@ -80,9 +82,14 @@ class Exchange:
         self._nursery = nursery
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
+        self._not_at_hand = False  # that file, as was found already
         self._started = time.time()
         self._clock = service.now()
         self._ended = 0.0  # by the same clock; 0 where it ends with its record
+        self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
+        self._answer: Answer | None = None
+        self._error: BaseException | None = None
+        self._over = False  # up to its record
         self._promised: int | None = None  # bytes of body, by the head as it went out
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
@@ -103,13 +110,13 @@ class Exchange:
         return State.OPENING if self._opening else State.READING_BODY
 
     @property
-    def _call(self) -> Call | None:
+    def _call(self) -> Running | None:
         return None if self._app is None else self._app.call
 
     @property
-    def heard(self) -> bool:
-        """Whether the client has stirred since it has its answer: there is no need to wait for it."""
-        return self._app is not None and self._app.heard
+    def may_be_followed(self) -> bool:
+        """Whether the client would have kept the connection for another request."""
+        return self._head is None or self._head.keep_alive
 
     @property
     def taken(self) -> int:
@@ -135,20 +142,22 @@ class Exchange:
 
     # -- the way through -----------------------------------------------------------------------------------------
 
-    async def run(self, refused: Exception | None = None, brisk: bool = False) -> None:
-        """Serve the request; turn what goes wrong into an answer or a cut; emit the record.
+    async def run(self, refused: Exception | None = None) -> None:
+        """Serve the request, or what the lane has left of it; turn what goes wrong into an answer or a cut; emit the
+        record.
 
         Afterwards `keep` tells whether the connection may take another one.
 
         Args:
             refused: why what arrived could not be read as a request.
-            brisk: it came as soon as its client had the last answer, and so the next one may.
         """
+        if self._over:
+            return
         try:
             try:
                 if refused is not None:
                     raise refused
-                await self._serve(brisk)
+                await self._serve()
             except Exception as exc:
                 if isinstance(exc.__cause__ or exc, ClientGone):
                     # The end of the server, to whoever was sending, is an end of the connection; here it is told apart.
@@ -170,26 +179,109 @@ class Exchange:
         finally:
             self._emit()
 
-    async def _serve(self, brisk: bool) -> None:
+    async def _serve(self) -> None:
         head = self._head
         assert head is not None
-        if self._health:
+        if self._ride is not None:
+            await self._send(await self._take_from_lane(self._ride))
+        elif self._health:
             self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
             await self._send(answer_health(head, self._draining()))
         elif self._service.mounts and (found := find_mount(self._service.mounts, head)) is not None:
             await self._send(await self._ask_mount(head, *found))
         else:
-            app = self._app = AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
+            app = self._app = self._make_app(head)
             if not self._wire.body_done:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                listens = brisk and self._wire.transport.bare and not self._wire.has_input
-                leave = self._leave if listens else None
-                await self._send(await app.ask(io.BytesIO(), head.content_length, leave))
-            await app.work.end()
+                await self._send(await app.ask(io.BytesIO(), head.content_length))
+        if self._app is not None:
+            await self._app.work.end()
         if self.keep and not self._wire.body_done:
             await self._finish_body()
+
+    def _make_app(self, head: RequestHead) -> AppRun:
+        return AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
+
+    # -- in the lane ---------------------------------------------------------------------------------------------
+
+    def serve_in_lane(self, ride: Ride) -> bool:
+        """In the lane's thread: serve the request there, up to its record, if that is possible.
+
+        Returns:
+            whether it was, and the connection may be kept; else `run` is to be called.
+        """
+        head, wire = self._head, self._wire
+        assert head is not None
+        if self._health or not wire.body_done or head.expects_continue:
+            return False
+        try:
+            answer = self._answer_in_lane(head, ride)
+            if answer is None:
+                return False
+            self._ride, self._answer = ride, answer
+            whole = not ride.cancelled and self._leave(answer)
+        except BaseException as exc:
+            self._ride, self._error = ride, exc
+            whole = False
+        if self._app is not None and not ride.end():  # the loop looks after it, up to its end
+            return False
+        if whole:
+            self._end_in_lane(ride)
+        return whole and self.keep
+
+    def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
+        """None where it has to be looked for elsewhere."""
+        mounts = self._service.mounts
+        found = find_mount(mounts, head) if mounts else None
+        if found is None:
+            app = self._app = self._make_app(head)
+            return app.ask_in_lane(ride)
+        with suppress(WouldBlock):
+            return found[0].answer_nowait(head, found[1])
+        self._not_at_hand = True
+        return None
+
+    def _end_in_lane(self, ride: Ride) -> None:
+        self._ride = self._answer = None
+        self._sent = self._over = True
+        if self._app is not None:
+            self._app.work.end_unused()
+            self._app.end_call()
+        self._emit(ride.tell_loop)
+
+    async def _take_from_lane(self, ride: Ride) -> Answer:
+        """The answer that the lane's thread has brought; or what went wrong there."""
+        outcome = self._unwrap(ride)
+        return await (outcome if self._app is None else self._app.accept(outcome))
+
+    async def _unwrap(self, ride: Ride) -> Answer:
+        answer, error = self._answer, self._error
+        self._ride = self._answer = self._error = None
+        try:
+            if error is not None:
+                await raise_error(error, ride.cancelled)
+        finally:
+            del error
+        assert answer is not None
+        return answer
+
+    def attend(self, ride: Ride, since: float) -> None:
+        """On the loop: look after what the lane's thread runs since then."""
+        if self._app is not None:
+            self._app.attend(ride, since)
+
+    def lose(self, ride: Ride) -> None:
+        """On the loop: the lane's thread ignores that the request was cancelled; `run` is not to wait for it."""
+        self._ride, self._error = ride, LostThread()
+
+    def dispose(self) -> None:
+        """In a thread: close what was answered after `lose`."""
+        if self._answer is not None:
+            dispose_answer(self._answer)
+
+    # -- the way through, again ----------------------------------------------------------------------------------
 
     async def _finish_body(self) -> None:
         """Read what was left of the body, up to a bound beyond which the connection is not worth it."""
@@ -218,28 +310,25 @@ class Exchange:
             self.keep = False  # nobody will ask for the body
         if self._wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
             await trio.lowlevel.checkpoint()
-        try:
-            return mount.answer_nowait(head, path)
-        except WouldBlock:
-            pass
+        if not self._not_at_hand:
+            with suppress(WouldBlock):
+                return mount.answer_nowait(head, path)
         self._opening = True
         call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
         answer: Answer = await self._service.disk.run(call)
         return answer
 
     def _leave(self, answer: Answer) -> bool:
-        """In the application's thread: send what the kernel takes of the answer, and close it when that is all.
-
-        Returns:
-            Whether it has all left and the connection goes on, so that nothing is to be done before the next request.
-        """
+        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
         if not self._outlet.leave(answer):
             return False
         close, answer.close, answer.close_at_once = answer.close, nothing, True
         if close is not nothing:
             close_logging(close)
+        if self._app is not None:
+            self._app.left = True
         self._ended = self._service.now()
-        return self.keep
+        return True
 
     async def _send(self, answer: Answer) -> None:
         if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
@@ -347,11 +436,16 @@ class Exchange:
                 return said[0], int(said[1]) if said[1].isdecimal() else 0
         return peer.address or _UNIX
 
-    def _emit(self) -> None:
+    def _emit(self, call_on_loop: Callable[[Callable[[], object]], object] | None = None) -> None:
         if self._app is not None:
             self._app.errors.flush()  # what close() of the app's file said
-        if self._service.observers.wanted:
-            self._service.observers.tell(self._record())
+        observers = self._service.observers
+        if observers.wanted:
+            record = self._record()
+            if call_on_loop is None:
+                observers.tell(record)
+            else:
+                call_on_loop(partial(observers.tell, record))
         self._outlet.forget()
 
     def _record(self) -> RequestRecord:

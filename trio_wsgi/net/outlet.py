@@ -28,7 +28,7 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.backlog import Backlog
 from trio_wsgi.net.clock import AppClock
-from trio_wsgi.net.slot import Call
+from trio_wsgi.net.slot import Running
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers, check_headers
@@ -92,7 +92,7 @@ class Outlet:
         self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
-        self.call: Call | None = None  # in whose thread the app runs
+        self.call: Running | None = None  # in whose thread the app runs
         self.delivering = False  # the loop sends, and no thread is busy with it
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
@@ -173,6 +173,10 @@ class Outlet:
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
+
+    def allow_seconds(self, seconds: float) -> None:
+        """Give the app so many seconds of work from now on: `environ["trio_wsgi.set_app_timeout"]`."""
+        bridge.run_sync(self._allow_seconds, seconds)
 
     def leave(self, answer: Answer) -> bool:
         """The last of the response: send what the kernel takes of it now; whether that is all.
@@ -377,8 +381,17 @@ class Outlet:
             return True
         return False
 
+    def attended(self) -> bool:
+        """Have the loop look after the app's call; False where it is just ending without."""
+        return self.call is None or self.call.attend()
+
+    def _allow_seconds(self, seconds: float) -> None:
+        if self.attended() and self.clock is not None:
+            self.clock.allow(seconds)
+
     async def _wait_on_loop(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         # What a thread waits for the client is no time of the application's.
+        self.attended()
         with nullcontext() if self.clock is None else self.clock.stopped():
             return await async_fn(*args)
 

@@ -16,6 +16,7 @@ from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.codec import MakeCodec
 from trio_wsgi.net.fastcodec import choose_codec
+from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
 from trio_wsgi.net.outlet import SendLimits
@@ -43,6 +44,7 @@ class Service:
     config: Config
     now: Callable[[], float]  # Trio's clock
     threads: AppThreads
+    lanes: Lanes | None  # where the system has epoll
     pump: Pump
     watch: DisconnectWatch
     alarms: Alarms
@@ -80,6 +82,7 @@ async def open_service(
             running(watch.run),
             running(alarms.run),
             open_threads(config.threads, config.queue_size) as threads,
+            open_lanes(threads) as lanes,
             open_threads(DISK_THREADS, config.connection_limit) as disk,
             _open_background() as background,
         ):
@@ -90,6 +93,7 @@ async def open_service(
                 config=config,
                 now=alarms.now,
                 threads=threads,
+                lanes=lanes,
                 disk=disk,
                 pump=pump,
                 watch=watch,

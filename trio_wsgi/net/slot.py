@@ -4,17 +4,14 @@ Laws:
 
 * The loop gives calls to a slot through its inbox, the thread reports them back through the pool's `done`; each belongs
   to whoever took it out last.
-* A thread wakes the loop when its inbox is empty, but not for a call that has nothing urgent to report while its caller
-  listens to the client: it goes on when the client does. If that takes longer than `QUIET`, it is told all the same.
+* A thread wakes the loop when its inbox is empty.
 * An idle thread keeps no request alive.
 """
 
 from __future__ import annotations
 
-import enum
 import math
 import queue
-import socket
 import sys
 import threading
 import traceback
@@ -22,20 +19,72 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import trio
 
-QUIET = 0.005  # seconds that a report may wait for the client's next request to wake the loop
 _OUTERMOST = "call_app"  # the function of ours that calls the app
 
 
-class Waits(enum.Enum):
-    """What the caller of a call waits for."""
+class Abandoned(Exception):
+    """The call was given up for the sake of whoever had asked for it."""
 
-    FOR_END = "the end of the call"
-    FOR_CLIENT = "that, or until its client stirs"
-    NOT = "it looks for itself"
+
+class LostThread(Exception):
+    """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
+
+
+async def raise_error(error: BaseException, cancelled: bool) -> NoReturn:
+    """Raise what a thread's work for a request ended with.
+
+    The `Cancelled` that the thread saw is that of its slot; the request's task is to see its own, if it has one.
+
+    Args:
+        cancelled: for the sake of this request.
+
+    Raises:
+        Abandoned: so it was, and the task was not cancelled.
+    """
+    try:
+        if not isinstance(error, trio.Cancelled | LostThread):
+            raise error
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if cancelled:
+            raise Abandoned from error
+        raise RuntimeError("a call raised the Cancelled of another one") from error
+    finally:
+        del error  # it would keep this frame, and the frame the error, and both what the app held
+
+
+class Lasting(Protocol):
+    """Work that keeps a thread of the pool while nobody else needs it."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it has nothing to do at the moment."""
+
+    def give_way(self) -> None:
+        """End soon: the thread is needed."""
+
+
+class Running(Protocol):
+    """The application's part in a request as it runs in a thread: a `Call`, or a `Ride` in the lane."""
+
+    cancelled: bool  # while it ran; may be looked at from any thread
+
+    @property
+    def running_since(self) -> float | None:
+        """When a thread took it, by Trio's clock; None while it waits for one."""
+
+    @property
+    def thread(self) -> int:
+        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
+
+    def stack(self) -> str:
+        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
+
+    def attend(self) -> bool:
+        """On the loop: see to it that the loop has charge of its end; False where it has ended already."""
 
 
 class Call:
@@ -46,7 +95,7 @@ class Call:
         closes: it frees what an app has opened.
         dispose: called, in a thread, with a result that comes when the caller has given up.
         begins: called, on the loop, when a thread takes it.
-        sock: of the client, where what it sends next may end the wait for a call whose answer has left.
+        lasts: it is no request but serves many, until its thread is needed.
     """
 
     __slots__ = (
@@ -58,14 +107,11 @@ class Call:
         "error",
         "expires",
         "fn",
-        "heard",
-        "left",
+        "lasts",
         "patience",
         "result",
         "slot",
-        "sock",
         "task",
-        "waits",
     )
 
     def __init__(
@@ -74,13 +120,13 @@ class Call:
         closes: bool = False,
         dispose: Callable[[Any], object] | None = None,
         begins: Callable[[], object] | None = None,
-        sock: socket.socket | None = None,
+        lasts: Lasting | None = None,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
         self.begins = begins
-        self.sock = sock
+        self.lasts = lasts
         self.cancelled = False  # while it ran; may be looked at from any thread
         self.patience = math.inf  # seconds that it may wait for a thread
         self.expires = math.inf  # when it has waited so long
@@ -89,41 +135,16 @@ class Call:
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
         self.error: BaseException | None = None
-        self.waits = Waits.FOR_END  # its caller; the loop says so, and its thread looks
-        self.heard = False  # the client, before anything else ended the listening
-        self.left = False  # the answer, whole: the thread says so before it reports, and its caller need not hurry
-
-    @property
-    def stands_alone(self) -> bool:
-        """Whether its thread, which asks, was given nothing more, and its caller listens to the client."""
-        return self.waits is Waits.FOR_CLIENT and self.slot is not None and self.slot.inbox.empty()
-
-    async def listen(self) -> None:
-        """For its caller: wait until the client stirs (`heard`), or for its end. Afterwards it waits for nothing."""
-        assert self.sock is not None
-        self.waits = Waits.FOR_CLIENT
-        try:
-            await trio.lowlevel.wait_readable(self.sock)
-            self.heard = True
-        except trio.ClosedResourceError:  # `end_listening`
-            pass
-        except trio.Cancelled:  # as the next wait will be, which knows what is to be done
-            pass
-        # Said before the reports are read, as the thread reports before it looks at this: one sees the other.
-        self.waits = Waits.NOT
-
-    def end_listening(self) -> None:
-        """Have its caller go on, which listens."""
-        assert self.sock is not None
-        trio.lowlevel.notify_closing(self.sock)  # ends the wait; the socket stays open
 
     def resume(self) -> None:
         """Have its caller go on, which has not been told yet how it ended."""
         task, self.task = self.task, None
-        if self.waits is Waits.FOR_CLIENT:
-            self.end_listening()
-        elif self.waits is Waits.FOR_END and task is not None:
+        if task is not None:
             trio.lowlevel.reschedule(task)
+
+    def attend(self) -> bool:
+        """The loop has charge of it anyway (`Running`)."""
+        return True
 
     @property
     def running_since(self) -> float | None:
@@ -188,9 +209,10 @@ class Slot:
             while True:
                 # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
                 done.put((self, call))
-                following = self._take_soon(call)
+                if inbox.empty():
+                    self._token.run_sync_soon(self._attend)
                 call = None  # an idle thread keeps no request alive
-                call = following or inbox.get()
+                call = inbox.get()
                 if call is None:
                     return
                 try:
@@ -198,34 +220,19 @@ class Slot:
                 except BaseException as exc:
                     call.error = exc
 
-    def _take_soon(self, call: Call | None) -> Call | None:
-        """Wake the loop, if it has to know of the end of a call; or the next call, if it came before that."""
-        following: Call | None = None
-        if call is not None and call.left and call.waits is Waits.FOR_CLIENT:
-            try:
-                following = self.inbox.get(timeout=QUIET)
-            except queue.Empty:
-                self._wake_loop()
-            else:
-                if following is None:  # the end: `loop_in_thread` is to take it
-                    self.inbox.put(None)
-                elif call.waits is Waits.FOR_CLIENT:  # or it would wait for the end of what runs now
-                    self._wake_loop()
-        elif self.inbox.empty():
-            self._wake_loop()
-        return following
-
-    def _wake_loop(self) -> None:
-        self._token.run_sync_soon(self._attend)
-
     def stack(self) -> str:
         """Where its thread is at this moment, from the call on: what is below it is ours."""
-        frame = sys._current_frames().get(self.thread)
-        if frame is None:
-            return ""
-        stack = traceback.extract_stack(frame)
-        ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
-        return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
+        return stack_of(self.thread)
+
+
+def stack_of(thread: int) -> str:
+    """Where an application's thread is at this moment, as lines of a Python stack; `thread` is its identifier."""
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return ""
+    stack = traceback.extract_stack(frame)
+    ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
+    return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
 
 
 Report = tuple[Slot, Call | None]  # who, and which call is done; None: the thread is there

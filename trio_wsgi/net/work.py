@@ -27,13 +27,16 @@ class Work:
     Args:
         nursery: where the tasks run; it outlives this.
         owner: what it is for, in the log.
+        lives: asked on the loop before something is started; False where the owner has ended. From then on the owner's
+            end waits for what was started.
     """
 
-    __slots__ = ("_done", "_ended", "_nursery", "_owner", "_scopes")
+    __slots__ = ("_done", "_ended", "_lives", "_nursery", "_owner", "_scopes")
 
-    def __init__(self, nursery: trio.Nursery, owner: str) -> None:
+    def __init__(self, nursery: trio.Nursery, owner: str, lives: Callable[[], bool] | None = None) -> None:
         self._nursery = nursery
         self._owner = owner
+        self._lives = lives
         self._scopes: dict[trio.CancelScope, None] = {}  # of the tasks that run; takes less than a set while empty
         self._ended = False
         self._done: trio.Event | None = None  # somebody waits for the end
@@ -54,7 +57,7 @@ class Work:
             bridge.run_sync(start)
 
     def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
-        if self._ended:
+        if self._ended or (self._lives is not None and not self._lives()):
             raise RuntimeError(f"{self._owner} has ended: nothing can be started for it any more")
         scope = trio.CancelScope()
         self._scopes[scope] = None
@@ -76,6 +79,10 @@ class Work:
             del self._scopes[scope]
             if not self._scopes and self._done is not None:
                 self._done.set()
+
+    def end_unused(self) -> None:
+        """The owner has ended, for which nothing was started."""
+        self._ended = True
 
     async def end(self) -> None:
         """Cancel what still runs, and wait for it."""

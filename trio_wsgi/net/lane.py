@@ -1,0 +1,311 @@
+"""The lane: one thread of the pool that serves brisk clients, request after request, without the event loop.
+
+To wake a thread for a request, and the loop for its end, costs more than most requests. So the connection of a client
+that asks again at once lends its wire to the lane, whose thread waits for all such clients, and for nothing else.
+
+Laws:
+
+* A ride has one owner. While its client is silent it stands in `waiting`, and is of whoever takes it out there: the
+  thread when something arrives, the loop when it wants it back. What the thread gives back goes through `done`.
+* The end of a request is the thread's, as long as the request is quick and asks nothing of the loop. It stands in
+  `running` then, and is of whoever takes it out there: the thread when it has ended, or the loop before (`attend`),
+  which from then on looks after deadline and disconnect, and gets the ride back with the answer.
+* Nobody waits behind a request that lasts: after `STUCK_AFTER` seconds the loop attends to it, and takes all others
+  back.
+* The lane is closed before its slot is cancelled, so that no other request sees that cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from typing import Protocol
+
+import trio
+
+from trio_wsgi.net.slot import stack_of
+
+_WAKE = 1  # to an eventfd(2)
+
+
+class Rider(Protocol):
+    """A connection, as the lane sees it."""
+
+    def go_on(self, ride: Ride) -> bool:
+        """In the lane's thread: serve what the client has sent. Does not raise.
+
+        Returns:
+            whether to wait there for more of it; else the ride is given back.
+        """
+
+    def attend(self, ride: Ride, since: float) -> None:
+        """On the loop: look after the present request, which began at `since`; the ride is given back at its end."""
+
+    def lose(self, ride: Ride) -> Callable[[], None]:
+        """On the loop: the thread ignores the cancellation of the present request, which goes on without it.
+
+        Returns:
+            what disposes of its end, if that comes after all; called in a thread.
+        """
+
+
+class Ride:
+    """One connection's stay in the lane (`slot.Running` for its requests).
+
+    Args:
+        lane: which.
+        sock: of the connection, non-blocking.
+        rider: serves it.
+    """
+
+    __slots__ = ("_lane", "attended", "cancelled", "context", "error", "fd", "recalled", "rider", "stirred", "task")
+
+    def __init__(self, lane: Lane, sock: socket.socket, rider: Rider) -> None:
+        self._lane = lane
+        self.fd = sock.fileno()
+        self.rider = rider
+        self.context: Context = copy_context()
+        self.stirred = lane.now()  # when its last request ended
+        self.cancelled = False  # its present request
+        self.recalled = False  # the loop wants it back, and says so once
+        self.attended = False  # the loop has charge of its present request, and gets it back
+        self.error: BaseException | None = None  # that the lane itself had with it
+        self.task: trio.lowlevel.Task | None = None  # who waits for it
+
+    def __repr__(self) -> str:
+        return f"<Ride of {self.rider!r}>"
+
+    # -- in the lane's thread ------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A request begins: from now on the loop may attend to it."""
+        self._lane.running[self] = self._lane.now()
+
+    def end(self) -> bool:
+        """It has ended; whether that is the thread's own affair."""
+        return self._lane.running.pop(self, None) is not None
+
+    def tell_loop(self, fn: Callable[[], object]) -> None:
+        """Have `fn` called on the loop, some milliseconds later at most."""
+        self._lane.told.put(fn)
+
+    # -- on the event loop ---------------------------------------------------------------------------------------
+
+    @property
+    def running_since(self) -> float | None:
+        """When the present request began."""
+        return self._lane.running.get(self) or self._lane.attended.get(self)
+
+    @property
+    def thread(self) -> int:
+        """The lane's, while it runs a request of this ride; 0 else."""
+        return 0 if self.running_since is None else self._lane.native_id
+
+    def stack(self) -> str:
+        """Where the application is at this moment, as lines of a Python stack."""
+        return "" if self.running_since is None else stack_of(self._lane.thread)
+
+    def attend(self) -> bool:
+        """Have the loop look after the present request; False where it has ended."""
+        if not self.attended:
+            since = self._lane.running.pop(self, None)
+            if since is None:
+                return False
+            self.attended = True
+            self._lane.attended[self] = since
+            self.rider.attend(self, since)
+        return True
+
+    async def carried(self) -> None:
+        """Wait until it is given back (`Lane.carry`)."""
+        await self._lane.carry(self)
+
+    def recall(self) -> bool:
+        """Want it back: at once (True) while the client is silent, else after the present request."""
+        self.recalled = True  # said before it is looked for, as the thread puts it back before it looks at this
+        return self._lane.take_back(self.fd)
+
+    def abandon(self) -> None:
+        """Give up the present request, to which the loop attends: its thread finds out as after a cancellation."""
+        self._lane.cancel(self)
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """Its task was cancelled."""
+        task, self.task = self.task, None  # whom Trio itself wakes then
+        if self.recall():
+            return trio.lowlevel.Abort.SUCCEEDED
+        self.task = task
+        self.cancelled = True
+        if self.attend():
+            self._lane.cancel(self)
+        return trio.lowlevel.Abort.FAILED
+
+
+class Lane:
+    """One stay of a thread with its riders.
+
+    Args:
+        now: Trio's clock.
+        cancel_call: cancels the slot that the lane's call runs in.
+    """
+
+    def __init__(self, now: Callable[[], float], cancel_call: Callable[[], None]) -> None:
+        self.now = now
+        self._cancel_call = cancel_call
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0)  # CLOEXEC is its default
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._token = trio.lowlevel.current_trio_token()
+        self._waiting: dict[int, Ride] = {}  # by descriptor
+        self.running: dict[Ride, float] = {}  # since when; one at most
+        self.attended: dict[Ride, float] = {}  # likewise; the loop's alone
+        self._done: queue.SimpleQueue[Ride] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._late: list[Callable[[], None]] = []  # dispose of what a lost thread may bring
+        self.rides: set[Ride] = set()  # the loop's account
+        self.closed = False  # the loop says so, once
+        self.thread = self.native_id = 0
+        self.processor_clock = -1  # of its thread (clock_gettime(2)); -1 before it is there
+
+    def __repr__(self) -> str:
+        return f"<Lane of {len(self.rides)}{', closed' if self.closed else ''}>"
+
+    # -- in its thread -------------------------------------------------------------------------------------------
+
+    def run_in_thread(self) -> None:
+        """Serve the riders until it is closed."""
+        self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
+        self.processor_clock = time.pthread_getcpuclockid(self.thread)
+        waiting, poll = self._waiting, self._epoll.poll
+        while not self.closed:
+            for fd, _ in poll():
+                if self.closed:
+                    break
+                ride = waiting.pop(fd, None)  # None: taken back, or only to be woken
+                if ride is None:
+                    continue
+                if not self._go_on(ride):
+                    self._give_back(fd, ride)
+                    continue
+                waiting[fd] = ride
+                if ride.recalled and waiting.pop(fd, None) is not None:
+                    self._give_back(fd, ride)
+        with suppress(KeyError):
+            while True:
+                self._give_back(*waiting.popitem())
+
+    def _go_on(self, ride: Ride) -> bool:
+        try:
+            return ride.context.copy().run(ride.rider.go_on, ride)
+        except BaseException as exc:
+            ride.error = exc
+            return False
+
+    def _give_back(self, fd: int, ride: Ride) -> None:
+        with suppress(ValueError):  # the lane was dissolved without this thread, which was lost
+            self._epoll.unregister(fd)
+        self._done.put(ride)
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self.collect)
+
+    def dispose(self, _: object) -> None:
+        """In a thread: what a lost thread has brought, after all."""
+        for dispose in self._late:
+            dispose()
+
+    # -- on the event loop ---------------------------------------------------------------------------------------
+
+    @property
+    def resting(self) -> bool:
+        """Whether no request runs (`slot.Lasting`)."""
+        return not self.running and not self.attended
+
+    def give_way(self) -> None:
+        """The pool needs the thread (`slot.Lasting`)."""
+        self.close()
+
+    async def carry(self, ride: Ride) -> None:
+        """Have the thread serve a ride until it is given back.
+
+        Cancellation: at once while the client is silent; else the request finds out.
+        """
+        ride.task = trio.lowlevel.current_task()
+        self.rides.add(ride)
+        self._waiting[ride.fd] = ride
+        self._epoll.register(ride.fd, select.EPOLLIN)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(ride.abort)
+        finally:
+            self.rides.discard(ride)
+        if ride.error is not None:
+            raise ride.error
+
+    def take_back(self, fd: int) -> bool:
+        """Give a silent ride back, now; False where there is none."""
+        ride = self._waiting.pop(fd, None)
+        if ride is None:
+            return False
+        self._epoll.unregister(fd)
+        self._resume(ride)
+        return True
+
+    def take_back_silent(self, since: float) -> None:
+        """Give those back whose clients have been silent since before then."""
+        for fd, ride in list(self._waiting.items()):
+            if ride.stirred < since:
+                self.take_back(fd)
+
+    def attend_to_stuck(self, before: float) -> bool:
+        """Attend to a request that began before then; whether there is one."""
+        for ride, since in list(self.running.items()):
+            if since <= before and ride.attend() and ride.cancelled:
+                self.cancel(ride)
+        return any(since <= before for since in self.attended.values())
+
+    def close(self) -> None:
+        """Let the thread end; all silent rides are given back now, the others by the thread. May be called again."""
+        if not self.closed:
+            self.closed = True
+            os.eventfd_write(self._wake, _WAKE)
+        self.take_back_silent(math.inf)
+
+    def cancel(self, ride: Ride) -> None:
+        """Have the present request of a ride see a cancellation, and no other one."""
+        self.close()
+        self.collect()  # in this order: the thread begins nothing after it has given something back to a closed lane
+        if ride in self.attended:
+            ride.cancelled = True
+            self._cancel_call()
+
+    def collect(self) -> None:
+        """See what the thread has done."""
+        while not self.told.empty():
+            self.told.get_nowait()()
+        while not self._done.empty():
+            ride = self._done.get_nowait()
+            self.attended.pop(ride, None)
+            self._resume(ride)
+
+    def dissolve(self) -> None:
+        """Free the lane; its thread has ended, was never there, or is lost: whom it keeps goes on without it."""
+        self.close()
+        self.collect()
+        while self.attended:
+            ride, _ = self.attended.popitem()
+            self._late.append(ride.rider.lose(ride))
+            self._resume(ride)
+        self._epoll.close()
+        os.close(self._wake)
+
+    def _resume(self, ride: Ride) -> None:
+        task, ride.task = ride.task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
