@@ -20,7 +20,6 @@ from serving import receive_all, serving
 import trio_wsgi.net.apps
 from trio_wsgi import Outcome
 from trio_wsgi.disk.root import AtHand, WouldBlock
-from trio_wsgi.net import lanes
 from trio_wsgi.net.status import State
 
 CLOSE = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -277,29 +276,6 @@ async def test_many_that_each_wait_a_little_are_spread_over_threads() -> None:
 
         await until(is_spread)
         nursery.cancel_scope.cancel()
-
-
-async def test_a_lane_that_failed_is_tried_again_later_each_time(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "SPREAD_FOR", (0.1, 0.4))
-    app = App(gate=gate)
-    async with serving(app, threads=2) as served:
-        pauses = []
-        for _ in range(4):
-            async with await board(served, 5) as slow, await board(served, 5):
-                gate.entered.clear()
-                gate.go_on.clear()
-                await slow.send_all(ask_for("/gate"))
-                await gate.is_entered()
-                lane = lane_of(served)
-                assert lane is not None
-                await until(lambda lane=lane: lane.closed)
-                gate.go_on.set()
-                await receive(slow, 7)
-                assert served.server._service is not None
-                assert served.server._service.lanes is not None
-                pauses.append(served.server._service.lanes._pause)
-            await trio.sleep(pauses[-1])
-        assert pauses[0] < pauses[-1] == 0.4
 
 
 async def test_a_client_that_goes_cancels_its_request() -> None:

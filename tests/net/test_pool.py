@@ -425,3 +425,32 @@ def test_where_the_system_has_no_thread_to_give_requests_are_turned_away_until_i
     )
     assert (done.returncode, done.stdout) == (0, "overloaded\noverloaded\noverloaded\nserved\n"), done.stderr
     assert "cannot start a thread for the application: can't start new thread; 0 are running" in done.stderr
+
+
+@pytest.mark.parametrize(("works", "threads"), [(False, 8), (True, 1)])
+async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: bool, threads: int) -> None:
+    """2 ms each, too short to be stuck: behind one another, eight that wait would take eight times as long."""
+    idents: set[int] = set()
+
+    def call() -> None:
+        idents.add(threading.get_ident())
+        if works:
+            until = time.thread_time() + 0.0005
+            while time.thread_time() < until:
+                pass
+        else:
+            time.sleep(0.002)
+
+    async with open_threads(8, 100) as pool:
+        await pool.run(call)
+
+        async def keep_calling(times: int) -> None:
+            for _ in range(times):
+                await pool.run(call)
+
+        for times in (8, 8):  # the first ones show what they are
+            idents.clear()
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(keep_calling, times)
+        assert len(idents) == threads or (works and len(idents) < 4)  # another guest may take the processor for a while

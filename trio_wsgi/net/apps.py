@@ -12,7 +12,8 @@ Laws:
   warm.
 * No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
   next one is put behind the one that runs. What is found stuck there after `STUCK_AFTER` seconds is taken back and
-  given to other threads, and for `SPREAD_FOR` seconds nothing is put behind anything.
+  given to other threads. Then, and where calls wait more than they compute, nothing is put behind anything for a while
+  (`pace`).
 * A thread that ignores its cancellation for `LOST_AFTER` seconds is lost: it is reported with its stack, its caller
   goes on without it, and another thread takes its place. When it comes back it ends, and what it brings is disposed of.
 * Cancelling a caller, or abandoning its call, cancels the scope of the slot that runs the call: the app sees
@@ -36,6 +37,7 @@ from typing import Any
 
 import trio
 
+from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, raise_error
 
@@ -50,7 +52,6 @@ log = logging.getLogger("trio_wsgi.error")
 
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 STUCK_AFTER = 0.005  # seconds of a call behind which others do not wait
-SPREAD_FOR = 1.0  # seconds without another attempt, once a call was found stuck
 AHEAD = 16  # calls that one thread is given at most
 
 
@@ -95,10 +96,10 @@ class AppThreads(trio.abc.Instrument):
         self._waiting: deque[Call] = deque()
         self._ahead = 0  # calls that wait in inboxes, behind another one
         self._hot: Slot | None = None  # that was given a call last
-        self._spread_until = -math.inf
         self._nap = trio.CancelScope()  # of the overseer
         self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
         self._now = trio.lowlevel.current_clock().current_time
+        self.pace = Pace(self._now)
         self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
         self._used = False  # and installed as an instrument, for which the loop pays at every turn
         self._lost: set[Slot] = set()
@@ -225,10 +226,6 @@ class AppThreads(trio.abc.Instrument):
         lasting = None if self._lasting is None else self._lasting.lasts
         return lasting is not None and lasting.resting
 
-    def spread(self, seconds: float) -> None:
-        """Calls wait for something: for so long, put none behind another one."""
-        self._spread_until = max(self._spread_until, self._now() + seconds)
-
     def counts(self) -> ThreadCounts:
         """How many threads do what, now."""
         idle = len(self._idle) + self._is_lent
@@ -268,12 +265,11 @@ class AppThreads(trio.abc.Instrument):
         return self._idle.pop() if self._idle else None
 
     def _stands_in_for_others(self, slot: Slot) -> bool:
-        if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called:
+        if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
             return False
         if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
             return True
-        now = self._now()
-        return now >= self._spread_until and now - slot.since < STUCK_AFTER
+        return self._now() - slot.since < STUCK_AFTER
 
     def _give(self, slot: Slot, call: Call) -> None:
         if not self._used:
@@ -359,7 +355,7 @@ class AppThreads(trio.abc.Instrument):
             self._read_reports()
             for slot in self._slots:
                 if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
-                    self.spread(SPREAD_FOR)
+                    self.pace.part()
                     self._take_back(slot)
             for call in [call for call in self._waiting if call.expires <= now]:
                 self._waiting.remove(call)
@@ -420,6 +416,8 @@ class AppThreads(trio.abc.Instrument):
             self._starting -= 1
         else:
             slot.calls.popleft()
+            if call.lasts is None and self.pace.together:
+                self.pace.note(call.took, call.worked)
             self._settle(call)
         if slot.calls:  # put behind it, and running by now
             self._ahead -= 1

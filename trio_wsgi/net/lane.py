@@ -91,7 +91,11 @@ class Ride:
 
     def end(self) -> bool:
         """It has ended; whether that is the thread's own affair."""
-        return self._lane.running.pop(self, None) is not None
+        since = self._lane.running.pop(self, None)
+        if since is None:
+            return False
+        self._lane.took += self._lane.now() - since
+        return True
 
     def tell_loop(self, fn: Callable[[], object]) -> None:
         """Have `fn` called on the loop, some milliseconds later at most."""
@@ -172,8 +176,9 @@ class Lane:
         self._late: list[Callable[[], None]] = []  # dispose of what a lost thread may bring
         self.rides: set[Ride] = set()  # the loop's account
         self.closed = False  # the loop says so, once
+        self.took = 0.0  # seconds that requests have, which the thread itself has ended
         self.thread = self.native_id = 0
-        self.processor_clock = -1  # of its thread (clock_gettime(2)); -1 before it is there
+        self._processor_clock = -1  # of its thread (clock_gettime(2)); -1 before it is there
 
     def __repr__(self) -> str:
         return f"<Lane of {len(self.rides)}{', closed' if self.closed else ''}>"
@@ -183,7 +188,7 @@ class Lane:
     def run_in_thread(self) -> None:
         """Serve the riders until it is closed."""
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
-        self.processor_clock = time.pthread_getcpuclockid(self.thread)
+        self._processor_clock = time.pthread_getcpuclockid(self.thread)
         waiting, poll = self._waiting, self._epoll.poll
         while not self.closed:
             for fd, _ in poll():
@@ -231,6 +236,10 @@ class Lane:
     def give_way(self) -> None:
         """The pool needs the thread (`slot.Lasting`)."""
         self.close()
+
+    def processor_time(self) -> float:
+        """Seconds of a processor that the thread has had; while it is there and not closed."""
+        return time.clock_gettime(self._processor_clock)
 
     async def carry(self, ride: Ride) -> None:
         """Have the thread serve a ride until it is given back.

@@ -14,6 +14,7 @@ import math
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -112,6 +113,8 @@ class Call:
         "result",
         "slot",
         "task",
+        "took",
+        "worked",
     )
 
     def __init__(
@@ -135,6 +138,7 @@ class Call:
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
         self.error: BaseException | None = None
+        self.took = self.worked = 0.0  # seconds of its thread, and of a processor
 
     def resume(self) -> None:
         """Have its caller go on, which has not been told yet how it ended."""
@@ -215,10 +219,12 @@ class Slot:
                 call = inbox.get()
                 if call is None:
                     return
+                began, worked = time.perf_counter(), time.thread_time()
                 try:
                     call.result = call.context.run(call.fn)
                 except BaseException as exc:
                     call.error = exc
+                call.took, call.worked = time.perf_counter() - began, time.thread_time() - worked
 
     def stack(self) -> str:
         """Where its thread is at this moment, from the call on: what is below it is ours."""
