@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import logging
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import WouldBlock
 from trio_wsgi.errors import AppError, ClientError, ClientGone
+from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
 from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import wait_body
@@ -38,17 +38,13 @@ from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
-from trio_wsgi.rules.forwarded import find_client
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_all, get_length, http_date
+from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length, http_date
 from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
 
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
-_UNIX = ("", 0)  # who has no address
-_RANGE = b"content-range"
-_RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
 
 
 class Exchange:
@@ -204,6 +200,64 @@ class Exchange:
     def _make_app(self, head: RequestHead) -> AppRun:
         return AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
 
+    async def _finish_body(self) -> None:
+        """Read what was left of the body, up to a bound beyond which the connection is not worth it."""
+        wire, config = self._wire, self._service.config
+        self.keep = False
+        if self._body_refused:
+            return
+        with trio.move_on_after(config.linger_timeout):
+            unread = 0
+            while not wire.body_done and unread < UNREAD_MAX:
+                try:
+                    unread += len(wire.receive_body_nowait())
+                except trio.WouldBlock:
+                    await wait_body(wire, config.body_timeout)
+                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
+                    return
+        self.keep = wire.body_done
+
+    @property
+    def _body_refused(self) -> bool:
+        """Whether nobody can tell what comes next on the wire: a body that was not asked for, or is not whole."""
+        return self._app is not None and self._app.body_refused
+
+    async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
+        if head.expects_continue:
+            self.keep = False  # nobody will ask for the body
+        if self._wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
+            await trio.lowlevel.checkpoint()
+        if not self._not_at_hand:
+            with suppress(WouldBlock):
+                return mount.answer_nowait(head, path)
+        self._opening = True
+        call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
+        answer: Answer = await self._service.disk.run(call)
+        return answer
+
+    async def _send(self, answer: Answer) -> None:
+        if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
+            self.keep = False  # nobody reads it any more
+        try:
+            if (left := self._outlet.deliver_nowait(answer)) is not None:
+                self._slim()
+                await left
+            if answer.missing:
+                raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
+            self._sent = True
+        finally:
+            if answer.close_at_once:
+                if answer.close is not nothing:
+                    close_logging(answer.close)
+            else:
+                await close_answer(self._service, answer)
+
+    def _slim(self) -> None:
+        """What is left takes its time: where nobody is to be told of headers, keep those that `_resume_at` reads."""
+        sent = self._outlet.sent_head
+        if sent is not None and not self._service.observers.wants_response_headers:
+            self._outlet.sent_head = sent._replace(headers=[h for h in sent.headers if h[0].lower() == CONTENT_RANGE])
+
     # -- in the lane ---------------------------------------------------------------------------------------------
 
     def serve_in_lane(self, ride: Ride) -> bool:
@@ -243,6 +297,18 @@ class Exchange:
         self._not_at_hand = True
         return None
 
+    def _leave(self, answer: Answer) -> bool:
+        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
+        if not self._outlet.leave(answer):
+            return False
+        close, answer.close, answer.close_at_once = answer.close, nothing, True
+        if close is not nothing:
+            close_logging(close)
+        if self._app is not None:
+            self._app.left = True
+        self._ended = self._service.now()
+        return True
+
     def _end_in_lane(self, ride: Ride) -> None:
         self._ride = self._answer = None
         self._sent = self._over = True
@@ -280,78 +346,6 @@ class Exchange:
         """In a thread: close what was answered after `lose`."""
         if self._answer is not None:
             dispose_answer(self._answer)
-
-    # -- the way through, again ----------------------------------------------------------------------------------
-
-    async def _finish_body(self) -> None:
-        """Read what was left of the body, up to a bound beyond which the connection is not worth it."""
-        wire, config = self._wire, self._service.config
-        self.keep = False
-        if self._body_refused:
-            return
-        with trio.move_on_after(config.linger_timeout):
-            unread = 0
-            while not wire.body_done and unread < UNREAD_MAX:
-                try:
-                    unread += len(wire.receive_body_nowait())
-                except trio.WouldBlock:
-                    await wait_body(wire, config.body_timeout)
-                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
-                    return
-        self.keep = wire.body_done
-
-    @property
-    def _body_refused(self) -> bool:
-        """Whether nobody can tell what comes next on the wire: a body that was not asked for, or is not whole."""
-        return self._app is not None and self._app.body_refused
-
-    async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
-        if head.expects_continue:
-            self.keep = False  # nobody will ask for the body
-        if self._wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
-            await trio.lowlevel.checkpoint()
-        if not self._not_at_hand:
-            with suppress(WouldBlock):
-                return mount.answer_nowait(head, path)
-        self._opening = True
-        call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
-        answer: Answer = await self._service.disk.run(call)
-        return answer
-
-    def _leave(self, answer: Answer) -> bool:
-        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
-        if not self._outlet.leave(answer):
-            return False
-        close, answer.close, answer.close_at_once = answer.close, nothing, True
-        if close is not nothing:
-            close_logging(close)
-        if self._app is not None:
-            self._app.left = True
-        self._ended = self._service.now()
-        return True
-
-    async def _send(self, answer: Answer) -> None:
-        if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
-            self.keep = False  # nobody reads it any more
-        try:
-            if (left := self._outlet.deliver_nowait(answer)) is not None:
-                self._slim()
-                await left
-            if answer.missing:
-                raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
-            self._sent = True
-        finally:
-            if answer.close_at_once:
-                if answer.close is not nothing:
-                    close_logging(answer.close)
-            else:
-                await close_answer(self._service, answer)
-
-    def _slim(self) -> None:
-        """What is left takes its time: where nobody is to be told of headers, keep those that `_resume_at` reads."""
-        sent = self._outlet.sent_head
-        if sent is not None and not self._service.observers.wants_response_headers:
-            self._outlet.sent_head = sent._replace(headers=[h for h in sent.headers if h[0].lower() == _RANGE])
 
     # -- what the response carries -------------------------------------------------------------------------------
 
@@ -404,12 +398,7 @@ class Exchange:
         return f"cut by the shutdown at byte {self._resume_at()}"
 
     def _resume_at(self) -> str:
-        """Up to where the client has it, of how much: from there it can ask for the rest (RFC 9110 §14)."""
-        sent = self._outlet.sent_head
-        ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, _RANGE)] if sent else []
-        start = int(ranges[0][1]) if ranges and ranges[0] else 0
-        total = "" if self._promised is None else f" of {start + self._promised}"
-        return f"{start + self._outlet.body_sent}{total}"
+        return describe_offset(self._outlet.sent_head, self._outlet.body_sent, self._promised)
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
         self._outcome = outcome
@@ -419,22 +408,10 @@ class Exchange:
     # -- what is told of it --------------------------------------------------------------------------------------
 
     def _label(self) -> str:
-        client, who, asked = self._client(), str(self._peer), self._wire.asked
-        if client != (self._peer.address or _UNIX):
-            who = f"{client[0] or 'unknown'} via {self._peer.name}"
-        if asked is None:
-            return who
-        return f"{who} {asked.method.decode('ascii')} {asked.target.decode('latin-1')!r}"
+        return label_request(self._peer, self._client(), self._wire.asked)
 
     def _client(self) -> tuple[str, int]:
-        """Address and port of the client: as proxies of ours say, where one of them has connected."""
-        peer, asked = self._peer, self._wire.asked
-        if peer.forwarding is not None and asked is not None:
-            built = None if self._app is None else self._app.client
-            said = built or find_client(asked.headers, peer.forwarding)
-            if said is not None:
-                return said[0], int(said[1]) if said[1].isdecimal() else 0
-        return peer.address or _UNIX
+        return find_address(self._peer, self._wire.asked, None if self._app is None else self._app.client)
 
     def _emit(self, call_on_loop: Callable[[Callable[[], object]], object] | None = None) -> None:
         if self._app is not None:
