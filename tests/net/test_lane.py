@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import io
+import os
+import select
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -414,6 +417,19 @@ async def test_a_silent_client_rides_no_longer_and_the_lane_ends_with_the_last()
         assert (threads.busy, threads.queued) == (0, 0)
         await client.send_all(KEPT)
         await receive(client, 5)
+
+
+@pytest.mark.parametrize("scarce", ["eventfd", "epoll"])
+async def test_without_descriptors_there_is_no_lane_and_no_harm(scarce: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    async with serving(App()) as served, await served.connect() as client:
+        monkeypatch.setattr(*{"eventfd": (os, "eventfd"), "epoll": (select, "epoll")}[scarce], fails)
+        for _ in range(5):
+            await client.send_all(KEPT)
+            await receive(client, 5)
+        assert lane_of(served) is None
 
 
 async def test_keep_alive_counts_from_the_last_answer() -> None:

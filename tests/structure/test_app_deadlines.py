@@ -236,9 +236,13 @@ class Deaf:
     def __init__(self, path: Path) -> None:
         self.gate = threading.Event()
         self.path = path
-        self.closed = 0
         self.inside = self.most = 0
-        self.files: list[Any] = []  # of several threads, perhaps
+        self.files: list[Any] = []  # opened by one thread or several,
+        self.unclosed: list[Any] = []  # and closed by others, perhaps at the same time
+
+    @property
+    def closed(self) -> int:
+        return len(self.files) - len(self.unclosed)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         start_response("200 OK", PLAIN)
@@ -252,15 +256,16 @@ class Deaf:
 
     def stand_still_ignoring_everything(self, environ: Environ) -> Any:
         assert self.gate.wait(10)
-        self.files.append(self.path.open("rb"))
+        file = self.path.open("rb")
+        self.unclosed.append(file)
+        self.files.append(file)
         return environ["wsgi.file_wrapper"](self)
 
     def read(self, size: int) -> bytes:
         return self.files[0].read(size)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        self.files[self.closed].close()
-        self.closed += 1
+        self.unclosed.pop().close()
 
 
 @pytest.fixture
@@ -290,7 +295,7 @@ async def test_a_thread_that_ignores_its_cancellation_is_lost_and_the_pool_is_ri
             assert (deaf.closed, served.server.statistics().threads.lost) == (0, 1)
 
             deaf.gate.set()
-            await until(lambda: deaf.closed == 1 and served.server.statistics().threads.lost == 0)
+            await until(lambda: len(deaf.files) == deaf.closed == 1 and served.server.statistics().threads.lost == 0)
             assert deaf.files[0].closed
             async with trio.open_nursery() as nursery:
                 for _ in range(3):
@@ -316,7 +321,7 @@ async def test_the_threads_of_a_pool_can_all_be_lost_and_others_take_their_place
             assert served.server.statistics().threads.lost == 2
             assert (await served.exchange(request("GET", "/other"))).endswith(b"hello")
             deaf.gate.set()
-            await until(lambda: deaf.closed == 2 and served.server.statistics().threads.lost == 0)
+            await until(lambda: len(deaf.files) == deaf.closed == 2 and served.server.statistics().threads.lost == 0)
 
 
 async def test_what_a_lost_thread_still_tries_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

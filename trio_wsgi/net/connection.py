@@ -236,7 +236,7 @@ class Connection:
         """
         since = self._service.now()
         if self._may_ride():
-            await self._ride_in_lane(nursery)
+            await self._ride_in_lane()
             if self._trouble is not None:
                 trouble, self._trouble = self._trouble, None
                 raise trouble
@@ -255,23 +255,24 @@ class Connection:
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
     def _may_ride(self) -> bool:
-        lanes, config = self._service.lanes, self._service.config
         return (
             self._brisk
             and not self._wire.has_input  # of which the lane would not hear
             and not self._draining
             and self._transport.bare
-            and lanes is not None
-            and config.keep_alive >= _KEPT_LONG
-            and lanes.open_now
+            and self._service.lanes is not None
+            and self._service.config.keep_alive >= _KEPT_LONG
         )
 
-    async def _ride_in_lane(self, nursery: trio.Nursery) -> None:
+    async def _ride_in_lane(self) -> None:
         lanes = self._service.lanes
         assert lanes is not None
         self._state = State.IDLE
         self._idle_since = self._service.now()
-        ride = self._ride = lanes.begin(self._transport.sock, self)
+        ride = lanes.begin(self._transport.sock, self)
+        if ride is None:
+            return
+        self._ride = ride
         try:
             await ride.carried()
         finally:

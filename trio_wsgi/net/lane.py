@@ -159,13 +159,20 @@ class Lane:
     Args:
         now: Trio's clock.
         cancel_call: cancels the slot that the lane's call runs in.
+
+    Raises:
+        OSError: descriptors ran out.
     """
 
     def __init__(self, now: Callable[[], float], cancel_call: Callable[[], None]) -> None:
         self.now = now
         self._cancel_call = cancel_call
-        self._epoll = select.epoll()
         self._wake = os.eventfd(0)  # CLOEXEC is its default
+        try:
+            self._epoll = select.epoll()
+        except OSError:
+            os.close(self._wake)
+            raise
         self._epoll.register(self._wake, select.EPOLLIN)
         self._token = trio.lowlevel.current_trio_token()
         self._waiting: dict[int, Ride] = {}  # by descriptor
@@ -247,9 +254,13 @@ class Lane:
         Cancellation: at once while the client is silent; else the request finds out.
         """
         ride.task = trio.lowlevel.current_task()
-        self.rides.add(ride)
         self._waiting[ride.fd] = ride
-        self._epoll.register(ride.fd, select.EPOLLIN)
+        try:
+            self._epoll.register(ride.fd, select.EPOLLIN)
+        except OSError:  # the system's limit (epoll_ctl(2), ENOSPC): the loop waits for the client, as for others
+            del self._waiting[ride.fd]
+            return
+        self.rides.add(ride)
         try:
             await trio.lowlevel.wait_task_rescheduled(ride.abort)
         finally:

@@ -10,6 +10,8 @@ Laws:
 
 from __future__ import annotations
 
+import logging
+import os
 import select
 import socket
 from collections.abc import AsyncIterator
@@ -20,6 +22,8 @@ import trio
 from trio_wsgi.net.apps import STUCK_AFTER, AppThreads, Overloaded
 from trio_wsgi.net.lane import Lane, Ride, Rider
 from trio_wsgi.net.slot import Abandoned, Call, LostThread
+
+log = logging.getLogger("trio_wsgi.error")
 
 SILENT_AFTER = 0.25  # seconds without a request after which a client is not brisk any more
 
@@ -41,18 +45,18 @@ class Lanes:
     def __repr__(self) -> str:
         return f"<Lanes {self._lane}>"
 
-    @property
-    def open_now(self) -> bool:
-        """Whether `begin` would find a thread."""
-        if self._lane is not None and not self._lane.closed:
-            return True
-        return self._threads.has_room and self._threads.pace.together
-
-    def begin(self, sock: socket.socket, rider: Rider) -> Ride:
-        """A ride, to be carried at once; where `open_now`."""
-        if self._lane is None or self._lane.closed:
-            self._lane = self._open()
-        return Ride(self._lane, sock, rider)
+    def begin(self, sock: socket.socket, rider: Rider) -> Ride | None:
+        """A ride, to be carried at once; None where there is no room."""
+        lane = self._lane
+        if lane is None or lane.closed:
+            if not (self._threads.has_room and self._threads.pace.together):
+                return None
+            try:
+                lane = self._lane = self._open()
+            except OSError as exc:  # descriptors ran out; whoever accepts says so, too
+                log.debug("no lane: %s", exc.strerror)
+                return None
+        return Ride(lane, sock, rider)
 
     def close(self) -> None:
         """Nobody rides any more."""
@@ -111,7 +115,7 @@ class Lanes:
 @asynccontextmanager
 async def open_lanes(threads: AppThreads) -> AsyncIterator[Lanes | None]:
     """What brisk clients ride in; None where the system has no epoll(7). Whoever rides must have got off at the end."""
-    if not hasattr(select, "epoll"):
+    if not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
         yield None
         return
     async with trio.open_nursery() as nursery:
