@@ -297,7 +297,7 @@ class Connection:
                 return False
             self._fresh = False
             exchange = self._serving = self._begin_exchange(self._nursery, head)
-            if not exchange.serve_in_lane(ride) or not wire.start_next_cycle():
+            if not ride.call(exchange.serve_in_lane) or not wire.start_next_cycle():
                 return False
             self._serving = None
             if not wire.has_input:

@@ -66,13 +66,13 @@ class Ride:
         rider: serves it.
     """
 
-    __slots__ = ("_lane", "attended", "cancelled", "context", "error", "fd", "recalled", "rider", "stirred", "task")
+    __slots__ = ("_context", "_lane", "attended", "cancelled", "error", "fd", "recalled", "rider", "stirred", "task")
 
     def __init__(self, lane: Lane, sock: socket.socket, rider: Rider) -> None:
         self._lane = lane
         self.fd = sock.fileno()
         self.rider = rider
-        self.context: Context = copy_context()
+        self._context: Context = copy_context()
         self.stirred = lane.now()  # when its last request ended
         self.cancelled = False  # its present request
         self.recalled = False  # the loop wants it back, and says so once
@@ -84,6 +84,10 @@ class Ride:
         return f"<Ride of {self.rider!r}>"
 
     # -- in the lane's thread ------------------------------------------------------------------------------------
+
+    def call(self, fn: Callable[[Ride], bool]) -> bool:
+        """Call `fn`, which serves one request, in a context of its own."""
+        return self._context.copy().run(fn, self)
 
     def begin(self) -> None:
         """A request begins: from now on the loop may attend to it."""
@@ -106,7 +110,8 @@ class Ride:
     @property
     def running_since(self) -> float | None:
         """When the present request began."""
-        return self._lane.running.get(self) or self._lane.attended.get(self)
+        since = self._lane.running.get(self)
+        return self._lane.attended.get(self) if since is None else since
 
     @property
     def thread(self) -> int:
@@ -216,7 +221,7 @@ class Lane:
 
     def _go_on(self, ride: Ride) -> bool:
         try:
-            return ride.context.copy().run(ride.rider.go_on, ride)
+            return ride.rider.go_on(ride)
         except BaseException as exc:
             ride.error = exc
             return False
