@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse
+from riding import has_lane
 from serving import Served, serving
+
+from trio_wsgi.net import lanes
 
 pytestmark = pytest.mark.usefixtures("each_way")
 
@@ -70,7 +73,11 @@ class App:
 
 @pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_requests_and_their_connection_leave_nothing_for_the_collector(name: str, tmp_path: Path) -> None:
+async def test_requests_and_their_connection_leave_nothing_for_the_collector(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does their lane."""
+    monkeypatch.setattr(lanes, "SILENT_AFTER", 0.02)
     path = tmp_path / "file"
     path.write_bytes(b"x" * SIZE)
     async with serving(App(path), static=(f"/static={tmp_path}",)) as served:
@@ -93,6 +100,8 @@ async def test_requests_and_their_connection_leave_nothing_for_the_collector(nam
 async def ask(served: Served, name: str) -> None:
     answer = await served.exchange(REQUESTS[name] * 5)
     assert answer.count(b"HTTP/1.1 ") == 5
+    while has_lane(served.server):  # noqa: ASYNC110
+        await trio.sleep(0.005)
 
 
 def is_ours(thing: object) -> bool:

@@ -145,17 +145,18 @@ class AppRun:
                 self._response.close()
             if self._watched is not None:
                 service.watch.end(self._watched)
-            if self._clock is not None:
-                self._clock.end()
+            clock, self._clock, self._abandon = self._clock, None, nothing  # thousands are sending then
+            if clock is not None:
+                clock.end()
             self.end_call()
             self._outlet.delivering = True
         if answer is not None:
-            if self.left or not (self._gone or (self._clock is not None and self._clock.expired)):
+            if self.left or not (self._gone or (clock is not None and clock.expired)):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
-        if self._gone or self._clock is None:
+        if self._gone or clock is None:
             raise ClientGone(0, "closed by the client while the application ran")
-        raise AppTimedOut(self._clock.seconds)
+        raise AppTimedOut(clock.seconds)
 
     def end_call(self) -> None:
         """The app is done: keep nothing of its call."""

@@ -329,8 +329,12 @@ class Lane:
             self._resume(ride)
         self._epoll.close()
         os.close(self._wake)
+        self._cancel_call = _nothing  # it refers to the call, and the call to this
 
     def _resume(self, ride: Ride) -> None:
         task, ride.task = ride.task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
+
+
+def _nothing() -> None: ...
