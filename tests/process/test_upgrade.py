@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,7 @@ def test_signals_at_any_moment_of_it_neither_kill_nor_get_lost(tmp_path: Path) -
             for number in (signal.SIGUSR1, signal.SIGTTIN, signal.SIGPWR):
                 run.send_signal(number)
             assert run.process.poll() is None
+            time.sleep(0.001)  # sent without a rest, Python's handlers interrupt each other up to a RecursionError
         write_app(tmp_path, "two")
         run.send_signal(signal.SIGHUP)
         wait_until(lambda: ask(run).startswith("two "))
