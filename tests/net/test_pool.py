@@ -427,8 +427,8 @@ def test_where_the_system_has_no_thread_to_give_requests_are_turned_away_until_i
     assert "cannot start a thread for the application: can't start new thread; 0 are running" in done.stderr
 
 
-@pytest.mark.parametrize(("works", "threads"), [(False, 8), (True, 1)])
-async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: bool, threads: int) -> None:
+@pytest.mark.parametrize("works", [False, True])
+async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: bool) -> None:
     """2 ms each, too short to be stuck: behind one another, eight that wait would take eight times as long."""
     idents: set[int] = set()
 
@@ -453,4 +453,4 @@ async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: 
             async with trio.open_nursery() as nursery:
                 for _ in range(8):
                     nursery.start_soon(keep_calling, times)
-        assert len(idents) == threads or (works and len(idents) < 4)  # another guest may take the processor for a while
+        assert (len(idents) < 4) is works  # other guests of the machine may take its processors for a while
