@@ -118,7 +118,7 @@ class AppRun:
             AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
         """
         threads = self._service.threads
-        call = Call(_not_yet, dispose=dispose_answer)
+        call = Call(nothing, dispose=dispose_answer)
         call.fn = self._prepare(call, body, length)
         call.begins = self._look_after(partial(threads.abandon, call)).begin
         return await self.accept(threads.run(call, self._service.config.queue_timeout))
@@ -243,10 +243,6 @@ def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response)
         raise
     except BaseException as exc:
         raise AppFailed from exc
-
-
-def _not_yet() -> None:
-    raise AssertionError("the call was not prepared")
 
 
 def dispose_answer(answer: Answer) -> None:

@@ -37,6 +37,7 @@ from typing import Any
 
 import trio
 
+from trio_wsgi.disk.answer import nothing
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, raise_error
@@ -142,7 +143,7 @@ class AppThreads(trio.abc.Instrument):
         await trio.lowlevel.wait_task_rescheduled(lambda _: self._abort_request(call))  # noqa: F821 - see `del`
         error, result = call.error, call.result
         call.error = call.result = None  # whoever looks at the call keeps no answer alive,
-        call.fn, call.begins = _nothing, None  # nor what the app was called with
+        call.fn, call.begins = nothing, None  # nor what the app was called with
         if error is None:
             return result
         try:
@@ -254,7 +255,7 @@ class AppThreads(trio.abc.Instrument):
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
         if len(self._waiting) > self._starting and self._lasting is not None and self._lasting.lasts is not None:
-            self._lasting.lasts.give_way()
+            self._lasting.lasts.close()
 
     def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
@@ -454,9 +455,6 @@ class AppThreads(trio.abc.Instrument):
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
-
-
-def _nothing() -> None: ...
 
 
 def _log_failure(fn: Callable[[], object]) -> None:

@@ -234,7 +234,7 @@ class Connection:
         Raises:
             ClientError, ClientGone: it began, and was no good.
         """
-        since = self._service.now()
+        self._idle_since = self._service.now()
         if self._may_ride():
             await self._ride_in_lane()
             if self._trouble is not None:
@@ -242,8 +242,7 @@ class Connection:
                 raise trouble
             if self._serving is not None:
                 return self._serving
-            since = max(since, self._idle_since)
-        head = await self._next_head(since)
+        head = await self._next_head()
         if head is None:
             return None
         exchange = self._serving = self._begin_exchange(nursery, head)
@@ -268,7 +267,6 @@ class Connection:
         lanes = self._service.lanes
         assert lanes is not None
         self._state = State.IDLE
-        self._idle_since = self._service.now()
         ride = lanes.begin(self._transport.sock, self)
         if ride is None:
             return
@@ -277,6 +275,7 @@ class Connection:
             await ride.carried()
         finally:
             self._ride = None
+        self._idle_since = ride.stirred
         self._brisk = self._service.now() - self._idle_since < SILENT_AFTER
 
     def go_on(self, ride: Ride) -> bool:
@@ -301,7 +300,7 @@ class Connection:
                 return False
             self._serving = None
             if not wire.has_input:
-                self._idle_since = ride.stirred = self._service.now()
+                ride.stirred = self._service.now()
                 return True
         return False
 
@@ -321,11 +320,8 @@ class Connection:
     def _is_draining(self) -> bool:
         return self._draining
 
-    async def _next_head(self, since: float) -> RequestHead | None:
+    async def _next_head(self) -> RequestHead | None:
         """The next request, None when there is none to come.
-
-        Args:
-            since: when the wait for it began.
 
         Raises:
             ClientError, ClientGone: it began, and was no good.
@@ -335,7 +331,7 @@ class Connection:
         patience: float = getattr(service.config, setting)
         self._state = State.IDLE
         now = service.now()
-        self._until = until = self._patient_until(since, patience)
+        self._until = until = self._patient_until(self._idle_since, patience)
         self._over = until <= now
         # It is not called off when a request comes, but moved by the next wait.
         service.alarms.set(self, until if self._fresh else min(until, now + _RESTS_AFTER))
@@ -351,7 +347,7 @@ class Connection:
                 try:
                     head = wire.receive_head_nowait()
                     # who has just come has not had an answer
-                    self._brisk = not self._fresh and service.now() - since <= _BRISK
+                    self._brisk = not self._fresh and service.now() - self._idle_since <= _BRISK
                     return head
                 except trio.WouldBlock:
                     if wire.has_input:

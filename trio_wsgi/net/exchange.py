@@ -323,13 +323,13 @@ class Exchange:
         return await (outcome if self._app is None else self._app.accept(outcome))
 
     async def _unwrap(self, ride: Ride) -> Answer:
-        answer, error = self._answer, self._error
-        self._ride = self._answer = self._error = None
+        error, self._ride, self._error = self._error, None, None
         try:
-            if error is not None:
+            if error is not None:  # what a lost thread answers, now or later, is `dispose`'s
                 await raise_error(error, ride.cancelled)
         finally:
             del error
+        answer, self._answer = self._answer, None
         assert answer is not None
         return answer
 

@@ -31,6 +31,7 @@ from typing import Protocol
 
 import trio
 
+from trio_wsgi.disk.answer import nothing
 from trio_wsgi.net.slot import stack_of
 
 _WAKE = 1  # to an eventfd(2)
@@ -245,10 +246,6 @@ class Lane:
         """Whether no request runs (`slot.Lasting`)."""
         return not self.running and not self.attended
 
-    def give_way(self) -> None:
-        """The pool needs the thread (`slot.Lasting`)."""
-        self.close()
-
     def processor_time(self) -> float:
         """Seconds of a processor that the thread has had; while it is there and not closed."""
         return time.clock_gettime(self._processor_clock)
@@ -296,7 +293,7 @@ class Lane:
         return any(since <= before for since in self.attended.values())
 
     def close(self) -> None:
-        """Let the thread end; all silent rides are given back now, the others by the thread. May be called again."""
+        """Let the thread end (`slot.Lasting`); silent rides are given back now, the others by the thread."""
         if not self.closed:
             self.closed = True
             os.eventfd_write(self._wake, _WAKE)
@@ -329,12 +326,9 @@ class Lane:
             self._resume(ride)
         self._epoll.close()
         os.close(self._wake)
-        self._cancel_call = _nothing  # it refers to the call, and the call to this
+        self._cancel_call = nothing  # it refers to the call, and the call to this
 
     def _resume(self, ride: Ride) -> None:
         task, ride.task = ride.task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
-
-
-def _nothing() -> None: ...

@@ -64,8 +64,8 @@ class Lasting(Protocol):
     def resting(self) -> bool:
         """Whether it has nothing to do at the moment."""
 
-    def give_way(self) -> None:
-        """End soon: the thread is needed."""
+    def close(self) -> None:
+        """End soon: the thread is needed. May be called again."""
 
 
 class Running(Protocol):
