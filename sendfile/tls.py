@@ -12,11 +12,15 @@ Laws:
   the more often a write is owed.
 * A step sends bytes or of one file, never both: whether a file is in memory is asked before each step.
 * Bytes that are not encrypted never leave here: sendfile(2) is not used.
+* What OpenSSL keeps of an error that the kernel gave is forgotten at once (`forget_errors`): the next connection that
+  this thread serves would be told of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import os
 import ssl
 
@@ -109,6 +113,9 @@ class TlsSender:
             raise trio.WouldBlock from None
         except ssl.SSLError as error:
             raise ConnectionResetError(errno.ECONNRESET, describe(error)) from error
+        except OSError:
+            forget_errors()
+            raise
         self.owed, self._kept, self._ahead = 0, b"", 0
         self.sent += sent
         consume(parts, sent)
@@ -153,6 +160,22 @@ def describe(error: ssl.SSLError) -> str:
         return "TLS: the peer asks to negotiate anew"
     said = error.reason or error.strerror or str(error)
     return "TLS: " + said.lower().replace("_", " ")
+
+
+def forget_errors() -> None:
+    """Empty OpenSSL's queue of errors, which all connections of a thread share; call it after one got an OSError.
+
+    `ssl` leaves that error in the queue, and takes it for the next connection's (SSL_get_error(3); cpython#148594, seen
+    with Python 3.13 and OpenSSL 3.5). It has no function to empty it; but a context that is given ciphers that nobody
+    knows does so before it complains.
+    """
+    with contextlib.suppress(ssl.SSLError):
+        _context_for_errors().set_ciphers("none that is known")
+
+
+@functools.cache
+def _context_for_errors() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _join(parts: Parts, count: int) -> bytes:

@@ -67,7 +67,7 @@ def test_help_shows_every_flag_with_its_default(
     assert "(default: 30 s)" in text
     assert "(default: 1g)" in text
     assert "--sendfile, --no-sendfile" in text
-    assert "-b ADDRESS" in text
+    assert "--bind ADDRESS" in text
     assert '"%(r)s" %(s)s' in text
     assert all(len(line) <= 100 for line in out.splitlines())
 

@@ -23,7 +23,7 @@ from typing import NoReturn
 import trio
 
 from sendfile import MinRate, Parts, Pump, Rate, TlsSender
-from sendfile.tls import PIECE, describe
+from sendfile.tls import PIECE, describe, forget_errors
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls, TlsSocket
 from trio_wsgi.net.transport import PlainTransport
@@ -195,11 +195,12 @@ class TlsTransport(PlainTransport):
         except ssl.SSLWantWriteError:
             return False
         except (OSError, ValueError):  # the peer's has not come, or what came instead does not matter any more
-            pass
+            forget_errors()
         return True
 
 
 def _raise_gone(exc: OSError, when: str) -> NoReturn:
+    forget_errors()
     if isinstance(exc, ssl.SSLError):
         raise ClientGone(errno.ECONNRESET, f"{when}: {describe(exc)}") from exc
     raise ClientGone(exc.errno, f"{when}: {exc.strerror}") from exc

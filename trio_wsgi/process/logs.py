@@ -154,6 +154,13 @@ class _Writer(logging.Handler):
         """None: what happens in `emit` is safe in all threads, and nobody is to wait here at exit."""
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """What `logging.Handler.handle` does, but for the lock: since Python 3.13 that one takes it without looking."""
+        kept: object = self.filter(record)  # since Python 3.12 a filter may give another record
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return bool(kept)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Put its line into the queue, or count it as dropped."""
         try:
