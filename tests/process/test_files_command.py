@@ -62,12 +62,15 @@ def test_settings_and_their_sources_mean_what_they_always_do(site: Path, tmp_pat
     other = tmp_path / "other"
     other.mkdir()
     (other / "here.txt").write_text("other")
-    flags = ("--no-static-listing", "--static", f"/more={other}", "--chdir", "/")
+    flags = ("--no-static-listing", "--static", f"/more={other}", "--chdir", str(other))
     with command(*ADDRESS, "files", *flags, site.name, cwd=tmp_path, TRIO_WSGI_ACCESS_LOGFILE="access.log") as running:
         assert ask(running, "/")[0] == 404
         assert ask(running, "/more/here.txt")[2] == b"other"
         assert ask(running, "/big.bin", "HEAD")[0] == 200
+        running.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
         assert '"HEAD ' not in running.log
+    assert '"HEAD ' in (other / "access.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ BROKEN = {
     "exits": ("import sys\nsys.exit('run me as a script')\n", "SystemExit"),
     "no app": ("number = 1\n", "has no 'app'"),
     "no callable": ("app = 1\n", "which cannot be called"),
-    "not text": ("\0", "SyntaxError"),
+    "not text": ("\0", "null bytes"),
     "missing module": ("import there_is_none_of_this_name\n", "there_is_none_of_this_name"),
 }
 

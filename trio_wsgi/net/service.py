@@ -35,10 +35,7 @@ DISK_THREADS = 4  # that open the files of mounts
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The application, the threads it runs in, the pump that sends for it, and the settings.
-
-    Args:
-    """
+    """The application, the threads it runs in, the pump that sends for it, and the settings."""
 
     app: WSGIApplication
     config: Config
