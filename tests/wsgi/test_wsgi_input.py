@@ -43,14 +43,20 @@ class Pieces:
         self.instead = instead
         self.ended = False
 
-    def receive(self) -> bytes:
+    def receive_into(self, buffer: memoryview) -> int:
+        assert buffer
         if self.pieces:
-            return self.pieces.pop(0)
+            piece = self.pieces.pop(0)
+            count = min(len(buffer), len(piece))
+            buffer[:count] = piece[:count]
+            if count < len(piece):
+                self.pieces.insert(0, piece[count:])
+            return count
         if self.instead is not None:
             raise self.instead
         assert not self.ended, "asked for more after the end"
         self.ended = True
-        return b""
+        return 0
 
 
 def cut(body: bytes, sizes: Sequence[int]) -> list[bytes]:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from asking import PLAIN, Environ, StartResponse, ask, error_lines, request
 from serving import receive_all, serving
 
 from trio_wsgi import Outcome
+from trio_wsgi.net.buffers import Buffers
 
 HALF = b"x" * 4096
 
@@ -183,11 +186,70 @@ async def test_a_body_of_thousands_of_tiny_chunks_costs_no_more_memory_than_its_
 async def test_tiny_chunks_that_are_being_gathered_cost_no_more_memory_than_their_bytes() -> None:
     from trio_wsgi.net.inlet import SMALL, _append
 
-    blocks: list[bytes | bytearray] = []
+    blocks: list[bytes | bytearray | memoryview] = []
     for block in [b"large" * SMALL, *[b"ab"] * 100_000, b"large" * SMALL, b"small"]:
         _append(blocks, block)
     assert list(map(len, blocks)) == [5 * SMALL, 200_000, 5 * SMALL, 5]
     assert sum(block.__sizeof__() for block in blocks) < 10 * SMALL + 500_000
+
+
+async def test_uploads_that_wait_hold_no_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of slow uploads would take a MiB each."""
+    lend = Buffers.lend
+    lent = [0]  # now
+
+    @contextmanager
+    def counting(buffers: Buffers) -> Iterator[memoryview]:
+        with lend(buffers) as buffer:
+            lent[0] += 1
+            try:
+                yield buffer
+            finally:
+                lent[0] -= 1
+        assert len(buffers._free) <= 2
+
+    monkeypatch.setattr(Buffers, "lend", counting)
+    size = 3 * 1024 * 1024
+    body = os.urandom(size)
+    expected = hashlib.sha256(body).hexdigest().encode()
+    async with serving(digest) as served, AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(await served.connect()) for _ in range(6)]
+        for stream in streams:
+            await stream.send_all(request("POST", "/", f"Content-Length: {size}") + body[: size // 2])
+        with trio.fail_after(20):
+            while lent[0]:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            for stream in streams:
+                await stream.send_all(body[size // 2 :])
+            for stream in streams:
+                assert (await receive_all(stream)).endswith(expected)
+    assert lent == [0]
+
+
+async def test_who_reads_on_after_the_request_gets_no_byte_of_the_next_one() -> None:
+    """An app that left `wsgi.input` to a thread of its own."""
+    kept: list[Any] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        if not kept:
+            kept.append(environ["wsgi.input"])
+            assert environ["wsgi.input"].read(150_000) == b"1" * 150_000
+        else:
+            with pytest.raises(ValueError, match="the request is over"):
+                kept[0].read(200_000)
+            assert environ["wsgi.input"].read() == b"2" * 200_000
+        start_response("200 OK", PLAIN)
+        return [b"fine"]
+
+    async with serving(app, request_buffering=False) as served, await served.connect() as stream:
+        for digit in (b"1", b"2"):
+            await stream.send_all(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 200000\r\n\r\n" + digit * 200_000)
+            answer = b""
+            with trio.fail_after(10):
+                while not answer.endswith(b"fine"):
+                    received = await stream.receive_some()
+                    assert received, answer
+                    answer += received
 
 
 async def test_a_fast_upload_to_memory_lets_others_have_their_turn() -> None:

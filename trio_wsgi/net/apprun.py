@@ -97,12 +97,16 @@ class AppRun:
         if config.request_buffering and not head.expects_continue:
             spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
             try:
-                yield open_gathered(await gather_body(self._wire, spool, config.body_timeout)), len(spool)
+                body = await gather_body(self._wire, spool, config.body_timeout, self._service.buffers)
+                yield open_gathered(body), len(spool)
             finally:
                 await free_body(spool)
         else:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
-            yield open_input(self._arriving), head.content_length
+            try:
+                yield open_input(self._arriving), head.content_length
+            finally:
+                self._arriving.close()
 
     async def ask(self, body: IO[bytes], length: int | None) -> Answer:
         """Call the app, and return what is left to send.

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.spool import Spool
+from trio_wsgi.wsgi.spool import Block, Spool
 
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
+LARGE = 256 * 1024  # bytes that have come at once, and go there without being copied
 SMALL = 16 * 1024  # bytes of a block below which it is copied
 
 T = TypeVar("T")
@@ -48,10 +51,18 @@ class ArrivingBody:
         self.expects_continue = expects_continue
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.failure: ClientError | ClientGone | None = None
+        self._parsed = memoryview(b"")  # bytes that the app has not taken yet
+        self._closed = False
 
-    def receive(self) -> bytes:
+    def close(self) -> None:
+        """The request is over: whoever reads on must not get the next one's body."""
+        self._closed = True
+
+    def receive_into(self, buffer: memoryview) -> int:
         """See `wsgi.ports.Inlet`."""
         bridge.check_cancelled()
+        if self._closed:
+            raise ValueError("the request is over, and with it its wsgi.input")
         if self.failure is not None:
             raise self.failure
         try:
@@ -60,17 +71,28 @@ class ArrivingBody:
                 self._send_continue()
             while True:
                 try:
-                    return self._receive_nowait()
+                    return self._receive_nowait(buffer)
                 except trio.WouldBlock:
                     self._wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
             self.failure = exc
             raise
 
-    def _receive_nowait(self) -> bytes:
+    def _receive_nowait(self, buffer: memoryview) -> int:
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
-        receive = self._wire.receive_body_nowait
-        return receive() if self._wire.transport.duplex else bridge.run_sync(receive)
+        receive = self._fill
+        return receive(buffer) if self._wire.transport.duplex else bridge.run_sync(receive, buffer)
+
+    def _fill(self, buffer: memoryview) -> int:
+        wire = self._wire
+        if not self._parsed:
+            if wire.body_comes_as_it_is:
+                return wire.receive_body_into(buffer)
+            self._parsed = memoryview(wire.receive_body_nowait())
+        count = min(len(buffer), len(self._parsed))
+        buffer[:count] = self._parsed[:count]
+        self._parsed = self._parsed[count:]
+        return count
 
     def _send_continue(self) -> None:
         parts = self._wire.frame_continue()
@@ -95,8 +117,12 @@ async def wait_body(wire: Wire, timeout: float) -> None:
         raise ClientStalled("body_timeout", timeout)
 
 
-async def gather_body(wire: Wire, spool: Spool, timeout: float) -> IO[bytes]:
+async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers) -> IO[bytes]:
     """Receive the whole body into `spool`.
+
+    Args:
+        timeout: seconds without a byte (body_timeout).
+        buffers: of `WRITE_SIZE`.
 
     Returns:
         the body as a file to read from its start.
@@ -105,33 +131,58 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float) -> IO[bytes]:
         ClientError, ClientGone: it did not arrive, or is too large.
         NoRoom: the disk does not take it.
     """
-    blocks: list[bytes | bytearray] = []
+    blocks: list[Block] = []  # that are not in the spool yet
     size = 0  # of them
     while True:
         try:
-            block = wire.receive_body_nowait()
+            if wire.body_comes_as_it_is:
+                with buffers.lend() as buffer:
+                    filled = buffer[: _fill(wire, buffer)]
+                    if len(filled) >= LARGE:
+                        await _keep(spool, [*blocks, filled])
+                        blocks, size = [], 0
+                        continue
+                    block = bytes(filled)
+            else:
+                block = wire.receive_body_nowait()
         except trio.WouldBlock:
             await wait_body(wire, timeout)
             continue
-        if not block:  # one visit to a thread for the last bytes and the reader
-            return spool.open_reader(blocks) if spool.fits(size) else await _on_disk(spool, spool.open_reader, blocks)
-        if size >= WRITE_SIZE:
-            if spool.fits(size):
-                spool.write_blocks(blocks)
-                await trio.lowlevel.checkpoint()
-            else:
-                await _on_disk(spool, spool.write_blocks, blocks)
-            blocks, size = [], 0
+        if not block:
+            # One visit to a thread for the last bytes and the reader; none where there is nothing to do.
+            at_hand = spool.fits(size) or (spool.settled and not blocks)
+            return spool.open_reader(blocks) if at_hand else await _on_disk(spool, spool.open_reader, blocks)
         _append(blocks, block)
         size += len(block)
+        if size >= WRITE_SIZE:
+            await _keep(spool, blocks)
+            blocks, size = [], 0
 
 
-def _append(blocks: list[bytes | bytearray], block: bytes) -> None:
+def _fill(wire: Wire, buffer: memoryview) -> int:
+    """Receive what has come, as far as there is room; the bytes received. Raises as `Wire.receive_body_into`."""
+    filled = wire.receive_body_into(buffer)
+    with suppress(trio.WouldBlock):
+        while filled < len(buffer) and wire.body_comes_as_it_is:
+            filled += wire.receive_body_into(buffer[filled:])
+    return filled
+
+
+async def _keep(spool: Spool, blocks: Sequence[Block]) -> None:
+    """Write them; others get their turn."""
+    if spool.fits(sum(map(len, blocks))):
+        spool.write_blocks(blocks)
+        await trio.lowlevel.checkpoint()
+    else:
+        await _on_disk(spool, spool.write_blocks, blocks)
+
+
+def _append(blocks: list[Block], block: bytes) -> None:
     """Keep a block as it is; small ones are put together, so that they cost no more than their bytes."""
     if len(block) >= SMALL:
         blocks.append(block)
-    elif blocks and type(blocks[-1]) is bytearray:
-        blocks[-1] += block
+    elif blocks and isinstance(last := blocks[-1], bytearray):
+        last += block
     else:
         blocks.append(bytearray(block))
 

@@ -13,9 +13,11 @@ from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.alarms import Alarms
 from trio_wsgi.net.apps import AppThreads, open_threads
+from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.codec import MakeCodec
 from trio_wsgi.net.fastcodec import choose_codec
+from trio_wsgi.net.inlet import WRITE_SIZE
 from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
@@ -43,6 +45,7 @@ class Service:
     threads: AppThreads
     lanes: Lanes | None  # where the system has epoll
     pump: Pump
+    buffers: Buffers  # for uploads
     watch: DisconnectWatch
     alarms: Alarms
     work: Work  # that apps start for as long as the server runs
@@ -93,6 +96,7 @@ async def open_service(
                 lanes=lanes,
                 disk=disk,
                 pump=pump,
+                buffers=Buffers(WRITE_SIZE),
                 watch=watch,
                 alarms=alarms,
                 observers=observers,

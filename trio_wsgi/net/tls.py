@@ -121,6 +121,15 @@ class TlsTransport(PlainTransport):
         except OSError as exc:
             _raise_gone(exc, "while receiving")
 
+    def receive_into_nowait(self, buffer: memoryview) -> int:
+        """As `PlainTransport`; before `end_sending`."""
+        try:
+            return self.sock.recv_into(buffer)
+        except ssl.SSLWantReadError:
+            raise trio.WouldBlock from None
+        except OSError as exc:
+            _raise_gone(exc, "while receiving")
+
     def send_nowait(self, parts: Parts) -> int:
         """As `PlainTransport`."""
         self._check_open()

@@ -69,6 +69,15 @@ class PlainTransport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while receiving: {exc.strerror}") from exc
 
+    def receive_into_nowait(self, buffer: memoryview) -> int:
+        """As `receive_nowait`, into a buffer that is not empty; returns the bytes received, 0 for b""."""
+        try:
+            return self.sock.recv_into(buffer)
+        except BlockingIOError:
+            raise trio.WouldBlock from None
+        except OSError as exc:
+            raise ClientGone(exc.errno, f"while receiving: {exc.strerror}") from exc
+
     def send_nowait(self, parts: Parts) -> int:
         """Send what the kernel takes now; `parts` keeps the rest.
 

@@ -71,6 +71,11 @@ class Wire:
         return self._body is None
 
     @property
+    def body_comes_as_it_is(self) -> bool:
+        """Whether the next bytes of the body are those that arrive (`receive_body_into`): nobody parses them."""
+        return self._unparsed and self.body_left > 0
+
+    @property
     def body_left(self) -> int:
         """Bytes of the request's body that are announced and have not arrived."""
         return self._body.announced - self._body.body_bytes if self._body is not None else 0
@@ -152,6 +157,30 @@ class Wire:
                 self._body = None
         return b""
 
+    def receive_body_into(self, buffer: memoryview) -> int:
+        """Fill a buffer with the next bytes of the body, where `body_comes_as_it_is`; at least one.
+
+        A large body in blocks of its own would take twice the time: the memory of each is new to the process.
+
+        Raises:
+            trio.WouldBlock, ClientGone: as `receive_body_nowait`.
+        """
+        assert self._body is not None
+        buffer = buffer[: self.body_left]
+        if self._received:
+            count = min(len(buffer), len(self._received))
+            buffer[:count] = memoryview(self._received)[:count]
+            del self._received[:count]
+        else:
+            count = self.transport.receive_into_nowait(buffer)
+            if not count:
+                raise self._broken_off()
+        self.body_size += self._body.feed(buffer[:count])
+        return count
+
+    def _broken_off(self) -> ClientGone:
+        return ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
+
     def _receive_body(self, body: _Counted | ChunkScanner, size: int) -> bytes:
         """The next bytes that belong to the body, as they are on the wire."""
         data: bytes | bytearray = self._received
@@ -160,7 +189,7 @@ class Wire:
         else:
             data = self.transport.receive_nowait(size)
             if not data:
-                raise ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
+                raise self._broken_off()
         count = body.feed(data)
         self.body_size = body.body_bytes
         if self._body_limit and body.announced > self._body_limit:
@@ -233,7 +262,7 @@ class _Counted:
         self.announced = length
         self.body_bytes = 0
 
-    def feed(self, data: bytes | bytearray) -> int:
+    def feed(self, data: bytes | bytearray | memoryview) -> int:
         """How many bytes of `data` belong to the body."""
         count = min(len(data), self.announced - self.body_bytes)
         self.body_bytes += count

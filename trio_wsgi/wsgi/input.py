@@ -59,25 +59,22 @@ class _Buffered(_Cancellable, io.BufferedReader):
 
 
 class _Arriving(io.RawIOBase):
-    """The inlet's blocks as a raw stream, so that Python's own buffering gives read, readline and iteration."""
+    """The inlet as a raw stream, so that Python's own buffering gives read, readline and iteration."""
 
     def __init__(self, inlet: Inlet) -> None:
         super().__init__()
         self._inlet = inlet
-        self._block = memoryview(b"")
         self._ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if not self._block and not self._ended:
-            self._block = memoryview(self._inlet.receive())
-            self._ended = not self._block
         into = memoryview(buffer).cast("B")
-        count = min(len(into), len(self._block))
-        into[:count] = self._block[:count]
-        self._block = self._block[count:]
+        if self._ended or not into:
+            return 0
+        count = self._inlet.receive_into(into)
+        self._ended = not count
         return count
 
 

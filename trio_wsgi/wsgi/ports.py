@@ -16,8 +16,8 @@ from trio_wsgi.rules.headers import Head
 class Inlet(Protocol):
     """The request's body, for a thread that reads it while it arrives."""
 
-    def receive(self) -> bytes:
-        """The next bytes of the body, b"" at its end.
+    def receive_into(self, buffer: memoryview) -> int:
+        """Fill a buffer, which is not empty, with the next bytes of the body; returns how many, 0 at its end.
 
         Raises:
             ClientGone: the body did not arrive whole; every later call raises it again.

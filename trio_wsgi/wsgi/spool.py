@@ -21,7 +21,7 @@ from typing import IO
 
 from sendfile import FileSpan, Part
 
-Block = bytes | bytearray
+Block = bytes | bytearray | memoryview
 
 _WRITE_SIZE = 64 * 1024  # bytes below which what goes to the file waits for more
 _BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux
@@ -53,6 +53,11 @@ class Spool:
     def on_disk(self) -> bool:
         """Whether it has outgrown the memory."""
         return self._file is not None
+
+    @property
+    def settled(self) -> bool:
+        """Whether all of it is in the file, and `open_reader` has nothing to write."""
+        return self._file is not None and not self._held
 
     def write(self, data: bytes) -> None:
         """Take all of `data`.
@@ -158,7 +163,7 @@ def _open_temporary(directory: str | None) -> io.FileIO:
 
 def _write_all(fd: int, blocks: Iterable[Block]) -> None:
     """writev(2) until all is written: a disk that fills up takes the first bytes, and refuses the next."""
-    left: deque[Block | memoryview] = deque(block for block in blocks if block)
+    left: deque[Block] = deque(block for block in blocks if block)
     while left:
         written = _writev(fd, tuple(islice(left, _BUFFERS)))
         while left and written >= len(left[0]):
