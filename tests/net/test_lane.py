@@ -440,6 +440,42 @@ async def test_without_descriptors_there_is_no_lane_and_no_harm(scarce: str, mon
         assert lane_of(served) is None
 
 
+async def test_who_comes_while_others_ride_is_served_there_at_once() -> None:
+    """A crowd that arrives at once boards sooner than the loop could serve it beside a busy thread."""
+    app = App()
+    async with serving(app) as served:
+        for _ in range(TRIES):
+            async with await board(served, 5) as brisk:
+                app.threads.clear()
+                async with await served.connect() as fresh:
+                    await fresh.send_all(KEPT)
+                    await receive(fresh, 5)
+                    await brisk.send_all(KEPT)
+                    await receive(brisk, 5)
+                if len(app.threads) == 2 and len(set(app.threads)) == 1:
+                    return
+        raise AssertionError("it was served by another thread each time")
+
+
+async def test_who_comes_while_others_ride_has_to_say_something_in_time() -> None:
+    """header_timeout counts from the connection, wherever it is waited for."""
+    async with serving(App(), header_timeout=0.6) as served, await board(served, 5) as brisk:
+        began = trio.current_time()
+        async with await served.connect() as silent, trio.open_nursery() as nursery:
+
+            async def go_on() -> None:
+                while True:
+                    await brisk.send_all(KEPT)
+                    await receive(brisk, 5)
+                    await trio.sleep(0.02)
+
+            nursery.start_soon(go_on)
+            with trio.fail_after(10):
+                assert await receive_all(silent) == b""
+            assert trio.current_time() - began >= 0.6
+            nursery.cancel_scope.cancel()
+
+
 async def test_keep_alive_counts_from_the_last_answer() -> None:
     async with serving(App(), keep_alive=0.6) as served, await board(served, 5) as client:
         with trio.fail_after(5):

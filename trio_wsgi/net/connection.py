@@ -254,13 +254,14 @@ class Connection:
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
     def _may_ride(self) -> bool:
+        lanes, config = self._service.lanes, self._service.config
         return (
-            self._brisk
+            lanes is not None
+            and (self._brisk or (self._fresh and lanes.going and config.header_timeout >= _KEPT_LONG))
+            and config.keep_alive >= _KEPT_LONG
             and not self._wire.has_input  # of which the lane would not hear
             and not self._draining
             and self._transport.bare
-            and self._service.lanes is not None
-            and self._service.config.keep_alive >= _KEPT_LONG
         )
 
     async def _ride_in_lane(self) -> None:

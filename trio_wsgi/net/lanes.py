@@ -45,6 +45,11 @@ class Lanes:
     def __repr__(self) -> str:
         return f"<Lanes {self._lane}>"
 
+    @property
+    def going(self) -> bool:
+        """Whether there is one that others ride in: for who has just come it is the shortest way, too."""
+        return self._lane is not None and not self._lane.closed
+
     def begin(self, sock: socket.socket, rider: Rider) -> Ride | None:
         """A ride, to be carried at once; None where there is no room."""
         lane = self._lane

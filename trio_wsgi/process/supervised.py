@@ -48,12 +48,11 @@ from trio_wsgi.process.order import (
 from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
+from trio_wsgi.process.tuning import tune_process
 from trio_wsgi.process.worker import (
     EXIT_CLEAN,
     SIGNALS,
     Process,
-    calm_collector,
-    raise_descriptor_limit,
     run_serving,
 )
 
@@ -139,8 +138,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         except Stopped as stop:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
-        raise_descriptor_limit()
-        calm_collector()
+        tune_process()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)
         tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)

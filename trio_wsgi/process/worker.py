@@ -16,11 +16,8 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
-import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -41,6 +38,7 @@ from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
+from trio_wsgi.process.tuning import tune_process
 from trio_wsgi.wsgi.call import WSGIApplication
 
 log = logging.getLogger("trio_wsgi.error")
@@ -104,32 +102,11 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         except Stopped as stop:
             log.info("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
-        raise_descriptor_limit()
-        calm_collector()
+        tune_process()
         outside = Outside(systemd, remove_pid_file)
         run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
-
-
-def raise_descriptor_limit() -> None:
-    """Raise the soft limit of open files to the hard one: each download takes two (getrlimit(2))."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def calm_collector() -> None:
-    """Let the cyclic collector look at the application's modules no more, and at the rest less often.
-
-    A collection stops everybody. Beside 5,000 slow readers the longest hello took 477 ms with Python's own settings,
-    and 46 to 140 ms with full collections as rare as these. While the readers came, the longest pause was that of the
-    middle generation: 260 ms over 400,000 objects, 70 ms over the 50,000 that it may have here.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 4, 200)
 
 
 def _do_nothing() -> None:
