@@ -336,9 +336,12 @@ class Connection:
         self._over = until <= now
         # It is not called off when a request comes, but moved by the next wait.
         service.alarms.set(self, until if self._fresh else min(until, now + _RESTS_AFTER))
+        at_once = self._fresh  # most clients ask with what opens the connection
         try:
             while True:
-                if not (wire.has_input or self._over):
+                if at_once:
+                    at_once = False
+                elif not (wire.has_input or self._over):
                     self._waiting = True
                     try:
                         await self._transport.wait_readable()
