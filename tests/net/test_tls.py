@@ -462,13 +462,13 @@ async def test_an_app_that_reads_while_the_loop_sends_for_it(
     app: Any, settings: Any, expects: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenSSL's connections bear no two threads at a time (cpython#151508: a crash); here they never meet."""
-    receive_nowait = TlsTransport.receive_nowait
+    receive = TlsTransport._receive
 
-    def receive_on_the_loop(self: TlsTransport, size: int) -> bytes:
+    def receive_on_the_loop(self: TlsTransport, how: Any, what: Any) -> Any:
         trio.lowlevel.current_trio_token()  # fails in any other thread; a crash would be too rare to wait for
-        return receive_nowait(self, size)
+        return receive(self, how, what)
 
-    monkeypatch.setattr(TlsTransport, "receive_nowait", receive_on_the_loop)
+    monkeypatch.setattr(TlsTransport, "_receive", receive_on_the_loop)
     async with serving(app, **TLS, **settings, request_buffering=False, half_close="abort") as served:
         stream = await connect_tls(served.port, receive_buffer=16384)
         body = LARGE[: 3 * MIB]

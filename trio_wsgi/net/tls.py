@@ -18,6 +18,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import trio
@@ -26,7 +27,7 @@ from sendfile import MinRate, Parts, Pump, Rate, TlsSender
 from sendfile.tls import PIECE, describe, forget_errors
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls, TlsSocket
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import A, PlainTransport, T
 from trio_wsgi.rules.certificates import Session
 
 
@@ -112,20 +113,14 @@ class TlsTransport(PlainTransport):
 
     def receive_nowait(self, size: int) -> bytes:
         """As `PlainTransport`; b"" is the peer's close_notify. After `end_sending` it is only told that bytes came."""
-        try:
-            if self._state in {_State.ENDING, _State.ENDED}:
-                return socket.socket.recv(self.sock, size)  # encrypted: nobody will read it
-            return self.sock.recv(size)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            raise trio.WouldBlock from None
-        except OSError as exc:
-            _raise_gone(exc, "while receiving")
+        if self._state in {_State.ENDING, _State.ENDED}:
+            return self._receive(partial(socket.socket.recv, self.sock), size)  # encrypted: nobody will read it
+        return super().receive_nowait(size)
 
-    def receive_into_nowait(self, buffer: memoryview) -> int:
-        """As `PlainTransport`; before `end_sending`."""
+    def _receive(self, receive: Callable[[A], T], what: A) -> T:
         try:
-            return self.sock.recv_into(buffer)
-        except ssl.SSLWantReadError:
+            return receive(what)
+        except (BlockingIOError, ssl.SSLWantReadError):
             raise trio.WouldBlock from None
         except OSError as exc:
             _raise_gone(exc, "while receiving")

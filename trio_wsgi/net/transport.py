@@ -17,6 +17,7 @@ import select
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
@@ -31,6 +32,8 @@ _GONE = {
     errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
 }  # fmt: skip
+A = TypeVar("A")
+T = TypeVar("T")
 LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
@@ -62,17 +65,15 @@ class PlainTransport:
             trio.WouldBlock: nothing is there yet.
             ClientGone: the connection was reset.
         """
-        try:
-            return self.sock.recv(size)
-        except BlockingIOError:
-            raise trio.WouldBlock from None
-        except OSError as exc:
-            raise ClientGone(exc.errno, f"while receiving: {exc.strerror}") from exc
+        return self._receive(self.sock.recv, size)
 
     def receive_into_nowait(self, buffer: memoryview) -> int:
         """As `receive_nowait`, into a buffer that is not empty; returns the bytes received, 0 for b""."""
+        return self._receive(self.sock.recv_into, buffer)
+
+    def _receive(self, receive: Callable[[A], T], what: A) -> T:
         try:
-            return self.sock.recv_into(buffer)
+            return receive(what)
         except BlockingIOError:
             raise trio.WouldBlock from None
         except OSError as exc:
