@@ -15,6 +15,7 @@ import errno
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import IO, TypeVar, TypeVarTuple
 
 import trio
@@ -79,15 +80,18 @@ class ArrivingBody:
             raise
 
     def _receive_nowait(self, buffer: memoryview) -> int:
+        wire = self._wire
+        if wire.transport.duplex:
+            return self._take(buffer, wire.receive_body_into)
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
-        receive = self._fill
-        return receive(buffer) if self._wire.transport.duplex else bridge.run_sync(receive, buffer)
+        # Each hop brings all that has come: TLS gives 16 KiB at a time.
+        return bridge.run_sync(self._take, buffer, partial(_fill, wire))
 
-    def _fill(self, buffer: memoryview) -> int:
+    def _take(self, buffer: memoryview, receive: Callable[[memoryview], int]) -> int:
         wire = self._wire
         if not self._parsed:
             if wire.body_comes_as_it_is:
-                return wire.receive_body_into(buffer)
+                return receive(buffer)
             self._parsed = memoryview(wire.receive_body_nowait())
         count = min(len(buffer), len(self._parsed))
         buffer[:count] = self._parsed[:count]
