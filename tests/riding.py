@@ -35,7 +35,7 @@ def has_lane(server: Server) -> bool:
     return server._service is not None and server._service.lanes is not None and server._service.lanes._lane is not None
 
 
-async def receive(stream: trio.SocketStream, size: int) -> bytes:
+async def receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     """A head, and a body of so many bytes."""
     received = b""
     with trio.fail_after(10):

@@ -16,6 +16,7 @@ import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse
 from authority import Authority, connect_tls, open_authority, shared_authority
+from riding import KEPT, receive
 from serving import Served, serving
 from tools import require_tool
 
@@ -371,20 +372,14 @@ async def test_versions_and_ciphers_can_be_chosen(settings: Any, options: list[s
 async def test_a_client_that_broke_off_is_not_taken_for_another() -> None:
     """OpenSSL's errors are kept by thread, not by connection: cpython#148594, with Python 3.13 and OpenSSL 3.5."""
     async with serving(hello, certfile=(shared_authority()[1],)) as served:
-        context = shared_authority()[0].client_context()
-        stays = await connect_tls(served.port, context, "localhost")
+        stays = await connect_tls(served.port)
         for _ in range(3):
-            leaves = await connect_tls(served.port, context, "localhost")
-            await trio.aclose_forcefully(leaves)
+            await trio.aclose_forcefully(await connect_tls(served.port))
             with trio.fail_after(5):
                 while len(served.server.statistics().connections) > 1:  # noqa: ASYNC110
                     await trio.sleep(0.005)
-            await stays.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            answer = b""
-            while not answer.endswith(b"localhost"):
-                received = await stays.receive_some()
-                assert received
-                answer += received
+            await stays.send_all(KEPT)
+            assert (await receive(stays, len("localhost"))).endswith(b"localhost")
         await trio.aclose_forcefully(stays)
 
 

@@ -139,7 +139,7 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers
     size = 0  # of them
     while True:
         try:
-            if wire.body_comes_as_it_is:
+            if wire.body_comes_as_it_is and wire.body_left >= LARGE:
                 with buffers.lend() as buffer:
                     filled = buffer[: _fill(wire, buffer)]
                     if len(filled) >= LARGE:

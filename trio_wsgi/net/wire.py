@@ -21,7 +21,7 @@ from trio_wsgi.rules.chunks import ChunkScanner
 from trio_wsgi.rules.head import HeadLimits, RequestHead, check_head, find_head_end, parse_request, skip_blank_lines
 
 RECEIVE_SIZE = 64 * 1024
-UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses; with 64 KiB an upload costs a quarter more
+UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses, where a block is asked for and no buffer is given
 
 
 class Wire:

@@ -49,12 +49,7 @@ from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prep
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.tuning import tune_process
-from trio_wsgi.process.worker import (
-    EXIT_CLEAN,
-    SIGNALS,
-    Process,
-    run_serving,
-)
+from trio_wsgi.process.worker import EXIT_CLEAN, SIGNALS, Process, run_serving
 
 log = logging.getLogger("trio_wsgi.error")
 

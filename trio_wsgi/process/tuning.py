@@ -3,7 +3,7 @@
 Laws:
 
 * Only processes of ours are tuned: who serves inside a program of their own decides for themselves.
-* What the application has chosen stays.
+* It is done once, after the application was loaded and before anybody is served.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def calm_collector() -> None:
 
 
 def share_interpreter() -> None:
-    """Have who computes give the interpreter away after a millisecond, if others wait for it.
+    """Have who computes give the interpreter away after a millisecond, unless the application has chosen a time itself.
 
     By Python's own settings it is 5 ms, and a request takes the interpreter some ten times: beside four requests that
     compute for 20 ms each, a hello took 82 ms with those (median), and 34 with these. At 0.5 ms it was 25, but of the
