@@ -7,6 +7,8 @@ Laws:
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
+* That a file has no sibling is believed for a second: to look for three names that are not there costs as much as to
+  open the file. A sibling that is there is opened anew each time.
 * What is opened is closed here unless it is handed out in the answer.
 * There is one way to an answer, whether it may wait for the disk or takes only what is at hand.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +42,8 @@ _OF_A_LISTING = (
     (b"X-Content-Type-Options", b"nosniff"),
 )
 SUFFIXES = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # our favourite first
+_COMPRESSED = tuple(SUFFIXES.values())
+_REMEMBERED = 1024  # files of a mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Mount:
         self._prefix = prefix
         self._root = root
         self._options = options
+        self._alone: dict[tuple[bytes, ...], int] = {}  # files without siblings: the second in which that was seen
 
     def __repr__(self) -> str:
         return f"<Mount {self._prefix!r} = {self._root.path}>"
@@ -142,7 +148,7 @@ class Mount:
         return Answer(Head(200, b"OK", headers), [] if request.method == b"HEAD" else [page])
 
     def _with_file(
-        self, request: RequestHead, names: Sequence[bytes], opened: OpenedFile, root: Root | AtHand
+        self, request: RequestHead, names: tuple[bytes, ...], opened: OpenedFile, root: Root | AtHand
     ) -> Answer:
         """The file, or the sibling of it that the client prefers. Takes over `opened`."""
         headers = [(b"Content-Type", guess_type(names[-1]))]
@@ -150,7 +156,7 @@ class Mount:
             headers.append((b"Cache-Control", b"max-age=%d" % self._options.expires))
         siblings: dict[str, OpenedFile] = {}
         try:
-            _open_siblings(root, names, opened, siblings)
+            self._open_siblings(root, names, opened, siblings)
             variant = b""
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
@@ -171,24 +177,28 @@ class Mount:
         answer.close = opened.file.close
         return answer
 
-
-def _open_siblings(
-    root: Root | AtHand, names: Sequence[bytes], plain: OpenedFile, siblings: dict[str, OpenedFile]
-) -> None:
-    """Put them into `siblings`, whose owner closes them whatever happens here."""
-    if names[-1].endswith(tuple(SUFFIXES.values())):
-        return
-    for coding, suffix in SUFFIXES.items():
-        try:
-            opened = root.open((*names[:-1], names[-1] + suffix))
-        except (Absent, PermissionError):
-            continue
-        if isinstance(opened, OpenedDirectory):
-            continue
-        if int(opened.status.st_mtime) < int(plain.status.st_mtime):
-            opened.file.close()
-        else:
-            siblings[coding] = opened
+    def _open_siblings(
+        self, root: Root | AtHand, names: tuple[bytes, ...], plain: OpenedFile, siblings: dict[str, OpenedFile]
+    ) -> None:
+        """Put them into `siblings`, whose owner closes them whatever happens here."""
+        second = int(time.monotonic())
+        if self._alone.get(names) == second or names[-1].endswith(_COMPRESSED):
+            return
+        for coding, suffix in SUFFIXES.items():
+            try:
+                opened = root.open((*names[:-1], names[-1] + suffix))
+            except (Absent, PermissionError):
+                continue
+            if isinstance(opened, OpenedDirectory):
+                continue
+            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+                opened.file.close()
+            else:
+                siblings[coding] = opened
+        if not siblings:
+            if len(self._alone) >= _REMEMBERED:
+                self._alone.clear()
+            self._alone[names] = second
 
 
 def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, MountPath] | None:

@@ -173,6 +173,7 @@ def weak_match(one: bytes, other: bytes) -> bool:
     return one.removeprefix(b"W/") == other.removeprefix(b"W/")
 
 
+@lru_cache(maxsize=256)
 def make_etag(inode: int, size: int, mtime_ns: int, variant: bytes = b"") -> bytes:
     """Make the strong entity tag of a file.
 
