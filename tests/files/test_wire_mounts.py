@@ -39,6 +39,19 @@ async def test_index_and_redirects(site: Path) -> None:
             assert (answer.status, answer.value("location")) == (301, location), target
 
 
+async def test_a_redirect_behind_a_proxy_that_takes_a_prefix_away(site: Path) -> None:
+    """It leads to where the client finds the directory; whom nobody trusts, or who talks nonsense, changes nothing."""
+    for allowed, prefix, location in [
+        ("127.0.0.1", "/shop", "/shop/s/deep/"),
+        ("127.0.0.1", "/a%20shop/", "/a%20shop/s/deep/"),
+        ("127.0.0.1", "//evil.example", "/s/deep/"),
+        ("10.0.0.0/8", "/shop", "/s/deep/"),
+    ]:
+        async with serving(app, static=(f"/s={site}",), forwarded_allow_ips=(allowed,)) as served:
+            answer = await ask(served, "/s/deep", f"X-Forwarded-Prefix: {prefix}")
+            assert (answer.status, answer.value("location")) == (301, location), prefix
+
+
 async def test_no_open_redirect(tmp_path: Path) -> None:
     """Nothing a client writes makes a Location that leads to another host (RFC 3986 §4.2: `//host/`)."""
     for name in ("evil.example", "%5cevil.example", "http:", "@evil.example"):

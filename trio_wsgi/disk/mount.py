@@ -3,7 +3,8 @@
 Laws:
 
 * GET and HEAD only; everything below the URL is the mount's, found or not.
-* A directory's URL ends in a slash; one without is redirected, so that relative links work.
+* A directory's URL ends in a slash; one without is redirected, so that relative links work. Where a proxy of ours has
+  taken away a part of the path, it stands in the redirection again.
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
@@ -27,6 +28,7 @@ from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
+from trio_wsgi.rules.forwarded import Forwarding, find_prefix
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, join_duplicates
 from trio_wsgi.rules.listing import CONTENT_SECURITY_POLICY, Entry, build_page
@@ -85,19 +87,26 @@ class Mount:
         """The names to open for a request, or None when it is not for this mount. Does not block."""
         return split_mount(request.path, self._prefix)
 
-    def answer(self, request: RequestHead, path: MountPath) -> Answer:
-        """Answer a request that `find` found to be ours. Blocks on the disk."""
-        return self._answer(request, path, self._root)
+    def answer(self, request: RequestHead, path: MountPath, forwarding: Forwarding | None) -> Answer:
+        """Answer a request that `find` found to be ours. Blocks on the disk.
 
-    def answer_nowait(self, request: RequestHead, path: MountPath) -> Answer:
+        Args:
+            path: what `find` gave.
+            forwarding: how to read what a proxy of ours says of its client; None where nobody is believed.
+        """
+        return self._answer(request, path, forwarding, self._root)
+
+    def answer_nowait(self, request: RequestHead, path: MountPath, forwarding: Forwarding | None) -> Answer:
         """The same, never waiting for the disk.
 
         Raises:
             WouldBlock: not all of it is at hand; `answer` is to be asked, in a thread.
         """
-        return self._answer(request, path, self._root.at_hand)
+        return self._answer(request, path, forwarding, self._root.at_hand)
 
-    def _answer(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
+    def _answer(
+        self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
+    ) -> Answer:
         if request.method not in {b"GET", b"HEAD"}:
             return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
         try:
@@ -109,7 +118,9 @@ class Mount:
                     opened.file.close()
                     raise Absent("a file's name with a slash at its end")
                 return self._with_file(request, path.names, opened, root)
-            return self._with_directory(request, path, root)
+            if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
+                return found
+            return _redirect(request, forwarding)
         except PermissionError:
             return say(request, 403, b"Forbidden")
         except Absent as exc:
@@ -119,9 +130,8 @@ class Mount:
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 500, b"Internal Server Error")
 
-    def _with_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
-        if not path.directory:
-            return _redirect(request)
+    def _find_in_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer | None:
+        """The directory's index or its entries; None where they are to be asked for by another name."""
         for name in self._options.index:
             names = (*path.names, name.encode())
             try:
@@ -132,12 +142,12 @@ class Mount:
                 return self._with_file(request, names, opened, root)
         if not self._options.listing:
             raise Absent("a directory without an index")
+        if b"//" in request.path:  # clients do not agree on where relative links lead from there
+            return None
         return self._with_listing(request, path, root)
 
     def _with_listing(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
         """The entries of the directory that can be asked for."""
-        if b"//" in request.path:  # clients do not agree on where relative links lead from there
-            return _redirect(request)
         entries = [
             Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
             for name, status in root.list(path.names)
@@ -209,7 +219,8 @@ def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, Mo
     return None
 
 
-def _redirect(request: RequestHead) -> Answer:
+def _redirect(request: RequestHead, forwarding: Forwarding | None) -> Answer:
     """To the one name of a directory: single slashes, one at the end."""
-    location = directory_location(request.path, request.query or None)
+    prefix = b"" if forwarding is None else find_prefix(request.headers, forwarding)
+    location = directory_location(prefix + request.path, request.query or None)
     return say(request, 301, b"Moved Permanently", [(b"Location", location)])

@@ -229,9 +229,9 @@ class Exchange:
             await trio.lowlevel.checkpoint()
         if not self._not_at_hand:
             with suppress(WouldBlock):
-                return mount.answer_nowait(head, path)
+                return mount.answer_nowait(head, path, self._peer.forwarding)
         self._opening = True
-        call = Call(partial(mount.answer, head, path), dispose=dispose_answer)
+        call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
         answer: Answer = await self._service.disk.run(call)
         return answer
 
@@ -293,7 +293,7 @@ class Exchange:
             app = self._app = self._make_app(head)
             return app.ask_in_lane(ride)
         with suppress(WouldBlock):
-            return found[0].answer_nowait(head, found[1])
+            return found[0].answer_nowait(head, found[1], self._peer.forwarding)
         self._not_at_hand = True
         return None
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from trio_wsgi.config import BELIEVABLE
 from trio_wsgi.errors import ClientError
@@ -159,6 +159,16 @@ def find_client(headers: Headers, forwarding: Forwarding) -> tuple[str, str] | N
     except ClientError:
         return None
     return None if said.client is None else (said.client, said.client_port)
+
+
+def find_prefix(headers: Headers, forwarding: Forwarding) -> bytes:
+    """The part of a URL's path that the proxies have taken away, percent-encoded; empty where they say nothing that
+    can be read."""
+    try:
+        said = read_forwarded(headers, forwarding)
+    except ClientError:
+        return b""
+    return quote_from_bytes((said.prefix or "").encode("latin-1")).encode()
 
 
 # -- X-Forwarded-* -----------------------------------------------------------------------------------------------
