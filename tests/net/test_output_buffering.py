@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import random
 import threading
 import time
 from collections import deque
@@ -21,19 +20,12 @@ from downloads import known_bytes
 from faults import StopsReading, Vanishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import Served, receive_all, receive_to_end, serving
+from producing import GET, REQUESTS, SMALL, TINY, ask, cut_up
+from serving import receive_all, receive_to_end, serving
 
 from sendfile import Part
 from trio_wsgi import Outcome
 from trio_wsgi.net.backlog import Backlog
-
-GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
-REQUESTS = {
-    "chunked": (GET, False),
-    "content-length": (GET, True),
-    "http/1.0": (b"GET / HTTP/1.0\r\n\r\n", False),
-}
-TINY, SMALL = 4096, 16 * 1024  # bytes of a client's receive buffer
 
 
 def yielding(blocks: Callable[[], Iterator[bytes]], length: int | None = None) -> Callable[..., Any]:
@@ -48,22 +40,6 @@ def yielding(blocks: Callable[[], Iterator[bytes]], length: int | None = None) -
         return blocks()
 
     return app
-
-
-def cut_up(data: bytes, seed: int) -> Iterator[bytes]:
-    dice = random.Random(seed)
-    offset = 0
-    while offset < len(data):
-        size = dice.choice([0, 1, dice.randrange(50), dice.randrange(5000), dice.randrange(150_000)])
-        yield data[offset : offset + size]
-        offset += size
-
-
-async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> bytes:
-    with trio.fail_after(20):
-        async with await served.connect(receive_buffer) as stream:
-            await stream.send_all(request)
-            return await receive_all(stream)
 
 
 # -- the wire ----------------------------------------------------------------------------------------------------

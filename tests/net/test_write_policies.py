@@ -1,91 +1,28 @@
-"""The write callable: one suite that block, raise and buffer all pass, then what each of them promises beyond it.
-
-Clients are raw sockets with small receive buffers, so that the kernel is full soon.
-"""
+"""The write callable: one suite that block, raise and buffer all pass; which one a request has; what block promises."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import random
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import h11
 import pytest
 import trio
 from answers import read_answer, read_answers
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from serving import Served, receive_all, receive_to_end, serving
+from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, cut_up, h11_data, write_all
+from serving import receive_all, receive_to_end, serving
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientGone
 
 POLICIES = ["block", "raise", "buffer"]
-TINY, SMALL = 4096, 16 * 1024  # bytes of a client's receive buffer
-REQUESTS = {  # name → request, and the headers the app adds
-    "chunked": (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", False),
-    "content-length": (b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", True),
-    "http/1.0": (b"GET / HTTP/1.0\r\n\r\n", False),
-    "http/1.0 with content-length": (b"GET / HTTP/1.0\r\n\r\n", True),
-}
-Write = Callable[[bytes], object]
 
 policies = pytest.mark.parametrize("policy", POLICIES)
-
-
-def write_all(environ: dict[str, Any], write: Write, blocks: Iterable[bytes]) -> int:
-    """Write each block as an app of any policy may: try again when it is refused. Returns the refusals."""
-    refused = 0
-    for block in blocks:
-        while True:
-            try:
-                write(block)
-            except BlockingIOError as refusal:
-                refused += 1
-                assert refusal.characters_written == 0
-                assert environ["trio_wsgi.wait_writable"](20)
-            else:
-                break
-    return refused
-
-
-def cut_up(data: bytes, seed: int, largest: int = 200_000) -> Iterator[bytes]:
-    """`data` in blocks of all magnitudes, empty ones among them."""
-    dice = random.Random(seed)
-    offset = 0
-    while offset < len(data):
-        size = dice.choice([0, 1, dice.randrange(100), dice.randrange(5000), dice.randrange(largest)])
-        yield data[offset : offset + size]
-        offset += size
-
-
-def app_of(
-    data: bytes, seed: int = 1, length: bool = False, returns: Callable[[dict[str, Any]], Any] = lambda environ: []
-) -> Callable[..., Any]:
-    """An app that writes `data` in odd blocks and then returns something."""
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        headers = [("Content-Length", str(len(data)))] if length else []
-        write = start_response("200 OK", [("Content-Type", "application/octet-stream"), *headers])
-        write_all(environ, write, cut_up(data, seed))
-        return returns(environ)
-
-    return app
-
-
-async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> bytes:
-    with trio.fail_after(20):
-        async with await served.connect(receive_buffer) as stream:
-            await stream.send_all(request)
-            return await receive_all(stream)
-
-
-GET = REQUESTS["chunked"][0]
 
 
 # -- all three ---------------------------------------------------------------------------------------------------
@@ -290,18 +227,6 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
     assert record.body_sent == len(data)
 
 
-def h11_data(raw: bytes) -> Iterator[bytes]:
-    """The body of a response that is cut."""
-    client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method="GET", target="/", headers=[("Host", "t")]))
-    client.send(h11.EndOfMessage())
-    client.receive_data(raw)
-    assert isinstance(client.next_event(), h11.Response)
-    while isinstance(event := client.next_event(), h11.Data):
-        yield bytes(event.data)
-    assert event is h11.NEED_DATA
-
-
 @policies
 async def test_the_client_stops_reading(policy: str) -> None:
     """The write deadline reaches the app as an OSError that names the setting and its seconds; buffer never waits."""
@@ -436,6 +361,52 @@ async def test_write_after_a_500_is_refused() -> None:
             assert (await client.ask()).body == b"good"
 
 
+@pytest.mark.slow
+@policies
+@pytest.mark.parametrize("size", [4000, 9_000_000], ids=["small blocks", "large blocks"])
+async def test_a_slow_reader_is_not_a_stalled_one(policy: str, size: int) -> None:
+    """A download that makes progress is never cut, even while the kernel has no room for more of it."""
+    data = known_bytes(9_000_000)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        write = start_response("200 OK", [])
+        blocks = (data[at : at + size] for at in range(0, len(data), size))
+        for block in blocks:
+            while True:
+                try:
+                    write(block)
+                    break
+                except BlockingIOError:
+                    environ["trio_wsgi.wait_writable"](0.05)
+        return []
+
+    config: dict[str, Any] = {"write_policy": policy, "write_timeout": 0.4}
+    async with serving(app, **config) as served, await served.connect(SMALL) as stream:
+        await stream.send_all(GET)
+        received = bytearray()
+        with trio.fail_after(20):
+            for _ in range(12):
+                await trio.sleep(0.1)
+                received += await stream.receive_some(12_000)
+            received += await receive_all(stream)
+        assert read_answer(bytes(received)).body == data
+        assert (await served.record()).outcome is Outcome.FINISHED
+
+
+@pytest.mark.slow
+@policies
+async def test_waiting_for_the_client_is_no_time_of_the_app(policy: str) -> None:
+    """app_timeout counts its work; a client that is slow for longer than that is cut by nothing."""
+    data = known_bytes(8_000_000)
+    async with serving(app_of(data), write_policy=policy, app_timeout=0.5) as served:
+        async with await served.connect(SMALL) as stream:
+            await stream.send_all(GET)
+            await trio.sleep(0.9)
+            with trio.fail_after(20):
+                assert read_answer(await receive_all(stream)).body == data
+        assert (await served.record()).outcome is Outcome.FINISHED
+
+
 # -- which one ---------------------------------------------------------------------------------------------------
 
 
@@ -497,407 +468,3 @@ async def test_block_returns_when_the_kernel_has_it_all() -> None:
                 received += await stream.receive_some(65536)
         assert wrote.wait(1)
         go_on.set()
-
-
-# -- raise -------------------------------------------------------------------------------------------------------
-
-
-def fill(write: Write, block: bytes) -> int:
-    """Write until it is refused; the number of blocks taken."""
-    for count in itertools.count():
-        try:
-            write(block)
-        except BlockingIOError:
-            return count
-    raise AssertionError
-
-
-@pytest.mark.parametrize("size", [100, 70_000, 8_000_000])
-async def test_raise_refuses_at_once(size: int) -> None:
-    """It never waits: neither for the kernel nor for an earlier block that is still being sent."""
-    waited: list[float] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        fill(write, bytes(size))
-        for _ in range(20):
-            began = time.monotonic()
-            with pytest.raises(BlockingIOError, match="nothing of it was written") as refusal:
-                write(bytes(size))
-            waited.append(time.monotonic() - began)
-            assert refusal.value.characters_written == 0
-            assert refusal.value.errno is not None
-        raise ConnectionAbortedError("enough")
-
-    settings: dict[str, Any] = {"write_policy": "raise", "write_timeout": 0.3}
-    async with serving(app, **settings) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(GET)
-        await served.record()
-    assert len(waited) == 20
-    assert sorted(waited)[10] < 0.05
-
-
-async def test_raise_keeps_sending_what_it_accepted() -> None:
-    """An accepted block leaves whole while the app does not come near the server."""
-    block = known_bytes(8_000_000)
-    computing, received_all = threading.Event(), threading.Event()
-    arrived_meanwhile: list[bool] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [("Content-Length", str(len(block) + 1))])
-        write(block)
-        computing.set()
-        arrived_meanwhile.append(received_all.wait(10))
-        write_all(environ, write, [b"!"])
-        return []
-
-    async with serving(app, write_policy="raise") as served:
-        with trio.fail_after(20):
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(GET)
-                received = bytearray()
-                while not received.endswith(block[-100:]):
-                    received += await stream.receive_some(65536)
-                assert computing.is_set()
-                received_all.set()
-                received += await receive_all(stream)
-        assert read_answer(bytes(received)).body == block + b"!"
-    assert arrived_meanwhile == [True]
-
-
-async def test_wait_writable_tells_whether_a_write_will_be_taken() -> None:
-    """False when its time passes first, at once for 0; True as soon as there is room, and then the write is taken."""
-    seen: dict[str, Any] = {}
-    full = threading.Event()
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        wait_writable = environ["trio_wsgi.wait_writable"]
-        seen["before the head"] = wait_writable(0)
-        write = start_response("200 OK", [])
-        seen["fresh"] = wait_writable(0), wait_writable(None), wait_writable(-1)
-        while wait_writable(0.1):
-            fill(write, bytes(50_000))
-        began = time.monotonic()
-        seen["full, 0"] = wait_writable(0), wait_writable(-5)
-        seen["at once"] = time.monotonic() - began
-        began = time.monotonic()
-        seen["full"] = wait_writable(0.2)
-        seen["waited"] = time.monotonic() - began
-        full.set()
-        seen["reads again"] = wait_writable(None)
-        write(b"taken")
-        return []
-
-    async with serving(app, write_policy="raise") as served:
-        with trio.fail_after(20):
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(GET)
-                while not full.is_set():  # noqa: ASYNC110
-                    await trio.sleep(0.01)
-                assert read_answer(await receive_all(stream)).body.endswith(b"taken")
-    assert seen["before the head"] is True
-    assert seen["fresh"] == (True, True, True)
-    assert seen["full, 0"] == (False, False)
-    assert seen["at once"] < 0.15
-    assert seen["full"] is False
-    assert 0.19 < seen["waited"] < 2
-    assert seen["reads again"] is True
-
-
-RETRIES: dict[str, Callable[[Any], object]] = {
-    "wait_writable(None)": lambda wait_writable: wait_writable(None),
-    "wait_writable in small steps": lambda wait_writable: wait_writable(0.03),
-    "sleep": lambda wait_writable: time.sleep(0.03),
-}
-
-
-@pytest.mark.parametrize("retry", RETRIES)
-@pytest.mark.parametrize("size", [500, 9_000_000], ids=["nothing lent", "a block lent"])
-async def test_raise_tells_of_a_stalled_client(retry: str, size: int) -> None:
-    """However an app tries again, write_timeout ends it."""
-    seen: list[OSError] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        try:
-            while True:
-                fill(write, bytes(size))
-                RETRIES[retry](environ["trio_wsgi.wait_writable"])
-        except OSError as error:
-            seen.append(error)
-            raise
-
-    async with serving(app, write_policy="raise", write_timeout=0.3) as served:
-        async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
-            with trio.fail_after(5):
-                record = await served.record()
-        assert record.outcome is Outcome.WRITE_TIMEOUT
-        assert record.duration < 3
-    assert "write_timeout" in str(seen[0])
-
-
-@pytest.mark.slow
-@policies
-@pytest.mark.parametrize("size", [4000, 9_000_000], ids=["small blocks", "large blocks"])
-async def test_a_slow_reader_is_not_a_stalled_one(policy: str, size: int) -> None:
-    """A download that makes progress is never cut, even while the kernel has no room for more of it."""
-    data = known_bytes(9_000_000)
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        blocks = (data[at : at + size] for at in range(0, len(data), size))
-        for block in blocks:
-            while True:
-                try:
-                    write(block)
-                    break
-                except BlockingIOError:
-                    environ["trio_wsgi.wait_writable"](0.05)
-        return []
-
-    config: dict[str, Any] = {"write_policy": policy, "write_timeout": 0.4}
-    async with serving(app, **config) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(GET)
-        received = bytearray()
-        with trio.fail_after(20):
-            for _ in range(12):
-                await trio.sleep(0.1)
-                received += await stream.receive_some(12_000)
-            received += await receive_all(stream)
-        assert read_answer(bytes(received)).body == data
-        assert (await served.record()).outcome is Outcome.FINISHED
-
-
-@pytest.mark.slow
-@policies
-async def test_waiting_for_the_client_is_no_time_of_the_app(policy: str) -> None:
-    """app_timeout counts its work; a client that is slow for longer than that is cut by nothing."""
-    data = known_bytes(8_000_000)
-    async with serving(app_of(data), write_policy=policy, app_timeout=0.5) as served:
-        async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
-            await trio.sleep(0.9)
-            with trio.fail_after(20):
-                assert read_answer(await receive_all(stream)).body == data
-        assert (await served.record()).outcome is Outcome.FINISHED
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
-async def test_wait_writable_raises_when_the_client_goes(reset: bool) -> None:
-    full = threading.Event()
-    seen: list[BaseException] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        try:
-            while True:
-                fill(write, bytes(60_000))
-                full.set()
-                environ["trio_wsgi.wait_writable"](None)
-        except BaseException as error:
-            seen.append(error)
-            raise
-
-    async with serving(app, write_policy="raise") as served:
-        stream = await served.connect(SMALL)
-        await stream.send_all(GET)
-        with trio.fail_after(10):
-            while not full.is_set():  # noqa: ASYNC110
-                await trio.sleep(0.01)
-        await Vanishes(stream, 100, reset).run()
-        assert (await served.record()).outcome is Outcome.CLIENT_GONE
-    assert isinstance(seen[0], ClientGone | trio.Cancelled)
-
-
-async def test_a_refusal_let_out_is_an_app_error() -> None:
-    """500 if nothing was sent; else what was accepted, and a cut."""
-    refused = threading.Event()
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if environ["PATH_INFO"] == "/early":
-            raise BlockingIOError("as if the first block had been refused")
-        write = start_response("200 OK", [])
-        try:
-            for number in itertools.count():
-                write(b"%09d\n" % number * 100)
-        finally:
-            refused.set()
-        return []
-
-    async with serving(app, write_policy="raise") as served:
-        assert read_answer(await ask(served, GET.replace(b"/ ", b"/early "))).status == 500
-        async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
-            with trio.fail_after(10):
-                await trio.to_thread.run_sync(refused.wait, 10)
-                body = b"".join(h11_data(await receive_all(stream)))
-        record = await served.record(2)
-    assert record.outcome is Outcome.APP_ERROR
-    assert "BlockingIOError" in record.reason
-    assert len(body) == record.body_sent
-    assert body == b"".join(b"%09d\n" % number * 100 for number in range(len(body) // 1000))
-
-
-async def test_a_first_block_that_is_refused_leaves_the_head_unsent() -> None:
-    """On a connection that is full of an earlier response, the refused response may still become a 500."""
-    phase = threading.Event()
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if environ["PATH_INFO"] == "/full":
-            start_response("200 OK", [])
-            return [bytes(int(environ["QUERY_STRING"]))]
-        write = start_response("200 OK", [])
-        try:
-            write(b"never")
-        except BlockingIOError:
-            phase.set()
-            raise
-        return []
-
-    async with serving(app, write_policy="raise") as served:
-        # How much the kernel holds is its own business: some size will end with its buffer full.
-        for size in range(2_000_000, 9_000_000, 400_000):
-            request = b"GET /full?%d HTTP/1.1\r\nHost: t\r\n\r\n" % size
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(request + GET)
-                with trio.move_on_after(0.1):
-                    while not phase.is_set():  # noqa: ASYNC110
-                        await trio.sleep(0.01)
-                with trio.fail_after(10):
-                    first, second = read_answers(await receive_all(stream), ["GET", "GET"])
-            assert (first.status, len(first.body)) == (200, size)
-            if second.status == 500:
-                break
-    assert phase.is_set()
-    assert second.status == 500
-
-
-# -- buffer ------------------------------------------------------------------------------------------------------
-
-
-async def test_buffer_sends_nothing_before_the_app_returns() -> None:
-    """Head and body leave together, with an exact Content-Length."""
-    wrote, go_on = threading.Event(), threading.Event()
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        write(b"x" * 100_000)
-        wrote.set()
-        go_on.wait(10)
-        return [b"!"]
-
-    async with serving(app, write_policy="buffer") as served, await served.connect() as stream:
-        await stream.send_all(GET)
-        with trio.fail_after(10):
-            while not wrote.is_set():  # noqa: ASYNC110
-                await trio.sleep(0.01)
-        with trio.move_on_after(0.1) as silence:
-            await stream.receive_some(1)
-        assert silence.cancelled_caught
-        go_on.set()
-        with trio.fail_after(10):
-            answer = read_answer(await receive_all(stream))
-    assert answer.value("content-length") == "100001"
-
-
-@pytest.mark.parametrize("memory", [0, 1, 65536, 10_000_000])
-async def test_buffer_in_memory_and_on_disk(memory: int, tmp_path: Any) -> None:
-    """The same bytes wherever the limit of memory lies; nothing is ever visible in temp_path."""
-    data = known_bytes(2_000_000)
-
-    def look(environ: dict[str, Any]) -> Any:
-        assert list(tmp_path.iterdir()) == []
-        return [b"!"]
-
-    settings = {"write_policy": "buffer", "write_buffer_size": memory, "temp_path": str(tmp_path)}
-    async with serving(app_of(data, returns=look), **settings) as served:
-        assert read_answer(await ask(served, GET)).body == data + b"!"
-    assert list(tmp_path.iterdir()) == []
-
-
-async def test_buffer_frees_the_thread(tmp_path: Any) -> None:
-    """With one thread, another request is served while a slow client downloads what was buffered."""
-    data = known_bytes(6_000_000)
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        if environ["PATH_INFO"] == "/hello":
-            return [b"hello"]
-        write_all(environ, write, cut_up(data, 5))
-        return []
-
-    settings = {"write_policy": "buffer", "temp_path": str(tmp_path), "threads": 1}
-    async with serving(app, **settings) as served, await served.connect(SMALL) as slow:
-        await slow.send_all(GET)
-        with trio.fail_after(5):
-            begin = await slow.receive_some(1)
-            answer = read_answer(await ask(served, GET.replace(b"/ ", b"/hello ")))
-        assert answer.body == b"hello"
-        assert len(served.records) == 1  # the slow one is not done
-        with trio.fail_after(20):
-            assert read_answer(begin + await receive_all(slow)).body == data
-
-
-async def test_buffer_forgets_when_the_app_starts_anew() -> None:
-    """PEP 3333, exc_info: nothing was sent yet, so the error page takes the place of the half page."""
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [("Content-Length", "1000")])
-        write(b"half a page")
-        try:
-            raise ValueError
-        except ValueError:
-            start_response("503 Later", [("Content-Length", "5")], sys.exc_info())
-        return [b"sorry"]
-
-    async with serving(app, write_policy="buffer") as served:
-        answer = read_answer(await ask(served, GET))
-        assert (await served.record()).outcome is Outcome.FINISHED
-    assert (answer.status, answer.body) == (503, b"sorry")
-
-
-@pytest.mark.parametrize("swallow", [False, True])
-@pytest.mark.parametrize("rest", ["nothing", "list", "generator"])
-async def test_temp_limit_is_an_oserror_and_a_clean_500(swallow: bool, rest: str, tmp_path: Any, caplog: Any) -> None:
-    """Also when the app swallows it: what is buffered is not the whole. No file is left."""
-    seen: list[OSError] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        write = start_response("200 OK", [])
-        for _ in range(50):
-            try:
-                write(bytes(10_000))
-            except OSError as error:
-                seen.append(error)
-                if not swallow:
-                    raise
-        return {"nothing": [], "list": [b"tail"], "generator": (b for b in [b"tail"])}[rest]
-
-    settings = {"write_buffer_size": 20_000, "temp_path": str(tmp_path), "temp_limit": 100_000}
-    async with serving(app, write_policy="buffer", **settings) as served:
-        assert read_answer(await ask(served, GET)).status == 500
-        assert (await served.record()).outcome is Outcome.APP_ERROR
-        assert list(tmp_path.iterdir()) == []
-    assert "temp_limit" in str(seen[0])
-    assert "100000" in str(seen[0])
-    assert len(seen) == (40 if swallow else 1)
-    assert "temp_limit" in caplog.text
-
-
-async def test_temp_path_that_is_not_there(tmp_path: Any) -> None:
-    """An OSError in the app that names the directory, and a clean 500."""
-    seen: list[OSError] = []
-
-    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        try:
-            start_response("200 OK", [])(bytes(100))
-        except OSError as error:
-            seen.append(error)
-            raise
-        return []
-
-    settings = {"write_buffer_size": 10, "temp_path": str(tmp_path / "gone")}
-    async with serving(app, write_policy="buffer", **settings) as served:
-        assert read_answer(await ask(served, GET)).status == 500
-    assert "gone" in str(seen[0])
