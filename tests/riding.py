@@ -1,9 +1,14 @@
-"""Clients that ride in the lane: from their first request on, or because they are brisk."""
+"""Clients that ride in the lane, from their first request on or because they are brisk; what they ask."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import trio
+from asking import PLAIN, Environ, StartResponse
 from serving import Served
 
 from trio_wsgi import Server
@@ -11,6 +16,8 @@ from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.lane import Lane
 
 KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+CLOSE = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+TRIES = 20  # where a processor that somebody else has taken for 5 ms makes a request one that lasts
 
 
 def ride_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,3 +67,47 @@ async def board(served: Served, size: int) -> trio.SocketStream:
                     await trio.sleep(0.001)
             return client
     raise AssertionError("it never came to ride")
+
+
+def ask_for(path: str) -> bytes:
+    return KEPT.replace(b" / ", f" {path} ".encode())
+
+
+def say(start_response: StartResponse, body: bytes) -> list[bytes]:
+    start_response("200 OK", [*PLAIN, ("Content-Length", str(len(body)))])
+    return [body]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110 - it happens in threads
+            await trio.sleep(0.001)
+
+
+class App:
+    """Answers "hello", or does what is to be done for a path; notes which threads it ran in."""
+
+    def __init__(self, **views: Callable[[Environ], bytes]) -> None:
+        self.views = views
+        self.threads: list[int] = []
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
+        self.threads.append(threading.get_ident())
+        view = self.views.get(environ["PATH_INFO"][1:])
+        return say(start_response, b"hello" if view is None else view(environ))
+
+
+class Gate:
+    """A view that stands still until it is let go; it ignores what else is going on."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def __call__(self, environ: Environ) -> bytes:
+        self.entered.set()
+        assert self.go_on.wait(10)
+        return b"at last"
+
+    async def is_entered(self) -> None:
+        await until(self.entered.is_set)
