@@ -81,19 +81,22 @@ def count_possible(files: bool) -> int:
     return (limit - 500) // (2 if files else 1) // 100 * 100
 
 
-def slow_readers(count: int) -> Scenario:
+def slow_readers(count: int, *, static: bool = False) -> Scenario:
+    target = f"/{'static' if static else 'file'}/10m"
+
     def measure(bout: Bout) -> Figures:
-        bout.check_file("/file/10m", "10m")
-        return measure_crowd(bout, "/file/10m", count, RATE)
+        bout.check_file(target, "10m")
+        return measure_crowd(bout, target, count, RATE)
 
     return Scenario(
-        f"slow-{count}",
-        f"{count:,} readers at 16 KB/s each, and one good client",
+        f"slow{'static' if static else ''}-{count}",
+        f"{count:,} readers at 16 KB/s each{' of a static mount' if static else ''}, and one good client",
         "slow",
-        frozenset({Can.FILES, Can.HELLO}),
+        frozenset({Can.STATIC if static else Can.FILES, Can.HELLO}),
         COLUMNS,
         measure,
-        quick=count == 1000,
+        static=static,
+        quick=count == 1000 and not static,
         connections=count,
         samples=("10m",),
     )
@@ -116,5 +119,6 @@ def idle_connections(count: int) -> Scenario:
 
 SCENARIOS = (
     *(slow_readers(count) for count in (100, 1000, 5000, 10_000)),
+    slow_readers(5000, static=True),
     *(idle_connections(count) for count in (100, 1000, 10_000)),
 )
