@@ -97,7 +97,7 @@ def slow_readers(count: int, *, static: bool = False) -> Scenario:
         measure,
         static=static,
         quick=count == 1000 and not static,
-        connections=count,
+        connections=0 if static else count,
         samples=("10m",),
     )
 
