@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
+from pathlib import Path
 
+import httpx
 import pytest
 from asking import PLAIN, Environ, StartResponse, ask, error_lines
 from serving import command
@@ -100,24 +103,91 @@ async def test_what_close_of_a_file_says_is_logged_too(caplog: pytest.LogCapture
 
 
 @pytest.mark.slow
-def test_every_character_comes_out_of_the_command(tmp_path: object) -> None:
+def test_every_character_comes_out_of_the_command(tmp_path: Path) -> None:
     """Whatever the terminal's encoding: no line is lost to it, and none brings a traceback of the logging's own."""
-    from pathlib import Path
-
-    import httpx
-
-    folder = Path(str(tmp_path))
-    (folder / "said.py").write_text(
+    (tmp_path / "said.py").write_text(
         "def app(environ, start_response):\n"
         "    environ['wsgi.errors'].write('100 % \\xf6 \\u20ac \\ud800 end\\n')\n"
         "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
         "    return [b'ok']\n"
     )
     for encoding in ("utf-8", "ascii"):
-        with command("said:app", "-b", "127.0.0.1:0", cwd=folder, PYTHONIOENCODING=encoding) as running:
+        with command("said:app", "-b", "127.0.0.1:0", cwd=tmp_path, PYTHONIOENCODING=encoding) as running:
             assert httpx.get(running.url).text == "ok"
-            running.send_signal(__import__("signal").SIGTERM)
+            running.send_signal(signal.SIGTERM)
             running.wait()
             (line,) = [line for line in running.log.splitlines() if "100 % " in line]
             assert line.endswith(" end")
             assert "Traceback" not in running.log and "Logging error" not in running.log
+
+
+# What Flask's documentation says of logging: everything to wsgi.errors, and, by dictConfig's default, no other logger.
+FLASK_LOGS = """
+from logging.config import dictConfig
+
+from flask import Flask
+
+dictConfig({
+    "version": 1,
+    "handlers": {"wsgi": {"class": "logging.StreamHandler", "stream": "ext://flask.logging.wsgi_errors_stream"}},
+    "root": {"level": "INFO", "handlers": ["wsgi"]},
+})
+app = Flask(__name__)
+
+
+@app.get("/")
+def index():
+    app.logger.warning("a warning of the app")
+    raise ValueError("the app failed")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_logging_of_an_application_switches_nothing_off(tmp_path: Path, workers: int) -> None:
+    """Whatever `disable_existing_loggers` does to loggers that an application does not name, ours among them."""
+    (tmp_path / "flask_logs.py").write_text(FLASK_LOGS)
+    with command(
+        "flask_logs:app", "-b", "127.0.0.1:0", "--access-logfile", "-", cwd=tmp_path, workers=workers
+    ) as running:
+        assert httpx.get(running.url).status_code == 500
+        running.send_signal(signal.SIGTERM)
+        running.wait()
+        log = running.log
+    for once in ("a warning of the app", "ValueError: the app failed", "GET / HTTP/1.1"):
+        assert log.count(once) == 1
+
+
+def test_it_is_a_stream_whatever_becomes_of_loggers() -> None:
+    """PEP 3333 knows of no level, and who watches loggers (Sentry's SDK does) has heard of it before."""
+    written, watched = io.StringIO(), io.StringIO()
+    own, watch = logging.StreamHandler(written), logging.StreamHandler(watched)
+    log = logging.getLogger("trio_wsgi.error")
+    log.addHandler(own)
+    logging.getLogger().addHandler(watch)
+    log.setLevel(logging.CRITICAL)
+    log.disabled = True
+    try:
+        ErrorLog().write("100 %\n")
+    finally:
+        log.disabled = False
+        log.setLevel(logging.NOTSET)
+        logging.getLogger().removeHandler(watch)
+        log.removeHandler(own)
+    assert (written.getvalue(), watched.getvalue()) == ("100 %\n", "")
+
+
+async def test_a_handler_of_all_logs_that_writes_to_it_does_not_come_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Inside another program our log has no handler of its own, and the root's may write to wsgi.errors, as Flask's."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        handler = logging.StreamHandler(environ["wsgi.errors"])
+        logging.getLogger().addHandler(handler)
+        try:
+            logging.getLogger("app.of.this.test").warning("once")
+        finally:
+            logging.getLogger().removeHandler(handler)
+        start_response("200 OK", PLAIN)
+        return [b"ok"]
+
+    assert (await ask(app)).answer.body == b"ok"
+    assert capsys.readouterr().err.count("once") == 1

@@ -40,6 +40,7 @@ BATCH_SIZE = 64 * 1024  # bytes of lines that are written at once
 ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
+_LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -252,6 +253,16 @@ class Logs:
         """Open the files anew, after they were moved away; standard streams stay."""
         for writer in self._writers:
             writer.reopen()
+
+
+def enable_loggers() -> None:
+    """Switch our loggers on again, after the application was loaded.
+
+    An application's own configuration (logging.config) disables every logger that it does not name, unless it says
+    `disable_existing_loggers: False`; nobody means the server's by that.
+    """
+    for name in _LOGGERS:
+        logging.getLogger(name).disabled = False
 
 
 def make_log_files(config: Config) -> None:

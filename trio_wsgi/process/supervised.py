@@ -33,7 +33,7 @@ from trio_wsgi.process.channel import Channel, receive_first_line
 from trio_wsgi.process.child import EXIT_BOOT, SIGNAL_STACKS, SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
-from trio_wsgi.process.logs import open_logs
+from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.order import (
     Booted,
     Drain,
@@ -133,6 +133,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         except Stopped as stop:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
+        enable_loggers()
         tune_process()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)

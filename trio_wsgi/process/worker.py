@@ -33,7 +33,7 @@ from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
-from trio_wsgi.process.logs import Logs, open_logs
+from trio_wsgi.process.logs import Logs, enable_loggers, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
@@ -102,6 +102,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         except Stopped as stop:
             log.info("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
+        enable_loggers()
         tune_process()
         outside = Outside(systemd, remove_pid_file)
         run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
