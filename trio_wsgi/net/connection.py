@@ -341,7 +341,9 @@ class Connection:
             while True:
                 if at_once:
                     at_once = False
-                elif not (wire.has_input or self._over):
+                elif wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
+                    await trio.lowlevel.checkpoint()
+                elif not self._over:
                     self._waiting = True
                     try:
                         await self._transport.wait_readable()

@@ -35,6 +35,7 @@ from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
+from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
@@ -45,6 +46,7 @@ from trio_wsgi.rules.paths import MountPath
 log = logging.getLogger("trio_wsgi.error")
 
 UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
+PIECE = 64  # bytes that each piece of it counts for at least: tiny ones cost as much
 
 
 class Exchange:
@@ -207,10 +209,11 @@ class Exchange:
         if self._body_refused:
             return
         with trio.move_on_after(config.linger_timeout):
-            unread = 0
+            unread, turn = 0, Turn()
             while not wire.body_done and unread < UNREAD_MAX:
+                await turn.give_way()
                 try:
-                    unread += len(wire.receive_body_nowait())
+                    unread += max(PIECE, len(wire.receive_body_nowait()))
                 except trio.WouldBlock:
                     await wait_body(wire, config.body_timeout)
                 except (ClientError, ClientGone):  # the response was sent; this only ends the connection
@@ -225,8 +228,6 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
-        if self._wire.has_input:  # nothing need wait on the way; who asks ahead gives way to others all the same
-            await trio.lowlevel.checkpoint()
         if not self._not_at_hand:
             with suppress(WouldBlock):
                 return mount.answer_nowait(head, path, self._peer.forwarding)

@@ -23,6 +23,7 @@ import trio
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.clock import AppClock
+from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.spool import Block, Spool
@@ -30,6 +31,7 @@ from trio_wsgi.wsgi.spool import Block, Spool
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
 LARGE = 256 * 1024  # bytes that have come at once, and go there without being copied
 SMALL = 16 * 1024  # bytes of a block below which it is copied
+_PIECES = 64  # received at once into one buffer: TLS gives a record at a time, which may hold a byte
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -137,7 +139,9 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers
     """
     blocks: list[Block] = []  # that are not in the spool yet
     size = 0  # of them
+    turn = Turn()
     while True:
+        await turn.give_way()
         try:
             if wire.body_comes_as_it_is and wire.body_left >= LARGE:
                 with buffers.lend() as buffer:
@@ -167,7 +171,9 @@ def _fill(wire: Wire, buffer: memoryview) -> int:
     """Receive what has come, as far as there is room; the bytes received. Raises as `Wire.receive_body_into`."""
     filled = wire.receive_body_into(buffer)
     with suppress(trio.WouldBlock):
-        while filled < len(buffer) and wire.body_comes_as_it_is:
+        for _ in range(_PIECES):
+            if filled == len(buffer) or not wire.body_comes_as_it_is:
+                break
             filled += wire.receive_body_into(buffer[filled:])
     return filled
 
