@@ -128,6 +128,17 @@ async def test_several_servers_live_in_one_nursery(site: Site, caplog: pytest.Lo
         assert len(one.records) == len(two.records) == 1
 
 
+async def test_a_server_serves_once_and_only_what_can_be_called(site: Site) -> None:
+    with pytest.raises(TypeError, match="cannot be: 5"):
+        Server(5)  # type: ignore[arg-type]
+    server = Server(site, Config(bind=("127.0.0.1:0",)))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        with pytest.raises(RuntimeError, match="make another"):
+            await server.serve()
+        nursery.cancel_scope.cancel()
+
+
 async def test_drain_before_serve_ends_at_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     async with nothing_left(caplog):
         server = Server(site, Config(bind=("127.0.0.1:0",)))

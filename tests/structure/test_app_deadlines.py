@@ -55,6 +55,52 @@ async def test_before_anything_was_sent_it_is_a_504(caplog: pytest.LogCaptureFix
     assert "no answer after 0.1 s of work (app_timeout)" in error_lines(caplog, logging.ERROR)[0]
 
 
+async def in_a_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        nursery.start_soon(in_another)
+
+
+async def in_another() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+
+
+def wraps_whatever_comes() -> None:
+    try:
+        trio.from_thread.run(in_a_nursery)
+    except BaseException as exc:
+        raise RuntimeError("the query failed") from exc
+
+
+@pytest.mark.parametrize(
+    "view", [lambda: trio.from_thread.run(in_a_nursery), wraps_whatever_comes], ids=["group", "cause"]
+)
+async def test_a_cancellation_may_come_in_a_group_or_be_the_cause(view: Callable[[], None]) -> None:
+    """Trio's nurseries raise it in a group of its own kind; libraries wrap what they do not know."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        view()
+        raise AssertionError
+
+    asked = await ask(app, app_timeout=0.1)
+    assert (asked.answer.status, asked.record.outcome) == (504, Outcome.APP_TIMEOUT)
+
+
+async def test_what_fails_while_it_is_cancelled_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A clean-up that goes wrong is an error of the application's, whenever it does."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        try:
+            trio.from_thread.run(in_a_nursery)
+        finally:
+            raise ValueError("the clean-up failed")
+
+    asked = await ask(app, app_timeout=0.1)
+    assert asked.record.outcome is Outcome.APP_ERROR
+    assert "the clean-up failed" in "".join(error_lines(caplog))
+
+
 async def test_after_something_was_sent_the_connection_is_cut() -> None:
     closed: list[bool] = []
 

@@ -238,6 +238,24 @@ async def fail(exc: BaseException) -> None:
     raise exc
 
 
+async def test_a_task_with_a_nursery_of_its_own_is_cancelled_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    """Trio's nurseries raise a group then; nothing has failed."""
+
+    async def task() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        for which in ("nursery", "server_nursery"):
+            environ[f"trio_wsgi.{which}"].start_soon(task)
+        trio.from_thread.run(trio.sleep, 0.01)
+        return answer(start_response, "done")
+
+    assert (await ask(app)).answer.body == b"done"
+    assert error_lines(caplog) == []
+
+
 @pytest.mark.parametrize("which", ["nursery", "server_nursery"])
 @pytest.mark.parametrize(
     "failing",
@@ -317,6 +335,18 @@ async def test_early_hints_are_not_for_http_1_0() -> None:
     asked = await ask(hinting, request(version="1.0"))
     assert asked.answer.interim == []
     assert asked.answer.body == b"page"
+
+
+async def test_early_hints_have_no_framing() -> None:
+    """RFC 9110 §8.6: no Content-Length in a 1xx; who passes all headers on means those of the page."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.early_hints"]([("Link", "</a.css>"), ("Content-Length", "4")])
+        return answer(start_response, "page")
+
+    interim, _, rest = (await ask(app)).raw.partition(b"\r\n\r\n")
+    assert interim == b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>"
+    assert rest.endswith(b"page")
 
 
 async def test_early_hints_that_come_too_late_change_nothing() -> None:

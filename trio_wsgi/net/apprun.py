@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
@@ -47,6 +47,7 @@ from trio_wsgi.wsgi.spool import Spool
 log = logging.getLogger("trio_wsgi.error")
 
 _NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
+_CAUSES_MAX = 100  # of one error: it may be its own
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -71,7 +72,7 @@ class AppRun:
         self._peer = peer
         self._head = head
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
-        self.work = Work(nursery, "the request", outlet.attended)
+        self.work = Work(nursery, "the request", wire.transport.token, outlet.attended)
         self.errors = ErrorLog()
         self.environ: Mapping[str, Any] = _NO_ENVIRON
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
@@ -140,6 +141,7 @@ class AppRun:
     async def accept(self, outcome: Awaitable[Answer]) -> Answer:
         """Await the app's answer, and return what is left to send; raises as `ask`."""
         service, answer = self._service, None
+        running = self.call
         try:
             answer = await outcome
         except Abandoned:
@@ -155,6 +157,8 @@ class AppRun:
             self.end_call()
             self._outlet.delivering = True
         if answer is not None:
+            if running is not None and not answer.close_at_once:
+                answer.close = partial(running.context.run, answer.close)  # which goes on with what the app has set
             if self.left or not (self._gone or (clock is not None and clock.expired)):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
@@ -178,7 +182,7 @@ class AppRun:
         environ["trio_wsgi.set_app_timeout"] = self._outlet.allow_seconds
         response = self._response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
         self.call = self._outlet.call = running
-        return partial(_call_app, service.app, environ, response)
+        return partial(_call_app, service.app, environ, response, running)
 
     def _look_after(self, abandon: Callable[[], None]) -> AppClock:
         """Have the app run while its client is there and for no longer than it may take: else `abandon` its call."""
@@ -239,14 +243,27 @@ async def close_answer(service: Service, answer: Answer) -> None:
         await service.threads.run_closing(close)
 
 
-def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
-    """What the app raises is its failure, be it SystemExit; only the cancellation of the request is ours."""
+def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, running: Running) -> Answer:
+    """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours.
+
+    That one may come in a group, or as the cause of another error. And what comes may be another request's, out of a
+    future that one request has computed for others.
+    """
     try:
         return call_app(app, environ, response)
-    except bridge.Cancelled:
-        raise
     except BaseException as exc:
+        if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):
+            bridge.check_cancelled()
         raise AppFailed from exc
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from."""
+    for _ in range(_CAUSES_MAX):
+        if exc is None:
+            return
+        yield exc
+        exc = exc.__cause__
 
 
 def dispose_answer(answer: Answer) -> None:

@@ -87,7 +87,7 @@ class ArrivingBody:
             return self._take(buffer, wire.receive_body_into)
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
         # Each hop brings all that has come: TLS gives 16 KiB at a time.
-        return bridge.run_sync(self._take, buffer, partial(_fill, wire))
+        return bridge.run_sync(self._take, buffer, partial(_fill, wire), token=wire.transport.token)
 
     def _take(self, buffer: memoryview, receive: Callable[[memoryview], int]) -> int:
         wire = self._wire
@@ -107,8 +107,10 @@ class ArrivingBody:
             self._wait(self._wire.transport.deliver, parts, self._write_timeout)
 
     def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        clock = self.clock
-        return bridge.run(async_fn, *args) if clock is None else bridge.run(clock.wait, async_fn, *args)
+        clock, token = self.clock, self._wire.transport.token
+        if clock is None:
+            return bridge.run(async_fn, *args, token=token)
+        return bridge.run(clock.wait, async_fn, *args, token=token)
 
 
 async def wait_body(wire: Wire, timeout: float) -> None:

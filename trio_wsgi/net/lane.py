@@ -26,13 +26,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context, copy_context
 from typing import Protocol
 
 import trio
 
 from trio_wsgi.disk.answer import nothing
-from trio_wsgi.net.slot import stack_of
+from trio_wsgi.net.slot import context_of_thread, stack_of
 
 _WAKE = 1  # to an eventfd(2)
 
@@ -67,13 +66,26 @@ class Ride:
         rider: serves it.
     """
 
-    __slots__ = ("_context", "_lane", "attended", "cancelled", "error", "fd", "recalled", "rider", "stirred", "task")
+    __slots__ = (
+        "_context",
+        "_lane",
+        "attended",
+        "cancelled",
+        "context",
+        "error",
+        "fd",
+        "recalled",
+        "rider",
+        "stirred",
+        "task",
+    )
 
     def __init__(self, lane: Lane, sock: socket.socket, rider: Rider) -> None:
         self._lane = lane
         self.fd = sock.fileno()
         self.rider = rider
-        self._context: Context = copy_context()
+        self._context = context_of_thread()
+        self.context = self._context  # of the present request
         self.stirred = lane.now()  # when its last request ended
         self.cancelled = False  # its present request
         self.recalled = False  # the loop wants it back, and says so once
@@ -88,7 +100,8 @@ class Ride:
 
     def call(self, fn: Callable[[Ride], bool]) -> bool:
         """Call `fn`, which serves one request, in a context of its own."""
-        return self._context.copy().run(fn, self)
+        self.context = self._context.copy()
+        return self.context.run(fn, self)
 
     def begin(self) -> None:
         """A request begins: from now on the loop may attend to it."""

@@ -40,6 +40,7 @@ Dress = Callable[[Head, int | None], tuple[Headers, int | None]]
 
 JOINED = 64 * 1024  # bytes of a block up to which it is copied to have one piece; sendmsg(2) costs less for more
 _SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
+_NOT_IN_HINTS = {b"content-length", b"transfer-encoding"}  # RFC 9110 §8.6, RFC 9112 §6.1
 _FEW = 16  # parts that wait in a list, for a slow client's memory; many wait in a deque, for speed
 
 
@@ -146,7 +147,7 @@ class Outlet:
         self._full = None
         self._send_block(data)
         if self._unsent:
-            bridge.run_sync(self._backlog.lend, self._hand_over())
+            bridge.run_sync(self._backlog.lend, self._hand_over(), token=self._token)
 
     def push(self, data: bytes) -> None:
         self._check()
@@ -164,7 +165,7 @@ class Outlet:
     def hint(self, headers: list[tuple[str, str]]) -> None:
         """PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
         self._check()
-        checked = check_headers(headers)
+        checked = [header for header in check_headers(headers) if header[0].lower() not in _NOT_IN_HINTS]
         if self.sent_head is None:
             self._send_nowait(self._wire.frame_hints(checked))
             if self._unsent:
@@ -176,7 +177,7 @@ class Outlet:
 
     def allow_seconds(self, seconds: float) -> None:
         """Give the app so many seconds of work from now on: `environ["trio_wsgi.set_app_timeout"]`."""
-        bridge.run_sync(self._allow_seconds, seconds)
+        bridge.run_sync(self._allow_seconds, seconds, token=self._token)
 
     def leave(self, answer: Answer) -> bool:
         """The last of the response: send what the kernel takes of it now; whether that is all.
@@ -207,11 +208,15 @@ class Outlet:
     def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Wait for the client, on the loop."""
         try:
-            return bridge.run(self._wait_on_loop, async_fn, *args)
+            return bridge.run(self._wait_on_loop, async_fn, *args, token=self._token)
         except ClientGone as exc:
             if exc.errno == errno.ECANCELED:  # what was lent noticed the cancellation before we did
-                bridge.run(trio.lowlevel.checkpoint_if_cancelled)
+                bridge.run(trio.lowlevel.checkpoint_if_cancelled, token=self._token)
             raise
+
+    @property
+    def _token(self) -> bridge.Token:
+        return self._wire.transport.token
 
     @property
     def _backlog(self) -> Backlog:

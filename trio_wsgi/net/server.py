@@ -65,6 +65,7 @@ class Server:
 
     Raises:
         ConfigError: a certificate, or what belongs to it, cannot be used.
+        TypeError: `app` cannot be called.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class Server:
         observers: Sequence[Observer] = (),
         tls: Tls | None = None,
     ) -> None:
+        if not callable(app):
+            raise TypeError(f"a WSGI application is called for each request, but this cannot be: {app!r}")
         self._app = app
         self.config = Config() if config is None else config
         self._observers = Observers(AccessLog(self.config.access_logformat), tuple(observers))
@@ -85,6 +88,7 @@ class Server:
         )
         self._connections: set[Connection] = set()
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
+        self._began = False
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
 
@@ -128,6 +132,9 @@ class Server:
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
+        if self._began:
+            raise RuntimeError(f"a server serves once, and this one has: make another ({self!r})")
+        self._began = True
         async with (
             open_service(self._app, self.config, self._observers, self._tls) as service,
             trio.open_nursery() as draining,

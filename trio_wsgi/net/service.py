@@ -87,7 +87,7 @@ async def open_service(
             _open_background() as background,
         ):
             yield Service(
-                work=Work(background, "the server"),
+                work=Work(background, "the server", trio.lowlevel.current_trio_token()),
                 app=app,
                 tls=tls,
                 config=config,

@@ -24,6 +24,11 @@ from typing import Any, NoReturn, Protocol
 
 import trio
 
+try:
+    from sniffio import current_async_library_cvar as _library
+except ImportError:  # Trio brings it for as long as it needs it
+    _library = None  # type: ignore[assignment]
+
 _OUTERMOST = "call_app"  # the function of ours that calls the app
 
 
@@ -72,6 +77,7 @@ class Running(Protocol):
     """The application's part in a request as it runs in a thread: a `Call`, or a `Ride` in the lane."""
 
     cancelled: bool  # while it ran; may be looked at from any thread
+    context: Context  # that it runs in; of others once it has ended
 
     @property
     def running_since(self) -> float | None:
@@ -133,7 +139,7 @@ class Call:
         self.cancelled = False  # while it ran; may be looked at from any thread
         self.patience = math.inf  # seconds that it may wait for a thread
         self.expires = math.inf  # when it has waited so long
-        self.context: Context = copy_context()
+        self.context = context_of_thread()
         self.task: trio.lowlevel.Task | None = None  # who waits; None once nobody does
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
@@ -239,6 +245,14 @@ def stack_of(thread: int) -> str:
     stack = traceback.extract_stack(frame)
     ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
     return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
+
+
+def context_of_thread() -> Context:
+    """A copy of the present context for an application's thread, where no event loop runs, whatever runs here."""
+    context = copy_context()
+    if _library is not None and _library.get() is not None:  # `anyio.run` says which, to everybody
+        context.run(_library.set, None)
+    return context
 
 
 Report = tuple[Slot, Call | None]  # who, and which call is done; None: the thread is there

@@ -50,10 +50,11 @@ class PlainTransport:
     bare = True  # what the peer sends is what the socket receives
     takes_blocks = True  # `send_block_nowait` is there
 
-    __slots__ = ("_kernel", "_pump", "_sender", "sock")
+    __slots__ = ("_kernel", "_pump", "_sender", "sock", "token")
 
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
+        self.token = trio.lowlevel.current_trio_token()  # of the loop that it belongs to
         self._pump = pump
         self._kernel = kernel
         self._sender: TlsSender | None = None

@@ -5,7 +5,7 @@ Laws:
 * It has an owner that ends it: what was started for a request is cancelled, and waited for, when the request has ended;
   what was started for the server, when the server has.
 * Its failure is logged, and harms nothing else.
-* It is started from the application's thread, or from the loop itself.
+* It is started from any thread, or from the loop itself.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ class Work:
     Args:
         nursery: where the tasks run; it outlives this.
         owner: what it is for, in the log.
+        token: of the loop, for threads that do not know theirs.
         lives: asked on the loop before something is started; False where the owner has ended. From then on the owner's
             end waits for what was started.
     """
 
-    __slots__ = ("_done", "_ended", "_lives", "_nursery", "_owner", "_scopes")
+    __slots__ = ("_done", "_ended", "_lives", "_nursery", "_owner", "_scopes", "_token")
 
-    def __init__(self, nursery: trio.Nursery, owner: str, lives: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self, nursery: trio.Nursery, owner: str, token: bridge.Token, lives: Callable[[], bool] | None = None
+    ) -> None:
         self._nursery = nursery
+        self._token = token
         self._owner = owner
         self._lives = lives
         self._scopes: dict[trio.CancelScope, None] = {}  # of the tasks that run; takes less than a set while empty
@@ -54,7 +58,7 @@ class Work:
         if trio.lowlevel.in_trio_task():
             start()
         else:
-            bridge.run_sync(start)
+            bridge.run_sync(start, token=self._token)
 
     def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
         if self._ended or (self._lives is not None and not self._lives()):
@@ -69,9 +73,11 @@ class Work:
         try:
             with scope:
                 await async_fn(*args)
-        except (trio.Cancelled, KeyboardInterrupt):
+        except KeyboardInterrupt:
             raise
         except BaseException as exc:  # be it SystemExit, alone or in a group: it is the application's
+            if bridge.is_cancellation(exc):
+                raise
             log.exception("a task that the application started for %s failed", self._owner)
             if isinstance(exc, BaseExceptionGroup) and (interrupts := exc.subgroup(KeyboardInterrupt)):
                 raise interrupts from None

@@ -3,6 +3,8 @@
 Laws:
 
 * Nothing else in `wsgi/` imports trio.
+* An application may read its request, and write, in a thread that neither Trio nor we have started: asgiref runs async
+  views in one. With a `token` that is served as well; only, no cancellation reaches such a thread.
 * `run` and `run_sync` execute in the task that hosts this thread. Cancelling the request reaches the thread as
   `Cancelled` out of `run`, where that waits, and out of `check_cancelled`, and nowhere else.
 """
@@ -15,23 +17,43 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 Cancelled = trio.Cancelled
+Token = trio.lowlevel.TrioToken
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None = None) -> T:
     """Run `async_fn(*args)` on the event loop and wait for it.
+
+    Args:
+        token: of the loop, for threads that do not know theirs.
 
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
     """
-    return trio.from_thread.run(async_fn, *args)
+    return trio.from_thread.run(async_fn, *args, trio_token=None if _is_hosted() else token)
 
 
-def run_sync(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+def run_sync(fn: Callable[[*Ts], T], *args: *Ts, token: Token | None = None) -> T:
     """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation."""
-    return trio.from_thread.run_sync(fn, *args)
+    return trio.from_thread.run_sync(fn, *args, trio_token=None if _is_hosted() else token)
+
+
+def _is_hosted() -> bool:
+    """Whether Trio has started this thread, and knows its loop."""
+    try:
+        trio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    except Cancelled:
+        return True
+    return True
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether it says that something was cancelled, and nothing else: alone, or in a group, as nurseries raise it."""
+    return isinstance(exc, Cancelled) or (isinstance(exc, BaseExceptionGroup) and exc.split(Cancelled)[1] is None)
 
 
 def check_cancelled() -> None:

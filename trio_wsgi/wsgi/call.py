@@ -57,6 +57,8 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
 
 def _blocks_left(result: Any, response: Response) -> list[Any]:
     """Send the blocks of an iterable; those of a list are all known, and are left for later."""
+    if isinstance(result, str | bytes) and not result:  # to iterate it gives nothing, which is a body
+        return []
     known = type(result) in (list, tuple)
     if not known and not _is_body(result):
         raise AppError(

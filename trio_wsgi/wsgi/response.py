@@ -40,6 +40,7 @@ Write = Callable[[bytes], None]
 
 
 LIMIT_RATE_KEY = "trio_wsgi.limit_rate"  # in the environ, from the app: bytes per second
+_RATE_MAX = 2**63 - 1  # bytes per second; far beyond it there is no float
 
 
 class Phase(enum.Enum):
@@ -256,7 +257,7 @@ class Response:
 
     def _asked_rate(self) -> int | None:
         asked = self._environ.get(LIMIT_RATE_KEY, self._limit_rate)
-        if asked is not None and (not isinstance(asked, int) or asked < 0):
+        if asked is not None and (type(asked) is not int or not 0 <= asked <= _RATE_MAX):
             raise AppError(f"environ[{LIMIT_RATE_KEY!r}] is {asked!r}: it must be bytes per second, 0 for no limit")
         return asked
 
