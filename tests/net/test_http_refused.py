@@ -221,6 +221,25 @@ async def test_a_refused_head_request_gets_its_head(status: int, raw: bytes) -> 
     assert int(answer.value("content-length")) > 0
 
 
+@pytest.mark.parametrize(
+    ("status", "raw"),
+    [
+        (501, _get(b"Transfer-Encoding: gzip", line=b"HEAD /x HTTP/1.1")),
+        (431, _get(b"A: " + bytes(9000).replace(b"\0", b"a"), line=b"HEAD /x HTTP/1.1")),
+        (431, _get(*[b"A: b"] * 200, line=b"HEAD /x HTTP/1.1")),
+        (400, _get(line=b"HEAD /x HTTP/1.1", host=b"A: b")),
+        (400, _get(b"A : b", line=b"HEAD /x HTTP/1.1")),
+    ],
+)
+async def test_a_head_request_that_nobody_would_read_has_no_body_either(status: int, raw: bytes) -> None:
+    """RFC 9110 §9.3.2; and the log has its method and target, so that one can see what was refused."""
+    async with serving(Counting()) as served:
+        answer = read_answer(await served.exchange(raw), "HEAD")
+        record = await served.record()
+    assert (answer.status, answer.body, answer.closes) == (status, b"", True)
+    assert (record.method, record.target, record.version) == ("HEAD", "/x", "HTTP/1.1")
+
+
 @pytest.mark.parametrize("buffering", [True, False])
 async def test_a_body_that_is_told_too_large_is_refused_before_it_is_read(buffering: bool) -> None:
     app = Counting()

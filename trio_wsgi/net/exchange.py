@@ -391,7 +391,8 @@ class Exchange:
             body = verdict.body()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
             head = Head(*verdict.status_line, verdict.headers())
-            await self._outlet.deliver(Answer(head, [body] if has_body else [], len(body)))
+            length = len(body) if has_body or self._wire.was_read else 0
+            await self._outlet.deliver(Answer(head, [body] if has_body else [], length))
 
     def _shutdown_reason(self) -> str:
         if self._outlet.sent_head is None:

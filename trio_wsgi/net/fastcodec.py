@@ -2,7 +2,8 @@
 
 Laws:
 
-* It may refuse, and never accept, more than h11: what httptools does not take is given to h11, whose word counts.
+* It may refuse, and never accept, more than h11: a head that httptools does not take is given to h11, whose word
+  counts. In a body it refuses white space within the extensions of chunks, which no client is known to send.
 * Parser and framing see one message at a time, as `net.codec` says. A body whose length is known needs no parser.
 """
 

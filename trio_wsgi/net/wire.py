@@ -18,7 +18,15 @@ from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.rules.chunks import ChunkScanner
-from trio_wsgi.rules.head import HeadLimits, RequestHead, check_head, find_head_end, parse_request, skip_blank_lines
+from trio_wsgi.rules.head import (
+    HeadLimits,
+    RequestHead,
+    check_head,
+    find_head_end,
+    parse_request,
+    read_request_line,
+    skip_blank_lines,
+)
 
 RECEIVE_SIZE = 64 * 1024
 UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses, where a block is asked for and no buffer is given
@@ -34,8 +42,20 @@ class Wire:
         make_codec: makes what reads requests and frames responses.
     """
 
-    __slots__ = ("_body", "_body_limit", "_codec", "_head", "_length_known", "_limits", "_received", "_scanned",
-                 "_unparsed", "body_size", "transport")  # fmt: skip
+    __slots__ = (
+        "_body",
+        "_body_limit",
+        "_codec",
+        "_head",
+        "_length_known",
+        "_limits",
+        "_received",
+        "_refused",
+        "_scanned",
+        "_unparsed",
+        "body_size",
+        "transport",
+    )  # fmt: skip
 
     def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
@@ -45,6 +65,7 @@ class Wire:
         self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
         self._head: RequestHead | None = None
+        self._refused: Asked | None = None  # what could be read of a request that the codec has not taken
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._unparsed = False  # the codec has no part in it
         self._length_known = False  # of the present response, by its Content-Length
@@ -56,7 +77,12 @@ class Wire:
     @property
     def asked(self) -> Asked | None:
         """The present request as it was read, though we may refuse it."""
-        return self._codec.asked
+        return self._codec.asked or self._refused
+
+    @property
+    def was_read(self) -> bool:
+        """Whether the codec has the present request, and so knows by its method what may answer it."""
+        return self._codec.asked is not None
 
     # -- receiving -----------------------------------------------------------------------------------------------
 
@@ -93,15 +119,23 @@ class Wire:
             if not data:
                 raise ClientGone(0, "closed by the client")
             self._received += data
-        check_head(raw, self._limits)
-        return self._parse_head(raw)
+        try:
+            check_head(raw, self._limits)
+            return self._parse_head(raw)
+        except ClientError:
+            self._note_refused(raw)
+            raise
 
     def _cut_head(self) -> bytes | None:
         received = self._received
         if received.startswith(b"\r"):
             del received[: skip_blank_lines(received)]
             self._scanned = 0
-        end = find_head_end(received, self._scanned, self._limits)
+        try:
+            end = find_head_end(received, self._scanned, self._limits)
+        except ClientError:
+            self._note_refused(received)
+            raise
         if end < 0:
             self._scanned = len(received)
             return None
@@ -126,6 +160,11 @@ class Wire:
         if self._body_limit and (head.content_length or 0) > self._body_limit:
             raise ClientError(413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}")
         return head
+
+    def _note_refused(self, raw: bytes | bytearray) -> None:
+        if (line := read_request_line(raw)) is not None:
+            method, target, version = line
+            self._refused = Asked(method, target, (), version)
 
     def _read_head(self, raw: bytes) -> Asked:
         try:

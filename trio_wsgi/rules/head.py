@@ -31,11 +31,12 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 # In values only what h11 takes: CR, LF and NUL are dangerous (RFC 9110 §5.5), VT and FF are space to some.
 _FIELD = _TOKEN + rb":[^\x00\n\r\x0b\x0c]*+\r\n"
 _PLAIN_FIELD = _TOKEN + rb":[\x20-\xff]*+\r\n"
-_REQUEST_LINE = _TOKEN + rb" [\x21-\x7e]++ HTTP/[0-9]\.[0-9]\r\n"
+_REQUEST_LINE = rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r\n"
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+\r\n")
 # The same without control characters: one range is matched at twice the speed, and nearly every head is so.
 _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
 # Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
+_FIRST_LINE = re.compile(_REQUEST_LINE)
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
 _NEVER = re.compile(rb"[\x00\x0b\x0c]|\r(?=[^\n])|(?<!\r)\n")
 _FALSE_START = re.compile(rb"[\x00-\x20](?<!\r)|\r[^\n]")
@@ -269,6 +270,12 @@ def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, b
         keep_alive=b"close" not in options and (version == b"1.1" or b"keep-alive" in options),
         expects_continue=bool(expectations) and version == b"1.1" and (chunked or bool(length)),
     )
+
+
+def read_request_line(raw: bytes | bytearray) -> tuple[bytes, bytes, bytes] | None:
+    """Method, target and version of a head that is refused, for whoever answers and logs it; None where it has none."""
+    found = _FIRST_LINE.match(raw)
+    return None if found is None else (found[1], found[2], found[3])
 
 
 def _parse_host(hosts: list[bytes], version: bytes, authority: bytes | None) -> bytes:
