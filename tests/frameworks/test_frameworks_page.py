@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from downloads import make_file
 from serving import clean_environment, command
 
 import trio_wsgi
@@ -27,7 +26,6 @@ PROGRAMS = {  # how the page's commands are started by the Python that runs the 
     "pserve": (str(SCRIPTS / "pserve"),),
 }
 VARIABLE = re.compile(r"([A-Z]+)=(.*)")  # before a command
-SIZE = 5_000_000
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -48,7 +46,9 @@ def starts() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     path = tmp_path_factory.mktemp("report") / "report.bin"
-    return path, make_file(path, SIZE)
+    (line,) = re.findall(r"^\$ (.*)$", PAGE.partition("\n## ")[0], re.MULTILINE)
+    subprocess.run(line, shell=True, cwd=path.parent, check=True, timeout=60)
+    return path, path.read_bytes()
 
 
 @pytest.mark.slow
