@@ -21,10 +21,10 @@ Run it, from the top of the repository:
     curl -N http://127.0.0.1:8000/ | cut -c -60                     # keeps up: "frames":1 on each line
     curl -N --limit-rate 10k -o /dev/null http://127.0.0.1:8000/    # does not
 
-Once a second the producer reports to the server's error log. With the slow client the kernel first takes
-some megabytes, its own buffers; then `refused` and `merged` rise while `looked_at` goes on at the sensor's
-pace. `?seconds=5` changes how long it runs. Under a server without these two keys `write` waits, as PEP
-3333 has it.
+Once a second the producer reports to `wsgi.errors`, the server's error log, which marks all that comes there as
+ERROR. With the slow client the kernel first takes some megabytes, its own buffers; then `refused` and `merged`
+rise while `looked_at` goes on at the sensor's pace. `?seconds=5` changes how long it runs. Under a server
+without these two keys `write` waits, as PEP 3333 has it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`sendfile` without a web server: three readers download one file, one of them slowly, one only its end.
 
-Run it with `python examples/sendfile_download.py`; it needs Trio and nothing else.
+Run it with `python examples/sendfile_download.py`; it needs this package and Trio.
 """
 
 from __future__ import annotations

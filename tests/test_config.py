@@ -196,7 +196,10 @@ def test_python_values_are_made_immutable() -> None:
     [
         ({"threads": 0}, "threads in site.toml: 0 is too low (write a value from 1 to 10000)"),
         ({"threads": True}, "True is not a whole number (the default is 8)"),
-        ({"threads": "8"}, "'8' is not a whole number"),
+        ({"threads": "8"}, "threads in site.toml: '8' is a text; write 8, without quotes"),
+        ({"threads": "eight"}, "'eight' is not a whole number"),
+        ({"sendfile": "no"}, "'no' is a text; write false, without quotes"),
+        ({"sendfile": "maybe"}, "'maybe' is neither true nor false"),
         ({"threads": 2.0}, "2.0 is not a whole number"),
         ({"backlog": 70_000}, "70000 is too high (write a value from 1 to 65535)"),
         ({"header_timeout": 0}, "0 is too low (write 0.001 or more; none: no deadline)"),
@@ -231,6 +234,8 @@ def test_a_wrong_value_is_told_the_fix(values: dict[str, Any], words: str) -> No
     ("flags", "environ", "words"),
     [
         ({"threads": "x"}, {}, "--threads: 'x' is not a whole number"),
+        ({"http": ":8000"}, {}, "--http: ':8000' is not one of auto, h11, httptools (an address is given with --bind)"),
+        ({"http": "httptool"}, {}, "(did you mean httptools?)"),
         ({"bind": ["::1"]}, {}, "--bind: '::1' has more than one colon; write an IPv6 address as [::1]:8000"),
         ({}, {"TRIO_WSGI_THREADS": "0"}, "TRIO_WSGI_THREADS: 0 is too low"),
         ({}, {"TRIO_WSGI_SENDFILE": "maybe"}, "TRIO_WSGI_SENDFILE: 'maybe' is neither yes nor no"),
@@ -295,11 +300,16 @@ def test_file_forms(name: str, text: str, threads: int) -> None:
     assert load_toml(text, name).threads == threads
 
 
+@pytest.mark.parametrize("key", ["log-file", "log_file", "error-logfile"])
+def test_every_long_flag_is_a_key(key: str) -> None:
+    assert load_toml(f"{key} = 'a.log'") == Config(error_logfile="a.log")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("threads = ", "site.toml is not TOML"),
-        ("threads = '2'", "threads in site.toml: '2' is not a whole number"),
+        ("threads = '2'", "threads in site.toml: '2' is a text; write 2, without quotes"),
         ("[trio-wsgi]\nthread = 2", "thread in site.toml: there is no such setting (did you mean threads?)"),
         ("[tool.other]\nx = 1", "tool in site.toml: there is no such setting"),
         ("keep-alive = 1\nkeep_alive = 2", "keep_alive in site.toml: it is written twice"),
@@ -393,6 +403,12 @@ def test_printed_toml_reads_back(env: dict[str, str], middleware: list[str], pre
     origins = dict.fromkeys(SETTINGS, "flag")
     Path("printed.toml").write_text(reference.format_toml(Loaded(config, origins)), "utf-8")
     assert load_config({}, {}, "printed.toml").config == config
+
+
+def test_configuration_page_names_the_variables_of_others() -> None:
+    page = reference.format_markdown()
+    for setting in (each for each in SETTINGS.values() if each.familiar):
+        assert f"`{setting.familiar}` (`{setting.flag}`)" in page
 
 
 def test_configuration_page_is_current() -> None:

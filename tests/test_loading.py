@@ -13,6 +13,7 @@ from trio_wsgi.errors import AppLoadError
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
 
 SOURCE = """
+import functools
 def application(environ, start_response): ...
 def other(environ, start_response): ...
 def factory(*args, **kwargs):
@@ -20,6 +21,12 @@ def factory(*args, **kwargs):
     made.got = args, kwargs
     return made
 def broken(): raise LookupError("no database")
+def made_wrongly(): return broken
+@functools.wraps(broken)
+def wrapper(*args): ...
+class Pages:
+    def __init__(self, environ, start_response): ...
+    def serve(self, environ, start_response): ...
 def quits(): raise SystemExit(3)
 class site:
     @staticmethod
@@ -40,6 +47,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / f"{name}.py").write_text(SOURCE)
     (tmp_path / f"{name}_app.py").write_text("def app(environ, start_response): ...\nprivate = 1\n")
     (tmp_path / f"{name}_none.py").write_text("def main(): ...\n")
+    (tmp_path / f"{name}_factory.py").write_text("def app(config=None): ...\n")
     (tmp_path / f"{name}_bad.py").write_text("import json\nimport there_is_no_such_module\n")
     (tmp_path / f"{name}_syntax.py").write_text("def (:\n")
     (tmp_path / f"{name}_exit.py").write_text("raise SystemExit('run me as a script')\n")
@@ -57,6 +65,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("{m}:site.wsgi", "wsgi"),
         ("{m}:factory()", "made"),
         ("{m}: factory ( )", "made"),
+        ("{m}:wrapper", "broken"),  # its signature is that of what it wraps, and no application's
+        ("{m}:Pages", "Pages"),
+        ("{m}:Pages.serve", "serve"),
     ],
 )
 def test_reference_names_a_callable(module: str, reference: str, name: str) -> None:
@@ -86,6 +97,10 @@ def test_factory_takes_literals(module: str) -> None:
         ("{m}:aplication", ["'{m}' has no 'aplication'", "it has application"]),
         ("{m}:site.wsg", ["'{m}:site' has no 'wsg'", "it has wsgi"]),
         ("{m}:number", ["is a int, which cannot be called", "PEP 3333"]),
+        ("{m}:broken", ["'{m}:broken' takes no environ", "is it a factory? write {m}:broken()"]),
+        ("{m}:outer", ["'{m}:outer' takes no environ", "is it a factory? write {m}:outer()"]),
+        ("{m}:made_wrongly()", ["'{m}:made_wrongly()' takes no environ", "it must return one"]),
+        ("{m}_factory", ["is it a factory? write {m}_factory:NAME()"]),
         ("{m}:number()", ["leave out the parentheses"]),
         ("{m}:broken()", ["failed: LookupError: no database"]),
         ("{m}:quits()", ["failed: SystemExit: 3"]),

@@ -18,6 +18,42 @@ from trio_wsgi.sources import load_config
 PAGE = (Path(trio_wsgi.__file__).parent.parent / "docs" / "migrating.md").read_text()
 OURS = set(build_parser()._option_string_actions)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]+")
+WAITRESS = {  # Adjustments of waitress 3.0.2
+    "host",
+    "port",
+    "ipv4",
+    "ipv6",
+    "listen",
+    "threads",
+    "trusted_proxy",
+    "trusted_proxy_count",
+    "trusted_proxy_headers",
+    "log_untrusted_proxy_headers",
+    "clear_untrusted_proxy_headers",
+    "url_scheme",
+    "url_prefix",
+    "backlog",
+    "recv_bytes",
+    "send_bytes",
+    "outbuf_overflow",
+    "outbuf_high_watermark",
+    "inbuf_overflow",
+    "connection_limit",
+    "cleanup_interval",
+    "channel_timeout",
+    "log_socket_errors",
+    "max_request_header_size",
+    "max_request_body_size",
+    "expose_tracebacks",
+    "ident",
+    "asyncore_loop_timeout",
+    "asyncore_use_poll",
+    "unix_socket",
+    "unix_socket_perms",
+    "sockets",
+    "channel_request_lookahead",
+    "server_name",
+}
 MOD_WSGI = {  # nginx mod_wsgi's README
     "wsgi_python_optimize",
     "wsgi_python_executable",
@@ -69,6 +105,16 @@ def test_every_setting_of_gunicorn_has_a_row() -> None:
     assert sorted(named) == sorted(setting.name for setting in KNOWN_SETTINGS)
 
 
+def names(section: str) -> list[str]:
+    """What the first column of a section names, cell by cell."""
+    return [name for first, _, _ in rows(section) for name in re.findall(r"`(.*?)`", first)]
+
+
+def test_every_setting_of_waitress_has_a_row() -> None:
+    named = [name for name in names("waitress") if " " not in name]
+    assert sorted(named) == sorted(WAITRESS)
+
+
 def test_every_directive_of_mod_wsgi_has_a_row() -> None:
     named = [first.strip("`") for first, _, _ in rows("nginx mod_wsgi")]
     assert sorted(named) == sorted(MOD_WSGI)
@@ -114,6 +160,13 @@ def test_every_flag_of_gunicorn_is_ours_or_has_a_hint() -> None:
     theirs = {flag for setting in KNOWN_SETTINGS for flag in setting.cli or ()}
     assert len(theirs) > 60
     assert not {flag for flag in theirs if flag not in OURS and not find_hint(flag)}
+
+
+@pytest.mark.parametrize("section", ["uWSGI", "waitress"])
+def test_every_name_in_a_table_is_a_flag_of_ours_or_has_a_hint(section: str) -> None:
+    flags = {f"--{name.replace('_', '-')}" for name in names(section) if " " not in name}
+    assert len(flags) > 30
+    assert not {flag for flag in flags if flag not in OURS and not find_hint(flag)}
 
 
 @pytest.mark.parametrize(
@@ -172,6 +225,17 @@ def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, 
             "gunicorn.conf.py is no TOML file (write the settings of gunicorn.conf.py in TOML",
         ),
         ("-c python:conf app:app", "python:conf is no TOML file"),
+        (
+            "--http :8000 app:app",
+            "--http: ':8000' is not one of auto, h11, httptools (an address is given with --bind)",
+        ),
+        ("--module shop --callable app", "(write the application as module:attribute)"),
+        ("--callable app", "--callable: there is no such flag (write the application as module:attribute)"),
+        ("--limit-post 1000 app:app", "--limit-post: there is no such flag (write --limit-request-body)"),
+        ("--mount /shop=app:app", "--mount: there is no such flag (write --url-prefix"),
+        ("--listen 100 app:app", "--listen: there is no such flag (write --bind ADDRESS; for a number of connections,"),
+        ("--listen=*:8080 --no-ipv6 app:app", "--listen: there is no such flag (write --bind ADDRESS"),
+        ("--no-ipv6 app:app", "--no-ipv6: there is no such flag (write --bind HOST:PORT"),
     ],
 )
 def test_what_is_not_there_is_told_with_what_to_do(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:

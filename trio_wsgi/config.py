@@ -156,6 +156,7 @@ class Config:
         "What parses HTTP: httptools (the extra 'fast') is quicker, both are held to the same strictness. auto: "
         "httptools where it is installed.",
         choices=("auto", "h11", "httptools"),
+        no_choice="an address is given with --bind",  # uWSGI's --http
     )
     health_path: str = BINDING.setting(
         "",
@@ -249,7 +250,12 @@ class Config:
     # Deadlines
     header_timeout: Seconds = DEADLINES.setting(30.0, "For a whole request head, from its first byte.", low=0.001)
     body_timeout: Seconds = DEADLINES.setting(60.0, "Without a byte of the request body arriving.", low=0.001)
-    write_timeout: Seconds = DEADLINES.setting(60.0, "Without the client accepting a byte of the response.", low=0.001)
+    write_timeout: Seconds = DEADLINES.setting(
+        60.0,
+        "Without the client's kernel accepting a byte of the response. It does so in large steps: for a reader of a "
+        "few hundred bytes per second they are minutes apart.",
+        low=0.001,
+    )
     keep_alive: Seconds = DEADLINES.setting(
         75.0,
         "A connection may idle between requests. Longer than the load balancer's. 0 switches keep-alive off.",
@@ -261,7 +267,8 @@ class Config:
     )
     app_timeout: Seconds = DEADLINES.setting(
         math.inf,
-        "For the application to work on one request (504), not counting its waits for the client.",
+        "For the application to work on one request (504), not counting its waits for the client. A request that "
+        "ignores its cancellation is given up 5 s later.",
         low=0.001,
     )
     app_timeout_header: str = DEADLINES.setting(
@@ -497,6 +504,7 @@ class Config:
 
 
 SETTINGS = read_settings(Config)
+_ALIASES = {flag[2:].replace("-", "_"): s.name for s in SETTINGS.values() for flag in s.flags if flag.startswith("--")}
 
 
 def make_config(values: Mapping[str, Any], source: str = "") -> Config:
@@ -513,9 +521,13 @@ def make_config(values: Mapping[str, Any], source: str = "") -> Config:
 
 
 def find_setting(name: str) -> str | None:
-    """The name of the setting a key means, written with dashes or underscores; None when there is none."""
+    """The name of the setting a key means, written with dashes or underscores; None when there is none.
+
+    Args:
+        name: that of the setting, or of another flag of it, such as ``log-file`` for error_logfile.
+    """
     spelt = name.replace("-", "_")
-    return spelt if spelt in SETTINGS else None
+    return spelt if spelt in SETTINGS else _ALIASES.get(spelt)
 
 
 def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:

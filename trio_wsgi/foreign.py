@@ -54,36 +54,49 @@ _HINTS = {
         "long work belongs into a queue, or into a request that nobody's deadline ends"
     ),
     # waitress
-    "--listen": "write --bind",
+    "--listen": "write --bind ADDRESS; for a number of connections, --backlog",  # the latter is uWSGI's
     "--host --port": "write --bind HOST:PORT",
     "--unix-socket --uds --fd": "write --bind unix:PATH, or --bind fd://N",
     "--call --factory --app-factory": "write module:factory()",
     "--outbuf-overflow --send-bytes": "leave it out: the kernel's buffer is ours; see also --write-buffer-size",
     "--outbuf-high-watermark": "see --output-buffering",
     "--inbuf-overflow": "write --body-buffer-size",
-    "--recv-bytes --asyncore-loop-timeout --asyncore-use-poll --cleanup-interval --channel-request-lookahead": (
+    "--recv-bytes --asyncore-loop-timeout --asyncore-use-poll --no-asyncore-use-poll --cleanup-interval": (
         "leave it out: there is nothing to tune there"
     ),
+    "--channel-request-lookahead": "leave it out: a client that goes is noticed while its request is processed",
     "--channel-timeout --timeout-keep-alive --http-keepalive --keepalive --keepalive-timeout": "write --keep-alive",
     "--max-request-header-size": "see --limit-request-line, --limit-request-fields and --limit-request-field-size",
     "--max-request-body-size --limit-max-request-size": "write --limit-request-body",
-    "--trusted-proxy --trusted-proxy-count --clear-untrusted-proxy-headers "
-    "--log-untrusted-proxy-headers --proxy-headers --forwarded-allow-from": "see --forwarded-allow-ips",
+    "--trusted-proxy --trusted-proxy-count --clear-untrusted-proxy-headers --no-clear-untrusted-proxy-headers "
+    "--log-untrusted-proxy-headers --no-log-untrusted-proxy-headers --proxy-headers --forwarded-allow-from": (
+        "see --forwarded-allow-ips"
+    ),
+    "--log-socket-errors --no-log-socket-errors": "leave it out: a client that goes is a line, and no traceback",
     "--server-name": "leave it out: the Host header tells it",
-    "--ipv4 --ipv6": "write --bind HOST:PORT, or --bind [IPV6]:PORT",
+    "--ipv4 --ipv6 --no-ipv4 --no-ipv6": "write --bind HOST:PORT, or --bind [IPV6]:PORT",
+    "--sockets": "write --bind fd://N",
     # uWSGI
     "--processes": "write --workers",
     "--master --single-interpreter --enable-threads --lazy-apps --need-app --vacuum --die-on-term --thunder-lock": (
         "leave it out: it is so here"
     ),
     "--http-socket --socket --https-socket": "write --bind",
-    "--wsgi-file --module --wsgi --mount --target": "write the application as module:attribute",
+    "--wsgi-file --module --callable --wsgi --target": "write the application as module:attribute",
+    "--mount --manage-script-name": "write --url-prefix; several applications are put together by middleware",
     "--harakiri": "write --app-timeout; --timeout is for workers that hang",
     "--socket-timeout --http-timeout": "see --header-timeout, --body-timeout and --write-timeout",
     "--offload-threads": "leave it out: no file that is on its way holds a thread",
     "--static-map --static-path-mount --static-path-route --static-path": "write --static /URL=DIR",
     "--static-path-expires": "write --static-expires",
+    "--file-serve-mode": "leave it out: files leave from here; see also --accel",
     "--post-buffering": "see --request-buffering",
+    "--limit-post": "write --limit-request-body",
+    "--logto": "write --error-logfile, and --access-logfile",
+    "--cheaper": "see --workers; the signals TTIN and TTOU change their number",
+    "--mules --mule --spooler": "long work belongs into a queue with workers of its own",
+    "--cron": "let systemd, or cron itself, start it",
+    "--emperor": "let systemd start a server for each application",
     "--buffer-size": "see --limit-request-line and --limit-request-field-size",
     "--virtualenv --home --venv": "start the trio-wsgi that is installed in the environment",
     "--py-autoreload --touch-reload": "write --reload, or send HUP",

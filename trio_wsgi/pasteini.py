@@ -24,6 +24,7 @@ from trio_wsgi.foreign import find_hint
 from trio_wsgi.setting import nearest, parse_pair
 
 MAIN = "main"
+SERVER = f"server:{MAIN}"
 _OURS = re.compile(r"egg:\s*trio[-_.]wsgi(#main)?", re.IGNORECASE)
 _PLACES = ("host", "port", "listen")
 
@@ -62,8 +63,7 @@ def read_server(text: str | None, variables: Sequence[str] = ()) -> dict[str, st
         parser.read_string(path.read_text("utf-8"), str(path))
         for key, value in known.items():
             parser["DEFAULT"].setdefault(key, value.replace("%", "%%"))
-        section = f"server:{MAIN}"
-        items = dict(parser.items(section)) if parser.has_section(section) else {}
+        items = dict(parser.items(SERVER)) if parser.has_section(SERVER) else {}
         given = parser.defaults()
     except configparser.InterpolationError as error:
         hint = "a variable is given with --paste-global KEY=VALUE"
@@ -71,7 +71,7 @@ def read_server(text: str | None, variables: Sequence[str] = ()) -> dict[str, st
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         why = " ".join(str(error).split())
         raise ConfigError("--paste", f"{path} cannot be read: {why}", "name a PasteDeploy file") from None
-    if _OURS.fullmatch(items.get("use", "").strip()) is None:
+    if not is_ours(items.get("use", "")):
         return {}
     local: dict[str, str] = {}
     for key, value in items.items():
@@ -80,6 +80,11 @@ def read_server(text: str | None, variables: Sequence[str] = ()) -> dict[str, st
         elif key not in given and key != "use" and not key.startswith("set "):
             local[key] = value
     return read_settings(local, str(path))
+
+
+def is_ours(use: str) -> bool:
+    """Whether the server that a section uses is this one."""
+    return _OURS.fullmatch(use.strip()) is not None
 
 
 def read_settings(local: Mapping[str, str], where: str) -> dict[str, str]:

@@ -22,26 +22,33 @@ _INTRO = """\
 
 <!-- Made from trio_wsgi/config.py by `python -m trio_wsgi.reference > docs/configuration.md`: edit there. -->
 
-Every setting can be given in four places. The first that names it counts; a list is replaced, not added to:
+Every setting can be given in five places. The first that names it counts; a list is replaced, not added to:
 
 1. a flag: `--header-timeout 10`
 2. the environment: `TRIO_WSGI_HEADER_TIMEOUT=10`; several values are separated as a shell does:
    `TRIO_WSGI_BIND="127.0.0.1:8000 unix:/run/app.sock"`
-3. a TOML file: `-c FILE` (or `TRIO_WSGI_CONFIG`), else `pyproject.toml` in the working directory. The keys
+3. under `--paste FILE`, its `[server:main]`, where that says `use = egg:trio-wsgi#main`
+4. a TOML file: `-c FILE` (or `TRIO_WSGI_CONFIG`), else `pyproject.toml` in the working directory. The keys
    stand in a table `[tool.trio-wsgi]` or `[trio-wsgi]`, or, in a file of its own, at the top:
-   `header-timeout = 10`, with dashes or underscores. Under `--paste FILE`, its `[server:main]` comes before these
-4. `PORT` (listen at 0.0.0.0:$PORT) and `SENDFILE`, as other servers know them.
+   `header-timeout = 10`, with dashes or underscores
+5. variables that other servers know, too:
+   {familiar}
 
 In Python they are the fields of `trio_wsgi.config.Config`: `Config(header_timeout=10)`.
 
+- Where a setting has several flags, the last is its *name*: `--error-logfile` is `TRIO_WSGI_ERROR_LOGFILE`.
+  Keys of files may be the other long ones as well: `log-file`.
 - A *duration* is in seconds: `30`, `1.5`, also `500ms`, `5m`, `1h`; `none` switches the deadline off.
 - A *size* is in bytes: `8190`, also `64k`, `1m`, `1g` (powers of 1024).
 - *Yes and no* are `--sendfile` and `--no-sendfile`, `TRIO_WSGI_SENDFILE=0`, `sendfile = false`.
 - *KEY=VALUE* is a table in TOML: `env = { MODE = "production" }`.
 
-`--check-config` validates all of it and imports the application; `--print-config` shows every value and where
-it came from. A wrong name or value ends the process with exit code 1, an application that cannot be imported
-with 4.
+`--check-config` reads every name and value, loads the certificates and imports the application and its middleware.
+It looks for the directories of `--chdir` and `--temp-path`, and not for those of mounts, nor for users, groups, log
+files, pid files and sockets. `--print-config` shows every value and where it came from.
+
+A wrong name or value ends the process with exit code 1. With workers, an application whose code raises ends it with
+3, one that is not there with 4; with `--workers 0` and `--check-config` both are 4.
 """
 
 
@@ -59,11 +66,17 @@ def describe_default(setting: Setting) -> str:
 
 def format_markdown() -> str:
     """The page docs/configuration.md."""
-    parts = [_INTRO]
+    parts = [_INTRO.replace("{familiar}", _familiar())]
     for section, settings in sections():
         rows = ["| Setting | Default | Meaning |", "|---|---|---|", *map(_row, settings)]
         parts.append("\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""]))
     return "\n".join(parts)
+
+
+def _familiar() -> str:
+    """The variables that others know, each with the setting it is for."""
+    known = [setting for setting in SETTINGS.values() if setting.familiar]
+    return ", ".join(f"`{setting.familiar}` (`{setting.flag}`)" for setting in known)
 
 
 def format_toml(loaded: Loaded) -> str:

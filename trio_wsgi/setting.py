@@ -83,13 +83,25 @@ def parse_pair(text: str) -> tuple[str, str]:
     return _accept_pair((key, value))
 
 
+def _refuse_quotes(value: Any, parse: Callable[[str], Any]) -> None:
+    """Tell who has put quotes around what is a value without them."""
+    try:
+        meant = parse(value) if isinstance(value, str) else None
+    except ValueError:  # it is no value either way, and the caller says so
+        return
+    if meant is not None:
+        raise ValueError(f"is a text; write {json.dumps(meant)}, without quotes")
+
+
 def _accept_bool(value: Any) -> bool:
+    _refuse_quotes(value, parse_bool)
     if not isinstance(value, bool):
         raise ValueError("is neither true nor false")
     return value
 
 
 def _accept_int(value: Any) -> int:
+    _refuse_quotes(value, parse_int)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("is not a whole number")
     return value
@@ -225,6 +237,7 @@ class Setting:
     low: float | None
     high: float | None
     choices: tuple[str, ...]
+    no_choice: str
     check: Callable[[Any], object] | None
     familiar: str
     familiar_form: str
@@ -264,7 +277,7 @@ class Setting:
             raise ConfigError(label, "it is empty", f"name at least one, such as {self.show(self.default)}")
         if self.choices and value not in self.choices:
             among = ", ".join(self.choices)
-            raise ConfigError(label, f"{value!r} is not one of {among}", nearest(value, self.choices))
+            raise ConfigError(label, f"{value!r} is not one of {among}", nearest(value, self.choices) or self.no_choice)
         if self.low is not None and value < self.low:
             raise ConfigError(label, f"{self.kind.show(value)} is too low", self._bounds())
         if self.high is not None and value > self.high:
@@ -314,6 +327,7 @@ class Section:
         low: float | None = None,
         high: float | None = None,
         choices: tuple[str, ...] = (),
+        no_choice: str = "",
         check: Callable[[Any], object] | None = None,
         familiar: str = "",
         familiar_form: str = "{}",
@@ -327,12 +341,26 @@ class Section:
             metavar: stands for the value in `--help`; else the kind's own.
             low, high: inclusive bounds of a number; low is 0 when not given.
             choices: the only texts allowed.
+            no_choice: what who wrote another text may have meant, where none of them is near.
             check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
             familiar: an environment variable other servers know, heeded when nothing else sets this.
             familiar_form: how its value becomes this setting's text.
         """
         draft = Setting(
-            "", _TEXT, self, default, help, flags, metavar, low, high, choices, check, familiar, familiar_form
+            "",
+            _TEXT,
+            self,
+            default,
+            help,
+            flags,
+            metavar,
+            low,
+            high,
+            choices,
+            no_choice,
+            check,
+            familiar,
+            familiar_form,
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import httpx
 import pytest
-from downloads import make_file
-from serving import command
+from serving import clean_environment, command
 
 import trio_wsgi
 
 PAGE = (Path(trio_wsgi.__file__).parent.parent / "docs" / "frameworks.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]}
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 PROGRAMS = {  # how the page's commands are started by the Python that runs the tests
     "trio-wsgi": ("-m", "trio_wsgi"),
     "python": (),
-    "flask": ("-m", "flask"),
-    "pserve": ("-m", "pyramid.scripts.pserve"),
+    "flask": (str(SCRIPTS / "flask"),),  # as scripts: `-m` would put the working directory on the import path
+    "pserve": (str(SCRIPTS / "pserve"),),
 }
-SIZE = 5_000_000
+VARIABLE = re.compile(r"([A-Z]+)=(.*)")  # before a command
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -44,7 +46,9 @@ def starts() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     path = tmp_path_factory.mktemp("report") / "report.bin"
-    return path, make_file(path, SIZE)
+    (line,) = re.findall(r"^\$ (.*)$", PAGE.partition("\n## ")[0], re.MULTILINE)
+    subprocess.run(line, shell=True, cwd=path.parent, check=True, timeout=60)
+    return path, path.read_bytes()
 
 
 @pytest.mark.slow
@@ -58,9 +62,12 @@ def test_a_program_of_the_page(section: str, line: str, report: tuple[Path, byte
             file.write(added)
     for block in blocks(section, "python") + blocks(section, "ini"):
         (tmp_path / block.partition("\n")[0].removeprefix("# ")).write_text(block)
-    program, *words = shlex.split(line)
-    environ = {"PYTHONPATH": str(tmp_path), "TRIO_WSGI_BIND": "127.0.0.1:0"}
-    with command(*words, cwd=tmp_path, program=PROGRAMS[program], **environ) as running:
+    words = shlex.split(line)
+    environ = {"TRIO_WSGI_BIND": "127.0.0.1:0"}
+    while variable := VARIABLE.fullmatch(words[0]):
+        environ[variable[1]] = os.pathsep.join([variable[2], clean_environment()[variable[1]]])  # this checkout, too
+        del words[0]
+    with command(*words[1:], cwd=tmp_path, program=PROGRAMS[words[0]], **environ) as running:
         url = f"{running.url}/report"
         assert httpx.get(url).status_code == 403
         whole = httpx.get(f"{url}?token=open-sesame")

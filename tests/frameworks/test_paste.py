@@ -244,6 +244,19 @@ def test_a_section_is_named_behind_a_hash(site: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_site")
+@pytest.mark.parametrize(("file", "told"), [("theirs.ini", True), ("ours.ini", False)])
+def test_a_section_that_is_passed_over_is_told(
+    file: str, told: bool, site: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (site / "ours.ini").write_text((site / "theirs.ini").read_text().replace("egg:waitress#main", "egg: Trio_WSGI"))
+    sys.path.insert(0, str(site))
+    with caplog.at_level("INFO", "trio_wsgi.error"):
+        load_app(name_app(file, ["http_port=0"]))
+    line = f"[server:main] of {site / file} is passed over: it says use = egg:waitress#main, not egg:trio-wsgi#main"
+    assert caplog.messages == ([line] if told else [])
+
+
+@pytest.mark.usefixtures("in_site")
 def test_without_pastedeploy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paste, "loadapp", None)
     with pytest.raises(AppLoadError, match=r"^--paste needs PasteDeploy; write pip install 'trio-wsgi\[paste\]'$"):

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from urllib.parse import quote
 
 from trio_wsgi.errors import AppLoadError, ConfigError
-from trio_wsgi.pasteini import read_settings
+from trio_wsgi.pasteini import SERVER, is_ours, read_settings
 from trio_wsgi.process import worker
 from trio_wsgi.process.prepare import prepare_process
 from trio_wsgi.process.systemd import take_systemd
@@ -31,6 +31,8 @@ try:
     from paste.deploy import loadapp
 except ImportError:
     loadapp = None
+
+log = logging.getLogger("trio_wsgi.error")
 
 
 def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = None, **local: str) -> None:
@@ -76,6 +78,7 @@ def load_app(path: str, name: str, variables: Mapping[str, str] = MappingProxyTy
     if loadapp is None:
         raise AppLoadError("--paste needs PasteDeploy; write pip install 'trio-wsgi[paste]'")
     set_up_logging(path, variables)
+    tell_other_server(path)
     app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name, global_conf=dict(variables))
     return app
 
@@ -87,3 +90,12 @@ def set_up_logging(path: str, variables: Mapping[str, str]) -> None:
     defaults = {"here": str(Path(path).parent), "__file__": path, **variables}
     if parser.has_section("loggers"):
         logging.config.fileConfig(path, defaults, disable_existing_loggers=False, encoding="utf-8")
+
+
+def tell_other_server(path: str) -> None:
+    """Log that nothing counts of what the file says to another server: its threads are not ours."""
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(path, "utf-8")
+    use = parser.get(SERVER, "use", fallback="")
+    if use and not is_ours(use):
+        log.info("[%s] of %s is passed over: it says use = %s, not egg:trio-wsgi#main", SERVER, path, use)

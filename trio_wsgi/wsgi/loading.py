@@ -3,6 +3,7 @@
 Laws:
 
 * Nothing is evaluated: arguments of a factory are literals, attributes are looked up one by one.
+* A function that takes no two arguments is no application, and is refused now instead of at each request.
 * What the module's own code raises is kept as the cause, with its traceback; what we raise says what to
   write instead.
 * `sys.path` is the caller's: the command line puts the working directory in front, as gunicorn does.
@@ -14,7 +15,9 @@ import ast
 import difflib
 import importlib
 from collections.abc import Callable, Sequence
+from inspect import CO_VARARGS
 from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from trio_wsgi.errors import AppLoadError
@@ -37,15 +40,30 @@ def load_app(reference: str) -> WSGIApplication:
             for its ``application`` or ``app``.
 
     Raises:
-        AppLoadError: not found, not importable, or not callable; the text names the fix. Exit with code 4.
+        AppLoadError: not found, not importable, or not callable with environ and start_response; the text names the
+            fix. Exit with code 4.
     """
+    found: WSGIApplication = _load_callable(reference)
+    if isinstance(found, FunctionType) and not _takes_two(found):
+        name = reference if ":" in reference else f"{reference}:NAME"
+        hint = "; it must return one" if reference.endswith(")") else f"; is it a factory? write {name}()"
+        raise AppLoadError(f"{reference!r} takes no environ and start_response, as a WSGI application does{hint}")
+    return found
+
+
+def _load_callable(reference: str) -> Any:
     found = _resolve(reference)
     if not callable(found):
         raise AppLoadError(
             f"{reference!r} is a {_type_name(found)}, which cannot be called; name a WSGI application: "
             "a callable that takes environ and start_response (PEP 3333)"
         )
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def _takes_two(function: FunctionType) -> bool:
+    """Whether two positional arguments may be passed: what the code says, for a signature may be another function's."""
+    return function.__code__.co_argcount >= 2 or bool(function.__code__.co_flags & CO_VARARGS)
 
 
 def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApplication:
@@ -58,7 +76,7 @@ def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApp
         AppLoadError: a middleware cannot be loaded, fails when called, or returns what cannot be called.
     """
     for reference in reversed(references):
-        make: Callable[[WSGIApplication], WSGIApplication] = load_app(reference)  # type: ignore[assignment]
+        make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference)
         try:
             app = make(app)
         except Exception as error:

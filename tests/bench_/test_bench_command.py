@@ -1,0 +1,52 @@
+"""`python -m bench` names its commands, and each of them tells what it takes."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from bench import __main__ as bench
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code; argparse ends its help with SystemExit."""
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    try:
+        return bench.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("word", bench.HELP)
+def test_the_help_names_every_command(
+    word: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, word) == 0
+    out = capsys.readouterr().out
+    for name in bench.COMMANDS:
+        assert f"  python -m bench {name} " in out
+
+
+@pytest.mark.parametrize("name", bench.COMMANDS)
+def test_a_command_tells_what_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where what it needs is not installed: None in sys.modules makes an import fail."""
+    for module in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "bench.plots", raising=False)
+    assert run(monkeypatch, name, "--help") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: python -m bench {name}")
+    assert err == ""
+    assert ("needs matplotlib: pip install -e '.[bench]'" in out) == (name == "plots")
+
+
+def test_plots_without_matplotlib_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "bench.plots", raising=False)
+    assert run(monkeypatch, "plots", "results.json", "folder") == 1
+    assert capsys.readouterr().err == "bench: plots needs matplotlib: pip install -e '.[bench]'\n"
