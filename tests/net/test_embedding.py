@@ -359,13 +359,18 @@ def app(environ, start_response):
     start_response("200 OK", [])
     return [b"hello from a script"]
 
-print("exit code", trio_wsgi.run(app, bind=["127.0.0.1:0"], threads=2), flush=True)
+print("exit code", trio_wsgi.run(app, bind=["127.0.0.1:0"], threads=2, middleware=["loud:shout"]), flush=True)
+"""
+LOUD = """
+def shout(app):
+    return lambda environ, start_response: [block.upper() for block in app(environ, start_response)]
 """
 
 
 def test_run_serves_from_a_script_until_a_signal(tmp_path: Path) -> None:
     """It returns, and the script goes on: `sys.exit(trio_wsgi.run(app))`."""
     (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "loud.py").write_text(LOUD)
     process = subprocess.Popen(
         [sys.executable, "script.py"],
         cwd=tmp_path,
@@ -381,7 +386,7 @@ def test_run_serves_from_a_script_until_a_signal(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.settimeout(5)
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            assert client.recv(9999).endswith(b"hello from a script")
+            assert client.recv(9999).endswith(b"HELLO FROM A SCRIPT")
         process.terminate()
         out, _ = process.communicate(timeout=10)
         assert (process.returncode, out) == (0, "exit code 0\n")
@@ -395,6 +400,10 @@ def test_run_refuses_settings_that_cannot_be(site: Site) -> None:
         trio_wsgi.run(site, thread=3)
     with pytest.raises(ConfigError, match="bind: 'a:b:c' has more than one colon"):
         trio_wsgi.run(site, bind=["a:b:c"])
+    for settings in ({"workers": 3}, {"chdir": "/"}, {"env": ["A=b"]}, {"pythonpath": "/"}, {"script_reloading": True},
+                     {"reload": True}, {"max_requests": 5}):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"^{next(iter(settings))}: .*(use the command|in your program)"):
+            trio_wsgi.run(site, **settings)
 
 
 # -- 503 ---------------------------------------------------------------------------------------------------------------

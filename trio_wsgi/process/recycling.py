@@ -97,6 +97,5 @@ def check_replaceable(config: Config) -> None:
     }
     for name, wanted in asked.items():
         if wanted:
-            raise ConfigError(
-                name, "there is no supervisor here that could replace this process", "give --workers 1 or more"
-            )
+            hint = "use the command" if config.workers else "give --workers 1 or more"
+            raise ConfigError(name, "there is no supervisor here that could replace this process", hint)

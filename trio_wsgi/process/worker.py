@@ -40,6 +40,7 @@ from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.tuning import tune_process
 from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -63,10 +64,27 @@ def run(app: WSGIApplication, **settings: Any) -> int:
         ConfigError: a setting cannot be used.
     """
     config = make_config(settings)
+    _refuse_what_comes_before(config)
+    systemd = take_systemd(os.environ)
+    config = systemd.choose_sockets(config, "bind" in settings)
+    return serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
+
+
+def _refuse_what_comes_before(config: Config) -> None:
+    """Refuse what would have no effect on an application that is handed over.
+
+    Raises:
+        ConfigError: names the setting.
+    """
     if config.script_reloading:
         raise ConfigError("script_reloading", "an application that is handed over has no name", "use the command")
-    systemd = take_systemd(os.environ)
-    return serve_process(lambda: app, systemd.choose_sockets(config, "bind" in settings), systemd)
+    if config.workers > 1:
+        raise ConfigError("workers", "an application that is handed over is served by this process", "use the command")
+    for name in ("chdir", "env", "pythonpath"):
+        if getattr(config, name):
+            raise ConfigError(
+                name, "it counts before an application is imported, and this one is", "do it in your program"
+            )
 
 
 def serve_process(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
