@@ -39,7 +39,7 @@ FLOORS = {
 
 RUN_TIME = {"trio", "h11", "trio_wsgi", "sendfile"}
 TYPES_ONLY = {"_typeshed"}  # type checkers have it, Python has not
-OPTIONAL = {"anyio", "httptools", "paste", "watchfiles"}  # only inside `try`
+OPTIONAL = {"sniffio", "anyio", "httptools", "paste", "watchfiles"}  # only inside `try`
 FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {
