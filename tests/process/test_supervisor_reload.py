@@ -92,6 +92,21 @@ def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: C
     (site / "site.toml").write_text("")
 
 
+def test_workers_that_come_after_a_reload_has_failed_while_there_were_none_are_ended_as_well(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    with supervised(tmp_path) as run:
+        run.send_signal(signal.SIGWINCH)
+        wait_until(lambda: not worker_pids(run))
+        (tmp_path / "workers_app.py").write_text("def app(:\n")
+        run.send_signal(signal.SIGHUP)
+        wait_log(run, "SIGHUP: nothing changes")
+        wait_until(lambda: not worker_pids(run))
+        write_app(tmp_path)
+        run.send_signal(signal.SIGTTIN)
+        wait_log(run, "is ready", 2)
+        assert end(run, signal.SIGTERM) == 0
+
+
 def test_reloads_that_come_while_one_is_under_way_are_one_more(site: Path, running: Command) -> None:
     write_app(site, "four")
     before = running.log.count("SIGHUP: starting new workers")

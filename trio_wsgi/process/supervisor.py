@@ -117,7 +117,7 @@ class Supervisor:
 
     def _is_well(self) -> bool:
         """Whether clients are served, as far as that was asked for; whoever is silent for too long is killed here."""
-        wanted = self._fleets[-1].count if self._fleets and self._ending is None else 0
+        wanted = self._fleet.count if self._fleets and self._ending is None else 0
         return wanted == 0 or any(child.state in {State.BOOTING, State.SERVING} for child in self._children())
 
     # -- signals -----------------------------------------------------------------------------------------------------
@@ -243,7 +243,8 @@ class Supervisor:
         await self._replace(plan, signal.SIGUSR2.name)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
-        self._fleets = [fleet for fleet in self._fleets if fleet.children]
+        # The one that counts stays, as a slot of it may start another worker.
+        self._fleets = [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
         hear_imports = ignore_imports if self._watch is None else self._watch.add
         fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
         self._fleets.append(fleet)
