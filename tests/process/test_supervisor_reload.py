@@ -107,6 +107,34 @@ def test_workers_that_come_after_a_reload_has_failed_while_there_were_none_are_e
         assert end(run, signal.SIGTERM) == 0
 
 
+IMPATIENT = """
+import sys
+import trio_wsgi.process.fleet as fleet
+fleet.HOPELESS = 1
+from trio_wsgi.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_reload_that_mends_all_is_not_cut_off_because_the_old_code_cannot_boot(tmp_path: Path) -> None:
+    """However often that has failed: what is under way may be what ends it."""
+    write_app(tmp_path)
+    app, go = tmp_path / "workers_app.py", tmp_path / "go"
+    waits = f"import os, time\nprint('waiting', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    arguments = ["workers_app:app", "-b", "127.0.0.1:0"]
+    with command(*arguments, cwd=tmp_path, workers=1, program=("-c", IMPATIENT)) as run:
+        (victim,) = worker_pids(run)
+        app.write_text(waits + app.read_text())
+        run.send_signal(signal.SIGHUP)
+        wait_log(run, "waiting")
+        app.write_text("raise ValueError('broken')\n")
+        os.kill(victim, signal.SIGKILL)
+        wait_log(run, "cannot boot: ")
+        go.touch()
+        wait_log(run, "listening at ", 2)
+        assert end(run, signal.SIGTERM) == 0
+
+
 def test_reloads_that_come_while_one_is_under_way_are_one_more(site: Path, running: Command) -> None:
     write_app(site, "four")
     before = running.log.count("SIGHUP: starting new workers")

@@ -5,6 +5,7 @@ Laws:
 * Structure is lifetime: signals ⊃ processes ⊃ what is to be done about them. Whatever ends the innermost, every worker
   is told, and waited for.
 * What takes time (the first boot, a reload, an upgrade) happens one after another; what ends us does not wait for it.
+  That no worker can boot any more does: what is under way may be what mends it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
 * Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
   a file changes, and who connects waits in the kernel's queue.
@@ -77,6 +78,7 @@ class Supervisor:
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
+        self._job = trio.Lock()  # one after another
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._may_hang_up = False  # whether HUP may mean that the terminal has gone
@@ -189,12 +191,14 @@ class Supervisor:
             async with trio.open_nursery() as self._keepers:
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
-                if legacy is None:
-                    await self._start()
-                else:
-                    await self._succeed(legacy)
+                async with self._job:
+                    if legacy is None:
+                        await self._start()
+                    else:
+                        await self._succeed(legacy)
                 async for number in jobs:
-                    await self._do(signal.Signals(number))
+                    async with self._job:
+                        await self._do(signal.Signals(number))
 
     async def _do(self, number: signal.Signals) -> None:
         count, name = self._fleet.count, number.name
@@ -252,12 +256,16 @@ class Supervisor:
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
-        if failure is not None and self._watch is not None:
-            if fleet is self._fleet:
+        if failure is None:
+            return
+        async with self._job:
+            if fleet is not self._fleet:
+                return  # a reload has mended it
+            if self._watch is not None:
                 await self._wait_for_change()
-        elif failure is not None:
-            log.critical("no worker is left, and none can boot: giving up")
-            self._fail(failure, EXIT_BOOT)
+            else:
+                log.critical("no worker is left, and none can boot: giving up")
+                self._fail(failure, EXIT_BOOT)
 
     def _where(self) -> str:
         config = self._plan.config
