@@ -15,7 +15,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.unixsocket import Access, listen_unix
+from trio_wsgi.net.unixsocket import Access, SocketFile, listen_unix
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Place = tuple[int, SocketAddress]  # family and address, for socket(2) and bind(2)
@@ -45,18 +45,18 @@ class Listener:
     """A listening, non-blocking socket and where it is bound.
 
     Args:
-        remove_file: takes away the file that was made for it; None without one.
+        file: that was made for it, and is taken away when it is closed; None without one.
     """
 
     sock: socket.socket
     address: Address
-    remove_file: Callable[[], None] | None = None
+    file: SocketFile | None = None
 
     def close(self) -> None:
         """Refuse whoever comes from now on. May be called again."""
         if self.sock.fileno() >= 0:
-            if self.remove_file is not None:
-                self.remove_file()
+            if self.file is not None:
+                self.file.remove()
             self.sock.close()
 
     @property
@@ -177,13 +177,13 @@ def borrow_listeners(given: Sequence[socket.socket | trio.SocketListener]) -> It
         yield listeners
 
 
-def _listener(sock: socket.socket, remove_file: Callable[[], None] | None = None) -> Listener:
+def _listener(sock: socket.socket, file: SocketFile | None = None) -> Listener:
     sock.setblocking(False)
     name = sock.getsockname()
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         return Listener(sock, Address("tcp", host=name[0], port=name[1]))
     path = os.fsdecode(name)
-    return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), remove_file)
+    return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), file)
 
 
 def _take_inherited(fd: int) -> Listener:

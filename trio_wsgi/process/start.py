@@ -15,12 +15,11 @@ import signal
 
 import trio
 
-from trio_wsgi.errors import BootError, ConfigError
+from trio_wsgi.errors import BootError
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
-from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.prepare import change_directory, load_plan, prepare_process
@@ -28,8 +27,9 @@ from trio_wsgi.process.privileges import decide_identity, set_umask
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.supervisor import SIGNALS, Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.upgrade import CHECK_VARIABLE, STATE_VARIABLE, execute, format_legacy, parse_legacy
-from trio_wsgi.process.worker import EXIT_CLEAN, serve_process
+from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
+from trio_wsgi.process.upgrade import STATE_VARIABLE, execute, format_legacy, let_go, parse_legacy
+from trio_wsgi.process.worker import serve_process
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -50,22 +50,12 @@ def serve_plan(plan: Plan, read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> i
         BootError: with workers: none could boot.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
-    if os.environ.pop(CHECK_VARIABLE, ""):
-        return _try(plan)
+    if os.environ.pop(TRIAL_VARIABLE, ""):
+        be_tried(plan, state)
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_process(lambda: load_plan(plan), plan.config, systemd)
     return _supervise(plan, read_plan, systemd, state)
-
-
-def _try(plan: Plan) -> int:
-    """Get as far as a supervisor would that is to become this program."""
-    if plan.config.workers == 0:
-        raise ConfigError("workers", "an upgrade cannot do without its supervisor", "stop it, and start it anew")
-    prepare_process(plan.config)
-    with open_logs(plan.config):
-        load_plan(plan)
-    return EXIT_CLEAN
 
 
 def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) -> int:
@@ -104,6 +94,7 @@ def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, 
     """Replace this program by itself; returns what it leaves to itself if that cannot be."""
     legacy = supervisor.leave()
     state = format_legacy(legacy)
+    let_go(legacy)
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()

@@ -36,7 +36,8 @@ from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import change_directory, go_home
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.upgrade import Legacy, try_program
+from trio_wsgi.process.trial import try_program
+from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
 
@@ -335,7 +336,7 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout)
+        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout, format_legacy(self.leave()))
         if wrong:
             log.error("SIGUSR2: nothing changes: %s", wrong)
             self._tell_ready()
