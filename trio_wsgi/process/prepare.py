@@ -68,6 +68,16 @@ def go_home(home: str) -> None:
         raise ConfigError("working directory", f"{home!r}: {error.strerror}", "make it again") from None
 
 
+def enter_directory(plan: Plan) -> None:
+    """Be in the directory that a plan is served in, wherever we are now.
+
+    Raises:
+        ConfigError: it is no more, or `change_directory` cannot be done.
+    """
+    go_home(plan.home)
+    change_directory(plan.config)
+
+
 def prepare_imports(config: Config) -> None:
     """Let the application be imported from the working directory and from `pythonpath` first."""
     paths = [str(Path.cwd()), *(str(Path(path).resolve()) for path in config.pythonpath.split(",") if path)]

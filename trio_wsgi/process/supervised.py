@@ -45,7 +45,7 @@ from trio_wsgi.process.order import (
     parse_message,
     parse_order,
 )
-from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prepare_imports
+from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.tuning import tune_process
@@ -118,8 +118,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     pin_worker(config.cpu_affinity, order.number - 1)
     set_umask(config)
     identity = decide_identity(config)
-    go_home(order.plan.home)
-    change_directory(config)
+    enter_directory(order.plan)
     prepare_imports(config)
     with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
         listeners = [_take_listener(each) for each in order.listeners]

@@ -33,7 +33,7 @@ from trio_wsgi.process.exits import collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
-from trio_wsgi.process.prepare import change_directory, go_home
+from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import try_program
@@ -300,7 +300,7 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            change_directory(plan.config)
+            enter_directory(plan)
             check_affinity(plan.config.cpu_affinity)
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
@@ -327,8 +327,7 @@ class Supervisor:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
         with contextlib.suppress(ConfigError):  # the directory is gone
-            go_home(self._plan.home)
-            change_directory(self._plan.config)
+            enter_directory(self._plan)
         self._sockets.close_others(self._plan.config)
         self._sockets.close_siblings(self._fleet.count)
         self._tell_ready()
