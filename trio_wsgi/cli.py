@@ -27,6 +27,7 @@ from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.prepare import find_home, load_plan, prepare_process
+from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
@@ -303,6 +304,8 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     elif options.app is None:
         print("application: none named, so none imported")
     else:
+        if os.geteuid() == 0:  # who is not root checks what it can
+            become(decide_identity(loaded.config))
         app = load_plan(plan)
         print(f"application: {options.app} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")

@@ -177,6 +177,15 @@ def ask(run: Command) -> list[Any]:
 
 
 @needs_root
+def test_a_check_imports_the_application_as_whom_it_is_to_run_as(site: Path) -> None:
+    (site / "user_app.py").write_text(f"import os\nprint('imported by', os.getuid())\n{APP}")
+    words = ["--check-config", "--user", "nobody", "user_app:app"]
+    with command(*words, cwd=site, wait=False) as run:
+        assert run.wait(60) == 0, run.log
+        assert f"imported by {NOBODY.pw_uid}\n" in run.log
+
+
+@needs_root
 @pytest.mark.parametrize("workers", WORKERS)
 def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobodys(workers: int, site: Path) -> None:
     """Done as root: a low port, a unix socket, logs and the pid file where nobody may write, a key to read."""
