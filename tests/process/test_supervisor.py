@@ -238,6 +238,17 @@ def test_a_second_signal_ends_all_at_once(site: Path) -> None:
         assert not any(map(is_alive, pids))
 
 
+def test_a_thread_that_an_application_leaves_gets_graceful_timeout_and_no_more(tmp_path: Path) -> None:
+    """Python waits for it at exit, for ever; nothing is served by then."""
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='left').start()\n"
+    (tmp_path / "workers_app.py").write_text(f"{thread}def app(environ, start_response): ...\n")
+    with supervised(tmp_path, "--graceful-timeout", "0.1", "--timeout", "none") as run:
+        assert end(run, signal.SIGTERM) == 0
+        assert "worker 1 (pid " in run.log
+        assert "Timeout (0:00:01)!\n" in run.log  # and where its threads were
+        assert "has ended: exit code 1" in run.log
+
+
 def test_term_to_all_processes_cuts_nothing(site: Path) -> None:
     """systemd's KillMode=control-group: what a worker gets twice is not urgent, as its supervisor knows better."""
     with supervised(site) as run, held_request(run, site) as held:

@@ -6,6 +6,8 @@ Laws:
 * Signs of life come from the event loop, so that one which is blocked gives none.
 * When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
 * A failure to boot goes up the channel in words; it is the supervisor who shows it.
+* Once nothing is served any more, what the application does at exit, and threads that it has left, get
+  `graceful_timeout`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import math
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from typing import NoReturn
@@ -55,6 +58,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 EXIT_CONFIG = 1
 EXIT_IMPORT = 4  # gunicorn's: there is no such application
+SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
@@ -89,7 +93,14 @@ def main(fd: int) -> NoReturn:
         code = failed.exit_code
     for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
+    _limit_end(order.plan.config.graceful_timeout, sock.detach())  # open to the end, for faulthandler
     sys.exit(code)
+
+
+def _limit_end(seconds: float, fd: int) -> None:
+    """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
+    if math.isfinite(seconds):  # neither 0, nor more than C can count
+        faulthandler.dump_traceback_later(min(max(seconds, SHORTEST_END), threading.TIMEOUT_MAX), exit=True, file=fd)
 
 
 def _send(sock: socket.socket, message: Failed) -> None:
