@@ -12,10 +12,11 @@ Laws:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.order import Plan
-from trio_wsgi.process.prepare import find_home, load_plan, prepare_process
+from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
@@ -200,12 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
+    open_standard_streams()
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # nobody reads what was printed, as under `| head`; Python is not to try again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return EXIT_USAGE
     except ConfigError as error:
         print(f"trio-wsgi: error: {error}", file=sys.stderr)
@@ -219,19 +218,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         *lines, last = error.text.splitlines()
         print(*lines, f"trio-wsgi: error: {last}", sep="\n", file=sys.stderr)
         return error.exit_code
+    finally:
+        _settle_output()
+
+
+def _settle_output() -> None:
+    """Where standard output takes nothing, let what is left go nowhere: Python is not to fail at exit over it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # it has no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError:  # the application has closed it
+        pass
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Inside, what was asked for is printed, and by the end it is written.
+
+    Raises:
+        ConfigError: it cannot be.
+        BrokenPipeError: nobody reads it.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError("standard output", f"it takes nothing: {error.strerror}") from error
 
 
 def _run(argv: Sequence[str]) -> int:
     parser = build_parser()
     try:
-        options, flags = parse_arguments(parser, argv)
+        with _printing():
+            options, flags = parse_arguments(parser, argv)
     except SystemExit:  # --help and --version have printed
         return 0
     if options.paste is not None:
         options.app = _paste_app(options)
     loaded = _load(options, flags)
     if options.print_config:
-        print(format_toml(loaded), end="")
+        with _printing():
+            print(format_toml(loaded), end="")
         if not options.check_config:
             return 0
     if options.app is None and not options.check_config:
@@ -239,7 +274,8 @@ def _run(argv: Sequence[str]) -> int:
     reference = options.app if options.directory is None else None
     if options.check_config:
         prepare_process(loaded.config)
-        return _check(options, Plan(reference, loaded.config, find_home()), loaded)
+        with _printing():
+            return _check(options, Plan(reference, loaded.config, find_home()), loaded)
     systemd = take_systemd(os.environ)
 
     def read_plan() -> Plan:

@@ -20,6 +20,16 @@ from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script
 
 
+def open_standard_streams() -> None:
+    """See that the descriptors 0, 1 and 2 are open, if only to nothing: a socket that got such a number would be
+    written to by every `print`, here and in whatever is started."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+
+
 def prepare_process(config: Config) -> None:
     """Set the environment, the working directory and the import path of the application.
 
