@@ -147,6 +147,16 @@ def test_usr2_to_a_worker_logs_its_stacks(two: Command) -> None:
     assert is_alive(pid)
 
 
+def test_what_is_meant_for_the_supervisor_stops_no_worker(two: Command) -> None:
+    """Sent to all processes of a service; TTOU comes to who writes to a terminal as well (stty tostop)."""
+    pid = answering_pid(two)
+    before = two.log.count(f"(pid {pid}) says:\n")
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR2):
+        os.kill(pid, number)
+    wait_log(two, f"(pid {pid}) says:\n", before + 1)
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+
+
 def test_workers_know_that_they_are_several(tmp_path: Path) -> None:
     """PEP 3333: wsgi.multiprocess; and the words of the command line are what applications see."""
     (tmp_path / "workers_app.py").write_text(
@@ -194,13 +204,13 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "hangup"])
-def test_the_terminal_ends_it(site: Path, how: str) -> None:
+@pytest.mark.parametrize(("how", "workers"), [("Ctrl-C", 1), ("hangup", 1), ("hangup", 0)])
+def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
     """Ctrl-C goes to the foreground process group: were the workers in it, ours would be their second signal. And
     a terminal that is closed is not the HUP that asks for a reload."""
     master, slave = pty.openpty()
-    errors = site / f"{how}.log"
-    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1", "--error-logfile", str(errors)]
+    errors = site / f"{how} {workers}.log"
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", str(workers), "--log-file", str(errors)]
     run = subprocess.Popen(
         [sys.executable, "-c", AT_A_TERMINAL, *words],
         stdin=slave,
@@ -225,7 +235,7 @@ def test_the_terminal_ends_it(site: Path, how: str) -> None:
             os.close(master)
     log = errors.read_text()
     assert ("SIGINT: stopping" if how == "Ctrl-C" else "the terminal has gone") in log
-    assert log.count("(pid") == 3  # ready, listening, has ended
+    assert log.count("(pid") == 2 * workers + 1  # ready, listening, has ended
     assert "has ended: " not in log
 
 

@@ -29,15 +29,15 @@ class EarlySignals:
     """
 
     def __init__(self, handled: Collection[signal.Signals]) -> None:
-        self._handled = handled
+        self.handled = handled
         self._numbers: list[int] = []
         self._interrupts = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in self._handled:
+        for number in self.handled:
             self._before[number] = signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,6 +68,10 @@ class EarlySignals:
             if number in self._numbers:
                 raise Stopped(number.name)
 
+    def keeps(self, number: int) -> bool:
+        """Whether nobody else has taken the signal since."""
+        return signal.getsignal(number) == self._note
+
     def was_ignored(self, number: int) -> bool:
         """Whether whoever started this process had it ignore the signal, as nohup(1) does."""
         return self._before[number] is signal.SIG_IGN
@@ -81,9 +85,9 @@ class EarlySignals:
     @contextlib.contextmanager
     def handing_over(self) -> Iterator[None]:
         """Inside, they are blocked, and what was kept is pending: for the program that this process executes there."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
         try:
             self.repeat()
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)

@@ -73,6 +73,8 @@ def main(fd: int) -> NoReturn:
     faulthandler.enable(file=fd)
     faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
     signal.signal(signal.SIGHUP, _ignore)  # for the supervisor, who names us by our common name
+    for number in (signal.SIGTTIN, signal.SIGTTOU):  # as well; and what we write to a terminal is not to stop us:
+        signal.signal(number, signal.SIG_IGN)  # only what is ignored is written nevertheless (tcsetattr(3), TOSTOP)
     try:
         order = parse_order(receive_first_line(sock))
     except EOFError:

@@ -36,6 +36,7 @@ from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
+from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
@@ -82,7 +83,7 @@ class Supervisor:
         self._job = trio.Lock()  # one after another
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
-        self._may_hang_up = False  # whether HUP may mean that the terminal has gone
+        self._terminal = NO_TERMINAL
 
     async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
         """Have workers serve until a signal ends it.
@@ -93,7 +94,7 @@ class Supervisor:
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
         """
-        self._may_hang_up = has_terminal() and not early.was_ignored(signal.SIGHUP)
+        self._terminal = find_terminal(early)
         with trio.open_signal_receiver(*set(SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
@@ -203,7 +204,7 @@ class Supervisor:
 
     async def _do(self, number: signal.Signals) -> None:
         count, name = self._fleet.count, number.name
-        if number == signal.SIGHUP and self._may_hang_up and not has_terminal():
+        if number == signal.SIGHUP and self._terminal.has_gone():
             log.info("%s: the terminal has gone: finishing what is under way", name)
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:
@@ -348,12 +349,3 @@ async def _hang_up_on_change(watch: Watch) -> None:
     while True:
         log.info("%s", describe_changes(await watch.wait_changed()))
         signal.raise_signal(signal.SIGHUP)
-
-
-def has_terminal() -> bool:
-    """Whether somebody at a terminal controls this process (tty(4))."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
