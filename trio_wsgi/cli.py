@@ -261,28 +261,27 @@ def _run(argv: Sequence[str]) -> int:
             options, flags = parse_arguments(parser, argv)
     except SystemExit:  # --help and --version have printed
         return 0
-    if options.paste is not None:
-        options.app = _paste_app(options)
+    if options.paste is not None and options.app is not None:
+        raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
     loaded = _load(options, flags)
     if options.print_config:
         with _printing():
             print(format_toml(loaded), end="")
         if not options.check_config:
             return 0
-    if options.app is None and not options.check_config:
+    if options.app is None and options.paste is None and not options.check_config:
         raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
-    reference = options.app if options.directory is None else None
     if options.check_config:
         prepare_process(loaded.config)
         with _printing():
-            return _check(options, Plan(reference, loaded.config, find_home()), loaded)
+            return _check(options, Plan(_name_app(options), loaded.config, find_home()), loaded)
     systemd = take_systemd(os.environ)
 
     def read_plan() -> Plan:
         loaded = _load(options, flags)
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
         config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
-        return Plan(reference, config, find_home(), tuple(str(Path(file).absolute()) for file in files))
+        return Plan(_name_app(options), config, find_home(), tuple(str(Path(file).absolute()) for file in files))
 
     return serve_plan(read_plan(), read_plan, systemd)
 
@@ -293,15 +292,16 @@ def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> 
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
-    if loaded.config.script_reloading and (options.app or "").startswith(_LEAVES):
+    if loaded.config.script_reloading and (_name_app(options) or "").startswith(_LEAVES):
         raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
     return loaded
 
 
-def _paste_app(options: argparse.Namespace) -> str:
-    if options.app is not None:
-        raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
-    return name_app(options.paste, options.paste_global)
+def _name_app(options: argparse.Namespace) -> str | None:
+    """The reference that workers load the application by, as the working directory is now; None where there is none."""
+    if options.paste is not None:
+        return name_app(options.paste, options.paste_global)
+    return options.app if options.directory is None else None
 
 
 def mount_directory(loaded: Loaded, directory: str) -> Loaded:
@@ -337,13 +337,13 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
         print(f"kernel TLS: {describe_kernel_tls()}")
     if options.directory is not None:
         print(f"directory: {Path(options.directory).absolute()}")
-    elif options.app is None:
+    elif plan.reference is None:
         print("application: none named, so none imported")
     else:
         if os.geteuid() == 0:  # who is not root checks what it can
             become(decide_identity(loaded.config))
         app = load_plan(plan)
-        print(f"application: {options.app} is a {type(app).__module__}.{type(app).__qualname__}")
+        print(f"application: {plan.reference} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
     return 0
 

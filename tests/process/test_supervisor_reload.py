@@ -198,13 +198,40 @@ def test_the_number_of_workers_and_the_logs_follow_the_settings(tmp_path: Path) 
         assert "stopped" not in old.read_text()
 
 
+def make_releases(folder: Path) -> Path:
+    """Two versions, `one` and `two`, each with a PasteDeploy file that tells its own; and a symlink to the first."""
+    for release in ("one", "two"):
+        (folder / release).mkdir()
+        write_app(folder / release, release)
+        ini = f"[app:main]\npaste.app_factory = workers_paste:make\nname = ini {release}\n"
+        (folder / release / "site.ini").write_text(ini)
+        (folder / release / "workers_paste.py").write_text(
+            "def make(everything, name):\n"
+            "    def app(environ, start_response):\n"
+            "        start_response('200 OK', [])\n"
+            "        return [name.encode()]\n"
+            "    return app\n"
+        )
+    current = folder / "current"
+    current.symlink_to("one")
+    return current
+
+
+def test_the_file_that_names_the_application_is_looked_up_anew_as_well(tmp_path: Path) -> None:
+    current = make_releases(tmp_path)
+    words = ["--paste", "site.ini", "-b", "127.0.0.1:0"]
+    with command(*words, cwd=current, workers=1, PWD=str(current)) as run:
+        assert ask(run) == "ini one"
+        current.unlink()
+        current.symlink_to("two")
+        reload(run)
+        assert ask(run) == "ini two"
+        assert end(run, signal.SIGTERM) == 0
+
+
 def test_the_directory_is_looked_up_by_its_name_so_that_a_symlink_may_lead_elsewhere(tmp_path: Path) -> None:
     """Deployments switch `current` from one release to the next."""
-    for release in ("one", "two"):
-        (tmp_path / release).mkdir()
-        write_app(tmp_path / release, release)
-    current = tmp_path / "current"
-    current.symlink_to("one")
+    current = make_releases(tmp_path)
     with supervised(current, PWD=str(current)) as run:
         assert ask(run).startswith("one ")
         current.unlink()
