@@ -5,7 +5,8 @@ Laws:
 * All are open before the first connection is accepted, and all are closed by whoever opened them.
 * A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
   already listen under that name.
-* What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file.
+* What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file. One
+  that is a standard stream by its number gets another, as processes that we start have streams of their own.
 * Of a name that stands for several addresses, those that this host has are enough.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,11 +192,22 @@ def _take_inherited(fd: int) -> Listener:
     sock = socket.socket(fileno=fd)
     try:
         _check_listening(sock)
-        sock.set_inheritable(False)
-        return _listener(sock)
     except BaseException:
         sock.detach()  # it is somebody else's
         raise
+    if fd <= 2:
+        sock = _renumber(sock)
+    sock.set_inheritable(False)
+    return _listener(sock)
+
+
+def _renumber(sock: socket.socket) -> socket.socket:
+    """The same open socket under a number that is no standard stream's; that one stays open, to nothing."""
+    other = socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, sock.detach())
+    os.close(nothing)
+    return other
 
 
 def _check_listening(sock: socket.socket) -> None:

@@ -39,6 +39,7 @@ from trio_wsgi.process.logs import Logs, enable_loggers, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
 from trio_wsgi.process.tuning import tune_process
@@ -93,7 +94,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         open_logs(config) as logs,
         EarlySignals(SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SIGNALS, SIGNAL_UPGRADE)) as early,
         open_listeners(
-            resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
+            resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
