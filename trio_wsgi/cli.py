@@ -263,6 +263,7 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if options.paste is not None and options.app is not None:
         raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
+    find_home()  # everything else counts from there
     loaded = _load(options, flags)
     if options.print_config:
         with _printing():

@@ -58,8 +58,15 @@ def change_directory(config: Config) -> None:
 
 
 def find_home() -> str:
-    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload."""
-    here, named = Path.cwd(), os.environ.get("PWD", "")
+    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload.
+
+    Raises:
+        ConfigError: it is no more.
+    """
+    try:
+        here, named = Path.cwd(), os.environ.get("PWD", "")
+    except OSError as error:
+        raise ConfigError("working directory", f"it cannot be named: {error.strerror}", "start in another") from None
     with contextlib.suppress(OSError):
         if named and here.samefile(named):
             return named

@@ -195,12 +195,21 @@ async def _beat(channel: Channel, timeout: float) -> None:
         await trio.sleep(min(BEAT, timeout / SILENT_SPELLS / 2) if math.isfinite(timeout) else BEAT)
 
 
+def _innermost(error: BaseException) -> list[str]:
+    """The first error that a group is made of, in short: the traceback of a group ends in lines of its frame."""
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return traceback.format_exception_only(error)
+
+
 def describe_failure(error: Exception) -> Failed:
     """What the supervisor is told of an error that ended the boot."""
     if isinstance(error, ConfigError):
         return Failed(str(error), EXIT_CONFIG)
     if not isinstance(error, AppLoadError):
-        return Failed("".join(traceback.format_exception(error)).rstrip(), EXIT_BOOT)
+        return Failed("".join([*traceback.format_exception(error), *_innermost(error)]).rstrip(), EXIT_BOOT)
     cause = error.__cause__
     wrong_name = cause is None or isinstance(cause, ImportError | SyntaxError | AttributeError)
     lines = [] if cause is None else traceback.format_exception(cause)
