@@ -24,7 +24,7 @@ import trio_wsgi
 from trio_wsgi.cli import main
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.privileges import decide_identity, set_umask
+from trio_wsgi.process.privileges import Umask, decide_identity, set_umask
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 WORKERS = [0, 1]
@@ -133,6 +133,19 @@ def test_the_umask(umask: str, mode: int, tmp_path: Path) -> None:
         set_umask(Config(umask=umask))
         (tmp_path / "file").touch(0o666)
         assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
+def test_a_umask_that_is_not_set_any_more_is_the_inherited_one() -> None:
+    before = os.umask(0o026)
+    try:
+        umask = Umask()
+        seen = []
+        for setting in ("", "077", ""):
+            umask.follow(Config(umask=setting))
+            seen.append(os.umask(0))
+        assert seen == [0o026, 0o077, 0o026]
     finally:
         os.umask(before)
 

@@ -155,10 +155,12 @@ def test_addresses_come_and_go_and_what_stays_is_never_closed(tmp_path: Path) ->
     with command("workers_app:app", cwd=tmp_path, workers=1, TRIO_WSGI_CONFIG="site.toml") as run:
         port = run.port
         inode = first.stat().st_ino
-        (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{first}', 'unix:{second}']\n")
+        settings = f"bind = ['127.0.0.1:0', 'unix:{first}', 'unix:{second}']\numask = '077'\n"
+        (tmp_path / "site.toml").write_text(settings)
         reload(run)
         assert run.port == port  # port 0 chose it once
         assert first.stat().st_ino == inode
+        assert second.stat().st_mode & 0o777 == 0o700
         assert answers(second)
         (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{second}']\n")
         reload(run)

@@ -23,7 +23,7 @@ from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.prepare import change_directory, load_plan, prepare_process
-from trio_wsgi.process.privileges import decide_identity, set_umask
+from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.supervisor import SIGNALS, Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
@@ -65,7 +65,8 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
         state: what a former self has left, or nothing.
     """
     change_directory(plan.config)
-    set_umask(plan.config)
+    umask = Umask()
+    umask.follow(plan.config)
     decide_identity(plan.config)  # before anything is bound: whom a worker could not become is a mistake
     check_affinity(plan.config.cpu_affinity)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
@@ -79,18 +80,18 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
                 if legacy is None:
                     sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
                 told.enter_context(open_pid_file(plan.config.pid))
-                supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
+                supervisor = Supervisor(plan, read_plan, sockets, logs, umask, systemd)
                 ending = trio.run(supervisor.run, early, legacy)
                 if ending is not Ending.UPGRADE:
                     break
-                state = _become_new(supervisor, early, logs, systemd)
+                state = _become_new(supervisor, early, logs, umask, systemd)
         log.info("stopped")
     if supervisor.failure is not None:
         raise BootError(supervisor.failure.text, supervisor.exit_code)
     return supervisor.exit_code
 
 
-def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, systemd: Systemd) -> str:
+def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> str:
     """Replace this program by itself; returns what it leaves to itself if that cannot be."""
     legacy = supervisor.leave()
     state = format_legacy(legacy)
@@ -98,9 +99,11 @@ def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, 
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()
+    umask.restore()
     with early.handing_over():
         try:
             execute(state, legacy.plan.home, environ)
         except OSError as error:
             log.error("the new program cannot be executed: %s", error)
+    umask.follow(legacy.plan.config)
     return state

@@ -34,6 +34,7 @@ from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import enter_directory, go_home
+from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
@@ -69,7 +70,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, plan: Plan, read_plan: ReadPlan, sockets: Sockets, logs: CurrentLogs, systemd: Systemd = UNKNOWN
+        self,
+        plan: Plan,
+        read_plan: ReadPlan,
+        sockets: Sockets,
+        logs: CurrentLogs,
+        umask: Umask,
+        systemd: Systemd = UNKNOWN,
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
         self.exit_code = EXIT_CLEAN
@@ -77,6 +84,7 @@ class Supervisor:
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
+        self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
@@ -302,6 +310,7 @@ class Supervisor:
         log.info("%s: starting new workers", why)
         try:
             enter_directory(plan)
+            self._umask.follow(plan.config)
             check_affinity(plan.config.cpu_affinity)
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
@@ -327,6 +336,7 @@ class Supervisor:
     def _keep_plan(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
+        self._umask.follow(self._plan.config)
         with contextlib.suppress(ConfigError):  # the directory is gone
             enter_directory(self._plan)
         self._sockets.close_others(self._plan.config)
