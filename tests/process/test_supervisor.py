@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -237,6 +238,56 @@ def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
     assert ("SIGINT: stopping" if how == "Ctrl-C" else "the terminal has gone") in log
     assert log.count("(pid") == 2 * workers + 1  # ready, listening, has ended
     assert "has ended: " not in log
+
+
+IN_THE_BACKGROUND = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+attributes = termios.tcgetattr(0)
+attributes[3] |= termios.TOSTOP  # local modes: who writes from the background gets SIGTTOU
+termios.tcsetattr(0, termios.TCSANOW, attributes)
+pid = os.fork()
+if pid == 0:
+    os.setpgid(0, 0)
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_terminal_that_wants_no_output_from_the_background_changes_nothing(site: Path) -> None:
+    """stty tostop: the signal that comes with each line does not end a worker, as it would if it were sent."""
+    master, slave = pty.openpty()
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", IN_THE_BACKGROUND, *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=site,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    os.close(slave)
+    told, asked = "", False
+    try:
+        while "stopped" not in told and select.select([master], [], [], 10)[0]:
+            told += os.read(master, 4096).decode()
+            if "listening at" in told and not asked:
+                asked = True
+                signal_child(run, signal.SIGTERM)
+        assert "stopped" in told
+        assert "SIGTTOU" not in told
+        assert run.wait(30) == 0
+    finally:
+        if run.poll() is None:
+            signal_child(run, signal.SIGKILL)
+        run.wait()
+        os.close(master)
+
+
+def signal_child(run: subprocess.Popen[bytes], number: int) -> None:
+    for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+        os.kill(int(pid), number)
 
 
 def test_a_second_signal_ends_all_at_once(site: Path) -> None:

@@ -72,9 +72,10 @@ def main(fd: int) -> NoReturn:
     sock.set_inheritable(False)
     faulthandler.enable(file=fd)
     faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
-    signal.signal(signal.SIGHUP, _ignore)  # for the supervisor, who names us by our common name
-    for number in (signal.SIGTTIN, signal.SIGTTOU):  # as well; and what we write to a terminal is not to stop us:
-        signal.signal(number, signal.SIG_IGN)  # only what is ignored is written nevertheless (tcsetattr(3), TOSTOP)
+    # For the supervisor, when they are sent to all of us by our common name.
+    signal.signal(signal.SIGHUP, _ignore)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
     try:
         order = parse_order(receive_first_line(sock))
     except EOFError:
