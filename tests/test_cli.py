@@ -172,6 +172,38 @@ def test_check_config_prepares_the_process_and_loads_the_application(
     assert "listen at: http://127.0.0.1:8000" in out
 
 
+@pytest.mark.parametrize("words", [["a:b"], ["--print-config"], ["--paste", "a.ini"], ["files", "."]])
+def test_a_working_directory_that_is_no_more_is_told_in_one_line(
+    words: list[str], capsys: pytest.CaptureFixture[str], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site / "gone").mkdir()
+    monkeypatch.chdir(site / "gone")
+    (site / "gone").rmdir()
+    told = "trio-wsgi: error: working directory: it cannot be named: No such file or directory (start in another)\n"
+    assert run(capsys, *words) == (1, "", told)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_working_directory_that_may_not_be_searched_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], site: Path
+) -> None:
+    site.chmod(0o700)
+    os.seteuid(65534)
+    try:
+        code, _, err = run(capsys, "a:b")
+    finally:
+        os.seteuid(0)
+    assert code == 1
+    assert err.startswith("trio-wsgi: error: working directory: it cannot be looked into for pyproject.toml: ")
+    assert err.count("\n") == 1
+
+
+def test_levels_of_the_log_may_be_written_in_capitals(capsys: pytest.CaptureFixture[str]) -> None:
+    """gunicorn's users do."""
+    _, out, _ = run(capsys, "--print-config", "--log-level", "WARNING")
+    assert 'log-level = "warning"  # --log-level' in out.splitlines()
+
+
 def test_check_config_without_an_application(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--check-config")
     assert code == 0

@@ -12,10 +12,11 @@ Laws:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,8 @@ from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.order import Plan
-from trio_wsgi.process.prepare import find_home, load_plan, prepare_process
+from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
+from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
@@ -199,12 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
+    open_standard_streams()
     try:
-        code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # nobody reads what was printed, as under `| head`; Python is not to try again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _run(sys.argv[1:] if argv is None else argv)
+    except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return EXIT_USAGE
     except ConfigError as error:
         print(f"trio-wsgi: error: {error}", file=sys.stderr)
@@ -218,34 +218,71 @@ def main(argv: Sequence[str] | None = None) -> int:
         *lines, last = error.text.splitlines()
         print(*lines, f"trio-wsgi: error: {last}", sep="\n", file=sys.stderr)
         return error.exit_code
+    finally:
+        _settle_output()
+
+
+def _settle_output() -> None:
+    """Where standard output takes nothing, let what is left go nowhere: Python is not to fail at exit over it."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # it has no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError:  # the application has closed it
+        pass
+
+
+@contextlib.contextmanager
+def _printing() -> Iterator[None]:
+    """Inside, what was asked for is printed, and by the end it is written.
+
+    Raises:
+        ConfigError: it cannot be.
+        BrokenPipeError: nobody reads it.
+    """
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError("standard output", f"it takes nothing: {error.strerror}") from error
 
 
 def _run(argv: Sequence[str]) -> int:
     parser = build_parser()
     try:
-        options, flags = parse_arguments(parser, argv)
+        with _printing():
+            options, flags = parse_arguments(parser, argv)
     except SystemExit:  # --help and --version have printed
         return 0
-    if options.paste is not None:
-        options.app = _paste_app(options)
+    if options.paste is not None and options.app is not None:
+        raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
+    find_home()  # everything else counts from there
     loaded = _load(options, flags)
     if options.print_config:
-        print(format_toml(loaded), end="")
+        with _printing():
+            print(format_toml(loaded), end="")
         if not options.check_config:
             return 0
-    if options.app is None and not options.check_config:
+    if options.app is None and options.paste is None and not options.check_config:
         raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
-    reference = options.app if options.directory is None else None
     if options.check_config:
         prepare_process(loaded.config)
-        return _check(options, Plan(reference, loaded.config, find_home()), loaded)
+        with _printing():
+            return _check(options, Plan(_name_app(options), loaded.config, find_home()), loaded)
     systemd = take_systemd(os.environ)
 
     def read_plan() -> Plan:
         loaded = _load(options, flags)
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
         config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
-        return Plan(reference, config, find_home(), tuple(str(Path(file).absolute()) for file in files))
+        return Plan(_name_app(options), config, find_home(), tuple(str(Path(file).absolute()) for file in files))
 
     return serve_plan(read_plan(), read_plan, systemd)
 
@@ -256,15 +293,16 @@ def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> 
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     compile_format(loaded.config.access_logformat)
-    if loaded.config.script_reloading and (options.app or "").startswith(_LEAVES):
+    if loaded.config.script_reloading and (_name_app(options) or "").startswith(_LEAVES):
         raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
     return loaded
 
 
-def _paste_app(options: argparse.Namespace) -> str:
-    if options.app is not None:
-        raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
-    return name_app(options.paste, options.paste_global)
+def _name_app(options: argparse.Namespace) -> str | None:
+    """The reference that workers load the application by, as the working directory is now; None where there is none."""
+    if options.paste is not None:
+        return name_app(options.paste, options.paste_global)
+    return options.app if options.directory is None else None
 
 
 def mount_directory(loaded: Loaded, directory: str) -> Loaded:
@@ -300,11 +338,13 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
         print(f"kernel TLS: {describe_kernel_tls()}")
     if options.directory is not None:
         print(f"directory: {Path(options.directory).absolute()}")
-    elif options.app is None:
+    elif plan.reference is None:
         print("application: none named, so none imported")
     else:
+        if os.geteuid() == 0:  # who is not root checks what it can
+            become(decide_identity(loaded.config))
         app = load_plan(plan)
-        print(f"application: {options.app} is a {type(app).__module__}.{type(app).__qualname__}")
+        print(f"application: {plan.reference} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
     return 0
 

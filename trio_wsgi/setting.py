@@ -275,6 +275,8 @@ class Setting:
         value = self._try(self.kind.accept, value, label)
         if self.kind.repeatable and self.default and not value:
             raise ConfigError(label, "it is empty", f"name at least one, such as {self.show(self.default)}")
+        if self.choices and value.lower() in self.choices:
+            value = value.lower()  # others write levels of the log in capitals
         if self.choices and value not in self.choices:
             among = ", ".join(self.choices)
             raise ConfigError(label, f"{value!r} is not one of {among}", nearest(value, self.choices) or self.no_choice)

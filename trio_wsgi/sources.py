@@ -10,6 +10,7 @@ Laws:
 
 from __future__ import annotations
 
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -124,8 +125,14 @@ def _read_flags(flags: Mapping[str, str | Sequence[str]]) -> Layer:
 
 def _read_default_file() -> Layer:
     path = Path(DEFAULT_FILE)
-    if not path.is_file():
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return {}
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        why = f"it cannot be looked into for {path}: {error.strerror}"
+        raise ConfigError("working directory", why, "start in another, or name a file with -c") from None
     table = _find_table(_read_toml(path))
     return {} if table is None else _read_table(table, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import struct
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from serving import command
+from serving import clean_environment, command
+from waiting import wait_until
 
 import trio_wsgi
 
@@ -94,6 +96,55 @@ def test_print_config_into_a_pipe_that_is_closed_is_quiet(site: Path) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def run_redirected(site: Path, redirections: str, *words: str) -> subprocess.Popen[str]:
+    """The command, as a shell starts it with these redirections."""
+    script = f'exec "$0" -m trio_wsgi "$@" {redirections}'
+    return subprocess.Popen(
+        ["sh", "-c", script, sys.executable, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=site,
+        env={key: value for key, value in clean_environment().items() if key != "PYTHONUNBUFFERED"},
+    )
+
+
+@pytest.mark.parametrize("word", ["--version", "--print-config"])
+def test_what_cannot_be_printed_is_told(word: str, site: Path) -> None:
+    with run_redirected(site, ">/dev/full", word) as done:
+        _, errors = done.communicate(timeout=20)
+    assert errors == "trio-wsgi: error: standard output: it takes nothing: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_without_standard_streams_no_socket_takes_their_place(site: Path) -> None:
+    """What an application prints would go to a client. And a clean end is one, whether anything can be printed."""
+    words = ["-b", f"unix:{site}/s", "-w", "1", "--log-file", "errors", "command_app:app"]
+    with run_redirected(site, "<&- >&-", *words) as run:
+        try:
+            wait_until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
+            worker = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().strip()
+            for pid, fd in itertools.product((run.pid, worker), (0, 1)):
+                assert os.readlink(f"/proc/{pid}/fd/{fd}") == os.devnull  # noqa: PTH115
+            run.terminate()
+            _, errors = run.communicate(timeout=20)
+            assert (run.returncode, errors) == (0, "")
+        finally:
+            run.kill()
+
+
+def test_a_clean_end_is_one_although_what_the_application_printed_goes_nowhere(site: Path) -> None:
+    (site / "prints.py").write_text("print('x')\ndef app(environ, start_response): ...\n")
+    words = ["-b", f"unix:{site}/s", "-w", "0", "--log-file", "errors", "prints:app"]
+    with run_redirected(site, ">/dev/full", *words) as run:
+        try:
+            wait_until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
+            run.terminate()
+            _, errors = run.communicate(timeout=20)
+            assert (run.returncode, errors) == (0, "")
+        finally:
+            run.kill()
 
 
 # -- the access log ----------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 
 from trio_wsgi import Config, ConfigError
 from trio_wsgi.process import logs as logs_module
+from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.logs import open_logs
 
 error_log = logging.getLogger("trio_wsgi.error")
@@ -212,3 +213,26 @@ def test_a_stream_without_a_descriptor_is_written_to(
     monkeypatch.setattr(sys, "stdout", None)
     with open_logs(Config(access_logfile="-")):
         access_log.info("told nobody")
+
+
+# -- the supervisor's own ----------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_means_another_file_by_now_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a reload in the next release; and back to the file of before, where the new one cannot be opened."""
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "three" / "log").mkdir()
+    config = Config(error_logfile="log")
+    monkeypatch.chdir(tmp_path / "one")
+    with CurrentLogs(config) as logs:
+        error_log.error("first")
+        monkeypatch.chdir(tmp_path / "two")
+        logs.follow(config)
+        error_log.error("second")
+        monkeypatch.chdir(tmp_path / "three")
+        with pytest.raises(ConfigError, match="cannot write"):
+            logs.follow(config)
+        error_log.error("third")
+    assert [line.split()[-1] for line in (tmp_path / "one" / "log").read_text().splitlines()] == ["first"]
+    assert [line.split()[-1] for line in (tmp_path / "two" / "log").read_text().splitlines()] == ["second", "third"]

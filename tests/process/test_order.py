@@ -205,3 +205,9 @@ def caused(cause: Exception | None) -> AppLoadError:
 def test_exit_codes_of_failures(error: Exception, code: int) -> None:
     """gunicorn's: 1 usage, 3 a worker cannot boot, 4 there is no such application."""
     assert describe_failure(error).exit_code == code
+
+
+def test_a_failure_is_told_in_short_by_its_last_line() -> None:
+    """Of a group: by the first error that it is made of."""
+    for error in (OSError(24, "Too many open files"), ExceptionGroup("a", [ExceptionGroup("b", [OSError(24, "x")])])):
+        assert describe_failure(error).text.splitlines()[-1].startswith("OSError: [Errno 24] ")

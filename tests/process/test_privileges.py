@@ -24,7 +24,7 @@ import trio_wsgi
 from trio_wsgi.cli import main
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.privileges import decide_identity, set_umask
+from trio_wsgi.process.privileges import Umask, decide_identity, set_umask
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 WORKERS = [0, 1]
@@ -137,6 +137,19 @@ def test_the_umask(umask: str, mode: int, tmp_path: Path) -> None:
         os.umask(before)
 
 
+def test_a_umask_that_is_not_set_any_more_is_the_inherited_one() -> None:
+    before = os.umask(0o026)
+    try:
+        umask = Umask()
+        seen = []
+        for setting in ("", "077", ""):
+            umask.follow(Config(umask=setting))
+            seen.append(os.umask(0))
+        assert seen == [0o026, 0o077, 0o026]
+    finally:
+        os.umask(before)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 APP = """
@@ -174,6 +187,15 @@ def find_low_address() -> str:
 def ask(run: Command) -> list[Any]:
     told: list[Any] = httpx.get(run.url, timeout=20, verify=False).json()
     return told
+
+
+@needs_root
+def test_a_check_imports_the_application_as_whom_it_is_to_run_as(site: Path) -> None:
+    (site / "user_app.py").write_text(f"import os\nprint('imported by', os.getuid())\n{APP}")
+    words = ["--check-config", "--user", "nobody", "user_app:app"]
+    with command(*words, cwd=site, wait=False) as run:
+        assert run.wait(60) == 0, run.log
+        assert f"imported by {NOBODY.pw_uid}\n" in run.log
 
 
 @needs_root

@@ -346,6 +346,26 @@ def test_a_standard_output_whose_reader_has_gone_stops_nothing(site: Path) -> No
         run.wait()
 
 
+def test_an_upgrade_without_a_supervisor_is_refused(site: Path) -> None:
+    with served(site) as run:
+        run.send_signal(signal.SIGUSR2)
+        until(lambda: "SIGUSR2: nothing changes: a process without a supervisor cannot be upgraded" in run.log)
+        with ask(run.port, "/") as client:
+            assert read_response(client).read() == b"hello"
+
+
+def test_an_application_may_have_the_signal_that_does_nothing(tmp_path: Path) -> None:
+    (tmp_path / "takes.py").write_text(
+        "import signal\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: print('its own', flush=True))\n"
+        "def app(environ, start_response): ...\n"
+    )
+    with command("takes:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
+        run.send_signal(signal.SIGUSR2)
+        until(lambda: "its own" in run.log)
+        assert "nothing changes" not in run.log
+
+
 def test_sigpipe_sent_to_the_process_is_ignored(site: Path) -> None:
     with served(site) as run:
         run.send_signal(signal.SIGPIPE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import signal
 import socket
 import subprocess
@@ -147,6 +148,16 @@ def test_usr2_to_a_worker_logs_its_stacks(two: Command) -> None:
     assert is_alive(pid)
 
 
+def test_what_is_meant_for_the_supervisor_stops_no_worker(two: Command) -> None:
+    """Sent to all processes of a service; TTOU comes to who writes to a terminal as well (stty tostop)."""
+    pid = answering_pid(two)
+    before = two.log.count(f"(pid {pid}) says:\n")
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH, signal.SIGUSR2):
+        os.kill(pid, number)
+    wait_log(two, f"(pid {pid}) says:\n", before + 1)
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T"
+
+
 def test_workers_know_that_they_are_several(tmp_path: Path) -> None:
     """PEP 3333: wsgi.multiprocess; and the words of the command line are what applications see."""
     (tmp_path / "workers_app.py").write_text(
@@ -194,13 +205,13 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "hangup"])
-def test_the_terminal_ends_it(site: Path, how: str) -> None:
+@pytest.mark.parametrize(("how", "workers"), [("Ctrl-C", 1), ("hangup", 1), ("hangup", 0)])
+def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
     """Ctrl-C goes to the foreground process group: were the workers in it, ours would be their second signal. And
     a terminal that is closed is not the HUP that asks for a reload."""
     master, slave = pty.openpty()
-    errors = site / f"{how}.log"
-    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1", "--error-logfile", str(errors)]
+    errors = site / f"{how} {workers}.log"
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", str(workers), "--log-file", str(errors)]
     run = subprocess.Popen(
         [sys.executable, "-c", AT_A_TERMINAL, *words],
         stdin=slave,
@@ -225,8 +236,58 @@ def test_the_terminal_ends_it(site: Path, how: str) -> None:
             os.close(master)
     log = errors.read_text()
     assert ("SIGINT: stopping" if how == "Ctrl-C" else "the terminal has gone") in log
-    assert log.count("(pid") == 3  # ready, listening, has ended
+    assert log.count("(pid") == 2 * workers + 1  # ready, listening, has ended
     assert "has ended: " not in log
+
+
+IN_THE_BACKGROUND = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+attributes = termios.tcgetattr(0)
+attributes[3] |= termios.TOSTOP  # local modes: who writes from the background gets SIGTTOU
+termios.tcsetattr(0, termios.TCSANOW, attributes)
+pid = os.fork()
+if pid == 0:
+    os.setpgid(0, 0)
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_terminal_that_wants_no_output_from_the_background_changes_nothing(site: Path) -> None:
+    """stty tostop: the signal that comes with each line does not end a worker, as it would if it were sent."""
+    master, slave = pty.openpty()
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", IN_THE_BACKGROUND, *words],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        cwd=site,
+        env=clean_environment(),
+        start_new_session=True,
+    )
+    os.close(slave)
+    told, asked = "", False
+    try:
+        while "stopped" not in told and select.select([master], [], [], 10)[0]:
+            told += os.read(master, 4096).decode()
+            if "listening at" in told and not asked:
+                asked = True
+                signal_child(run, signal.SIGTERM)
+        assert "stopped" in told
+        assert "SIGTTOU" not in told
+        assert run.wait(30) == 0
+    finally:
+        if run.poll() is None:
+            signal_child(run, signal.SIGKILL)
+        run.wait()
+        os.close(master)
+
+
+def signal_child(run: subprocess.Popen[bytes], number: int) -> None:
+    for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+        os.kill(int(pid), number)
 
 
 def test_a_second_signal_ends_all_at_once(site: Path) -> None:
@@ -236,6 +297,17 @@ def test_a_second_signal_ends_all_at_once(site: Path) -> None:
         wait_log(run, "SIGTERM: finishing")
         assert end(run, signal.SIGTERM) == 1
         assert not any(map(is_alive, pids))
+
+
+def test_a_thread_that_an_application_leaves_gets_graceful_timeout_and_no_more(tmp_path: Path) -> None:
+    """Python waits for it at exit, for ever; nothing is served by then."""
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, name='left').start()\n"
+    (tmp_path / "workers_app.py").write_text(f"{thread}def app(environ, start_response): ...\n")
+    with supervised(tmp_path, "--graceful-timeout", "0.1", "--timeout", "none") as run:
+        assert end(run, signal.SIGTERM) == 0
+        assert "worker 1 (pid " in run.log
+        assert "Timeout (0:00:01)!\n" in run.log  # and where its threads were
+        assert "has ended: exit code 1" in run.log
 
 
 def test_term_to_all_processes_cuts_nothing(site: Path) -> None:

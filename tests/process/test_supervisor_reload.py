@@ -92,6 +92,49 @@ def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: C
     (site / "site.toml").write_text("")
 
 
+def test_workers_that_come_after_a_reload_has_failed_while_there_were_none_are_ended_as_well(tmp_path: Path) -> None:
+    write_app(tmp_path)
+    with supervised(tmp_path) as run:
+        run.send_signal(signal.SIGWINCH)
+        wait_until(lambda: not worker_pids(run))
+        (tmp_path / "workers_app.py").write_text("def app(:\n")
+        run.send_signal(signal.SIGHUP)
+        wait_log(run, "SIGHUP: nothing changes")
+        wait_until(lambda: not worker_pids(run))
+        write_app(tmp_path)
+        run.send_signal(signal.SIGTTIN)
+        wait_log(run, "is ready", 2)
+        assert end(run, signal.SIGTERM) == 0
+
+
+IMPATIENT = """
+import sys
+import trio_wsgi.process.fleet as fleet
+fleet.HOPELESS = 1
+from trio_wsgi.cli import main
+sys.exit(main())
+"""
+
+
+def test_a_reload_that_mends_all_is_not_cut_off_because_the_old_code_cannot_boot(tmp_path: Path) -> None:
+    """However often that has failed: what is under way may be what ends it."""
+    write_app(tmp_path)
+    app, go = tmp_path / "workers_app.py", tmp_path / "go"
+    waits = f"import os, time\nprint('waiting', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+    arguments = ["workers_app:app", "-b", "127.0.0.1:0"]
+    with command(*arguments, cwd=tmp_path, workers=1, program=("-c", IMPATIENT)) as run:
+        (victim,) = worker_pids(run)
+        app.write_text(waits + app.read_text())
+        run.send_signal(signal.SIGHUP)
+        wait_log(run, "waiting")
+        app.write_text("raise ValueError('broken')\n")
+        os.kill(victim, signal.SIGKILL)
+        wait_log(run, "cannot boot: ")
+        go.touch()
+        wait_log(run, "listening at ", 2)
+        assert end(run, signal.SIGTERM) == 0
+
+
 def test_reloads_that_come_while_one_is_under_way_are_one_more(site: Path, running: Command) -> None:
     write_app(site, "four")
     before = running.log.count("SIGHUP: starting new workers")
@@ -112,10 +155,12 @@ def test_addresses_come_and_go_and_what_stays_is_never_closed(tmp_path: Path) ->
     with command("workers_app:app", cwd=tmp_path, workers=1, TRIO_WSGI_CONFIG="site.toml") as run:
         port = run.port
         inode = first.stat().st_ino
-        (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{first}', 'unix:{second}']\n")
+        settings = f"bind = ['127.0.0.1:0', 'unix:{first}', 'unix:{second}']\numask = '077'\n"
+        (tmp_path / "site.toml").write_text(settings)
         reload(run)
         assert run.port == port  # port 0 chose it once
         assert first.stat().st_ino == inode
+        assert second.stat().st_mode & 0o777 == 0o700
         assert answers(second)
         (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', 'unix:{second}']\n")
         reload(run)
@@ -155,13 +200,40 @@ def test_the_number_of_workers_and_the_logs_follow_the_settings(tmp_path: Path) 
         assert "stopped" not in old.read_text()
 
 
+def make_releases(folder: Path) -> Path:
+    """Two versions, `one` and `two`, each with a PasteDeploy file that tells its own; and a symlink to the first."""
+    for release in ("one", "two"):
+        (folder / release).mkdir()
+        write_app(folder / release, release)
+        ini = f"[app:main]\npaste.app_factory = workers_paste:make\nname = ini {release}\n"
+        (folder / release / "site.ini").write_text(ini)
+        (folder / release / "workers_paste.py").write_text(
+            "def make(everything, name):\n"
+            "    def app(environ, start_response):\n"
+            "        start_response('200 OK', [])\n"
+            "        return [name.encode()]\n"
+            "    return app\n"
+        )
+    current = folder / "current"
+    current.symlink_to("one")
+    return current
+
+
+def test_the_file_that_names_the_application_is_looked_up_anew_as_well(tmp_path: Path) -> None:
+    current = make_releases(tmp_path)
+    words = ["--paste", "site.ini", "-b", "127.0.0.1:0"]
+    with command(*words, cwd=current, workers=1, PWD=str(current)) as run:
+        assert ask(run) == "ini one"
+        current.unlink()
+        current.symlink_to("two")
+        reload(run)
+        assert ask(run) == "ini two"
+        assert end(run, signal.SIGTERM) == 0
+
+
 def test_the_directory_is_looked_up_by_its_name_so_that_a_symlink_may_lead_elsewhere(tmp_path: Path) -> None:
     """Deployments switch `current` from one release to the next."""
-    for release in ("one", "two"):
-        (tmp_path / release).mkdir()
-        write_app(tmp_path / release, release)
-    current = tmp_path / "current"
-    current.symlink_to("one")
+    current = make_releases(tmp_path)
     with supervised(current, PWD=str(current)) as run:
         assert ask(run).startswith("one ")
         current.unlink()

@@ -74,10 +74,13 @@ def assert_ident(run: Command, ident: bytes) -> None:
 
 
 def test_workers_of_the_former_program_finish_what_they_do(tmp_path: Path) -> None:
-    write_app(tmp_path)
-    with supervised(tmp_path) as run, held_request(run, tmp_path) as held:
+    """Those of the new one find their directory where those of the former have found it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    write_app(site)
+    with supervised(tmp_path, "--chdir", "site") as run, held_request(run, tmp_path) as held:
         (old,) = worker_pids(run)
-        write_app(tmp_path, "two")
+        write_app(site, "two")
         upgrade(run)
         assert ask(run).startswith("two ")
         assert held.let_go() == f"one {old}"

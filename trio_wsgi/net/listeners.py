@@ -5,7 +5,8 @@ Laws:
 * All are open before the first connection is accepted, and all are closed by whoever opened them.
 * A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
   already listen under that name.
-* What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file.
+* What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file. One
+  that is a standard stream by its number gets another, as processes that we start have streams of their own.
 * Of a name that stands for several addresses, those that this host has are enough.
 """
 
@@ -13,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,7 +25,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.unixsocket import Access, listen_unix
+from trio_wsgi.net.unixsocket import Access, SocketFile, listen_unix
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Place = tuple[int, SocketAddress]  # family and address, for socket(2) and bind(2)
@@ -45,18 +47,18 @@ class Listener:
     """A listening, non-blocking socket and where it is bound.
 
     Args:
-        remove_file: takes away the file that was made for it; None without one.
+        file: that was made for it, and is taken away when it is closed; None without one.
     """
 
     sock: socket.socket
     address: Address
-    remove_file: Callable[[], None] | None = None
+    file: SocketFile | None = None
 
     def close(self) -> None:
         """Refuse whoever comes from now on. May be called again."""
         if self.sock.fileno() >= 0:
-            if self.remove_file is not None:
-                self.remove_file()
+            if self.file is not None:
+                self.file.remove()
             self.sock.close()
 
     @property
@@ -177,24 +179,35 @@ def borrow_listeners(given: Sequence[socket.socket | trio.SocketListener]) -> It
         yield listeners
 
 
-def _listener(sock: socket.socket, remove_file: Callable[[], None] | None = None) -> Listener:
+def _listener(sock: socket.socket, file: SocketFile | None = None) -> Listener:
     sock.setblocking(False)
     name = sock.getsockname()
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         return Listener(sock, Address("tcp", host=name[0], port=name[1]))
     path = os.fsdecode(name)
-    return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), remove_file)
+    return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), file)
 
 
 def _take_inherited(fd: int) -> Listener:
     sock = socket.socket(fileno=fd)
     try:
         _check_listening(sock)
-        sock.set_inheritable(False)
-        return _listener(sock)
     except BaseException:
         sock.detach()  # it is somebody else's
         raise
+    if fd <= 2:
+        sock = _renumber(sock)
+    sock.set_inheritable(False)
+    return _listener(sock)
+
+
+def _renumber(sock: socket.socket) -> socket.socket:
+    """The same open socket under a number that is no standard stream's; that one stays open, to nothing."""
+    other = socket.socket(fileno=fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, sock.detach())
+    os.close(nothing)
+    return other
 
 
 def _check_listening(sock: socket.socket) -> None:

@@ -8,7 +8,8 @@ Laws:
 * A file that no server answers at is stale and replaced; one that answers is somebody's, and an error.
 * Servers that start or stop under one name at the same time take turns, by a lock on the directory. So what is seen as
   stale is nobody's, and none removes a socket that another has just made.
-* The file is removed in the end, if it is still ours and we still may: whoever has become another user may not.
+* The file is removed in the end, if it is still ours and we still may: whoever has become another user may not. Which
+  file is ours is known from when it was made: as long as the socket is open, no other has its number.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -56,11 +57,41 @@ def find_access(config: Config) -> Access:
     return Access(mode, find_heir(config))
 
 
-def listen_unix(path: str, backlog: int, access: Access) -> tuple[socket.socket, Callable[[], None] | None]:
+class SocketFile(NamedTuple):
+    """The file that was made for a unix socket.
+
+    Args:
+        path: absolute.
+        device, inode: its number (stat(2)).
+    """
+
+    path: str
+    device: int
+    inode: int
+
+    def remove(self) -> None:
+        """Take it away, if it still is the one of then."""
+        file = Path(self.path)
+        with contextlib.suppress(OSError), _taking_turns(file.parent):  # somebody removed it, or we may no longer
+            if find_file(self.path) == self:  # else somebody replaced it: then it is theirs
+                file.unlink()
+
+
+def find_file(path: str) -> SocketFile:
+    """The file that is there now.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = Path(path).lstat()
+    return SocketFile(path, found.st_dev, found.st_ino)
+
+
+def listen_unix(path: str, backlog: int, access: Access) -> tuple[socket.socket, SocketFile | None]:
     """Listen under a path, or under a name of Linux' abstract name space (a leading ``@``).
 
     Returns:
-        The socket, and what removes its file; None where there is no file.
+        The socket, and its file; None where there is none.
 
     Raises:
         OSError: it cannot be bound.
@@ -71,18 +102,18 @@ def listen_unix(path: str, backlog: int, access: Access) -> tuple[socket.socket,
         if path.startswith("@"):
             sock.bind("\0" + path[1:])
             sock.listen(backlog)
-            remove = None
+            made = None
         else:
             file = Path(path).absolute()  # the application may change directory
             with _taking_turns(file.parent):
                 _remove_stale(path)
                 sock.bind(path)
-                remove = build_remover(file)
+                made = find_file(str(file))
                 failing.callback(file.unlink)
                 _admit(file, access)
                 sock.listen(backlog)
         failing.pop_all()
-        return sock, remove
+        return sock, made
 
 
 def _admit(file: Path, access: Access) -> None:
@@ -102,18 +133,6 @@ def _admit(file: Path, access: Access) -> None:
             why = f"cannot give {file} to user {uid}, group {gid}: {exc.strerror}"
             hint = "only root may give files away; a group must be one of ours; -1: left as it is"
             raise ConfigError("unix_socket_owner", why, hint) from exc
-
-
-def build_remover(file: Path) -> Callable[[], None]:
-    """What removes the file of a unix socket, if it still is the one of now."""
-    made = file.lstat()
-
-    def remove() -> None:
-        with contextlib.suppress(OSError), _taking_turns(file.parent):  # somebody removed it, or we may no longer
-            if os.path.samestat(file.lstat(), made):  # else somebody replaced it: then it is theirs
-                file.unlink()
-
-    return remove
 
 
 def _remove_stale(path: str) -> None:

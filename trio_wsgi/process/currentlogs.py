@@ -1,7 +1,11 @@
-"""The supervisor's own logs, which follow the configuration through reloads."""
+"""The supervisor's own logs, which follow the configuration through reloads.
+
+Law: they go by the place of the file, not by its name: the directory that a name counts from may be another by then.
+"""
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from typing import Self
 
@@ -22,7 +26,7 @@ class CurrentLogs:
 
     def __init__(self, config: Config) -> None:
         self._stack = ExitStack()
-        self._config = config.replace(access_logfile=None)
+        self._config = _placed(config)
         self._logs: Logs = self._stack.enter_context(open_logs(self._config))
 
     def __enter__(self) -> Self:
@@ -45,7 +49,7 @@ class CurrentLogs:
         Raises:
             ConfigError: a log file cannot be opened; the old ones stay in use.
         """
-        new = config.replace(access_logfile=None)
+        new = _placed(config)
         if (new.error_logfile, new.log_level) == (self._config.error_logfile, self._config.log_level):
             return
         self._stack.close()  # first, for what it puts back is how the loggers were before any of them
@@ -55,3 +59,11 @@ class CurrentLogs:
         except ConfigError:
             self._logs = self._stack.enter_context(open_logs(self._config))
             raise
+
+
+def _placed(config: Config) -> Config:
+    """The settings of our own log, with its place as it is from the working directory of now."""
+    path = config.error_logfile
+    if path != "-":
+        path = os.path.abspath(path)  # noqa: PTH100 - as the log itself has it: links stay
+    return config.replace(access_logfile=None, error_logfile=path)

@@ -3,7 +3,8 @@
 Laws:
 
 * From here on none of them does what the system would do, which is to end the process: each is kept for the loop.
-* One that is to end the process does end an import, whatever the imported code does with exceptions.
+* One that is to end the process does end an import, whatever the imported code does with exceptions: at the latest when
+  that has kept ours and goes on.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ class EarlySignals:
     """
 
     def __init__(self, handled: Collection[signal.Signals]) -> None:
-        self._handled = handled
+        self.handled = handled
         self._numbers: list[int] = []
         self._interrupts = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in self._handled:
+        for number in self.handled:
             self._before[number] = signal.signal(number, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,21 +45,32 @@ class EarlySignals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if self._interrupts and number in ENDING:
-            raise Stopped(signal.Signals(number).name)
         self._numbers.append(number)
+        if self._interrupts:
+            self._stop_if_told()
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Inside, a signal that is to end the process is raised as `Stopped`."""
+        """Inside, a signal that is to end the process is raised as `Stopped`, and again at the end."""
         self._interrupts = True
         try:
-            for number in ENDING:
-                if number in self._numbers:
-                    raise Stopped(number.name)
+            self._stop_if_told()
             yield
+            self._stop_if_told()
+        except Exception:
+            self._stop_if_told()  # what it has become
+            raise
         finally:
             self._interrupts = False
+
+    def _stop_if_told(self) -> None:
+        for number in ENDING:
+            if number in self._numbers:
+                raise Stopped(number.name)
+
+    def keeps(self, number: int) -> bool:
+        """Whether nobody else has taken the signal since."""
+        return signal.getsignal(number) == self._note
 
     def was_ignored(self, number: int) -> bool:
         """Whether whoever started this process had it ignore the signal, as nohup(1) does."""
@@ -73,9 +85,9 @@ class EarlySignals:
     @contextlib.contextmanager
     def handing_over(self) -> Iterator[None]:
         """Inside, they are blocked, and what was kept is pending: for the program that this process executes there."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
         try:
             self.repeat()
             yield
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._handled)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)

@@ -18,6 +18,7 @@ import logging
 import os
 import queue
 import select
+import signal
 import sys
 import threading
 import time
@@ -207,6 +208,9 @@ class _Writer(logging.Handler):
             self._lines.put_nowait(None)
 
     def _run(self) -> None:
+        # Where a terminal wants no output from the background (stty tostop), it takes that of threads which block the
+        # signal; with the supervisor's handler, the write would begin again and again.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while not self._stopping:
             batch = self._next_batch()
             if self._reopening:

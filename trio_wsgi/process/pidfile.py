@@ -12,6 +12,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -42,17 +43,37 @@ def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
         return
     path = Path(name).absolute()  # the application may change directory
     with _explaining(name):
-        author = _read(path)
-        if author not in {None, os.getpid()} and _lives(author, path.stat().st_mtime):
-            raise ConfigError(
-                "pid", f"{name} names process {author}, which is running", "stop it, or name another file"
-            )
+        _refuse_living(path, name, os.getpid())
         _write(path)
     remove = partial(_remove, path)
     try:
         yield remove
     finally:
         remove()
+
+
+def check_pid_file(name: str | None, pid: int) -> None:
+    """Look whether a process may `open_pid_file`; what it is like stays.
+
+    Args:
+        pid: of that process.
+
+    Raises:
+        ConfigError: as it would.
+    """
+    if name is not None:
+        path = Path(name).absolute()
+        with _explaining(name):
+            _refuse_living(path, name, pid)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent).close()
+
+
+def _refuse_living(path: Path, name: str, pid: int) -> None:
+    author = _read(path)
+    if author not in {None, pid} and _lives(author, path.stat().st_mtime):
+        raise ConfigError("pid", f"{name} names process {author}, which is running", "stop it, or name another file")
 
 
 def _remove_nothing() -> None:

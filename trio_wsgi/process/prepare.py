@@ -20,6 +20,16 @@ from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script
 
 
+def open_standard_streams() -> None:
+    """See that the descriptors 0, 1 and 2 are open, if only to nothing: a socket that got such a number would be
+    written to by every `print`, here and in whatever is started."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+
+
 def prepare_process(config: Config) -> None:
     """Set the environment, the working directory and the import path of the application.
 
@@ -48,8 +58,15 @@ def change_directory(config: Config) -> None:
 
 
 def find_home() -> str:
-    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload."""
-    here, named = Path.cwd(), os.environ.get("PWD", "")
+    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload.
+
+    Raises:
+        ConfigError: it is no more.
+    """
+    try:
+        here, named = Path.cwd(), os.environ.get("PWD", "")
+    except OSError as error:
+        raise ConfigError("working directory", f"it cannot be named: {error.strerror}", "start in another") from None
     with contextlib.suppress(OSError):
         if named and here.samefile(named):
             return named
@@ -66,6 +83,16 @@ def go_home(home: str) -> None:
         os.chdir(home)
     except OSError as error:
         raise ConfigError("working directory", f"{home!r}: {error.strerror}", "make it again") from None
+
+
+def enter_directory(plan: Plan) -> None:
+    """Be in the directory that a plan is served in, wherever we are now.
+
+    Raises:
+        ConfigError: it is no more, or `change_directory` cannot be done.
+    """
+    go_home(plan.home)
+    change_directory(plan.config)
 
 
 def prepare_imports(config: Config) -> None:

@@ -61,7 +61,7 @@ class Sockets:
 
     def missing(self, config: Config) -> list[Address]:
         """The addresses that are to be opened."""
-        return [address for address in config.addresses if address not in self._places]
+        return [address for address in each_address(config) if address not in self._places]
 
     def open_missing(self, config: Config, resolved: Sequence[Resolved]) -> None:
         """Open them.
@@ -99,7 +99,7 @@ class Sockets:
 
     def listeners(self, config: Config) -> list[Listener]:
         """Where we listen, for people."""
-        return [listener for address in config.addresses for listener in self._places[address].listeners]
+        return [listener for address in each_address(config) for listener in self._places[address].listeners]
 
     def listeners_of(self, config: Config, number: int) -> list[Listener]:
         """The sockets of the worker with this number, from 1.
@@ -108,7 +108,7 @@ class Sockets:
             ConfigError: one of its own cannot be opened.
         """
         found: list[Listener] = []
-        for place in map(self._places.__getitem__, config.addresses):
+        for place in map(self._places.__getitem__, each_address(config)):
             if number == 1 or not (config.reuse_port and place.spread):
                 found += place.listeners
                 continue
@@ -123,3 +123,8 @@ class Sockets:
             for number in [number for number in place.siblings if number > count]:
                 for listener in place.siblings.pop(number):
                     listener.close()
+
+
+def each_address(config: Config) -> list[Address]:
+    """Each once, in their order: one descriptor would be served, and closed, twice."""
+    return list(dict.fromkeys(config.addresses))

@@ -15,21 +15,21 @@ import signal
 
 import trio
 
-from trio_wsgi.errors import BootError, ConfigError
+from trio_wsgi.errors import BootError
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
-from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.prepare import change_directory, load_plan, prepare_process
-from trio_wsgi.process.privileges import decide_identity, set_umask
+from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.supervisor import SIGNALS, Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.upgrade import CHECK_VARIABLE, STATE_VARIABLE, execute, format_legacy, parse_legacy
-from trio_wsgi.process.worker import EXIT_CLEAN, serve_process
+from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
+from trio_wsgi.process.upgrade import STATE_VARIABLE, execute, format_legacy, let_go, parse_legacy
+from trio_wsgi.process.worker import serve_process
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -50,22 +50,12 @@ def serve_plan(plan: Plan, read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> i
         BootError: with workers: none could boot.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
-    if os.environ.pop(CHECK_VARIABLE, ""):
-        return _try(plan)
+    if os.environ.pop(TRIAL_VARIABLE, ""):
+        be_tried(plan, state)
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_process(lambda: load_plan(plan), plan.config, systemd)
     return _supervise(plan, read_plan, systemd, state)
-
-
-def _try(plan: Plan) -> int:
-    """Get as far as a supervisor would that is to become this program."""
-    if plan.config.workers == 0:
-        raise ConfigError("workers", "an upgrade cannot do without its supervisor", "stop it, and start it anew")
-    prepare_process(plan.config)
-    with open_logs(plan.config):
-        load_plan(plan)
-    return EXIT_CLEAN
 
 
 def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) -> int:
@@ -75,7 +65,8 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
         state: what a former self has left, or nothing.
     """
     change_directory(plan.config)
-    set_umask(plan.config)
+    umask = Umask()
+    umask.follow(plan.config)
     decide_identity(plan.config)  # before anything is bound: whom a worker could not become is a mistake
     check_affinity(plan.config.cpu_affinity)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
@@ -89,27 +80,30 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
                 if legacy is None:
                     sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
                 told.enter_context(open_pid_file(plan.config.pid))
-                supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
+                supervisor = Supervisor(plan, read_plan, sockets, logs, umask, systemd)
                 ending = trio.run(supervisor.run, early, legacy)
                 if ending is not Ending.UPGRADE:
                     break
-                state = _become_new(supervisor, early, logs, systemd)
+                state = _become_new(supervisor, early, logs, umask, systemd)
         log.info("stopped")
     if supervisor.failure is not None:
         raise BootError(supervisor.failure.text, supervisor.exit_code)
     return supervisor.exit_code
 
 
-def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, systemd: Systemd) -> str:
+def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> str:
     """Replace this program by itself; returns what it leaves to itself if that cannot be."""
     legacy = supervisor.leave()
     state = format_legacy(legacy)
+    let_go(legacy)
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()
+    umask.restore()
     with early.handing_over():
         try:
             execute(state, legacy.plan.home, environ)
         except OSError as error:
             log.error("the new program cannot be executed: %s", error)
+    umask.follow(legacy.plan.config)
     return state

@@ -6,6 +6,8 @@ Laws:
 * Signs of life come from the event loop, so that one which is blocked gives none.
 * When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
 * A failure to boot goes up the channel in words; it is the supervisor who shows it.
+* Once nothing is served any more, what the application does at exit, and threads that it has left, get
+  `graceful_timeout`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import math
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from typing import NoReturn
@@ -45,7 +48,7 @@ from trio_wsgi.process.order import (
     parse_message,
     parse_order,
 )
-from trio_wsgi.process.prepare import change_directory, go_home, load_plan, prepare_imports
+from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.tuning import tune_process
@@ -55,6 +58,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 EXIT_CONFIG = 1
 EXIT_IMPORT = 4  # gunicorn's: there is no such application
+SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
@@ -68,7 +72,10 @@ def main(fd: int) -> NoReturn:
     sock.set_inheritable(False)
     faulthandler.enable(file=fd)
     faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
-    signal.signal(signal.SIGHUP, _ignore)  # for the supervisor, who names us by our common name
+    # For the supervisor, when they are sent to all of us by our common name.
+    signal.signal(signal.SIGHUP, _ignore)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
     try:
         order = parse_order(receive_first_line(sock))
     except EOFError:
@@ -89,7 +96,14 @@ def main(fd: int) -> NoReturn:
         code = failed.exit_code
     for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
+    _limit_end(order.plan.config.graceful_timeout, sock.detach())  # open to the end, for faulthandler
     sys.exit(code)
+
+
+def _limit_end(seconds: float, fd: int) -> None:
+    """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
+    if math.isfinite(seconds):  # neither 0, nor more than C can count
+        faulthandler.dump_traceback_later(min(max(seconds, SHORTEST_END), threading.TIMEOUT_MAX), exit=True, file=fd)
 
 
 def _send(sock: socket.socket, message: Failed) -> None:
@@ -118,8 +132,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     pin_worker(config.cpu_affinity, order.number - 1)
     set_umask(config)
     identity = decide_identity(config)
-    go_home(order.plan.home)
-    change_directory(config)
+    enter_directory(order.plan)
     prepare_imports(config)
     with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
         listeners = [_take_listener(each) for each in order.listeners]
@@ -183,12 +196,21 @@ async def _beat(channel: Channel, timeout: float) -> None:
         await trio.sleep(min(BEAT, timeout / SILENT_SPELLS / 2) if math.isfinite(timeout) else BEAT)
 
 
+def _innermost(error: BaseException) -> list[str]:
+    """The first error that a group is made of, in short: the traceback of a group ends in lines of its frame."""
+    if not isinstance(error, BaseExceptionGroup):
+        return []
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return traceback.format_exception_only(error)
+
+
 def describe_failure(error: Exception) -> Failed:
     """What the supervisor is told of an error that ended the boot."""
     if isinstance(error, ConfigError):
         return Failed(str(error), EXIT_CONFIG)
     if not isinstance(error, AppLoadError):
-        return Failed("".join(traceback.format_exception(error)).rstrip(), EXIT_BOOT)
+        return Failed("".join([*traceback.format_exception(error), *_innermost(error)]).rstrip(), EXIT_BOOT)
     cause = error.__cause__
     wrong_name = cause is None or isinstance(cause, ImportError | SyntaxError | AttributeError)
     lines = [] if cause is None else traceback.format_exception(cause)

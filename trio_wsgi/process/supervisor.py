@@ -5,6 +5,7 @@ Laws:
 * Structure is lifetime: signals ⊃ processes ⊃ what is to be done about them. Whatever ends the innermost, every worker
   is told, and waited for.
 * What takes time (the first boot, a reload, an upgrade) happens one after another; what ends us does not wait for it.
+  That no worker can boot any more does: what is under way may be what mends it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
 * Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
   a file changes, and who connects waits in the kernel's queue.
@@ -32,10 +33,13 @@ from trio_wsgi.process.exits import collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
-from trio_wsgi.process.prepare import change_directory, go_home
+from trio_wsgi.process.prepare import enter_directory, go_home
+from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.upgrade import Legacy, try_program
+from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
+from trio_wsgi.process.trial import try_program
+from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
 
@@ -66,7 +70,13 @@ class Supervisor:
     """
 
     def __init__(
-        self, plan: Plan, read_plan: ReadPlan, sockets: Sockets, logs: CurrentLogs, systemd: Systemd = UNKNOWN
+        self,
+        plan: Plan,
+        read_plan: ReadPlan,
+        sockets: Sockets,
+        logs: CurrentLogs,
+        umask: Umask,
+        systemd: Systemd = UNKNOWN,
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
         self.exit_code = EXIT_CLEAN
@@ -74,12 +84,14 @@ class Supervisor:
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
+        self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
+        self._job = trio.Lock()  # one after another
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
-        self._may_hang_up = False  # whether HUP may mean that the terminal has gone
+        self._terminal = NO_TERMINAL
 
     async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
         """Have workers serve until a signal ends it.
@@ -90,7 +102,7 @@ class Supervisor:
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
         """
-        self._may_hang_up = has_terminal() and not early.was_ignored(signal.SIGHUP)
+        self._terminal = find_terminal(early)
         with trio.open_signal_receiver(*set(SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
@@ -117,7 +129,7 @@ class Supervisor:
 
     def _is_well(self) -> bool:
         """Whether clients are served, as far as that was asked for; whoever is silent for too long is killed here."""
-        wanted = self._fleets[-1].count if self._fleets and self._ending is None else 0
+        wanted = self._fleet.count if self._fleets and self._ending is None else 0
         return wanted == 0 or any(child.state in {State.BOOTING, State.SERVING} for child in self._children())
 
     # -- signals -----------------------------------------------------------------------------------------------------
@@ -189,16 +201,18 @@ class Supervisor:
             async with trio.open_nursery() as self._keepers:
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
-                if legacy is None:
-                    await self._start()
-                else:
-                    await self._succeed(legacy)
+                async with self._job:
+                    if legacy is None:
+                        await self._start()
+                    else:
+                        await self._succeed(legacy)
                 async for number in jobs:
-                    await self._do(signal.Signals(number))
+                    async with self._job:
+                        await self._do(signal.Signals(number))
 
     async def _do(self, number: signal.Signals) -> None:
         count, name = self._fleet.count, number.name
-        if number == signal.SIGHUP and self._may_hang_up and not has_terminal():
+        if number == signal.SIGHUP and self._terminal.has_gone():
             log.info("%s: the terminal has gone: finishing what is under way", name)
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:
@@ -243,7 +257,8 @@ class Supervisor:
         await self._replace(plan, signal.SIGUSR2.name)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
-        self._fleets = [fleet for fleet in self._fleets if fleet.children]
+        # The one that counts stays, as a slot of it may start another worker.
+        self._fleets = [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
         hear_imports = ignore_imports if self._watch is None else self._watch.add
         fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
         self._fleets.append(fleet)
@@ -251,12 +266,16 @@ class Supervisor:
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
-        if failure is not None and self._watch is not None:
-            if fleet is self._fleet:
+        if failure is None:
+            return
+        async with self._job:
+            if fleet is not self._fleet:
+                return  # a reload has mended it
+            if self._watch is not None:
                 await self._wait_for_change()
-        elif failure is not None:
-            log.critical("no worker is left, and none can boot: giving up")
-            self._fail(failure, EXIT_BOOT)
+            else:
+                log.critical("no worker is left, and none can boot: giving up")
+                self._fail(failure, EXIT_BOOT)
 
     def _where(self) -> str:
         config = self._plan.config
@@ -290,7 +309,8 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            change_directory(plan.config)
+            enter_directory(plan)
+            self._umask.follow(plan.config)
             check_affinity(plan.config.cpu_affinity)
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
@@ -316,9 +336,9 @@ class Supervisor:
     def _keep_plan(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
+        self._umask.follow(self._plan.config)
         with contextlib.suppress(ConfigError):  # the directory is gone
-            go_home(self._plan.home)
-            change_directory(self._plan.config)
+            enter_directory(self._plan)
         self._sockets.close_others(self._plan.config)
         self._sockets.close_siblings(self._fleet.count)
         self._tell_ready()
@@ -326,7 +346,7 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout)
+        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout, format_legacy(self.leave()))
         if wrong:
             log.error("SIGUSR2: nothing changes: %s", wrong)
             self._tell_ready()
@@ -339,12 +359,3 @@ async def _hang_up_on_change(watch: Watch) -> None:
     while True:
         log.info("%s", describe_changes(await watch.wait_changed()))
         signal.raise_signal(signal.SIGHUP)
-
-
-def has_terminal() -> bool:
-    """Whether somebody at a terminal controls this process (tty(4))."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True

@@ -2,7 +2,7 @@
 
 Laws:
 
-* The command line is what it was. Another process tries it first: it must get as far as having the application.
+* The command line is what it was. Another process tries it first (`trial`).
 * Sockets and channels stay open over exec(2), and an environment variable says which is which.
 * Signals are blocked meanwhile (`EarlySignals`); they come once the new program can obey them.
 """
@@ -10,29 +10,28 @@ Laws:
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
-import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from trio_wsgi.address import Address
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener
-from trio_wsgi.net.unixsocket import build_remover
+from trio_wsgi.net.unixsocket import SocketFile
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
-from trio_wsgi.process.exits import describe_exit
 from trio_wsgi.process.order import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.sockets import Place
 
 STATE_VARIABLE = "_TRIO_WSGI_STATE"
-CHECK_VARIABLE = "_TRIO_WSGI_CHECK"
+
+TakeSocket = Callable[[int], socket.socket]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Legacy:
 
 
 def format_legacy(legacy: Legacy) -> str:
-    """The text that says it. Sockets and channels are let go of, and open over exec(2): their numbers count now."""
+    """The text that says it, with the numbers of sockets and channels."""
     value = {
         "plan": plan_to_json(legacy.plan),
         "count": legacy.count,
@@ -69,7 +68,7 @@ def format_legacy(legacy: Legacy) -> str:
             [
                 child.number,
                 child.pid,
-                _let_go(child.channel.detach()),
+                child.channel.fileno(),
                 child.state.value,
                 child.unwanted.is_set(),
                 base64.b64encode(child.channel.received).decode(),
@@ -80,8 +79,33 @@ def format_legacy(legacy: Legacy) -> str:
     return json.dumps(value)
 
 
-def parse_legacy(text: str) -> Legacy:
+def let_go(legacy: Legacy) -> None:
+    """Leave its sockets and channels open, over exec(2) as well: from now on their numbers count."""
+    for place in legacy.places:
+        for listeners in (place.listeners, *place.siblings.values()):
+            for listener in listeners:
+                os.set_inheritable(listener.sock.detach(), True)
+    for child in legacy.children:
+        os.set_inheritable(child.channel.detach(), True)
+
+
+def take_socket(fd: int) -> socket.socket:
+    """The socket that a former self has left open.
+
+    Raises:
+        OSError: the descriptor is not open, or no socket.
+    """
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock
+
+
+def parse_legacy(text: str, take: TakeSocket = take_socket) -> Legacy:
     """What a text says.
+
+    Args:
+        take: gives the socket of a descriptor.
 
     Raises:
         ConfigError, ValueError, KeyError, TypeError: it comes from a version too different.
@@ -94,79 +118,51 @@ def parse_legacy(text: str) -> Legacy:
         places=[
             Place(
                 Address(**place["address"]),
-                _parse_listeners(place["listeners"]),
+                _parse_listeners(place["listeners"], take),
                 place["spread"],
-                {int(number): _parse_listeners(each) for number, each in place["siblings"].items()},
+                {int(number): _parse_listeners(each, take) for number, each in place["siblings"].items()},
             )
             for place in value["places"]
         ],
-        children=[_parse_child(*each) for each in value["children"]],
+        children=[_parse_child(take, *each) for each in value["children"]],
     )
 
 
-def _parse_child(number: int, pid: int, fd: int, state: str, unwanted: bool, received: str) -> Child:
-    child = Child(number, pid, Channel(socket.socket(fileno=fd), base64.b64decode(received)), State(state))
+def check_legacy(text: str) -> None:
+    """Look whether `parse_legacy` would understand it, in a process that has none of the sockets.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            parse_legacy(text, lambda fd: stack.enter_context(socket.socket()))
+        except (ConfigError, ValueError, KeyError, TypeError) as error:
+            why = f"this version cannot take over from the one that runs: {error!r}"
+            raise ConfigError("upgrade", why, "stop it, and start it anew") from error
+
+
+def _parse_child(take: TakeSocket, number: int, pid: int, fd: int, state: str, unwanted: bool, received: str) -> Child:
+    child = Child(number, pid, Channel(take(fd), base64.b64decode(received)), State(state))
     if unwanted:
         child.unwanted.set()
     return child
 
 
 def _format_listeners(listeners: Iterable[Listener]) -> list[Any]:
+    return [[listener.sock.fileno(), asdict(listener.address), listener.file] for listener in listeners]
+
+
+def _parse_listeners(values: Iterable[Any], take: TakeSocket) -> list[Listener]:
     return [
-        [_let_go(listener.sock.detach()), asdict(listener.address), listener.remove_file is not None]
-        for listener in listeners
+        Listener(take(fd), Address(**address), None if file is None else SocketFile(*file))
+        for fd, address, file in values
     ]
-
-
-def _let_go(fd: int) -> int:
-    os.set_inheritable(fd, True)
-    return fd
-
-
-def _parse_listeners(values: Iterable[Any]) -> list[Listener]:
-    listeners = []
-    for fd, address, has_file in values:
-        sock = socket.socket(fileno=fd)
-        sock.set_inheritable(False)
-        sock.setblocking(False)
-        where = Address(**address)
-        listeners.append(Listener(sock, where, build_remover(Path(where.path)) if has_file else None))
-    return listeners
 
 
 def build_command_line() -> list[str]:
     """What this process was started with."""
     return [sys.executable, *sys.orig_argv[1:]]
-
-
-async def try_program(home: str, timeout: float) -> str:
-    """Start the program anew as if it were to serve, up to having the application.
-
-    Args:
-        home: the directory that it is started in.
-        timeout: seconds that it may take.
-
-    Returns:
-        What is wrong with it; empty when nothing is.
-
-    Cancellation: it is killed.
-    """
-    with trio.move_on_after(timeout):
-        done = await trio.run_process(
-            build_command_line(),
-            env={**os.environ, CHECK_VARIABLE: "1"},
-            cwd=home,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_stdout=True,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        if done.returncode == 0:
-            return ""
-        said = done.stdout.decode(errors="replace").rstrip()
-        return f"{said}\n({describe_exit(done.returncode)})".lstrip()
-    return f"it took more than {timeout:g} s (boot_timeout)"
 
 
 def execute(legacy: str, home: str, environ: Mapping[str, str]) -> None:

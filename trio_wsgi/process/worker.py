@@ -7,7 +7,9 @@ Laws:
   once.
 * These hold from the moment that logs are open: a signal while the application is imported ends the process, one that
   comes before the loop runs is obeyed by the loop.
-* HUP reads the certificates anew; where there is a supervisor, it is the supervisor's.
+* HUP reads the certificates anew; where there is a supervisor, it is the supervisor's. When the terminal has gone, that
+  HUP is a TERM.
+* USR2 does nothing without a supervisor, and says so, unless it is the application's.
 * An application thread that ignores all this does not keep the process alive.
 * However the process ends, the files of its unix sockets and its pid file are gone.
 * What only root may do is done first: logs, sockets, keys and the pid file are open before we become somebody else, and
@@ -37,7 +39,9 @@ from trio_wsgi.process.logs import Logs, enable_loggers, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
+from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
 from trio_wsgi.process.tuning import tune_process
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware
@@ -48,6 +52,7 @@ EXIT_CLEAN = 0
 EXIT_FORCED = 1  # ended by a second signal, with requests under way
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
 SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
+SIGNAL_UPGRADE = signal.SIGUSR2
 SIGNALS = tuple(filter(None, (*ENDING, signal.SIGHUP, signal.SIGUSR1, SIGNAL_DUMP)))
 
 
@@ -105,12 +110,13 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
     identity = decide_identity(config)
     with (
         open_logs(config) as logs,
-        EarlySignals(SIGNALS) as early,
+        EarlySignals(SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SIGNALS, SIGNAL_UPGRADE)) as early,
         open_listeners(
-            resolve(config.addresses), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
+            resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
+        terminal = find_terminal(early)
         pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
@@ -122,10 +128,14 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
             return EXIT_CLEAN
         enable_loggers()
         tune_process()
-        outside = Outside(systemd, remove_pid_file)
+        outside = Outside(systemd, remove_pid_file, terminal)
         run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
+
+
+def _is_taken(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_DFL
 
 
 def _do_nothing() -> None:
@@ -138,6 +148,7 @@ class Outside:
 
     systemd: Systemd = UNKNOWN
     remove_pid_file: Callable[[], None] = _do_nothing
+    terminal: Terminal = NO_TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +215,13 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         raise error from error.__cause__
 
 
+def _find_ours(early: EarlySignals) -> list[signal.Signals]:
+    """The signals that we obey; of USR2, we only say that it does nothing, so an application may have it."""
+    return [number for number in early.handled if number != SIGNAL_UPGRADE or early.keeps(number)]
+
+
 async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
-    with trio.open_signal_receiver(*SIGNALS) as signals:
+    with trio.open_signal_receiver(*_find_ours(early)) as signals:
         early.repeat()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, process)
@@ -248,13 +264,18 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
         elif number == signal.SIGUSR1:
             process.say("%s: reopening the log files", name)
             process.logs.reopen()
-        elif number == signal.SIGHUP:
-            if process.alone and not ending:  # else a supervisor sees to it
-                await reload_certificates(process)
+        elif number == SIGNAL_UPGRADE:
+            log.warning("%s: nothing changes: a process without a supervisor cannot be upgraded", name)
+        elif number == signal.SIGHUP and (ending or not process.alone):
+            continue  # a supervisor sees to it
+        elif number == signal.SIGHUP and not process.outside.terminal.has_gone():
+            await reload_certificates(process)
         elif ending and process.alone:
             log.warning("%s: stopping at once", name)
             process.exit_now(EXIT_FORCED)
-        elif number == signal.SIGTERM:
+        elif number in {signal.SIGTERM, signal.SIGHUP}:
+            if number == signal.SIGHUP:
+                process.say("%s: the terminal has gone", name)
             timeout = process.server.config.graceful_timeout
             process.say("%s: finishing what is under way, for up to %g s", name, timeout)
             process.outside.systemd.tell_stopping("finishing what is under way")

@@ -1,0 +1,34 @@
+"""Rules of signals that come while the application is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+import pytest
+
+from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
+
+
+@pytest.mark.parametrize("becomes", ["nothing", "another error"])
+def test_an_import_that_keeps_the_end_to_itself_is_ended_when_it_is_over(becomes: str) -> None:
+    """`except:` of its own is found in applications that try one module and then another."""
+    reached = False
+    with EarlySignals(ENDING) as early, pytest.raises(Stopped, match="SIGTERM"), early.interrupting():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGTERM)
+        reached = True
+        if becomes == "another error":
+            raise ImportError("neither of them")
+    assert reached
+
+
+def test_what_ends_nothing_waits_for_the_loop() -> None:
+    heard: list[int] = []
+    with EarlySignals([*ENDING, signal.SIGHUP]) as early:
+        with early.interrupting():
+            signal.raise_signal(signal.SIGHUP)
+        before = signal.signal(signal.SIGHUP, lambda number, frame: heard.append(number))
+        early.repeat()
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIGHUP]
