@@ -245,6 +245,11 @@ def test_a_wrong_value_is_told_the_fix(values: dict[str, Any], words: str) -> No
             "TRIO_WSGI_THREAD: there is no such setting (did you mean TRIO_WSGI_THREADS?)",
         ),
         ({}, {"TRIO_WSGI_threads": "1"}, "did you mean TRIO_WSGI_THREADS?"),
+        (
+            {},
+            {"TRIO_WSGI_LOG_FILE": "a", "TRIO_WSGI_ERROR_LOGFILE": "b"},
+            "TRIO_WSGI_ERROR_LOGFILE: TRIO_WSGI_LOG_FILE is there, too (keep one)",
+        ),
         ({}, {"TRIO_WSGI_BIND": "'a"}, 'TRIO_WSGI_BIND: "\'a" No closing quotation'),
         ({}, {"PORT": "http"}, "PORT: '0.0.0.0:http' has no port between 0 and 65535"),
         ({}, {"SENDFILE": "2"}, "SENDFILE: '2' is neither yes nor no"),
@@ -300,6 +305,10 @@ def test_file_forms(name: str, text: str, threads: int) -> None:
     assert load_toml(text, name).threads == threads
 
 
+def test_every_long_flag_is_a_variable() -> None:
+    assert load_config({}, {"TRIO_WSGI_LOG_FILE": "a.log"}).config == Config(error_logfile="a.log")
+
+
 @pytest.mark.parametrize("key", ["log-file", "log_file", "error-logfile"])
 def test_every_long_flag_is_a_key(key: str) -> None:
     assert load_toml(f"{key} = 'a.log'") == Config(error_logfile="a.log")
@@ -311,7 +320,10 @@ def test_every_long_flag_is_a_key(key: str) -> None:
         ("threads = ", "site.toml is not TOML"),
         ("threads = '2'", "threads in site.toml: '2' is a text; write 2, without quotes"),
         ("[trio-wsgi]\nthread = 2", "thread in site.toml: there is no such setting (did you mean threads?)"),
-        ("[tool.other]\nx = 1", "tool in site.toml: there is no such setting"),
+        ("[tool.other]\nx = 1", "tool in site.toml: there is no such setting (settings stand at the top, in"),
+        ("[server]\nthreads = 2", "server in site.toml: there is no such setting (settings stand at the top, in"),
+        ("worker_class = 'gthread'", "worker_class in site.toml: there is no such setting (there is one kind of"),
+        ("log-file = 'a'\nerror-logfile = 'b'", "error-logfile in site.toml: it is written twice"),
         ("keep-alive = 1\nkeep_alive = 2", "keep_alive in site.toml: it is written twice"),
     ],
 )

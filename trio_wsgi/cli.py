@@ -45,6 +45,7 @@ _LEAVES = "trio_wsgi.integrations."
 _RELOAD = "write --reload instead"
 
 FILES = "files"  # in place of an application; a module of this name is served as files:app
+_MODES = {"auto", "v1", "v2", "off"}  # gunicorn's, after --proxy-protocol
 _FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
 
 _USAGE = "%(prog)s [options] MODULE:APP\n       %(prog)s files DIR [options]"
@@ -150,6 +151,8 @@ def parse_arguments(
         if not rest:
             raise ConfigError(FILES, "no directory is named", "write trio-wsgi files DIR")
         options.directory = rest.pop(0)
+    if rest and options.app in _MODES and getattr(options, "proxy_protocol", False):
+        raise ConfigError("--proxy-protocol", f"it takes no {options.app!r}", "leave it out: it reads both versions")
     if rest:
         raise ConfigError("command line", f"{rest[0]!r} is one word too many", "name one application")
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}

@@ -36,8 +36,8 @@ Every setting can be given in five places. The first that names it counts; a lis
 
 In Python they are the fields of `trio_wsgi.config.Config`: `Config(header_timeout=10)`.
 
-- Where a setting has several flags, the last is its *name*: `--error-logfile` is `TRIO_WSGI_ERROR_LOGFILE`.
-  Keys of files may be the other long ones as well: `log-file`.
+- Where a setting has several long flags, each is a variable and a key, too: `--error-logfile`, `TRIO_WSGI_LOG_FILE`,
+  `log-file`.
 - A *duration* is in seconds: `30`, `1.5`, also `500ms`, `5m`, `1h`; `none` switches the deadline off.
 - A *size* is in bytes: `8190`, also `64k`, `1m`, `1g` (powers of 1024).
 - *Yes and no* are `--sendfile` and `--no-sendfile`, `TRIO_WSGI_SENDFILE=0`, `sendfile = false`.

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from trio_wsgi.config import SETTINGS, Config, find_setting
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.foreign import find_hint
 from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
 DEFAULT_FILE = "pyproject.toml"
@@ -104,14 +105,16 @@ def _read_familiar(environ: Mapping[str, str]) -> Layer:
 
 
 def _read_environment(environ: Mapping[str, str]) -> Layer:
-    layer = {}
+    layer: Layer = {}
     for variable, text in environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
             continue
         name = find_setting(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
-        if name is None or variable != SETTINGS[name].variable:
+        if name is None or variable != variable.upper():
             known = [setting.variable for setting in SETTINGS.values()]
             raise ConfigError(variable, "there is no such setting", nearest(variable.upper(), known))
+        if name in layer:
+            raise ConfigError(variable, f"{layer[name].origin} is there, too", "keep one")
         layer[name] = Given(SETTINGS[name].parse(text, variable), variable)
     return layer
 
@@ -173,8 +176,10 @@ def _read_table(table: dict[str, Any], path: Path) -> Layer:
     for key, value in table.items():
         name, label = find_setting(key), f"{key} in {path}"
         if name is None:
-            raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), SETTINGS))
+            tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
+            hint = tables if isinstance(value, dict) else find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
+            raise ConfigError(label, "there is no such setting", hint)
         if name in layer:
-            raise ConfigError(label, "it is written twice, with dashes and with underscores", "keep one")
+            raise ConfigError(label, "it is written twice, by two of its names", "keep one")
         layer[name] = Given(SETTINGS[name].accept(value, label), str(path))
     return layer
