@@ -19,7 +19,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -49,6 +50,7 @@ QUICK_TIMEOUT = 10.0  # seconds for workers to end that were told to be quick, o
 JOBS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # one after another
 SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
 
+Job = Callable[[], Awaitable[None]]
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
 
 
@@ -88,7 +90,7 @@ class Supervisor:
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
-        self._job = trio.Lock()  # one after another
+        self._ask: trio.MemorySendChannel[Job]  # for what is done one after another, while we govern
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
@@ -195,20 +197,25 @@ class Supervisor:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def _govern(self, early: EarlySignals, legacy: Legacy | None) -> None:
-        """Start, and then do what signals ask for, one after another."""
-        with trio.open_signal_receiver(*JOBS) as jobs:
+        """Start, and then do what is asked for, one after another."""
+        with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
-            async with trio.open_nursery() as self._keepers:
+            self._ask, jobs = trio.open_memory_channel[Job](0)
+            async with self._ask, jobs, trio.open_nursery() as self._keepers:
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
-                async with self._job:
-                    if legacy is None:
-                        await self._start()
-                    else:
-                        await self._succeed(legacy)
-                async for number in jobs:
-                    async with self._job:
-                        await self._do(signal.Signals(number))
+                self._keepers.start_soon(self._pass_on, signals)
+                if legacy is None:
+                    await self._start()
+                else:
+                    await self._succeed(legacy)
+                async for job in jobs:
+                    await job()
+
+    async def _pass_on(self, signals: AsyncIterator[int]) -> None:
+        """Whoever asks waits until it is its turn: signals that come again meanwhile are one."""
+        async for number in signals:
+            await self._ask.send(partial(self._do, signal.Signals(number)))
 
     async def _do(self, number: signal.Signals) -> None:
         count, name = self._fleet.count, number.name
@@ -266,16 +273,18 @@ class Supervisor:
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
-        if failure is None:
-            return
-        async with self._job:
-            if fleet is not self._fleet:
-                return  # a reload has mended it
-            if self._watch is not None:
-                await self._wait_for_change()
-            else:
-                log.critical("no worker is left, and none can boot: giving up")
-                self._fail(failure, EXIT_BOOT)
+        if failure is not None:
+            await self._ask.send(partial(self._give_up, fleet, failure))
+
+    async def _give_up(self, fleet: Fleet, failure: Failed) -> None:
+        """No worker of a fleet is left, and none can boot."""
+        if fleet is not self._fleet:
+            return  # a reload has mended it
+        if self._watch is not None:
+            await self._wait_for_change()
+        else:
+            log.critical("no worker is left, and none can boot: giving up")
+            self._fail(failure, EXIT_BOOT)
 
     def _where(self) -> str:
         config = self._plan.config
