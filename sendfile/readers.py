@@ -5,12 +5,14 @@ Laws:
 * At most four fetch at a time; who asked first is served first. A thousand cold files hold four threads.
 * A thread reads through a descriptor of its own, a copy made when its turn comes: whoever asked may forget the fetch
   and close the file at any moment. A cancelled delivery ends at once, even where the disk never answers.
+* Where descriptors have run out there is no copy, and nothing is fetched: whoever asked is told, and goes on without.
 * A fetch moves no byte to any socket, so forgetting one loses nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from sendfile.span import FileSpan
 __all__ = ["Fetch", "Readers"]
 
 _THREADS = 4
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class _Result(Protocol):
@@ -34,14 +37,18 @@ class _Result(Protocol):
 
 
 class Fetch:
-    """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one."""
+    """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
 
-    __slots__ = ("count", "done", "seconds", "span")
+    ``skipped`` then tells that nothing was fetched, for want of descriptors.
+    """
+
+    __slots__ = ("count", "done", "seconds", "skipped", "span")
 
     def __init__(self, span: FileSpan, count: int, done: Callable[[Exception | None], None]) -> None:
         self.span = span
         self.count = count
         self.seconds = 0.0  # how long it took
+        self.skipped = False
         self.done: Callable[[Exception | None], None] | None = done
 
 
@@ -71,8 +78,9 @@ class Readers:
             token = trio.lowlevel.current_trio_token()
             try:
                 fd = os.dup(fetch.span.file.fileno())
-            except (OSError, ValueError) as error:  # closed under us, or no descriptor left
-                token.run_sync_soon(self._finish, fetch, error)
+            except (OSError, ValueError) as error:  # no descriptor left, or closed under us
+                fetch.skipped = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
+                token.run_sync_soon(self._finish, fetch, None if fetch.skipped else error)
                 continue
             trio.lowlevel.start_thread_soon(partial(self._read, fd, fetch), partial(self._report, token, fetch))
 

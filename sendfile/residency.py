@@ -2,7 +2,7 @@
 
 Laws:
 
-* Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread.
+* Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread. A lack of descriptors fails none.
 * Looking is sampled: bytes between two pages that are in memory count as in memory; the two are at most 256 KiB apart
   at first, and up to 2 MiB after MiB upon MiB that were (looks cost some 1 % of the CPU of a warm download). Where the
   sample errs, one step waits for the disk; nothing worse.
@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-from pathlib import Path
 
 from sendfile.send import STEP
 from sendfile.span import FileSpan, HasFileno
@@ -63,15 +62,30 @@ class Disk:
     def fetch(self, fd: int, offset: int, count: int) -> None:
         """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read."""
         end = offset + count
-        try:
-            with Path(os.devnull).open("wb", buffering=0) as null:  # Linux splices the pages there and copies none
-                while offset < end and (n := os.sendfile(null.fileno(), fd, offset, end - offset)):
-                    offset += n
-        except (AttributeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _CANNOT_SPLICE:
-                raise
-            while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
-                offset += len(data)
+        if _splice(fd, offset, end):
+            return
+        while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
+            offset += len(data)
+
+
+def _splice(fd: int, offset: int, end: int) -> bool:
+    """Fetch bytes by splicing them to /dev/null: Linux copies none. False where it cannot, or no descriptor is left."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        while offset < end and (n := os.sendfile(null, fd, offset, end - offset)):
+            offset += n
+    except AttributeError:
+        return False
+    except OSError as error:
+        if error.errno in _CANNOT_SPLICE:
+            return False
+        raise
+    finally:
+        os.close(null)
+    return True
 
 
 class Residency:
@@ -158,4 +172,12 @@ class Frontier:
     def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
         """They are in memory now, ``seconds`` after somebody set out to bring them."""
         residency.remember(span.file.fileno(), span.offset, count, seconds, now)
+        self._believe(span, count, now)
+
+    def dare(self, span: FileSpan, now: float) -> None:
+        """Nothing can be fetched: have the next bytes sent all the same, be it that a step waits for the disk."""
+        self._window = _FIRST_WINDOW
+        self._believe(span, self.wanted(span), now)
+
+    def _believe(self, span: FileSpan, count: int, now: float) -> None:
         self._file, self._first, self._end, self._at = span.file, span.offset, span.offset + count, now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import IO
 
 import pytest
 import trio
+from faults import no_descriptor_left
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -274,6 +276,29 @@ async def test_a_really_evicted_file(pump: Pump, kernel: bool, tmp_path: Path, p
         assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
 
 
+async def test_without_descriptors_it_goes_on_without_fetching(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes]
+) -> None:
+    """No copy for a thread can be had (dup(2), EMFILE): a step may wait for the disk, and nobody is cut."""
+    parts = queue(b"head", FileSpan(noise, 3, 1_000_000))
+    expected = b"".join(map(content, parts))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: cold_pump.deliver(pair[0], parts))
+        with trio.fail_after(10), no_descriptor_left():
+            assert await receive(pair[1], len(expected)) == expected
+    assert disk.asked == []
+
+
+def test_what_was_not_fetched_is_not_remembered(noise: IO[bytes]) -> None:
+    """The next delivery of the file is not told that it is in memory; this one believes it for a second."""
+    frontier, residency = Frontier(), Residency(Untold())
+    span = FileSpan(noise, 0, 3_000_000)
+    frontier.dare(span, 5)
+    assert frontier.warm(residency, span, 5) == 256 * KIB
+    assert frontier.warm(residency, span, 7) == 0
+    assert Frontier().warm(residency, span, 5) == 0
+
+
 async def test_what_is_not_in_memory_is_not_pushed(cold_pump: Pump, disk: SlowDisk, tmp_path: Path) -> None:
     """Bytes are, and of a file what is in memory; nothing is fetched for it."""
     path = tmp_path / "half"
@@ -354,10 +379,10 @@ def test_a_file_system_that_cannot_tell(tmp_path: Path) -> None:
         assert Disk().probe(file.fileno(), 100) in (True, None), "beyond the end: sending tells, at once"
 
 
-@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOTSOCK])
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOTSOCK, errno.EMFILE])
 def test_a_fetch_brings_it_into_memory(code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sendfile(2) to /dev/null, or by reading where that cannot be had."""
-    if code is not None:
+    """sendfile(2) to /dev/null, or by reading where that cannot be had, or cannot be opened."""
+    if code in (errno.EINVAL, errno.ENOTSOCK):
 
         def sendfile(*_: object) -> int:
             raise OSError(code, os.strerror(code))
@@ -367,7 +392,8 @@ def test_a_fetch_brings_it_into_memory(code: int | None, tmp_path: Path, monkeyp
         file.write(bytes(1 << 20))
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        Disk().fetch(file.fileno(), 0, 1 << 20)
+        with no_descriptor_left() if code == errno.EMFILE else contextlib.nullcontext():
+            Disk().fetch(file.fileno(), 0, 1 << 20)
         Disk().fetch(file.fileno(), 1 << 19, 1 << 20)  # beyond the end: no error, and an end
         for offset in range(0, 1 << 20, 1 << 17):
             assert Disk().probe(file.fileno(), offset) in (True, None)
