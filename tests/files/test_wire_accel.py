@@ -86,26 +86,42 @@ async def test_the_file_goes_out_in_place_of_the_body(kind: str, by: str, root: 
 
 
 async def test_the_apps_headers_stay_but_those_of_its_body(root: Path) -> None:
-    """As in nginx: type, disposition, cookies and caching are the app's; length and coding are not."""
+    """As in nginx: type, disposition, cookies and caching are the app's; length, coding and validators are not."""
     headers = [
         ("Content-Type", "application/x-mine"), ("Content-Disposition", 'attachment; filename="x"'),
         ("Set-Cookie", "a=b"), ("Set-Cookie", "c=d"),
         ("Cache-Control", "private"), ("Content-Length", str(len(OWN))), ("ETag", '"mine"'),
-        ("Content-Encoding", "gzip"), ("X-Accel-Buffering", "no"), ("X-Accel-Limit-Rate", "off"),
+        ("Last-Modified", "Thu, 01 Jan 2015 00:00:00 GMT"), ("Content-Encoding", "gzip"),
+        ("X-Accel-Buffering", "no"), ("X-Accel-Limit-Rate", "off"), ("X-Accel-Expires", "60"),
+        ("X-Accel-Charset", "utf-8"),
     ]  # fmt: skip
     answer = await named(root, "X-Accel-Redirect", "/protected/f.bin", headers=headers)
     assert answer.body == DATA
     assert answer.value("content-type") == "application/x-mine"
     assert answer.values("set-cookie") == ["a=b", "c=d"]
-    assert (answer.value("cache-control"), answer.value("etag")) == ("private", '"mine"')
+    assert answer.value("cache-control") == "private"
     assert answer.value("content-disposition") == 'attachment; filename="x"'
     assert answer.value("content-length") == str(len(DATA))
-    assert (
-        answer.values("content-encoding") + answer.values("x-accel-buffering") + answer.values("x-accel-limit-rate")
-        == []
-    )
-    fresh = await named(root, "X-Accel-Redirect", "/protected/f.bin", 'If-None-Match: "mine"', headers=headers)
+    for inside in (
+        "content-encoding",
+        *(f"x-accel-{order}" for order in ("buffering", "limit-rate", "expires", "charset")),
+    ):
+        assert answer.values(inside) == []
+    plain = await named(root, "X-Accel-Redirect", "/protected/f.bin")
+    for of_the_file in ("etag", "last-modified"):
+        assert answer.value(of_the_file) == plain.value(of_the_file)
+    tag = plain.value("etag")
+    fresh = await named(root, "X-Accel-Redirect", "/protected/f.bin", f"If-None-Match: {tag}", headers=headers)
     assert (fresh.status, fresh.values("set-cookie")) == (304, ["a=b", "c=d"])
+
+
+async def test_the_validators_beside_x_sendfile_are_the_files(root: Path) -> None:
+    """Flask's send_file makes them of the file that it names."""
+    headers = [("ETag", '"mine"'), ("Last-Modified", "Thu, 01 Jan 2015 00:00:00 GMT")]
+    answer = await named(root, "X-Sendfile", f"{root}/f.bin", headers=headers)
+    assert (answer.value("etag"), answer.value("last-modified")) == tuple(value for _, value in headers)
+    fresh = await named(root, "X-Sendfile", f"{root}/f.bin", 'If-None-Match: "mine"', headers=headers)
+    assert fresh.status == 304
 
 
 async def test_the_type_is_guessed_where_the_app_sets_none(root: Path) -> None:

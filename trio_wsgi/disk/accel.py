@@ -6,7 +6,10 @@ Laws:
   leak.
 * The headers that carry the name stay inside, whatever comes of it. That is where directories are mapped; without any
   they are headers like others, perhaps meant for a proxy before us.
-* The app's other headers are kept, but those that describe a body that is not sent.
+* The app's other headers are kept, but those that describe a body that is not sent. Its validators are such under
+  X-Accel-Redirect, as in nginx: a middleware made them of that body. Under X-Sendfile they are of the file: Flask sets
+  them so.
+* What is asked of nginx by X-Accel-* stays inside, too, whether or not we do it.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ _REDIRECT = b"x-accel-redirect"
 _SENDFILE = b"x-sendfile"
 _LIMIT_RATE = b"x-accel-limit-rate"
 _BUFFERING = b"x-accel-buffering"
-_OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING}
+_OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING, b"x-accel-expires", b"x-accel-charset"}
 _OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"content-range"}
+_NOT_OF_THE_FILE = {_REDIRECT: _OF_THE_BODY | {b"etag", b"last-modified"}, _SENDFILE: _OF_THE_BODY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def read_order(head: Head) -> AccelOrder:
     named = [(name, said[name]) for name in (_REDIRECT, _SENDFILE) if name in said]
     is_range = head.status == 206 and any(name.lower() == b"content-range" for name, _ in head.headers)
     target = named[0] if named and (head.status == 200 or is_range) else None
-    dropped = _OURS | (_OF_THE_BODY if target else set())
+    dropped = _OURS | (_NOT_OF_THE_FILE[target[0]] if target else set())
     headers: Headers = [item for item in head.headers if item[0].lower() not in dropped]
     rate = said.get(_LIMIT_RATE, b"")
     buffering = said.get(_BUFFERING, b"").lower()
