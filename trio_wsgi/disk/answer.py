@@ -67,7 +67,7 @@ def answer_file(
         head.status,
         head.headers,
         span.count,
-        Validators(make_etag(status.st_ino, status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
+        Validators(make_etag(status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
         options,
         boundary=_make_boundary,
         reason=head.reason,
