@@ -41,15 +41,19 @@ async def test_index_and_redirects(site: Path) -> None:
 
 async def test_a_redirect_behind_a_proxy_that_takes_a_prefix_away(site: Path) -> None:
     """It leads to where the client finds the directory; whom nobody trusts, or who talks nonsense, changes nothing."""
-    for allowed, prefix, location in [
-        ("127.0.0.1", "/shop", "/shop/s/deep/"),
-        ("127.0.0.1", "/a%20shop/", "/a%20shop/s/deep/"),
-        ("127.0.0.1", "//evil.example", "/s/deep/"),
-        ("10.0.0.0/8", "/shop", "/s/deep/"),
+    every, other = ("x-forwarded-for", "x-forwarded-prefix"), ("x-forwarded-for",)
+    for allowed, names, prefix, location, vary in [
+        ("127.0.0.1", every, "/shop", "/shop/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", every, "/a%20shop/", "/a%20shop/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", every, "//evil.example", "/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", other, "/shop", "/s/deep/", []),
+        ("10.0.0.0/8", every, "/shop", "/s/deep/", []),
     ]:
-        async with serving(app, static=(f"/s={site}",), forwarded_allow_ips=(allowed,)) as served:
+        settings: dict[str, Any] = {"forwarded_allow_ips": (allowed,), "trusted_proxy_headers": names}
+        async with serving(app, static=(f"/s={site}",), **settings) as served:
             answer = await ask(served, "/s/deep", f"X-Forwarded-Prefix: {prefix}")
             assert (answer.status, answer.value("location")) == (301, location), prefix
+            assert answer.values("vary") == vary, "a cache between must not give it to whoever has another prefix"
 
 
 async def test_no_open_redirect(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Laws:
 
 * GET and HEAD only; everything below the URL is the mount's, found or not.
 * A directory's URL ends in a slash; one without is redirected, so that relative links work. Where a proxy of ours has
-  taken away a part of the path, it stands in the redirection again.
+  taken away a part of the path, it stands in the redirection again; which says so, for caches on the way.
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
@@ -46,6 +46,7 @@ _OF_A_LISTING = (
 SUFFIXES = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # our favourite first
 _COMPRESSED = tuple(SUFFIXES.values())
 _REMEMBERED = 1024  # files of a mount
+_PREFIX = b"X-Forwarded-Prefix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,9 @@ def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, Mo
 
 def _redirect(request: RequestHead, forwarding: Forwarding | None) -> Answer:
     """To the one name of a directory: single slashes, one at the end."""
-    prefix = b"" if forwarding is None else find_prefix(request.headers, forwarding)
-    location = directory_location(prefix + request.path, request.query or None)
-    return say(request, 301, b"Moved Permanently", [(b"Location", location)])
+    prefix, headers = b"", []
+    if forwarding is not None and _PREFIX.lower() in forwarding.names:
+        prefix = find_prefix(request.headers, forwarding)
+        headers.append((b"Vary", _PREFIX))  # a proxy may pass on what its client says, and keep the answer for others
+    headers.append((b"Location", directory_location(prefix + request.path, request.query or None)))
+    return say(request, 301, b"Moved Permanently", headers)
