@@ -156,17 +156,19 @@ ODD_NAMES = [
     b"\xff\xfe",
     b'"q"',
     b"\xe2\x82\xac",
+    b"back\\slash",
 ]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 async def test_odd_names(name: bytes, root: Path) -> None:
-    """X-Accel-Redirect is percent-encoded, as in nginx; X-Sendfile is the name itself, its bytes as latin-1."""
+    """X-Accel-Redirect is percent-encoded, all or in parts, as in nginx; X-Sendfile is the name, bytes as latin-1."""
     (root / os.fsdecode(name)).write_bytes(DATA)
     assert (await named(root, "X-Accel-Redirect", f"/protected/{quote(name)}")).body == DATA
     path = os.fsencode(root) + b"/" + name
     assert (await named(root, "X-Sendfile", path.decode("latin-1"))).body == DATA
     assert (await named(root, "X-Sendfile", quote(path, safe=""))).body == DATA
+    assert (await named(root, "X-Accel-Redirect", quote(b"/protected/.//" + name, safe=""))).body == DATA
     if b"%" not in name and b"?" not in name:  # raw bytes name the file, too: many apps do not encode
         assert (await named(root, "X-Accel-Redirect", "/protected/" + name.decode("latin-1"))).body == DATA
 
@@ -184,12 +186,6 @@ OUTSIDE = [
     ("X-Accel-Redirect", "/elsewhere/f.bin"),
     ("X-Accel-Redirect", "/protectedf.bin"),
     ("X-Accel-Redirect", "protected/f.bin"),
-    ("X-Accel-Redirect", "/protected/../secret"),
-    ("X-Accel-Redirect", "/protected/%2e%2e/secret"),
-    ("X-Accel-Redirect", "/protected/..%2fsecret"),
-    ("X-Accel-Redirect", "/protected/sub/../../secret"),
-    ("X-Accel-Redirect", "/protected/f.bin%00"),
-    ("X-Accel-Redirect", "/protected/%zz"),
     ("X-Accel-Redirect", "@named"),
     ("X-Accel-Redirect", ""),
     ("X-Sendfile", "/etc/passwd"),
@@ -219,17 +215,19 @@ async def test_outside_is_a_500_and_one_line(
 
 
 async def test_what_is_not_there_is_a_404(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Also a directory, a pipe, and a symlink that leads out; the log names it."""
+    """Also a directory, a pipe, a symlink that leads out, and as in nginx a path with "..". The log names it."""
     os.mkfifo(root / "pipe")
     (root / "out").symlink_to("../secret")
     (root / "gone").symlink_to("nowhere")
-    for name in ("nothing", "sub", "sub/", "pipe", "out", "gone", "f.bin/x", "", "a" * 300):
-        for header, value in (("X-Accel-Redirect", f"/protected/{name}"), ("X-Sendfile", f"{root}/{name}")):
-            answer = await named(root, header, value)
-            assert (answer.status, answer.body) == (404, b"404 Not Found\n"), value
-            (line,) = error_lines(caplog)
-            assert name in line
-            caplog.clear()
+    names = ("nothing", "sub", "sub/", "pipe", "out", "gone", "f.bin/x", "f.bin/", "", "a" * 300)
+    climbing = ("../secret", "%2e%2e/secret", "..%2fsecret", "sub/../../secret", "sub/../f.bin", "f.bin%00", "%zz")
+    values = [("X-Accel-Redirect", f"/protected/{name}") for name in (*names, *climbing)]
+    for header, value in (*values, *(("X-Sendfile", f"{root}/{name}") for name in names)):
+        answer = await named(root, header, value)
+        assert (answer.status, answer.body) == (404, b"404 Not Found\n"), value
+        (line,) = error_lines(caplog)
+        assert value in line
+        caplog.clear()
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "302 Found", "206 Partial Content", "500 Oops"])
