@@ -17,7 +17,9 @@ import trio
 from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
 from serving import Served, serving
+from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
+from waiting import wait_until
 
 from trio_wsgi import Outcome
 
@@ -73,6 +75,49 @@ async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfi
         assert len(closes) == 1
         await served.record(2)
         assert [record.outcome for record in served.records] == [Outcome.FINISHED] * 2
+
+
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "still there"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, deleted: bool, tmp_path: Path) -> None:
+    """unlink(2): the close frees its blocks, some 0.2 ms a MiB. What is still there needs no thread to be closed."""
+    path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    gate, held = threading.Event(), threading.Event()
+    inner = three_ways(tmp_path)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] != "/hold":
+            return inner(environ, start_response)
+        held.set()
+        gate.wait(30)
+        start_response("200 OK", [])
+        return [b"held"]
+
+    async with serving(app, threads=1, linger_timeout=0.05, **three_settings(tmp_path)) as served:
+        async with await served.connect() as holder:
+            async with await served.connect(SMALL_BUFFER) as stream:
+                client = Client(stream)
+                await client.send(f"/{way}/big")
+                await client.read_head()
+                await holder.send_all(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
+                await trio.to_thread.run_sync(held.wait, 10)  # there is no thread for the close any more
+                if deleted:
+                    path.unlink()
+            await served.record()
+            assert is_open(path) == deleted
+            gate.set()
+        await served.record(2)
+        await trio.to_thread.run_sync(wait_until, lambda: not is_open(path))
+
+
+def is_open(path: Path) -> bool:
+    """Whether this process has a file open that is, or was, of this name."""
+    names = {str(path), f"{path} (deleted)"}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(entry.readlink()) in names:
+                return True
+    return False
 
 
 async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes) -> None:
