@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import subprocess
@@ -21,6 +22,8 @@ from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
 from waiting import wait_until
 
+from sendfile import pump
+from sendfile.residency import Disk
 from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers
@@ -108,6 +111,35 @@ async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, d
             gate.set()
         await served.record(2)
         await trio.to_thread.run_sync(wait_until, lambda: not is_open(path))
+
+
+class BrokenDisk(Disk):
+    """Its first MiB can be read, and is in memory."""
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return offset < MIB
+
+    def fetch(self, fd: int, offset: int, count: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_disk_that_fails_is_nobody_elses_fault(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EIO while a file is sent: a cut, and one line that names the file; not the application's, and no traceback."""
+    monkeypatch.setattr(pump, "Disk", BrokenDisk)
+    path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+        async with await served.connect() as stream:
+            reply = await Client(stream).ask(f"/{way}/big")
+            assert not reply.whole
+        record = await served.record()
+    assert record.outcome is Outcome.SERVER_ERROR
+    assert record.reason == f"{path} could not be read on: Input/output error"
+    (line,) = [entry for entry in caplog.records if entry.name == "trio_wsgi.error"]
+    assert record.reason in line.getMessage()
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
 
 
 def is_open(path: Path) -> bool:
