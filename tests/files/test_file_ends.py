@@ -17,6 +17,7 @@ import pytest
 import trio
 from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from opened import descriptors_of
 from serving import Served, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
@@ -107,10 +108,10 @@ async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, d
                 if deleted:
                     path.unlink()
             await served.record()
-            assert is_open(path) == deleted
+            assert bool(descriptors_of(path)) == deleted
             gate.set()
         await served.record(2)
-        await trio.to_thread.run_sync(wait_until, lambda: not is_open(path))
+        await trio.to_thread.run_sync(wait_until, lambda: not descriptors_of(path))
 
 
 class BrokenDisk(Disk):
@@ -140,16 +141,6 @@ async def test_a_disk_that_fails_is_nobody_elses_fault(
     (line,) = [entry for entry in caplog.records if entry.name == "trio_wsgi.error"]
     assert record.reason in line.getMessage()
     assert (line.levelname, line.exc_info) == ("ERROR", None)
-
-
-def is_open(path: Path) -> bool:
-    """Whether this process has a file open that is, or was, of this name."""
-    names = {str(path), f"{path} (deleted)"}
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if str(entry.readlink()) in names:
-                return True
-    return False
 
 
 async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes) -> None:

@@ -115,7 +115,7 @@ def _open_file(root: Root, path: MountPath) -> OpenedFile | None:
     try:
         opened = root.open(path.names)
     except Absent:
-        return None
+        return _open_file(root, path) if root.renew() else None
     if not isinstance(opened, OpenedFile):
         return None
     if path.directory:  # a file's name with a slash at its end

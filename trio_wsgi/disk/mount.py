@@ -113,15 +113,12 @@ class Mount:
         try:
             if path.refused:
                 raise Absent(path.refused)
-            opened = root.open(path.names)
-            if isinstance(opened, OpenedFile):
-                if path.directory:
-                    opened.file.close()
-                    raise Absent("a file's name with a slash at its end")
-                return self._with_file(request, path.names, opened, root)
-            if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
-                return found
-            return _redirect(request, forwarding)
+            try:
+                return self._find(request, path, forwarding, root)
+            except Absent:
+                if not root.renew():
+                    raise
+                return self._find(request, path, forwarding, root)
         except PermissionError:
             return say(request, 403, b"Forbidden")
         except Absent as exc:
@@ -130,6 +127,19 @@ class Mount:
         except OSError as exc:  # the disk failed, or descriptors ran out
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 500, b"Internal Server Error")
+
+    def _find(
+        self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
+    ) -> Answer:
+        opened = root.open(path.names)
+        if isinstance(opened, OpenedFile):
+            if path.directory:
+                opened.file.close()
+                raise Absent("a file's name with a slash at its end")
+            return self._with_file(request, path.names, opened, root)
+        if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
+            return found
+        return _redirect(request, forwarding)
 
     def _find_in_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer | None:
         """The directory's index or its entries; None where they are to be asked for by another name."""
@@ -143,6 +153,8 @@ class Mount:
                 return self._with_file(request, names, opened, root)
         if not self._options.listing:
             raise Absent("a directory without an index")
+        if root.renew():  # a directory that was removed looks empty
+            return self._find_in_directory(request, path, root)
         if b"//" in request.path:  # clients do not agree on where relative links lead from there
             return None
         return self._with_listing(request, path, root)
