@@ -84,6 +84,11 @@ class Mount:
     def __repr__(self) -> str:
         return f"<Mount {self._prefix!r} = {self._root.path}>"
 
+    @property
+    def device(self) -> int:
+        """Of the directory's file system."""
+        return self._root.device
+
     def find(self, request: RequestHead) -> MountPath | None:
         """The names to open for a request, or None when it is not for this mount. Does not block."""
         return split_mount(request.path, self._prefix)

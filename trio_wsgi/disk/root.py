@@ -90,7 +90,7 @@ class Root:
 
     Args:
         path: of the directory. Its own symlinks are followed when it is opened: that is the operator's choice. `path`
-            has it as it was given and `real_path` without symlinks, both absolute.
+            has it as it was given and `real_path` without symlinks, both absolute; `device` is of its file system.
         follow_symlinks: follow the symlinks below it wherever they lead.
 
     Raises:
@@ -102,6 +102,7 @@ class Root:
         self.real_path = os.path.realpath(path)
         self._follow = follow_symlinks
         self._fd = os.open(path, _ROOT_FLAGS)
+        self.device = os.fstat(self._fd).st_dev
         self.at_hand = AtHand(self)
 
     def __repr__(self) -> str:
