@@ -348,7 +348,7 @@ class Pump:
 
         self._unwatch(delivery)
         delivery.pause(now)
-        delivery.fetch = fetch = Fetch(span, count, done)
+        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, done)
         self._readers.ask(fetch)
 
     def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:

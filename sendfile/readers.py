@@ -39,14 +39,15 @@ class _Result(Protocol):
 class Fetch:
     """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
 
-    ``skipped`` then tells that nothing was fetched, for want of descriptors.
+    ``skipped`` then tells that nothing was fetched, for want of descriptors. ``kernel`` is that of the delivery.
     """
 
-    __slots__ = ("count", "done", "seconds", "skipped", "span")
+    __slots__ = ("count", "done", "kernel", "seconds", "skipped", "span")
 
-    def __init__(self, span: FileSpan, count: int, done: Callable[[Exception | None], None]) -> None:
+    def __init__(self, span: FileSpan, count: int, kernel: bool, done: Callable[[Exception | None], None]) -> None:
         self.span = span
         self.count = count
+        self.kernel = kernel
         self.seconds = 0.0  # how long it took
         self.skipped = False
         self.done: Callable[[Exception | None], None] | None = done
@@ -88,7 +89,7 @@ class Readers:
         """In a thread."""
         began = time.perf_counter()
         try:
-            self._disk.fetch(fd, fetch.span.offset, fetch.count)
+            self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
             fetch.seconds = time.perf_counter() - began
         except Exception as error:
             return error

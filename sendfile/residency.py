@@ -59,10 +59,14 @@ class Disk:
             return None if error.errno in _CANNOT_TELL else True
         return True
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
-        """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read."""
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read.
+
+        Args:
+            kernel: False does it without sendfile(2), as for sending.
+        """
         end = offset + count
-        if _splice(fd, offset, end):
+        if kernel and _splice(fd, offset, end):
             return
         while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
             offset += len(data)

@@ -120,7 +120,7 @@ class BrokenDisk(Disk):
     def probe(self, fd: int, offset: int) -> bool | None:
         return offset < MIB
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 

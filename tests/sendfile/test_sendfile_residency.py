@@ -38,7 +38,7 @@ class SlowDisk(Disk):
     def probe(self, fd: int, offset: int) -> bool | None:
         return any(first <= offset < end for first, end in self.fetched)
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
         with self.lock:
             self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -49,7 +49,7 @@ class SlowDisk(Disk):
             self.at_once -= 1
         if self.error is not None:
             raise self.error
-        super().fetch(fd, offset, count)
+        super().fetch(fd, offset, count, kernel)
         self.fetched.append((offset, offset + count))
 
 
@@ -297,6 +297,19 @@ def test_what_was_not_fetched_is_not_remembered(noise: IO[bytes]) -> None:
     assert frontier.warm(residency, span, 5) == 256 * KIB
     assert frontier.warm(residency, span, 7) == 0
     assert Frontier().warm(residency, span, 5) == 0
+
+
+async def test_who_does_without_sendfile_fetches_without_it(
+    pair: Pair, noise: IO[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``kernel=False``: for file systems whose sendfile(2) misbehaves, which may be by any call of it."""
+    monkeypatch.setattr(os, "sendfile", None)  # a call of it is an error that ends the delivery
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(disk=SlowDisk(free=True))).run)
+        with trio.fail_after(5):
+            nursery.start_soon(lambda: pump.deliver(pair[0], queue(FileSpan(noise, 10, 40_000)), kernel=False))
+            assert await receive(pair[1], 40_000) == content(FileSpan(noise, 10, 40_000))
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_not_in_memory_is_not_pushed(cold_pump: Pump, disk: SlowDisk, tmp_path: Path) -> None:
