@@ -18,6 +18,7 @@ import errno
 import math
 import os
 
+from sendfile.identity import identify
 from sendfile.send import STEP
 from sendfile.span import FileSpan, HasFileno
 
@@ -41,7 +42,11 @@ _CANNOT_TELL = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.E
 
 
 class Disk:
-    """The two questions to a file's bytes. Tests answer them otherwise."""
+    """The questions to a file's bytes. Tests answer them otherwise."""
+
+    def device(self, fd: int) -> int:
+        """Of the file system; never waits for it."""
+        return identify(fd)[0]
 
     def probe(self, fd: int, offset: int) -> bool | None:
         """Whether the byte at ``offset`` is in memory (or beyond the end); None where nobody can tell.
@@ -116,8 +121,7 @@ class Residency:
         return self._remembered(fd, offset, count, now) if verdict is None else 0
 
     def _remembered(self, fd: int, offset: int, count: int, now: float) -> int:
-        status = os.fstat(fd)
-        first, end, when = self._fetched.get((status.st_dev, status.st_ino), (0, 0, -math.inf))
+        first, end, when = self._fetched.get(identify(fd), (0, 0, -math.inf))
         return min(count, end - offset) if first <= offset < end and now - when < _REMEMBERED else 0
 
     def remember(self, fd: int, offset: int, count: int, seconds: float, now: float) -> None:
@@ -126,8 +130,7 @@ class Residency:
             return
         if count >= _TELLING and seconds * _MEMORY_SPEED < count:
             count += _AHEAD  # it was there before
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
+        key = identify(fd)
         first, end, when = self._fetched.pop(key, (0, 0, -math.inf))
         if not (first <= offset <= end and now - when < _REMEMBERED):
             first = offset

@@ -158,6 +158,40 @@ async def test_few_threads_serve_many_in_turn(cold_pump: Pump, disk: SlowDisk, n
     assert disk.most_at_once == 4
 
 
+class OneHangs(SlowDisk):
+    """Each file is on a file system of its own; those of more than a MiB do not answer."""
+
+    def device(self, fd: int) -> int:
+        return os.fstat(fd).st_ino
+
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        if os.fstat(fd).st_size < 1 << 20:
+            self.gate.release()
+        super().fetch(fd, offset, count, kernel)
+
+
+async def test_a_file_system_that_hangs_holds_up_no_other(tmp_path: Path, pair: Pair, noise: IO[bytes]) -> None:
+    """It keeps its four threads, and those who ask of it; who asks of another is served, again and again."""
+    disk = OneHangs()
+    (tmp_path / "small").write_bytes(b"x" * 5000)
+    pairs = [unix_pair() for _ in range(6)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(disk=disk)).run)
+        for n, (near, _) in enumerate(pairs):
+            nursery.start_soon(pump.deliver, near, queue(FileSpan(noise, 1_000_000 + n * 5000, 4000)))
+        await until_fetching(disk, 4)
+        with (tmp_path / "small").open("rb") as small, trio.fail_after(5):
+            for n in range(6):
+                await pump.deliver(pair[0], queue(FileSpan(small, n, 1)))
+                assert await receive(pair[1], 1) == b"x"
+        assert len(pump.jobs()) == 6
+        nursery.cancel_scope.cancel()
+    disk.gate.release(10)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
 async def test_the_disk_is_not_the_peers_fault(
     cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
