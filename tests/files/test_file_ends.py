@@ -107,9 +107,11 @@ async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, d
                 await trio.to_thread.run_sync(held.wait, 10)  # there is no thread for the close any more
                 if deleted:
                     path.unlink()
-            await served.record()
-            assert bool(descriptors_of(path)) == deleted
-            gate.set()
+            try:
+                await served.record()
+                assert bool(descriptors_of(path)) == deleted
+            finally:
+                gate.set()
         await served.record(2)
         await trio.to_thread.run_sync(wait_until, lambda: not descriptors_of(path))
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sendfile import FileSpan, Part
@@ -62,16 +63,10 @@ class Answer:
 
 
 def _is_deleted(span: FileSpan) -> bool:
-    """Whether a file has lost its name, or nearly so: another one of several. Never waits for a disk or a network."""
-    try:
-        fd = span.file.fileno()
-    except ValueError:  # closed already
-        return False
-    try:
-        name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - proc(5); fstat(2) may ask a server
-    except OSError:
-        return os.fstat(fd).st_nlink == 0
-    return name.endswith(" (deleted)")
+    """Whether a file has lost its name, maybe one of several. Never waits for a disk or a network, unlike fstat(2)."""
+    with suppress(OSError, ValueError):  # closed already, by the app; or no proc(5): then it is as it was at first
+        return os.readlink(f"/proc/self/fd/{span.file.fileno()}").endswith(" (deleted)")  # noqa: PTH115 - half the price
+    return False
 
 
 def say(request: RequestHead, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
