@@ -13,8 +13,8 @@ Laws:
   delivery out at once, before anything else can run.
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
 * A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
-* Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk, unless there
-  is no descriptor left to fetch through. Who waits for them is in no epoll, and may be cancelled at any time.
+* Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk, unless no
+  descriptor or thread is left to fetch with. Who waits for them is in no epoll, and may be cancelled at any time.
 * Only its own epoll is closed here, never a socket or a file.
 """
 

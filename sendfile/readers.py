@@ -6,7 +6,7 @@ Laws:
   threads. One that does not answer (NFS, FUSE) holds up nobody who asks of another.
 * A thread reads through a descriptor of its own, a copy made when its turn comes: whoever asked may forget the fetch
   and close the file at any moment. A cancelled delivery ends at once, even where the disk never answers.
-* Where descriptors have run out there is no copy, and nothing is fetched: whoever asked is told, and goes on without.
+* Where descriptors or threads have run out, nothing is fetched: whoever asked is told, and goes on without.
 * A fetch moves no byte to any socket, so forgetting one loses nothing.
 """
 
@@ -40,7 +40,7 @@ class _Result(Protocol):
 class Fetch:
     """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
 
-    ``skipped`` then tells that nothing was fetched, for want of descriptors. ``kernel`` is that of the delivery.
+    ``skipped`` then tells that nothing was fetched, for want of a descriptor or a thread. ``kernel`` is the delivery's.
     """
 
     __slots__ = ("count", "device", "done", "kernel", "seconds", "skipped", "span")
@@ -98,7 +98,12 @@ class Readers:
                 fetch.skipped = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
                 token.run_sync_soon(self._finish, fetch, None if fetch.skipped else error)
                 continue
-            trio.lowlevel.start_thread_soon(partial(self._read, fd, fetch), partial(self._report, token, fetch))
+            try:
+                trio.lowlevel.start_thread_soon(partial(self._read, fd, fetch), partial(self._report, token, fetch))
+            except RuntimeError:  # threading's own, for want of memory or of the system's leave
+                os.close(fd)
+                fetch.skipped = True
+                token.run_sync_soon(self._finish, fetch, None)
 
     def _read(self, fd: int, fetch: Fetch) -> Exception | None:
         """In a thread."""

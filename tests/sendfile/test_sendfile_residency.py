@@ -14,6 +14,7 @@ from typing import IO
 import pytest
 import trio
 from faults import no_descriptor_left
+from opened import descriptors_of
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -310,17 +311,25 @@ async def test_a_really_evicted_file(pump: Pump, kernel: bool, tmp_path: Path, p
         assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
 
 
-async def test_without_descriptors_it_goes_on_without_fetching(
-    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes]
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("lack", ["descriptors", "threads"])
+async def test_what_cannot_be_fetched_is_sent_all_the_same(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], lack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No copy for a thread can be had (dup(2), EMFILE): a step may wait for the disk, and nobody is cut."""
+    """No thread to be had, or no copy for it (dup(2), EMFILE): a step may wait for the disk, and nobody is cut."""
+    if lack == "threads":
+        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_thread)
     parts = queue(b"head", FileSpan(noise, 3, 1_000_000))
     expected = b"".join(map(content, parts))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: cold_pump.deliver(pair[0], parts))
-        with trio.fail_after(10), no_descriptor_left():
+        with trio.fail_after(10), no_descriptor_left() if lack == "descriptors" else contextlib.nullcontext():
             assert await receive(pair[1], len(expected)) == expected
     assert disk.asked == []
+    await until(lambda: len(descriptors_of(Path(noise.name))) == 1)  # none was left open
 
 
 def test_what_was_not_fetched_is_not_remembered(noise: IO[bytes]) -> None:
