@@ -13,8 +13,8 @@ Laws:
   delivery out at once, before anything else can run.
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
 * A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
-* Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk. Who waits
-  for them is in no epoll, and may be cancelled at any time.
+* Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk, unless no
+  descriptor or thread is left to fetch with. Who waits for them is in no epoll, and may be cancelled at any time.
 * Only its own epoll is closed here, never a socket or a file.
 """
 
@@ -336,7 +336,10 @@ class Pump:
             if error is not None:
                 self._end(delivery, error)
                 return
-            delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
+            if fetch.skipped:
+                delivery.frontier.dare(span, now)
+            else:
+                delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
             if self._interest is None:
                 self._wake(delivery)
             else:
@@ -345,7 +348,7 @@ class Pump:
 
         self._unwatch(delivery)
         delivery.pause(now)
-        delivery.fetch = fetch = Fetch(span, count, done)
+        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, done)
         self._readers.ask(fetch)
 
     def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:

@@ -2,15 +2,18 @@
 
 Laws:
 
-* At most four fetch at a time; who asked first is served first. A thousand cold files hold four threads.
+* At most four fetch at a time from one file system; who asked first is served first. A thousand cold files hold four
+  threads. One that does not answer (NFS, FUSE) holds up nobody who asks of another.
 * A thread reads through a descriptor of its own, a copy made when its turn comes: whoever asked may forget the fetch
   and close the file at any moment. A cancelled delivery ends at once, even where the disk never answers.
+* Where descriptors or threads have run out, nothing is fetched: whoever asked is told, and goes on without.
 * A fetch moves no byte to any socket, so forgetting one loses nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -24,7 +27,8 @@ from sendfile.span import FileSpan
 
 __all__ = ["Fetch", "Readers"]
 
-_THREADS = 4
+_THREADS = 4  # of a file system
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class _Result(Protocol):
@@ -34,15 +38,31 @@ class _Result(Protocol):
 
 
 class Fetch:
-    """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one."""
+    """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
 
-    __slots__ = ("count", "done", "seconds", "span")
+    ``skipped`` then tells that nothing was fetched, for want of a descriptor or a thread. ``kernel`` is the delivery's.
+    """
 
-    def __init__(self, span: FileSpan, count: int, done: Callable[[Exception | None], None]) -> None:
+    __slots__ = ("count", "device", "done", "kernel", "seconds", "skipped", "span")
+
+    def __init__(self, span: FileSpan, count: int, kernel: bool, done: Callable[[Exception | None], None]) -> None:
         self.span = span
         self.count = count
+        self.kernel = kernel
         self.seconds = 0.0  # how long it took
+        self.skipped = False
+        self.device = 0  # whose file system
         self.done: Callable[[Exception | None], None] | None = done
+
+
+class _Asked:
+    """What is asked of one file system."""
+
+    __slots__ = ("busy", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: dict[Fetch, None] = {}  # first come, first served
+        self.busy = 0  # threads
 
 
 class Readers:
@@ -50,37 +70,46 @@ class Readers:
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self._waiting: dict[Fetch, None] = {}  # first come, first served
-        self._busy = 0
+        self._asked: dict[int, _Asked] = {}  # by device, while anything is
 
     def ask(self, fetch: Fetch) -> None:
         """Have it fetched; never calls ``done`` before this has returned."""
-        self._waiting[fetch] = None
-        self._start()
+        with contextlib.suppress(OSError, ValueError):  # closed under us, as `_start` will see
+            fetch.device = self._disk.device(fetch.span.file.fileno())
+        asked = self._asked.setdefault(fetch.device, _Asked())
+        asked.waiting[fetch] = None
+        self._start(asked)
 
     def forget(self, fetch: Fetch) -> None:
         """Nobody waits for it any more, and ``done`` is not called."""
         fetch.done = None
-        self._waiting.pop(fetch, None)
+        if (asked := self._asked.get(fetch.device)) is not None:
+            asked.waiting.pop(fetch, None)
 
-    def _start(self) -> None:
-        while self._waiting and self._busy < _THREADS:
-            fetch = next(iter(self._waiting))
-            del self._waiting[fetch]
-            self._busy += 1
+    def _start(self, asked: _Asked) -> None:
+        while asked.waiting and asked.busy < _THREADS:
+            fetch = next(iter(asked.waiting))
+            del asked.waiting[fetch]
+            asked.busy += 1
             token = trio.lowlevel.current_trio_token()
             try:
                 fd = os.dup(fetch.span.file.fileno())
-            except (OSError, ValueError) as error:  # closed under us, or no descriptor left
-                token.run_sync_soon(self._finish, fetch, error)
+            except (OSError, ValueError) as error:  # no descriptor left, or closed under us
+                fetch.skipped = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
+                token.run_sync_soon(self._finish, fetch, None if fetch.skipped else error)
                 continue
-            trio.lowlevel.start_thread_soon(partial(self._read, fd, fetch), partial(self._report, token, fetch))
+            try:
+                trio.lowlevel.start_thread_soon(partial(self._read, fd, fetch), partial(self._report, token, fetch))
+            except RuntimeError:  # threading's own, for want of memory or of the system's leave
+                os.close(fd)
+                fetch.skipped = True
+                token.run_sync_soon(self._finish, fetch, None)
 
     def _read(self, fd: int, fetch: Fetch) -> Exception | None:
         """In a thread."""
         began = time.perf_counter()
         try:
-            self._disk.fetch(fd, fetch.span.offset, fetch.count)
+            self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
             fetch.seconds = time.perf_counter() - began
         except Exception as error:
             return error
@@ -94,8 +123,11 @@ class Readers:
             token.run_sync_soon(self._finish, fetch, result.unwrap())
 
     def _finish(self, fetch: Fetch, error: Exception | None) -> None:
-        self._busy -= 1
+        asked = self._asked[fetch.device]
+        asked.busy -= 1
         done, fetch.done = fetch.done, None
         if done is not None:
             done(error)
-        self._start()
+        self._start(asked)
+        if not asked.busy:
+            del self._asked[fetch.device]

@@ -2,7 +2,7 @@
 
 Laws:
 
-* Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread.
+* Nothing here waits for the disk but ``Disk.fetch``, which runs in a thread. A lack of descriptors fails none.
 * Looking is sampled: bytes between two pages that are in memory count as in memory; the two are at most 256 KiB apart
   at first, and up to 2 MiB after MiB upon MiB that were (looks cost some 1 % of the CPU of a warm download). Where the
   sample errs, one step waits for the disk; nothing worse.
@@ -17,8 +17,8 @@ from __future__ import annotations
 import errno
 import math
 import os
-from pathlib import Path
 
+from sendfile.identity import identify
 from sendfile.send import STEP
 from sendfile.span import FileSpan, HasFileno
 
@@ -42,7 +42,11 @@ _CANNOT_TELL = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.E
 
 
 class Disk:
-    """The two questions to a file's bytes. Tests answer them otherwise."""
+    """The questions to a file's bytes. Tests answer them otherwise."""
+
+    def device(self, fd: int) -> int:
+        """Of the file system; never waits for it."""
+        return identify(fd)[0]
 
     def probe(self, fd: int, offset: int) -> bool | None:
         """Whether the byte at ``offset`` is in memory (or beyond the end); None where nobody can tell.
@@ -60,18 +64,37 @@ class Disk:
             return None if error.errno in _CANNOT_TELL else True
         return True
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
-        """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read."""
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        """Bring bytes into memory; blocks, so call it in a thread. OSError if they cannot be read.
+
+        Args:
+            kernel: False does it without sendfile(2), as for sending.
+        """
         end = offset + count
-        try:
-            with Path(os.devnull).open("wb", buffering=0) as null:  # Linux splices the pages there and copies none
-                while offset < end and (n := os.sendfile(null.fileno(), fd, offset, end - offset)):
-                    offset += n
-        except (AttributeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _CANNOT_SPLICE:
-                raise
-            while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
-                offset += len(data)
+        if kernel and _splice(fd, offset, end):
+            return
+        while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
+            offset += len(data)
+
+
+def _splice(fd: int, offset: int, end: int) -> bool:
+    """Fetch bytes by splicing them to /dev/null: Linux copies none. False where it cannot, or no descriptor is left."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        while offset < end and (n := os.sendfile(null, fd, offset, end - offset)):
+            offset += n
+    except AttributeError:
+        return False
+    except OSError as error:
+        if error.errno in _CANNOT_SPLICE:
+            return False
+        raise
+    finally:
+        os.close(null)
+    return True
 
 
 class Residency:
@@ -98,8 +121,7 @@ class Residency:
         return self._remembered(fd, offset, count, now) if verdict is None else 0
 
     def _remembered(self, fd: int, offset: int, count: int, now: float) -> int:
-        status = os.fstat(fd)
-        first, end, when = self._fetched.get((status.st_dev, status.st_ino), (0, 0, -math.inf))
+        first, end, when = self._fetched.get(identify(fd), (0, 0, -math.inf))
         return min(count, end - offset) if first <= offset < end and now - when < _REMEMBERED else 0
 
     def remember(self, fd: int, offset: int, count: int, seconds: float, now: float) -> None:
@@ -108,8 +130,7 @@ class Residency:
             return
         if count >= _TELLING and seconds * _MEMORY_SPEED < count:
             count += _AHEAD  # it was there before
-        status = os.fstat(fd)
-        key = (status.st_dev, status.st_ino)
+        key = identify(fd)
         first, end, when = self._fetched.pop(key, (0, 0, -math.inf))
         if not (first <= offset <= end and now - when < _REMEMBERED):
             first = offset
@@ -158,4 +179,12 @@ class Frontier:
     def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
         """They are in memory now, ``seconds`` after somebody set out to bring them."""
         residency.remember(span.file.fileno(), span.offset, count, seconds, now)
+        self._believe(span, count, now)
+
+    def dare(self, span: FileSpan, now: float) -> None:
+        """Nothing can be fetched: have the next bytes sent all the same, be it that a step waits for the disk."""
+        self._window = _FIRST_WINDOW
+        self._believe(span, self.wanted(span), now)
+
+    def _believe(self, span: FileSpan, count: int, now: float) -> None:
         self._file, self._first, self._end, self._at = span.file, span.offset, span.offset + count, now

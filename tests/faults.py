@@ -1,10 +1,13 @@
-"""Clients that are a trouble: each takes a connected stream and does one bad thing, for as long as its block lasts."""
+"""Troubles: clients that each take a connected stream and do one bad thing; a system that has run out of something."""
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -63,3 +66,16 @@ class Vanishes:
             self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.stream.socket.close()
         return received
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Every open(2) and dup(2) of this process fails with EMFILE (getrlimit(2), RLIMIT_NOFILE)."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -7,6 +7,7 @@ Laws:
 * `ClientGone` is nobody's fault: the peer left, or stopped taking bytes. It is an `OSError`, because that is what an
   application blocked in `write()` or in a read of `wsgi.input` is prepared for.
 * `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says where there is no room.
+* `DiskFailed` is the operator's, too: the connection is cut, and the log names the file.
 * `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process with exit code 1.
 
 Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
@@ -58,6 +59,13 @@ class NoRoom(Exception):
     """A request's body cannot be kept until it is whole: the disk is full, or cannot be written.
 
     The text names the directory, the reason and the fix.
+    """
+
+
+class DiskFailed(Exception):
+    """A file that is being sent, the application's or a mount's, cannot be read any more.
+
+    The text names the file and the reason.
     """
 
 

@@ -22,7 +22,7 @@ class Outcome(enum.Enum):
     TOO_SLOW = "too-slow"  # took less than min_send_rate
     SHUTDOWN = "shutdown"  # cut by the server's own end
     FILE_TOO_SHORT = "file-too-short"  # the file shrank while it was sent: cut
-    SERVER_ERROR = "server-error"  # our own bug: cut
+    SERVER_ERROR = "server-error"  # our own bug, or the machine's disk failed: a 5xx or a cut
 
 
 @dataclass(frozen=True, slots=True)

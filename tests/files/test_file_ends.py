@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import subprocess
@@ -16,9 +17,14 @@ import pytest
 import trio
 from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from opened import descriptors_of
 from serving import Served, serving
+from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
+from waiting import wait_until
 
+from sendfile import pump
+from sendfile.residency import Disk
 from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers
@@ -73,6 +79,70 @@ async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfi
         assert len(closes) == 1
         await served.record(2)
         assert [record.outcome for record in served.records] == [Outcome.FINISHED] * 2
+
+
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "still there"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, deleted: bool, tmp_path: Path) -> None:
+    """unlink(2): the close frees its blocks, some 0.2 ms a MiB. What is still there needs no thread to be closed."""
+    path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    gate, held = threading.Event(), threading.Event()
+    inner = three_ways(tmp_path)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["PATH_INFO"] != "/hold":
+            return inner(environ, start_response)
+        held.set()
+        gate.wait(30)
+        start_response("200 OK", [])
+        return [b"held"]
+
+    async with serving(app, threads=1, linger_timeout=0.05, **three_settings(tmp_path)) as served:
+        async with await served.connect() as holder:
+            async with await served.connect(SMALL_BUFFER) as stream:
+                client = Client(stream)
+                await client.send(f"/{way}/big")
+                await client.read_head()
+                await holder.send_all(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
+                await trio.to_thread.run_sync(held.wait, 10)  # there is no thread for the close any more
+                if deleted:
+                    path.unlink()
+            try:
+                await served.record()
+                assert bool(descriptors_of(path)) == deleted
+            finally:
+                gate.set()
+        await served.record(2)
+        await trio.to_thread.run_sync(wait_until, lambda: not descriptors_of(path))
+
+
+class BrokenDisk(Disk):
+    """Its first MiB can be read, and is in memory."""
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return offset < MIB
+
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_disk_that_fails_is_nobody_elses_fault(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """EIO while a file is sent: a cut, and one line that names the file; not the application's, and no traceback."""
+    monkeypatch.setattr(pump, "Disk", BrokenDisk)
+    path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+        async with await served.connect() as stream:
+            reply = await Client(stream).ask(f"/{way}/big")
+            assert not reply.whole
+        record = await served.record()
+    assert record.outcome is Outcome.SERVER_ERROR
+    assert record.reason == f"{path} could not be read on: Input/output error"
+    (line,) = [entry for entry in caplog.records if entry.name == "trio_wsgi.error"]
+    assert record.reason in line.getMessage()
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
 
 
 async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 from wsgiref.util import FileWrapper as ReferenceWrapper
 
 import pytest
-from downloads import known_bytes, make_file
+from downloads import known_bytes, make_file, make_sparse
 
+from sendfile import FileSpan
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError
 from trio_wsgi.wsgi.filewrapper import DEFAULT_BLOCK_SIZE, FileWrapper, closes_at_once, plain_file
 
@@ -258,6 +260,24 @@ def test_only_a_plain_close_happens_on_the_loop(path: Path) -> None:
         assert not closes_at_once(patched, os.fstat(patched.fileno()))
         path.unlink()
         assert not closes_at_once(unlinked, os.fstat(unlinked.fileno()))
+
+
+class Gone:
+    """A file whose descriptor was closed under it."""
+
+    def fileno(self) -> int:
+        return 2**30
+
+
+def test_a_file_that_the_app_closed_is_closed_at_once(tmp_path: Path) -> None:
+    """There is nothing left to wait for, and nothing raises."""
+    with make_sparse(tmp_path / "large", 8 << 20).open("rb") as file:
+        status = os.fstat(file.fileno())
+    for closed in (file, Gone()):
+        answer = Answer(None)
+        answer.hold(FileSpan(closed, 0, 1), status)
+        assert answer.large is not None
+        assert answer.close_at_once
 
 
 def test_make_file_tells_what_it_wrote(tmp_path: Path) -> None:

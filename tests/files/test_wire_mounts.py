@@ -15,6 +15,7 @@ from downloads import Client
 from mounted import STYLE, app, ask
 from serving import Served, serving
 
+from trio_wsgi import Outcome
 from trio_wsgi.disk.root import OpenedDirectory, OpenedFile, Root
 from trio_wsgi.net import mounts
 
@@ -41,15 +42,19 @@ async def test_index_and_redirects(site: Path) -> None:
 
 async def test_a_redirect_behind_a_proxy_that_takes_a_prefix_away(site: Path) -> None:
     """It leads to where the client finds the directory; whom nobody trusts, or who talks nonsense, changes nothing."""
-    for allowed, prefix, location in [
-        ("127.0.0.1", "/shop", "/shop/s/deep/"),
-        ("127.0.0.1", "/a%20shop/", "/a%20shop/s/deep/"),
-        ("127.0.0.1", "//evil.example", "/s/deep/"),
-        ("10.0.0.0/8", "/shop", "/s/deep/"),
+    every, other = ("x-forwarded-for", "x-forwarded-prefix"), ("x-forwarded-for",)
+    for allowed, names, prefix, location, vary in [
+        ("127.0.0.1", every, "/shop", "/shop/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", every, "/a%20shop/", "/a%20shop/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", every, "//evil.example", "/s/deep/", ["X-Forwarded-Prefix"]),
+        ("127.0.0.1", other, "/shop", "/s/deep/", []),
+        ("10.0.0.0/8", every, "/shop", "/s/deep/", []),
     ]:
-        async with serving(app, static=(f"/s={site}",), forwarded_allow_ips=(allowed,)) as served:
+        settings: dict[str, Any] = {"forwarded_allow_ips": (allowed,), "trusted_proxy_headers": names}
+        async with serving(app, static=(f"/s={site}",), **settings) as served:
             answer = await ask(served, "/s/deep", f"X-Forwarded-Prefix: {prefix}")
             assert (answer.status, answer.value("location")) == (301, location), prefix
+            assert answer.values("vary") == vary, "a cache between must not give it to whoever has another prefix"
 
 
 async def test_no_open_redirect(tmp_path: Path) -> None:
@@ -223,6 +228,50 @@ async def test_opening_is_never_on_the_event_loop(site: Path, monkeypatch: pytes
         assert bodies == []
         SlowRoot.gate.set()
     assert bodies == [STYLE] * 3
+
+
+class HungRoot(Root):
+    """A directory called `hung` is on a file system of its own, which does not answer."""
+
+    gate = threading.Event()
+    waiting = threading.Semaphore(0)
+
+    def __init__(self, path: str, follow_symlinks: bool = False) -> None:
+        super().__init__(path, follow_symlinks)
+        if path.endswith("hung"):
+            self.device = -1
+
+    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+        if self.device < 0:
+            self.waiting.release()
+            assert self.gate.wait(10)
+        return super().open(names)
+
+
+@pytest.mark.usefixtures("nothing_at_hand")
+async def test_a_file_system_that_hangs_holds_up_no_other(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has four threads. Who waits for one of them does so for `queue_timeout` seconds: 503."""
+    monkeypatch.setattr(mounts, "Root", HungRoot)
+    HungRoot.gate.clear()
+    (hung := site.parent / "hung").mkdir()
+    statuses: list[int] = []
+
+    async def get(served: Served) -> None:
+        statuses.append((await ask(served, "/h/nothing")).status)
+
+    settings: dict[str, Any] = {"static": (f"/s={site}", f"/h={hung}"), "queue_timeout": 0.2}
+    async with serving(app, **settings) as served, trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(get, served)
+            await trio.to_thread.run_sync(HungRoot.waiting.acquire, True, 10)
+        with trio.fail_after(5):
+            assert (await ask(served, "/h/nothing")).status == 503
+            assert (await ask(served, "/s/style.css")).body == STYLE
+        await served.record(2)
+        assert [record.outcome for record in served.records] == [Outcome.REFUSED, Outcome.FINISHED]
+        assert statuses == []
+        HungRoot.gate.set()
+    assert statuses == [404] * 4
 
 
 class BrokenRoot(Root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -213,7 +214,7 @@ async def test_a_generator_that_is_cut_short_promises_no_length(tmp_path: Path) 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_files_get_validators(way: str, tmp_path: Path) -> None:
-    """A strong tag and the time of change; they revalidate, and a change of the file changes the tag."""
+    """A strong tag and the time of change; they revalidate, for a copy of the file, too; a change changes the tag."""
     (tmp_path / "f").write_bytes(BODY)
     os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
     async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served, await served.connect() as stream:
@@ -229,6 +230,9 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
                 assert (again.headers[b"etag"].decode(), again.headers[b"last-modified"].decode()) == (tag, modified)
         assert (await client.ask(f"/{way}/f", headers=[("If-Match", tag)])).body == BODY
         assert (await client.ask(f"/{way}/f", headers=[("If-Match", '"x"')])).status == 412
+        shutil.copy2(tmp_path / "f", tmp_path / "copy")  # as another node has it, or a deployment that changed nothing
+        (tmp_path / "copy").replace(tmp_path / "f")
+        assert (await client.ask(f"/{way}/f", headers=[("If-None-Match", tag)])).status == 304
         (tmp_path / "f").write_bytes(BODY[::-1])
         changed = await client.ask(f"/{way}/f", headers=[("If-None-Match", tag)])
         assert (changed.status, changed.body) == (200, BODY[::-1])

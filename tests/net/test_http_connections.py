@@ -17,6 +17,8 @@ import trio
 from answers import read_answer
 from serving import Command, Served, command, receive_all, serving
 
+from trio_wsgi.net.descriptors import Reserve
+
 Environ = dict[str, Any]
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
@@ -106,6 +108,9 @@ async def _no_connections(served: Served) -> None:
 
 APP = """
 def app(environ, start_response):
+    if environ["PATH_INFO"] == "/file":
+        start_response("200 OK", [("X-Accel-Redirect", "/files/served")])
+        return []
     start_response("200 OK", [])
     return [b"hello"]
 """
@@ -114,7 +119,8 @@ def app(environ, start_response):
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Command]:
     (tmp_path / "hello_app.py").write_text(APP)
-    with command("hello_app:app", "-b", "127.0.0.1:0", cwd=tmp_path) as process:
+    (tmp_path / "served").write_bytes(b"the file")
+    with command("hello_app:app", "-b", "127.0.0.1:0", "--accel", f"/files/={tmp_path}", cwd=tmp_path) as process:
         yield process
 
 
@@ -158,11 +164,24 @@ def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path)
     assert given == (hard, hard)
 
 
+def _leave_descriptors(running: Command, count: int) -> None:
+    """Have the process get no more than so many."""
+    pid = running.process.pid
+    limit = len(list(Path(f"/proc/{pid}/fd").iterdir())) + count
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]))
+
+
+def _await_complaint(running: Command) -> None:
+    deadline = time.monotonic() + 5
+    while "cannot accept for now: Too many open files" not in running.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_running_out_of_descriptors_is_survived(running: Command) -> None:
-    # EMFILE: said once, nobody reset; those who wait are served when descriptors are given back (accept(2))
+    # said once, nobody reset; those who wait are served when descriptors are given back
     began = time.monotonic()
-    used = len(list(Path(f"/proc/{running.process.pid}/fd").iterdir()))
-    resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (used + 10, used + 10))
+    _leave_descriptors(running, 24)  # some ten for connections
     socks = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(30)]
     try:
         for sock in socks:
@@ -178,9 +197,7 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
     try:
         for sock in held:
             sock.sendall(GET)
-        deadline = time.monotonic() + 5
-        while "cannot accept for now" not in running.log and time.monotonic() < deadline:
-            time.sleep(0.02)
+        _await_complaint(running)
         before = _cpu_seconds(running.process.pid)
         time.sleep(0.5)
         assert _cpu_seconds(running.process.pid) - before < 0.2  # no busy loop on a listener that stays readable
@@ -195,3 +212,50 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
     assert b"hello" in _ask(running.port)
     assert "Traceback" not in running.log
     assert running.log.count("cannot accept for now") <= 1 + (time.monotonic() - began) / 10
+
+
+def test_without_any_descriptor_the_kernel_queues(running: Command) -> None:
+    # EMFILE (accept(2)): said, nobody reset; who waits is served when there are some
+    _leave_descriptors(running, 0)
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as sock:
+        sock.sendall(CLOSE)
+        _await_complaint(running)
+        _leave_descriptors(running, 30)
+        assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"hello")
+
+
+def test_who_is_served_finds_descriptors_however_many_are_silent(running: Command) -> None:
+    """Silent connections do not get the last descriptors: a file is opened for one who was in before, or came since."""
+    _leave_descriptors(running, 40)
+    first = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+    silent = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(60)]
+    try:
+        _await_complaint(running)
+        for sock in (first, silent[0]):
+            sock.sendall(b"GET /file HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert sock.recv(65536).endswith(b"the file")
+    finally:
+        for sock in [first, *silent]:
+            sock.close()
+    assert b"hello" in _ask(running.port)
+
+
+def test_the_reserve_is_a_share_of_the_limit_as_it_is_now() -> None:
+    """And where it is touched, the limit may have been raised meanwhile; all but a quarter is for connections."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    a, b = socket.socketpair()
+    try:
+        lowest = min(a.fileno(), b.fileno())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))  # a quarter or less: both are in it
+        reserve = Reserve()
+        for see in (reserve.note, reserve.look):
+            see(a)
+            assert reserve.touched
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for see in (reserve.note, reserve.look):
+            see(a)
+            assert not reserve.touched
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        a.close()
+        b.close()

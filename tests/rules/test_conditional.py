@@ -187,13 +187,13 @@ def test_comparison(one: bytes, other: bytes, strong: bool, weak: bool) -> None:
 
 def test_etags_of_files_differ_by_every_fact() -> None:
     """§8.8.1: a strong validator changes with the bytes; §8.8.3.3: and with the content coding."""
-    tags = [make_etag(1, 2, 3), make_etag(2, 2, 3), make_etag(1, 3, 3), make_etag(1, 2, 4)]
-    tags += [make_etag(1, 2, 3, b"gzip"), make_etag(1, 23, 3), make_etag(12, 2, 3)]
+    tags = [make_etag(2, 3), make_etag(3, 3), make_etag(2, 4), make_etag(23, 3), make_etag(2, -3)]
+    tags += [make_etag(2, 3, b"gzip"), make_etag(2, 3, b"gzip0-1"), make_etag(2, 3, b"0-1")]
     assert len(set(tags)) == len(tags)
     for tag in tags:
         assert parse_etag(tag) == tag
         assert strong_match(tag, tag)
-    assert make_etag(1, 2, 3) == make_etag(1, 2, 3)
+    assert make_etag(2, 3) == make_etag(2, 3)
 
 
 BOTH = Validators(b'"v"', THEN)

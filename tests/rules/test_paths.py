@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trio_wsgi.rules.accept import choose_encoding, parse_accept_encoding
 from trio_wsgi.rules.mediatypes import guess_type
-from trio_wsgi.rules.paths import MountPath, directory_location, encode_name, split_mount
+from trio_wsgi.rules.paths import MountPath, directory_location, encode_name, split_internal, split_mount
 
 
 @pytest.mark.parametrize(
@@ -83,25 +83,58 @@ def test_split(path: bytes, prefix: bytes, expected: tuple[tuple[bytes, ...], bo
         assert found == (None if expected is None else MountPath(*expected))
 
 
-def test_hidden_names_on_request() -> None:
-    assert split_mount(b"/.git/config", b"/", hidden=True) == MountPath((b".git", b"config"))
-    refused = split_mount(b"/.git/..", b"/", hidden=True)
-    assert refused is not None
-    assert refused.refused == "dot segment"
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"/p/a", ((b"a",), False)),
+        (b"/p/a%20b/c?d", ((b"a b", b"c"), False)),
+        (b"/p/a%3fb%2525", ((b"a?b%25",), False)),
+        (b"/p/.git/config", ((b".git", b"config"), False)),
+        (b"/p/./a//b/.", ((b"a", b"b"), True)),
+        (b"/p/a/", ((b"a",), True)),
+        (b"/p", ((), False)),
+        (b"%2Fp%2Fa%2fb", ((b"a", b"b"), False)),
+        (b"/p/back\\slash%5c", ((b"back\\slash\\",), False)),
+        (b"/p/100%", ((b"100%",), False)),
+        (b"/p/%zz", ((b"%zz",), False)),
+        (b"/p/a..b", ((b"a..b",), False)),
+        (b"/p/../a", "dot"),
+        (b"/p/..", "dot"),
+        (b"/p/%2e%2e/a", "dot"),
+        (b"/p/..%2fa", "dot"),
+        (b"/p/a%00", "NUL"),
+        (b"/pa", None),
+        (b"p/a", None),
+        (b"/q/../p/a", None),
+        (b"@named", None),
+        (b"", None),
+    ],
+)
+def test_an_applications_path(value: bytes, expected: tuple[tuple[bytes, ...], bool] | str | None) -> None:
+    found = split_internal(value, b"/p/")
+    if isinstance(expected, str):
+        assert found is not None
+        assert expected in found.refused
+        assert found.names == ()
+    else:
+        assert found == (None if expected is None else MountPath(*expected))
 
 
 @given(
     st.binary(max_size=40) | st.text(alphabet="/.%2eEfF5cC0\\ab~", max_size=40).map(str.encode),
     st.sampled_from([b"/", b"/a", b"/a/b/"]),
-    st.booleans(),
 )
-def test_no_name_can_leave_the_root(tail: bytes, prefix: bytes, hidden: bool) -> None:
+def test_no_name_can_leave_the_root(tail: bytes, prefix: bytes) -> None:
     for path in (tail, prefix + tail, prefix + b"/" + tail):
-        found = split_mount(path, prefix, hidden=hidden)
+        found = split_mount(path, prefix)
         for name in found.names if found else ():
             assert name not in (b"", b".", b"..")
             assert not re.search(rb"[/\\\x00]", name)
-            assert hidden or not name.startswith(b".") or name == b".well-known"
+            assert not name.startswith(b".") or name == b".well-known"
+        internal = split_internal(path, prefix)
+        for name in internal.names if internal else ():
+            assert name not in (b"", b".", b"..")
+            assert not re.search(rb"[/\x00]", name)
 
 
 @given(st.lists(st.binary(min_size=1).filter(lambda n: not re.search(rb"[/\\\x00]|\A\.", n)), max_size=4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -12,6 +13,8 @@ from typing import IO
 
 import pytest
 import trio
+from faults import no_descriptor_left
+from opened import descriptors_of
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -36,7 +39,7 @@ class SlowDisk(Disk):
     def probe(self, fd: int, offset: int) -> bool | None:
         return any(first <= offset < end for first, end in self.fetched)
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
         with self.lock:
             self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
@@ -47,7 +50,7 @@ class SlowDisk(Disk):
             self.at_once -= 1
         if self.error is not None:
             raise self.error
-        super().fetch(fd, offset, count)
+        super().fetch(fd, offset, count, kernel)
         self.fetched.append((offset, offset + count))
 
 
@@ -154,6 +157,40 @@ async def test_few_threads_serve_many_in_turn(cold_pump: Pump, disk: SlowDisk, n
             far.close()
     assert sorted(ended) == list(range(30))
     assert disk.most_at_once == 4
+
+
+class OneHangs(SlowDisk):
+    """Each file is on a file system of its own; those of more than a MiB do not answer."""
+
+    def device(self, fd: int) -> int:
+        return os.fstat(fd).st_ino
+
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        if os.fstat(fd).st_size < 1 << 20:
+            self.gate.release()
+        super().fetch(fd, offset, count, kernel)
+
+
+async def test_a_file_system_that_hangs_holds_up_no_other(tmp_path: Path, pair: Pair, noise: IO[bytes]) -> None:
+    """It keeps its four threads, and those who ask of it; who asks of another is served, again and again."""
+    disk = OneHangs()
+    (tmp_path / "small").write_bytes(b"x" * 5000)
+    pairs = [unix_pair() for _ in range(6)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(disk=disk)).run)
+        for n, (near, _) in enumerate(pairs):
+            nursery.start_soon(pump.deliver, near, queue(FileSpan(noise, 1_000_000 + n * 5000, 4000)))
+        await until_fetching(disk, 4)
+        with (tmp_path / "small").open("rb") as small, trio.fail_after(5):
+            for n in range(6):
+                await pump.deliver(pair[0], queue(FileSpan(small, n, 1)))
+                assert await receive(pair[1], 1) == b"x"
+        assert len(pump.jobs()) == 6
+        nursery.cancel_scope.cancel()
+    disk.gate.release(10)
+    for near, far in pairs:
+        near.close()
+        far.close()
 
 
 async def test_the_disk_is_not_the_peers_fault(
@@ -274,6 +311,50 @@ async def test_a_really_evicted_file(pump: Pump, kernel: bool, tmp_path: Path, p
         assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
 
 
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("lack", ["descriptors", "threads"])
+async def test_what_cannot_be_fetched_is_sent_all_the_same(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], lack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread to be had, or no copy for it (dup(2), EMFILE): a step may wait for the disk, and nobody is cut."""
+    if lack == "threads":
+        monkeypatch.setattr(trio.lowlevel, "start_thread_soon", no_thread)
+    parts = queue(b"head", FileSpan(noise, 3, 1_000_000))
+    expected = b"".join(map(content, parts))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: cold_pump.deliver(pair[0], parts))
+        with trio.fail_after(10), no_descriptor_left() if lack == "descriptors" else contextlib.nullcontext():
+            assert await receive(pair[1], len(expected)) == expected
+    assert disk.asked == []
+    await until(lambda: len(descriptors_of(Path(noise.name))) == 1)  # none was left open
+
+
+def test_what_was_not_fetched_is_not_remembered(noise: IO[bytes]) -> None:
+    """The next delivery of the file is not told that it is in memory; this one believes it for a second."""
+    frontier, residency = Frontier(), Residency(Untold())
+    span = FileSpan(noise, 0, 3_000_000)
+    frontier.dare(span, 5)
+    assert frontier.warm(residency, span, 5) == 256 * KIB
+    assert frontier.warm(residency, span, 7) == 0
+    assert Frontier().warm(residency, span, 5) == 0
+
+
+async def test_who_does_without_sendfile_fetches_without_it(
+    pair: Pair, noise: IO[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``kernel=False``: for file systems whose sendfile(2) misbehaves, which may be by any call of it."""
+    monkeypatch.setattr(os, "sendfile", None)  # a call of it is an error that ends the delivery
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(disk=SlowDisk(free=True))).run)
+        with trio.fail_after(5):
+            nursery.start_soon(lambda: pump.deliver(pair[0], queue(FileSpan(noise, 10, 40_000)), kernel=False))
+            assert await receive(pair[1], 40_000) == content(FileSpan(noise, 10, 40_000))
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_is_not_in_memory_is_not_pushed(cold_pump: Pump, disk: SlowDisk, tmp_path: Path) -> None:
     """Bytes are, and of a file what is in memory; nothing is fetched for it."""
     path = tmp_path / "half"
@@ -354,10 +435,10 @@ def test_a_file_system_that_cannot_tell(tmp_path: Path) -> None:
         assert Disk().probe(file.fileno(), 100) in (True, None), "beyond the end: sending tells, at once"
 
 
-@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOTSOCK])
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOTSOCK, errno.EMFILE])
 def test_a_fetch_brings_it_into_memory(code: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sendfile(2) to /dev/null, or by reading where that cannot be had."""
-    if code is not None:
+    """sendfile(2) to /dev/null, or by reading where that cannot be had, or cannot be opened."""
+    if code in (errno.EINVAL, errno.ENOTSOCK):
 
         def sendfile(*_: object) -> int:
             raise OSError(code, os.strerror(code))
@@ -367,7 +448,8 @@ def test_a_fetch_brings_it_into_memory(code: int | None, tmp_path: Path, monkeyp
         file.write(bytes(1 << 20))
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        Disk().fetch(file.fileno(), 0, 1 << 20)
+        with no_descriptor_left() if code == errno.EMFILE else contextlib.nullcontext():
+            Disk().fetch(file.fileno(), 0, 1 << 20)
         Disk().fetch(file.fileno(), 1 << 19, 1 << 20)  # beyond the end: no error, and an end
         for offset in range(0, 1 << 20, 1 << 17):
             assert Disk().probe(file.fileno(), offset) in (True, None)

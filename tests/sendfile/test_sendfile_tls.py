@@ -347,7 +347,7 @@ class ColdDisk(Disk):
     def probe(self, fd: int, offset: int) -> bool:
         return any(first <= offset < end for first, end in self.fetched)
 
-    def fetch(self, fd: int, offset: int, count: int) -> None:
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
         assert self.gate.wait(20)
         self.fetched.append((offset, offset + count))
 

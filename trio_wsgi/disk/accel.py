@@ -6,7 +6,10 @@ Laws:
   leak.
 * The headers that carry the name stay inside, whatever comes of it. That is where directories are mapped; without any
   they are headers like others, perhaps meant for a proxy before us.
-* The app's other headers are kept, but those that describe a body that is not sent.
+* The app's other headers are kept, but those that describe a body that is not sent. Its validators are such under
+  X-Accel-Redirect, as in nginx: a middleware made them of that body. Under X-Sendfile they are of the file: Flask sets
+  them so.
+* What is asked of nginx by X-Accel-* stays inside, too, whether or not we do it.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from trio_wsgi.disk.root import Absent, OpenedFile, Root
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.rules.mediatypes import guess_type
-from trio_wsgi.rules.paths import split_mount
+from trio_wsgi.rules.paths import MountPath, split_internal
 
 _REDIRECT = b"x-accel-redirect"
 _SENDFILE = b"x-sendfile"
 _LIMIT_RATE = b"x-accel-limit-rate"
 _BUFFERING = b"x-accel-buffering"
-_OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING}
+_OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING, b"x-accel-expires", b"x-accel-charset"}
 _OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"content-range"}
+_NOT_OF_THE_FILE = {_REDIRECT: _OF_THE_BODY | {b"etag", b"last-modified"}, _SENDFILE: _OF_THE_BODY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def read_order(head: Head) -> AccelOrder:
     named = [(name, said[name]) for name in (_REDIRECT, _SENDFILE) if name in said]
     is_range = head.status == 206 and any(name.lower() == b"content-range" for name, _ in head.headers)
     target = named[0] if named and (head.status == 200 or is_range) else None
-    dropped = _OURS | (_OF_THE_BODY if target else set())
+    dropped = _OURS | (_NOT_OF_THE_FILE[target[0]] if target else set())
     headers: Headers = [item for item in head.headers if item[0].lower() not in dropped]
     rate = said.get(_LIMIT_RATE, b"")
     buffering = said.get(_BUFFERING, b"").lower()
@@ -89,7 +93,7 @@ class AccelMap:
 
         Args:
             target: the header's name, and its value: for X-Accel-Redirect an internal path (percent-encoded, as in
-                nginx), for X-Sendfile the absolute name of a file.
+                nginx), for X-Sendfile the absolute name of a file, as it is or percent-encoded as a whole.
 
         Raises:
             AppError: it is not below a directory that the operator mapped.
@@ -98,29 +102,33 @@ class AccelMap:
         """
         header, value = target
         for prefix, root in self._roots:
-            names = _below_prefix(value, prefix) if header == _REDIRECT else _below_directory(value, root)
-            if names is None:
-                continue
-            try:
-                opened = root.open(names)
-            except Absent:
-                return None
-            return (opened, guess_type(names[-1])) if isinstance(opened, OpenedFile) else None
+            path = split_internal(value, prefix) if header == _REDIRECT else _below_directory(value, root)
+            if path is not None:
+                opened = None if path.refused else _open_file(root, path)
+                return None if opened is None else (opened, guess_type(path.names[-1]))
         raise AppError(
             f"{header.decode()}: {value.decode('latin-1')!r} is not below a directory given by --accel: nothing is sent"
         )
 
 
-def _below_prefix(value: bytes, prefix: bytes) -> tuple[bytes, ...] | None:
-    path = split_mount(value.partition(b"?")[0], prefix, hidden=True)
-    return None if path is None or path.refused else path.names
+def _open_file(root: Root, path: MountPath) -> OpenedFile | None:
+    try:
+        opened = root.open(path.names)
+    except Absent:
+        return _open_file(root, path) if root.renew() else None
+    if not isinstance(opened, OpenedFile):
+        return None
+    if path.directory:  # a file's name with a slash at its end
+        opened.file.close()
+        return None
+    return opened
 
 
-def _below_directory(value: bytes, root: Root) -> tuple[bytes, ...] | None:
+def _below_directory(value: bytes, root: Root) -> MountPath | None:
     name = value if value.startswith(b"/") else unquote_to_bytes(value)
     for base in (os.fsencode(root.path), os.fsencode(root.real_path)):  # an app may know it by either
         base = base.rstrip(b"/") + b"/"
         if name.startswith(base) and b"\x00" not in name:
             names = tuple(part for part in name[len(base) :].split(b"/") if part)
-            return None if b".." in names or b"." in names else names
+            return None if b".." in names or b"." in names else MountPath(names, name.endswith(b"/"))
     return None

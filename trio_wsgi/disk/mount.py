@@ -4,7 +4,7 @@ Laws:
 
 * GET and HEAD only; everything below the URL is the mount's, found or not.
 * A directory's URL ends in a slash; one without is redirected, so that relative links work. Where a proxy of ours has
-  taken away a part of the path, it stands in the redirection again.
+  taken away a part of the path, it stands in the redirection again; which says so, for caches on the way.
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
@@ -46,6 +46,7 @@ _OF_A_LISTING = (
 SUFFIXES = {"br": b".br", "zstd": b".zst", "gzip": b".gz"}  # our favourite first
 _COMPRESSED = tuple(SUFFIXES.values())
 _REMEMBERED = 1024  # files of a mount
+_PREFIX = b"X-Forwarded-Prefix"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,11 @@ class Mount:
     def __repr__(self) -> str:
         return f"<Mount {self._prefix!r} = {self._root.path}>"
 
+    @property
+    def device(self) -> int:
+        """Of the directory's file system."""
+        return self._root.device
+
     def find(self, request: RequestHead) -> MountPath | None:
         """The names to open for a request, or None when it is not for this mount. Does not block."""
         return split_mount(request.path, self._prefix)
@@ -112,15 +118,12 @@ class Mount:
         try:
             if path.refused:
                 raise Absent(path.refused)
-            opened = root.open(path.names)
-            if isinstance(opened, OpenedFile):
-                if path.directory:
-                    opened.file.close()
-                    raise Absent("a file's name with a slash at its end")
-                return self._with_file(request, path.names, opened, root)
-            if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
-                return found
-            return _redirect(request, forwarding)
+            try:
+                return self._find(request, path, forwarding, root)
+            except Absent:
+                if not root.renew():
+                    raise
+                return self._find(request, path, forwarding, root)
         except PermissionError:
             return say(request, 403, b"Forbidden")
         except Absent as exc:
@@ -129,6 +132,19 @@ class Mount:
         except OSError as exc:  # the disk failed, or descriptors ran out
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 500, b"Internal Server Error")
+
+    def _find(
+        self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
+    ) -> Answer:
+        opened = root.open(path.names)
+        if isinstance(opened, OpenedFile):
+            if path.directory:
+                opened.file.close()
+                raise Absent("a file's name with a slash at its end")
+            return self._with_file(request, path.names, opened, root)
+        if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
+            return found
+        return _redirect(request, forwarding)
 
     def _find_in_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer | None:
         """The directory's index or its entries; None where they are to be asked for by another name."""
@@ -142,6 +158,8 @@ class Mount:
                 return self._with_file(request, names, opened, root)
         if not self._options.listing:
             raise Absent("a directory without an index")
+        if root.renew():  # a directory that was removed looks empty
+            return self._find_in_directory(request, path, root)
         if b"//" in request.path:  # clients do not agree on where relative links lead from there
             return None
         return self._with_listing(request, path, root)
@@ -221,6 +239,9 @@ def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, Mo
 
 def _redirect(request: RequestHead, forwarding: Forwarding | None) -> Answer:
     """To the one name of a directory: single slashes, one at the end."""
-    prefix = b"" if forwarding is None else find_prefix(request.headers, forwarding)
-    location = directory_location(prefix + request.path, request.query or None)
-    return say(request, 301, b"Moved Permanently", [(b"Location", location)])
+    prefix, headers = b"", []
+    if forwarding is not None and _PREFIX.lower() in forwarding.names:
+        prefix = find_prefix(request.headers, forwarding)
+        headers.append((b"Vary", _PREFIX))  # a proxy may pass on what its client says, and keep the answer for others
+    headers.append((b"Location", directory_location(prefix + request.path, request.query or None)))
+    return say(request, 301, b"Moved Permanently", headers)

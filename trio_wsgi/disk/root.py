@@ -6,6 +6,8 @@ Laws:
 * No symlink leads out: the kernel sees to it while it resolves the name (openat2(2), RESOLVE_BENEATH), and an
   absolute one counts as leading out. Where there is no openat2, no symlink below the root is followed at all.
   `follow_symlinks` lifts both.
+* A root that was removed (`rm -rf dist; mkdir dist`) is opened anew, by its path and under the same number: other
+  threads that use it meanwhile meet the one or the other, never somebody else's descriptor.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
 * `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
   in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a regular file is there or that nothing is, and
@@ -19,12 +21,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
+import logging
 import os
 import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+log = logging.getLogger("trio_wsgi.error")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_XDEV = 0x01
@@ -33,7 +38,8 @@ _RESOLVE_BENEATH = 0x08
 _RESOLVE_CACHED = 0x20  # since Linux 5.12
 # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY_FLAGS = _ROOT_FLAGS | os.O_NOFOLLOW
 _ABSENT = {
     errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ENODEV, errno.EISDIR,
     errno.EINVAL, errno.EILSEQ,  # a name that the file system cannot have
@@ -83,8 +89,8 @@ class Root:
     """A directory below which names are opened.
 
     Args:
-        path: of the directory. Its own symlinks are followed, once: that is the operator's choice. `path` has it as
-            it was given and `real_path` without symlinks, both absolute.
+        path: of the directory. Its own symlinks are followed when it is opened: that is the operator's choice. `path`
+            has it as it was given and `real_path` without symlinks, both absolute; `device` is of its file system.
         follow_symlinks: follow the symlinks below it wherever they lead.
 
     Raises:
@@ -95,7 +101,8 @@ class Root:
         self.path = str(Path(path).absolute())
         self.real_path = os.path.realpath(path)
         self._follow = follow_symlinks
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fd = os.open(path, _ROOT_FLAGS)
+        self.device = os.fstat(self._fd).st_dev
         self.at_hand = AtHand(self)
 
     def __repr__(self) -> str:
@@ -106,6 +113,23 @@ class Root:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def renew(self) -> bool:
+        """When something was not found: whether the directory had been removed, and is open anew now."""
+        if os.fstat(self._fd).st_nlink:
+            return False
+        try:
+            fd = os.open(self.path, _ROOT_FLAGS)
+        except OSError:  # not made yet, or no more for us to open
+            return False
+        try:
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self.real_path = os.path.realpath(self.path)
+        self.at_hand = AtHand(self)
+        log.info("%s had been removed and is there anew: opened again", self.path)
+        return True
 
     def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
         """Open what the names lead to, one below the other.
@@ -265,6 +289,12 @@ class AtHand:
         finally:
             os.close(fd)
         return root._give_out(_openat2_cached(root._fd, path, self._to_read), path)
+
+    def renew(self) -> bool:
+        """As `Root.renew`: WouldBlock where it is to be opened."""
+        if self._can_tell and not os.fstat(self._root._fd).st_nlink:
+            raise WouldBlock
+        return False
 
     def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
         """As `Root.list`: a directory is never at hand."""

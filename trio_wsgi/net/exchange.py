@@ -233,7 +233,7 @@ class Exchange:
                 return mount.answer_nowait(head, path, self._peer.forwarding)
         self._opening = True
         call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
-        answer: Answer = await self._service.disk.run(call)
+        answer: Answer = await self._service.disks[mount].run(call, self._service.config.queue_timeout)
         return answer
 
     async def _send(self, answer: Answer) -> None:

@@ -5,7 +5,8 @@ Laws:
 * Structure is lifetime: services (pump, threads) ⊃ connections ⊃ accepting. What is inside ends first.
 * A drain is: accept who is in the queue already, stop accepting, tell every connection, wait for those that move.
 * At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset. A
-  listener that waits holds no place of the limit.
+  listener that waits holds no place of the limit. The last descriptors are for those who are served; but where nobody
+  is, the next one always comes in.
 * A client can end its own connection and nothing else.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
+from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog, Observer, Observers
@@ -91,6 +94,7 @@ class Server:
         self._began = False
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
+        self._reserve = Reserve()
 
     def __repr__(self) -> str:
         state = "draining" if self._accepting.cancel_called else "serving"
@@ -230,13 +234,26 @@ class Server:
             except OSError as exc:
                 if exc.errno not in _SCARCE:
                     raise
-                if trio.current_time() - said_at >= _SCARCE_QUIET:
-                    log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", exc.strerror)
-                    said_at = trio.current_time()
-                await trio.sleep(_SCARCE_PAUSE)
+                lack = exc.errno
             else:
                 if not accepted:
                     await trio.lowlevel.wait_readable(door.listener.sock)
+                    continue
+                if not self._reserve.touched:
+                    continue
+                lack = errno.EMFILE
+            if trio.current_time() - said_at >= _SCARCE_QUIET:
+                log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", os.strerror(lack))
+                said_at = trio.current_time()
+            await self._wait_for_descriptors(door)
+
+    async def _wait_for_descriptors(self, door: _Door) -> None:
+        """Until something may have been given back, and the reserve is whole again."""
+        await trio.sleep(_SCARCE_PAUSE)
+        self._reserve.look(door.listener.sock)
+        while self._reserve.touched and self._connections:
+            await trio.sleep(_SCARCE_PAUSE)
+            self._reserve.look(door.listener.sock)
 
     def _accept_queued(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
         with suppress(trio.WouldBlock, OSError):
@@ -260,6 +277,7 @@ class Server:
             if exc.errno in _LOST:
                 return True
             raise
+        self._reserve.note(sock)
         sock.setblocking(False)
         if door.listener.address.kind == "tcp":
             with suppress(OSError):  # already reset, on some systems

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -32,7 +32,7 @@ from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
 from trio_wsgi.wsgi.response import AnswerOptions
 
-DISK_THREADS = 4  # that open the files of mounts
+DISK_THREADS = 4  # that open the files of the mounts of one file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Service:
     proxy_protocol: Proxies | None  # who begins its connections with a PROXY header; None: nobody does
     health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
-    disk: AppThreads  # for what mounts do, which no app may keep waiting
+    disks: Mapping[Mount, AppThreads]  # for what mounts do, which no app may keep waiting, nor another file system
     tls: Tls | None
 
 
@@ -83,7 +83,7 @@ async def open_service(
             running(alarms.run),
             open_threads(config.threads, config.queue_size) as threads,
             open_lanes(threads) as lanes,
-            open_threads(DISK_THREADS, config.connection_limit) as disk,
+            _open_disks(directories.mounts, config.connection_limit) as disks,
             _open_background() as background,
         ):
             yield Service(
@@ -94,7 +94,7 @@ async def open_service(
                 now=alarms.now,
                 threads=threads,
                 lanes=lanes,
-                disk=disk,
+                disks=disks,
                 pump=pump,
                 buffers=Buffers(WRITE_SIZE),
                 watch=watch,
@@ -128,6 +128,17 @@ async def open_service(
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,
             )
+
+
+@asynccontextmanager
+async def _open_disks(mounts: Sequence[Mount], queue_size: int) -> AsyncIterator[Mapping[Mount, AppThreads]]:
+    """Threads for each mount; those of one file system share theirs. One that hangs (NFS, FUSE) holds up no other."""
+    by_device: dict[int, AppThreads] = {}
+    async with AsyncExitStack() as stack:
+        for mount in mounts:
+            if mount.device not in by_device:
+                by_device[mount.device] = await stack.enter_async_context(open_threads(DISK_THREADS, queue_size))
+        yield {mount: by_device[mount.device] for mount in mounts}
 
 
 @asynccontextmanager

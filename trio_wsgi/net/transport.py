@@ -3,8 +3,8 @@
 Laws:
 
 * `*_nowait` may be called in whichever thread owns the wire at the moment; everything `async` runs on the event loop.
-* The peer's leaving is `ClientGone`, whatever errno it came as; a file that cannot be read is the app's, and no
-  leaving.
+* The peer's leaving is `ClientGone`, whatever errno it came as; a file that cannot be read is the disk's doing; one
+  that is not open, or not for reading, is the app's.
 * A peer that takes bytes is not stalled, however few they are and whether or not the kernel asks us for more.
 * `close` is called once, by the connection's task, on every path.
 """
@@ -21,9 +21,9 @@ from typing import TypeVar
 
 import trio
 
-from sendfile import FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
+from sendfile import FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
 from sendfile.held import held_by_kernel
-from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
 
 __all__ = ["LOOKS", "FileTooShort", "PlainTransport", "Taken"]
 
@@ -107,13 +107,13 @@ class PlainTransport:
         """Send what of bytes and files is in memory and the kernel takes now; `parts` keeps the rest.
 
         Raises:
-            ClientGone, FileTooShort, AppError: as `deliver`.
+            ClientGone, FileTooShort, DiskFailed, AppError: as `deliver`.
         """
         if self._sender is None:
             try:
                 self._pump.push_nowait(self.sock, parts, kernel=self._kernel)
             except (OSError, ValueError) as exc:
-                raise _whose(exc) from exc
+                raise _whose(exc, parts) from exc
 
     def writable_nowait(self) -> bool:
         """Whether the kernel would take bytes now."""
@@ -150,7 +150,8 @@ class PlainTransport:
             ClientGone: the peer has left, stalled (`ClientStalled`) or is too slow (`ClientTooSlow`); what it did not
                 take is still in `parts`.
             FileTooShort: a file ended before its span did.
-            AppError: a file cannot be read.
+            DiskFailed: a file cannot be read.
+            AppError: it is not open for reading.
         """
         taken = Taken(self.sock, idle_timeout, progress)
         while True:
@@ -171,7 +172,7 @@ class PlainTransport:
                 if taken.stalled():
                     raise ClientStalled("write_timeout", idle_timeout) from None
             except (OSError, ValueError) as exc:
-                raise _whose(exc) from exc
+                raise _whose(exc, parts) from exc
             else:
                 return
 
@@ -197,11 +198,15 @@ class PlainTransport:
             self.sock.close()
 
 
-def _whose(exc: OSError | ValueError) -> ClientGone | AppError:
-    """Whose fault it is that parts could not be sent; a ValueError is that of a file which was closed."""
-    if isinstance(exc, OSError) and exc.errno in _GONE:
+def _whose(exc: OSError | ValueError, parts: Parts) -> ClientGone | DiskFailed | AppError:
+    """Whose fault it is that parts could not be sent; ValueError and EBADF are those of a file which is not open."""
+    if isinstance(exc, ValueError) or exc.errno == errno.EBADF:
+        return AppError(f"the file could not be read on: {exc}")
+    if exc.errno in _GONE:
         return ClientGone(exc.errno, f"while sending: {exc.strerror}")
-    return AppError(f"the file could not be read on: {exc}")
+    files = (part.file for part in parts if isinstance(part, FileSpan))
+    name = getattr(next(files, None), "name", "a file")
+    return DiskFailed(f"{name} could not be read on: {exc.strerror}")
 
 
 class Taken:

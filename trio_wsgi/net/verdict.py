@@ -12,7 +12,7 @@ import logging
 import traceback
 from dataclasses import dataclass
 
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, NoRoom
+from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
 from trio_wsgi.net.apps import Overloaded
 from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
@@ -118,6 +118,8 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
             return Verdict(Outcome.CLIENT_GONE, cause.strerror or str(cause), 0)
         case FileTooShort():
             return Verdict(Outcome.FILE_TOO_SHORT, str(cause))
+        case DiskFailed():
+            return Verdict(Outcome.SERVER_ERROR, str(cause), severity=logging.ERROR)
         case AppTimedOut():
             return Verdict(Outcome.APP_TIMEOUT, str(cause), 504, severity=logging.ERROR)
         case NoRoom() if exc is cause:
@@ -129,7 +131,7 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
                 retry=True,
                 severity=logging.ERROR,
             )
-        case _ if isinstance(exc, AppFailed | AppError):  # the latter: its file could not be read
+        case _ if isinstance(exc, AppFailed | AppError):  # the latter: its file is not open
             shown = "\n" + "".join(traceback.format_exception(cause)) if expose_tracebacks else ""
             return Verdict(
                 Outcome.APP_ERROR, _one_line(cause), 500, shown, keeps=True, severity=logging.ERROR, error=cause

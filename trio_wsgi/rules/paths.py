@@ -2,10 +2,10 @@
 
 Laws:
 
-* A path is taken apart while it is still percent-encoded, and each segment is decoded once: an encoded slash
-  can not become a separator (RFC 3986, sections 2.2 and 3.3).
-* No name that is given out is empty, ``.`` or ``..``, or has a slash, a backslash or a NUL in it. So a walk
-  that opens each name relative to the directory before it leaves the root only by a symlink.
+* A client's path is taken apart while it is still percent-encoded, and each segment is decoded once: an encoded
+  slash can not become a separator (RFC 3986, sections 2.2 and 3.3). An application's is decoded as a whole.
+* No name that is given out is empty, ``.`` or ``..``, or has a slash or a NUL in it; nor a backslash, where a
+  client asks. So a walk that opens each name relative to the directory before it leaves the root only by a symlink.
 * Names are bytes, as the file system has them. Nothing is normalised.
 """
 
@@ -38,19 +38,18 @@ class MountPath:
     refused: str = ""
 
 
-def split_mount(path: bytes, prefix: bytes, *, hidden: bool = False) -> MountPath | None:
+def split_mount(path: bytes, prefix: bytes) -> MountPath | None:
     """Split a request's path at a mount.
 
     Args:
         path: the path of the request target, percent-encoded, without the query.
         prefix: where the mount stands, percent-encoded, such as ``/static`` or ``/``; a slash at its end is
             the same.
-        hidden: whether names that begin with a dot are served (``.well-known`` always is).
 
     Returns:
         None when the path is not under the mount: someone else's. Slashes that follow each other count as
         one, as in nginx. The mount itself without a slash (``/static``) is a `MountPath` without names that
-        is no directory yet: redirect it.
+        is no directory yet: redirect it. Names that begin with a dot are refused, but for ``.well-known``.
     """
     if not path.startswith(b"/"):
         return None
@@ -61,11 +60,34 @@ def split_mount(path: bytes, prefix: bytes, *, hidden: bool = False) -> MountPat
     names: list[bytes] = []
     for segment in raw[len(wanted) :]:
         name = _decode(segment)
-        refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name, hidden=hidden)
+        refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name)
         if refused:
             return MountPath(refused=refused)
         names.append(name)
     return MountPath(tuple(names), path.endswith(b"/"))
+
+
+def split_internal(value: bytes, prefix: bytes) -> MountPath | None:
+    """Split an application's X-Accel-Redirect at an internal path, as nginx reads it.
+
+    It is decoded once, as a whole, since some applications quote it whole; what is no escape stands for itself.
+    Segments that are empty or ``.`` are nothing, and names may have dots and backslashes as they like.
+
+    Args:
+        value: of the header, percent-encoded, maybe with a query, which is dropped.
+        prefix: percent-encoded.
+
+    Returns:
+        None when it is not under the prefix. Refused where there is a ``..`` or a NUL.
+    """
+    path = _decode(value.partition(b"?")[0])
+    segments = [segment for segment in path.split(b"/") if segment not in (b"", b".")]
+    wanted = _decode_prefix(prefix)
+    if not path.startswith(b"/") or segments[: len(wanted)] != wanted:
+        return None
+    if b".." in segments or b"\x00" in path:
+        return MountPath(refused="dot segments or NUL")
+    return MountPath(tuple(segments[len(wanted) :]), path.endswith((b"/", b"/.")))
 
 
 @lru_cache(maxsize=64)
@@ -77,18 +99,17 @@ def _decode(segment: bytes) -> bytes:
     return unquote_to_bytes(segment) if b"%" in segment else segment
 
 
-def refuse_name(name: bytes, *, hidden: bool = False) -> str:
+def refuse_name(name: bytes) -> str:
     """Return why there can be nothing of this name under a mount; "" when there may be.
 
     Args:
         name: decoded, not empty.
-        hidden: as for `split_mount`.
     """
     if name in (b".", b".."):
         return "dot segment"
     if _FORBIDDEN.search(name):
         return "slash, backslash or NUL in a name"
-    if not hidden and name.startswith(b".") and name != _WELL_KNOWN:
+    if name.startswith(b".") and name != _WELL_KNOWN:
         return "hidden name"
     return ""
 

@@ -193,14 +193,16 @@ class Response:
             length=length,
             missing=(self._promised or self._taken) - self._taken if self._has_body else 0,
             close=nothing if self._spool is None else self.close,
-            close_at_once=self._spool is None or not self._spool.on_disk,
             limit_rate=self._asked_rate(),
+            quick=self._spool is None or not self._spool.on_disk,
         )
 
     def finish_with_file(self, span: FileSpan, status: FileStatus) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it."""
         if self._head is None or self.head_sent or self._taken or self._named is not None:
-            return self.finish([span])
+            answer = self.finish([span])
+            answer.hold(span, status)
+            return answer
         answer = answer_file(self._request, self._head, span, status, self.options.files)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED

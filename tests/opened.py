@@ -1,0 +1,17 @@
+"""What this process has open (proc(5))."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def descriptors_of(path: Path) -> set[int]:
+    """The descriptors that stand for a file or directory that is, or was, of this name."""
+    names = {str(path), f"{path} (deleted)"}
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the listing itself
+            if str(entry.readlink()) in names:
+                found.add(int(entry.name))
+    return found
