@@ -19,8 +19,8 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_SHARE = 16  # of the limit; where that is next to nothing, _LEAST, but never more than a quarter
-_LEAST, _MOST = 16, 1024
+_SHARE = 32  # of the limit; where that is next to nothing, _LEAST, but never more than a quarter
+_LEAST, _MOST = 16, 256
 
 
 class Reserve:
