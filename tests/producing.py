@@ -71,8 +71,8 @@ async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL
             return await receive_all(stream)
 
 
-def h11_data(raw: bytes) -> Iterator[bytes]:
-    """The body of a response that is cut."""
+def cut_body(raw: bytes) -> Iterator[bytes]:
+    """The body of a response that must not be whole."""
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method="GET", target="/", headers=[("Host", "t")]))
     client.send(h11.EndOfMessage())

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-import h11
 import pytest
 import trio
 import trio.lowlevel
@@ -20,7 +19,7 @@ from downloads import known_bytes
 from faults import StopsReading, Vanishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from producing import GET, REQUESTS, SMALL, TINY, ask, cut_up
+from producing import GET, REQUESTS, SMALL, TINY, ask, cut_body, cut_up
 from serving import receive_all, receive_to_end, serving
 
 from sendfile import Part
@@ -365,18 +364,6 @@ async def test_an_endless_app_ends_with_the_server(name: str, ahead: int, reads:
     body = b"".join(cut_body(bytes(received)))
     assert len(body) > 256 or name == "swallows"
     assert body == (PATTERN * (len(body) // 256 + 1))[: len(body)]
-
-
-def cut_body(raw: bytes) -> Iterator[bytes]:
-    """The body of a response that must not be whole."""
-    client = h11.Connection(h11.CLIENT)
-    client.send(h11.Request(method="GET", target="/", headers=[("Host", "t")]))
-    client.send(h11.EndOfMessage())
-    client.receive_data(raw)
-    assert isinstance(client.next_event(), h11.Response)
-    while isinstance(event := client.next_event(), h11.Data):
-        yield bytes(event.data)
-    assert event is h11.NEED_DATA
 
 
 # -- the backlog by itself ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import trio
 from answers import read_answer, read_answers
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, cut_up, h11_data, write_all
+from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, cut_body, cut_up, write_all
 from serving import receive_all, receive_to_end, serving
 
 from trio_wsgi import Outcome
@@ -223,7 +223,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         assert raw.endswith(data)
     else:
         assert not raw.endswith(b"0\r\n\r\n")
-        assert b"".join(h11_data(bytes(raw))) == data
+        assert b"".join(cut_body(bytes(raw))) == data
     assert record.body_sent == len(data)
 
 

@@ -13,7 +13,7 @@ import trio
 from answers import read_answer, read_answers
 from downloads import known_bytes
 from faults import Vanishes
-from producing import GET, SMALL, Write, ask, h11_data, write_all
+from producing import GET, SMALL, Write, ask, cut_body, write_all
 from serving import receive_all, serving
 
 from trio_wsgi import Outcome
@@ -203,7 +203,7 @@ async def test_a_refusal_let_out_is_an_app_error() -> None:
             await stream.send_all(GET)
             with trio.fail_after(10):
                 await trio.to_thread.run_sync(refused.wait, 10)
-                body = b"".join(h11_data(await receive_all(stream)))
+                body = b"".join(cut_body(await receive_all(stream)))
         record = await served.record(2)
     assert record.outcome is Outcome.APP_ERROR
     assert "BlockingIOError" in record.reason

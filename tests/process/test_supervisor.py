@@ -205,15 +205,12 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-@pytest.mark.parametrize(("how", "workers"), [("Ctrl-C", 1), ("hangup", 1), ("hangup", 0)])
-def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
-    """Ctrl-C goes to the foreground process group: were the workers in it, ours would be their second signal. And
-    a terminal that is closed is not the HUP that asks for a reload."""
+def start_at_terminal(site: Path, how: str, *flags: str) -> tuple[subprocess.Popen[bytes], int]:
+    """A server at a terminal of its own, started by a program that is text, and that terminal's other end."""
     master, slave = pty.openpty()
-    errors = site / f"{how} {workers}.log"
-    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", str(workers), "--log-file", str(errors)]
+    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", *flags]
     run = subprocess.Popen(
-        [sys.executable, "-c", AT_A_TERMINAL, *words],
+        [sys.executable, "-c", how, *words],
         stdin=slave,
         stdout=slave,
         stderr=slave,
@@ -222,6 +219,15 @@ def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
         start_new_session=True,
     )
     os.close(slave)
+    return run, master
+
+
+@pytest.mark.parametrize(("how", "workers"), [("Ctrl-C", 1), ("hangup", 1), ("hangup", 0)])
+def test_the_terminal_ends_it(site: Path, how: str, workers: int) -> None:
+    """Ctrl-C goes to the foreground process group: were the workers in it, ours would be their second signal. And
+    a terminal that is closed is not the HUP that asks for a reload."""
+    errors = site / f"{how} {workers}.log"
+    run, master = start_at_terminal(site, AT_A_TERMINAL, "-w", str(workers), "--log-file", str(errors))
     try:
         wait_until(lambda: errors.exists() and "listening at" in errors.read_text())
         if how == "Ctrl-C":
@@ -256,18 +262,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 def test_a_terminal_that_wants_no_output_from_the_background_changes_nothing(site: Path) -> None:
     """stty tostop: the signal that comes with each line does not end a worker, as it would if it were sent."""
-    master, slave = pty.openpty()
-    words = ["-m", "trio_wsgi", "workers_app:app", "-b", "127.0.0.1:0", "-w", "1"]
-    run = subprocess.Popen(
-        [sys.executable, "-c", IN_THE_BACKGROUND, *words],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=site,
-        env=clean_environment(),
-        start_new_session=True,
-    )
-    os.close(slave)
+    run, master = start_at_terminal(site, IN_THE_BACKGROUND, "-w", "1")
     told, asked = "", False
     try:
         while "stopped" not in told and select.select([master], [], [], 10)[0]:

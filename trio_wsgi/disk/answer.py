@@ -49,12 +49,8 @@ class Answer:
 
     @property
     def close_at_once(self) -> bool:
-        """Whether close() cannot block, as far as that is known now. To be set where more is known of it."""
+        """Whether close() cannot block, as far as that is known now."""
         return self.quick and (self.large is None or not _is_deleted(self.large))
-
-    @close_at_once.setter
-    def close_at_once(self, at_once: bool) -> None:
-        self.quick = at_once
 
     def hold(self, span: FileSpan, status: os.stat_result) -> None:
         """Its close() is to close the file of `span`, too."""

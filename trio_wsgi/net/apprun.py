@@ -157,7 +157,7 @@ class AppRun:
             self.end_call()
             self._outlet.delivering = True
         if answer is not None:
-            if running is not None and not answer.close_at_once:
+            if running is not None and not answer.quick:
                 answer.close = partial(running.context.run, answer.close)  # which goes on with what the app has set
             if self.left or not (self._gone or (clock is not None and clock.expired)):
                 return answer

@@ -302,7 +302,7 @@ class Exchange:
         """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
         if not self._outlet.leave(answer):
             return False
-        close, answer.close, answer.close_at_once = answer.close, nothing, True
+        close, answer.close, answer.quick = answer.close, nothing, True
         if close is not nothing:
             close_logging(close)
         if self._app is not None:

@@ -66,19 +66,8 @@ class Ride:
         rider: serves it.
     """
 
-    __slots__ = (
-        "_context",
-        "_lane",
-        "attended",
-        "cancelled",
-        "context",
-        "error",
-        "fd",
-        "recalled",
-        "rider",
-        "stirred",
-        "task",
-    )
+    __slots__ = ("_context", "_lane", "attended", "cancelled", "context", "error", "fd", "recalled", "rider", "stirred",
+                 "task")  # fmt: skip
 
     def __init__(self, lane: Lane, sock: socket.socket, rider: Rider) -> None:
         self._lane = lane

@@ -42,20 +42,8 @@ class Wire:
         make_codec: makes what reads requests and frames responses.
     """
 
-    __slots__ = (
-        "_body",
-        "_body_limit",
-        "_codec",
-        "_head",
-        "_length_known",
-        "_limits",
-        "_received",
-        "_refused",
-        "_scanned",
-        "_unparsed",
-        "body_size",
-        "transport",
-    )  # fmt: skip
+    __slots__ = ("_body", "_body_limit", "_codec", "_head", "_length_known", "_limits", "_received", "_refused",
+                 "_scanned", "_unparsed", "body_size", "transport")  # fmt: skip
 
     def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport

@@ -154,21 +154,23 @@ def apply_forwarded(environ: dict[str, Any], headers: Headers, forwarding: Forwa
 
 def find_client(headers: Headers, forwarding: Forwarding) -> tuple[str, str] | None:
     """Address and port of the client for a log; None where the proxies say nothing that can be read."""
-    try:
-        said = read_forwarded(headers, forwarding)
-    except ClientError:
-        return None
+    said = _read_what_can_be(headers, forwarding)
     return None if said.client is None else (said.client, said.client_port)
 
 
 def find_prefix(headers: Headers, forwarding: Forwarding) -> bytes:
     """The part of a URL's path that the proxies have taken away, percent-encoded; empty where they say nothing that
     can be read."""
+    prefix = _read_what_can_be(headers, forwarding).prefix or ""
+    return quote_from_bytes(prefix.encode("latin-1")).encode()
+
+
+def _read_what_can_be(headers: Headers, forwarding: Forwarding) -> Forwarded:
+    """`read_forwarded`, for whoever may not refuse the request: what breaks the rules says nothing."""
     try:
-        said = read_forwarded(headers, forwarding)
+        return read_forwarded(headers, forwarding)
     except ClientError:
-        return b""
-    return quote_from_bytes((said.prefix or "").encode("latin-1")).encode()
+        return Forwarded()
 
 
 # -- X-Forwarded-* -----------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def _is_all_known(result: Iterable[Any]) -> bool:
 
 def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
     answer.close = _Closing(answer.close, result)
-    answer.close_at_once = at_once and answer.close_at_once
+    answer.quick = at_once and answer.quick
     return answer
 
 
