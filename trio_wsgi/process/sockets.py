@@ -12,6 +12,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -128,3 +129,15 @@ class Sockets:
 def each_address(config: Config) -> list[Address]:
     """Each once, in their order: one descriptor would be served, and closed, twice."""
     return list(dict.fromkeys(config.addresses))
+
+
+def take_socket(fd: int) -> socket.socket:
+    """The socket that a supervisor, or its former self, has left open for us.
+
+    Raises:
+        OSError: the descriptor is not open, or no socket.
+    """
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
+    return sock

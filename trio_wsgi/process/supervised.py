@@ -51,6 +51,7 @@ from trio_wsgi.process.order import (
 from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
+from trio_wsgi.process.sockets import take_socket
 from trio_wsgi.process.tuning import tune_process
 from trio_wsgi.process.worker import EXIT_CLEAN, SIGNALS, Process, run_serving
 
@@ -157,10 +158,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
 
 def _take_listener(inherited: Inherited) -> Listener:
     """Ours alone to close: the supervisor has its own descriptor, and removes the file of a unix socket."""
-    sock = socket.socket(fileno=inherited.fd)
-    sock.set_inheritable(False)
-    sock.setblocking(False)
-    return Listener(sock, inherited.address)
+    return Listener(take_socket(inherited.fd), inherited.address)
 
 
 async def _report(process: Process, channel: Channel, recycling: Recycling, started: float) -> None:

@@ -27,7 +27,7 @@ from trio_wsgi.net.unixsocket import SocketFile
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.order import Plan, plan_from_json, plan_to_json
-from trio_wsgi.process.sockets import Place
+from trio_wsgi.process.sockets import Place, take_socket
 
 STATE_VARIABLE = "_TRIO_WSGI_STATE"
 
@@ -87,18 +87,6 @@ def let_go(legacy: Legacy) -> None:
                 os.set_inheritable(listener.sock.detach(), True)
     for child in legacy.children:
         os.set_inheritable(child.channel.detach(), True)
-
-
-def take_socket(fd: int) -> socket.socket:
-    """The socket that a former self has left open.
-
-    Raises:
-        OSError: the descriptor is not open, or no socket.
-    """
-    sock = socket.socket(fileno=fd)
-    sock.set_inheritable(False)
-    sock.setblocking(False)
-    return sock
 
 
 def parse_legacy(text: str, take: TakeSocket = take_socket) -> Legacy:
