@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 GROUND = (
     "address",
+    "checks",
     "config",
     "errors",
     "foreign",

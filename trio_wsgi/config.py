@@ -15,14 +15,25 @@ To add a setting, add one field under its section. The annotation chooses how it
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trio_wsgi.address import Address, parse_address
+from trio_wsgi.checks import (
+    BELIEVABLE,
+    check_affinity,
+    check_header_value,
+    check_health_path,
+    check_mode,
+    check_mount,
+    check_networks,
+    check_prefix,
+    check_proxy_headers,
+    check_reference,
+    check_variable,
+)
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Strings, nearest, read_settings
 
@@ -30,16 +41,6 @@ from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Stri
 DEFAULT_LOG_FORMAT = (
     '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
     " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
-)
-
-# What proxies say of their clients, in headers that we can read.
-BELIEVABLE = (
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
 )
 
 BINDING = Section("Binding", "Where connections come from.")
@@ -55,63 +56,6 @@ RESPONSES = Section("Responses", "How what the application produces leaves.")
 FILES = Section("Files", "How files leave: the application's own, and those of mounts.")
 REQUESTS = Section("Requests", "How request bodies arrive.")
 LOGGING = Section("Logging")
-
-
-def _check_prefix(text: str) -> None:
-    if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
-        raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
-
-
-def _check_mount(text: str) -> None:
-    prefix, equals, directory = text.partition("=")
-    if not (prefix.startswith("/") and equals and directory) or not prefix.isascii() or "?" in prefix or "#" in prefix:
-        raise ValueError(f"{text!r} is not a mount; write /url=DIR")
-
-
-def _check_reference(text: str) -> None:
-    module, colon, attribute = text.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(f"{text!r} does not name a callable; write module:callable")
-
-
-def _check_header_value(text: str) -> None:
-    if not text.isascii() or not text.isprintable() or text != text.strip():
-        raise ValueError(f"{text!r} cannot be a header's value; write printable ASCII")
-
-
-def _check_mode(text: str) -> None:
-    if text and re.fullmatch(r"(0o)?[0-7]{1,4}", text) is None:
-        raise ValueError(f"{text!r} is no octal mode; write three digits from 0 to 7, such as 660")
-
-
-def _check_affinity(text: str) -> None:
-    if text not in {"auto", "off"} and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is None:
-        raise ValueError(f"{text!r} names no CPUs; write auto, off or a list such as 0,2-3")
-
-
-def _check_health_path(text: str) -> None:
-    if text and (not text.startswith("/") or not text.isascii() or "?" in text or "#" in text or " " in text):
-        raise ValueError(f"{text!r} is not a path; write it as /health")
-
-
-def _check_networks(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each != "*":
-            try:
-                ipaddress.ip_network(each, strict=False)
-            except ValueError:
-                raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
-
-
-def _check_proxy_headers(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each.lower() not in BELIEVABLE:
-            raise ValueError(f"{each!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
-
-
-def _check_variable(pair: tuple[str, str]) -> None:
-    if pair[0].startswith("wsgi."):
-        raise ValueError(f"{pair[0]!r} belongs to the server (PEP 3333); choose another name")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +90,7 @@ class Config:
         "",
         "Permissions of unix sockets, in octal, such as 660. Without it, what umask leaves.",
         metavar="MODE",
-        check=_check_mode,
+        check=check_mode,
     )
     unix_socket_owner: str = BINDING.setting(
         "", "Owner of unix sockets: USER, USER:GROUP or :GROUP. Without it, user and group.", metavar="USER:GROUP"
@@ -162,7 +106,7 @@ class Config:
         "",
         "Path that the server itself answers: 200 while it serves, 503 once it drains. Empty: none.",
         metavar="/PATH",
-        check=_check_health_path,
+        check=check_health_path,
     )
 
     # Processes
@@ -194,7 +138,7 @@ class Config:
         "off",
         "Which CPU a worker is pinned to: off, auto (one each, in turn), or a list such as 0,2-3 to take them from.",
         metavar="auto|off|LIST",
-        check=_check_affinity,
+        check=check_affinity,
     )
     pid: str | None = PROCESSES.setting(
         None, "File for the process id of the supervisor.", flags=("-p",), metavar="FILE"
@@ -214,7 +158,7 @@ class Config:
         "Permissions that files we make do not have, in octal, such as 027. Without it, inherited.",
         flags=("-m",),
         metavar="MODE",
-        check=_check_mode,
+        check=check_mode,
     )
 
     # Reloading
@@ -317,7 +261,7 @@ class Config:
         "Address or network of a proxy whose Forwarded and X-Forwarded-* headers are believed, or * for all. "
         "Repeatable, or separated by commas. What others send of them is dropped. Peers on unix sockets are believed.",
         metavar="ADDRESS",
-        check=_check_networks,
+        check=check_networks,
         familiar="FORWARDED_ALLOW_IPS",
     )
     trusted_proxy_headers: Strings = PROXIES.setting(
@@ -325,7 +269,7 @@ class Config:
         "Header that those proxies set. Repeatable, or separated by commas. What is left out comes from their clients, "
         "and is dropped. Name only what your proxy does set.",
         metavar="NAME",
-        check=_check_proxy_headers,
+        check=check_proxy_headers,
     )
     proxy_protocol: bool = PROXIES.setting(
         False, "Connections begin with a PROXY header, version 1 or 2, that names the client."
@@ -335,7 +279,7 @@ class Config:
         "Address or network of a proxy whose PROXY header is believed, or * for all; others are turned away. "
         "Repeatable, or separated by commas. Peers on unix sockets are believed.",
         metavar="ADDRESS",
-        check=_check_networks,
+        check=check_networks,
     )
 
     # Limits
@@ -351,12 +295,12 @@ class Config:
         "",
         "Path under which the application lives, such as /app; becomes SCRIPT_NAME.",
         metavar="/PATH",
-        check=_check_prefix,
+        check=check_prefix,
     )
     url_scheme: str = WSGI.setting(
         "http", "Scheme the application sees: wsgi.url_scheme. With a certificate, https.", choices=("http", "https")
     )
-    var: Pairs = WSGI.setting((), "Variable for the WSGI environ. Repeatable.", check=_check_variable)
+    var: Pairs = WSGI.setting((), "Variable for the WSGI environ. Repeatable.", check=check_variable)
     env: Pairs = WSGI.setting(
         (),
         "Variable for the process environment, set before the application is imported. Repeatable.",
@@ -367,7 +311,7 @@ class Config:
         (),
         "Callable that takes the application and returns one. Repeatable; the first is the outermost.",
         metavar="MODULE:CALLABLE",
-        check=_check_reference,
+        check=check_reference,
     )
     chdir: str | None = WSGI.setting(None, "Directory to change to before the application is imported.", metavar="DIR")
     pythonpath: str = WSGI.setting("", "Directories to import from first, separated by commas.", metavar="DIR,DIR")
@@ -390,7 +334,7 @@ class Config:
     ident: str = RESPONSES.setting(
         "trio-wsgi",
         "The Server header, unless the application sets one. Empty: none.",
-        check=_check_header_value,
+        check=check_header_value,
     )
     expose_tracebacks: bool = RESPONSES.setting(False, "Show the traceback in the 500 page. For development only.")
 
@@ -417,7 +361,7 @@ class Config:
         "Directory to serve under a URL, before the application and without a thread of its. Repeatable; the longest "
         "URL wins.",
         metavar="/URL=DIR",
-        check=_check_mount,
+        check=check_mount,
     )
     static_index: Strings = FILES.setting(
         ("index.html",), "File that answers for its directory. Repeatable.", metavar="NAME"
@@ -432,7 +376,7 @@ class Config:
         "Directory in which the application may name files to be sent. It names them in X-Accel-Redirect by this "
         "internal path, or in X-Sendfile by their own. Repeatable.",
         metavar="/PATH/=DIR",
-        check=_check_mount,
+        check=check_mount,
     )
     limit_rate: Size = FILES.setting(
         0,

@@ -316,8 +316,8 @@ async def test_a_paused_delivery_can_be_cancelled_closed_and_ended(epoll: bool, 
 async def test_hundreds_at_once_in_real_time(sparse: IO[bytes]) -> None:
     """Each of 400 within 5 % of its rate.
 
-    Nobody may ever be ahead by more. Who is behind is looked at five times a second for the last two seconds, for at any
-    one look the machine may just have stood still.
+    Nobody may ever be ahead by more. Who is behind is looked at five times a second for the last two seconds, for at
+    any one look the machine may just have stood still.
     """
     sparse.truncate(1 << 30)
     pairs = [unix_pair() for _ in range(400)]

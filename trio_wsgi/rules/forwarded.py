@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from trio_wsgi.config import BELIEVABLE
+from trio_wsgi.checks import BELIEVABLE
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority

@@ -1,0 +1,79 @@
+"""What the text of a setting must look like, where its kind alone does not tell.
+
+Laws:
+
+* Each check takes one value, returns nothing, and raises ValueError with the value and what to write instead.
+* It looks at the text only: whether a file, a user or an address is there is found out by who uses it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+# What proxies say of their clients, in headers that we can read.
+BELIEVABLE = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+)
+
+
+def check_prefix(text: str) -> None:
+    if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
+        raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
+
+
+def check_mount(text: str) -> None:
+    prefix, equals, directory = text.partition("=")
+    if not (prefix.startswith("/") and equals and directory) or not prefix.isascii() or "?" in prefix or "#" in prefix:
+        raise ValueError(f"{text!r} is not a mount; write /url=DIR")
+
+
+def check_reference(text: str) -> None:
+    module, colon, attribute = text.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{text!r} does not name a callable; write module:callable")
+
+
+def check_header_value(text: str) -> None:
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise ValueError(f"{text!r} cannot be a header's value; write printable ASCII")
+
+
+def check_mode(text: str) -> None:
+    if text and re.fullmatch(r"(0o)?[0-7]{1,4}", text) is None:
+        raise ValueError(f"{text!r} is no octal mode; write three digits from 0 to 7, such as 660")
+
+
+def check_affinity(text: str) -> None:
+    if text not in {"auto", "off"} and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is None:
+        raise ValueError(f"{text!r} names no CPUs; write auto, off or a list such as 0,2-3")
+
+
+def check_health_path(text: str) -> None:
+    if text and (not text.startswith("/") or not text.isascii() or "?" in text or "#" in text or " " in text):
+        raise ValueError(f"{text!r} is not a path; write it as /health")
+
+
+def check_networks(text: str) -> None:
+    for each in filter(None, map(str.strip, text.split(","))):
+        if each != "*":
+            try:
+                ipaddress.ip_network(each, strict=False)
+            except ValueError:
+                raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
+
+
+def check_proxy_headers(text: str) -> None:
+    for each in filter(None, map(str.strip, text.split(","))):
+        if each.lower() not in BELIEVABLE:
+            raise ValueError(f"{each!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+
+
+def check_variable(pair: tuple[str, str]) -> None:
+    if pair[0].startswith("wsgi."):
+        raise ValueError(f"{pair[0]!r} belongs to the server (PEP 3333); choose another name")
