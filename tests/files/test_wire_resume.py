@@ -205,7 +205,7 @@ def test_frameworks_resume_by_sendfile(framework: str, app: str, site: Path, tmp
             assert answer.value("content-range") == f"bytes {first}-{last}/{SIZE}"
     of_file = [line for line in trace.splitlines() if f"<{site / 'f'}>" in line]
     sent = [line for line in of_file if "sendfile(" in line]
-    offsets = [int(found[1]) for line in sent if (found := re.search(r">, \[(\d+)\]", line))]
+    offsets = [int(found[1]) for line in sent if (found := re.search(r">, \[(\d+)", line))]
     assert {HALF, 1000, 0} <= set(offsets)
     read = [line for line in of_file if "sendfile" not in line and not re.search(r", 1, \d+\) += 1$", line)]
     assert read == [], f"{framework}: the file was read, not only sent"

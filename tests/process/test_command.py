@@ -126,7 +126,9 @@ def test_without_standard_streams_no_socket_takes_their_place(site: Path) -> Non
             wait_until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
             worker = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().strip()
             for pid, fd in itertools.product((run.pid, worker), (0, 1)):
-                assert os.readlink(f"/proc/{pid}/fd/{fd}") == os.devnull  # noqa: PTH115
+                taken_by = Path(os.readlink(f"/proc/{pid}/fd/{fd}"))  # noqa: PTH115
+                # Since 3.5 libffi keeps its own file open, from before anything of ours runs; it is read only.
+                assert str(taken_by) == os.devnull or taken_by.name.startswith("libffi.so")
             run.terminate()
             _, errors = run.communicate(timeout=20)
             assert (run.returncode, errors) == (0, "")

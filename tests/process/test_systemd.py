@@ -47,7 +47,7 @@ def test_nothing_is_taken_where_systemd_did_not_start_us() -> None:
 def test_its_variables_are_gone_for_our_children_and_can_be_given_back() -> None:
     """sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3), each with unset_environment."""
     variables = {
-        **ours(LISTEN_FDS="0", LISTEN_FDNAMES="", NOTIFY_SOCKET="/run/notify"),
+        **ours(LISTEN_FDS="0", LISTEN_PIDFDID="7", LISTEN_FDNAMES="", NOTIFY_SOCKET="/run/notify"),
         "WATCHDOG_USEC": "2500000",
         "WATCHDOG_PID": str(os.getpid()),
     }

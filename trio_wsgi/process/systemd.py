@@ -28,7 +28,9 @@ log = logging.getLogger("trio_wsgi.error")
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 SEND_TIMEOUT = 1.0  # seconds that a busy systemd has to take a message
-_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+_VARIABLES = (
+    "LISTEN_FDS", "LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
