@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sendfile import FileSpan
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.rules.head import parse_request
 from trio_wsgi.rules.headers import Head
 from trio_wsgi.wsgi.call import call_app
@@ -43,6 +44,9 @@ class Collecting:
         if self._refusals and self._refusals.pop():
             raise BlockingIOError("not now")
         self.send(data)
+
+    def leave(self, answer: Answer) -> bool:
+        return False
 
     def wait_writable(self, timeout: float | None) -> bool:
         return True

@@ -77,7 +77,6 @@ class AppRun:
         self.environ: Mapping[str, Any] = _NO_ENVIRON
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
         self.call: Running | None = None  # while the app runs, or is to
-        self.left = False  # the answer, whole, from the app's thread
         self._response: Response | None = None  # likewise
         self._clock: AppClock | None = None
         self._watched: int | None = None  # by the watch for disconnects
@@ -159,7 +158,7 @@ class AppRun:
         if answer is not None:
             if running is not None and not answer.quick:
                 answer.close = partial(running.context.run, answer.close)  # which goes on with what the app has set
-            if self.left or not (self._gone or (clock is not None and clock.expired)):
+            if self._outlet.ended or not (self._gone or (clock is not None and clock.expired)):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
         if self._gone or clock is None:
@@ -188,7 +187,7 @@ class AppRun:
         """Have the app run while its client is there and for no longer than it may take: else `abandon` its call."""
         service = self._service
         self._abandon = abandon
-        clock = self._clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, abandon)
+        clock = self._clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, self._give_up)
         if self._arriving is not None:
             self._arriving.clock = clock
         self._watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
@@ -220,7 +219,11 @@ class AppRun:
 
     def _client_gone(self) -> None:
         self._gone = True
-        self._abandon()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._outlet.ended:  # else only what the app does in close() still runs, for which nobody waits
+            self._abandon()
 
     def _app_timeout(self) -> float:
         """What the request's trusted header says, where the operator has named one, else the setting."""

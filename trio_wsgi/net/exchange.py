@@ -305,8 +305,6 @@ class Exchange:
         close, answer.close, answer.quick = answer.close, nothing, True
         if close is not nothing:
             close_logging(close)
-        if self._app is not None:
-            self._app.left = True
         self._ended = self._service.now()
         return True
 

@@ -89,12 +89,12 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: Parts = []  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
-        self._ended = False  # what comes now would reach into the next response
         self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.call: Running | None = None  # in whose thread the app runs
         self.delivering = False  # the loop sends, and no thread is busy with it
+        self.ended = False  # the app has given all: what comes now would reach into the next response
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -107,7 +107,7 @@ class Outlet:
 
     def send(self, data: bytes) -> None:
         call = self.call
-        if call is None or call.cancelled or self._ended or self.failure is not None:
+        if call is None or call.cancelled or self.ended or self.failure is not None:
             self._check()
         if self._lent:
             self._wait(self._backlog.wait_drained)
@@ -180,27 +180,28 @@ class Outlet:
         bridge.run_sync(self._allow_seconds, seconds, token=self._token)
 
     def leave(self, answer: Answer) -> bool:
-        """The last of the response: send what the kernel takes of it now; whether that is all.
+        """The last of the response: send what the kernel takes of it now; whether that is all. Again: whether it was.
 
         What is left, and what went wrong, is `deliver`'s, which is to be called in any case.
         """
         if self._lent or self.failure is not None:
             return False
-        self.delivering = True
-        try:
-            self._send_answer(answer)
-        except Exception as exc:
-            self._tried = (exc,)
-            return False
-        self._tried = (None,)
-        return not (self._unsent or answer.missing)
+        if self._tried is None:
+            self.delivering = True
+            try:
+                self._send_answer(answer)
+            except Exception as exc:
+                self._tried = (exc,)
+            else:
+                self._tried = (None,)
+        return self._tried[0] is None and not (self._unsent or answer.missing)
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
         call = self.call
         if call is None or call.cancelled:  # to look is cheaper than to ask
             bridge.check_cancelled()
-        if self._ended:
+        if self.ended:
             raise AppError("write() came after its response had ended")
         if self.failure is not None:
             self._wait(self.settle)
@@ -276,7 +277,7 @@ class Outlet:
 
     def _send_answer(self, answer: Answer) -> None:
         """Frame all that is left of the response, and send what the kernel takes now."""
-        self._ended = True
+        self.ended = True
         parts: list[Part] = []
         if answer.head is not None:
             self.start(answer.head, answer.limit_rate)
@@ -290,6 +291,8 @@ class Outlet:
         answer.parts.clear()  # here as below: what has left is free to go
         if not answer.missing:
             parts += self._wire.frame_end()
+        if not parts:  # it has left block by block; to send nothing fails where the client has it all, and has gone
+            return
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
             self._send_joined(parts)
         else:

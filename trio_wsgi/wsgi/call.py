@@ -5,7 +5,8 @@ Laws:
 * What the app has finished producing is returned, not sent: no thread waits for the client to take a list, a file or a
   buffered body.
 * A block of any other iterable is sent before the next is asked for.
-* `close()` of the iterable is called exactly once: here, or, when the server sends its file, by whoever sent it.
+* `close()` of the iterable is called exactly once: here, or, when the server sends its file, by whoever sent it. Here,
+  once the answer has left as far as the kernel takes it: what an app does in it keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
     if found is not None:
         at_once = type(result) is FileWrapper and closes_at_once(found.filelike, found.status)
         return _closing_too(answer, result, at_once)
-    _close(result)
+    if type(result) not in (list, tuple):
+        response.leave(answer)
+        _close(result)
     return answer
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.rules.headers import Head
 
 
@@ -56,6 +57,9 @@ class Outlet(Protocol):
         Raises:
             ClientGone: as for `send`.
         """
+
+    def leave(self, answer: Answer) -> bool:
+        """The response ends with this: send what the kernel takes of it now; whether that is all. Raises nothing."""
 
     def wait_writable(self, timeout: float | None) -> bool:
         """Wait until `offer` will take a block; False when `timeout` seconds passed first (None: no limit).

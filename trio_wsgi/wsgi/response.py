@@ -236,6 +236,10 @@ class Response:
         answer.limit_rate = limit_rate
         return answer
 
+    def leave(self, answer: Answer) -> None:
+        """Send what the kernel takes now of what the app has finished."""
+        self._outlet.leave(answer)
+
     def close(self) -> None:
         """Free what is buffered; may be called again."""
         if self._spool is not None:

@@ -1,0 +1,136 @@
+"""What an application does in `close()`, once its answer has left: nobody waits for it, and nothing cuts it short.
+
+PEP 3333 has `close()` called "upon completion of the current request"; gunicorn's `post_request` hooks move there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from asking import PLAIN, App, Environ, StartResponse, error_lines, request
+from serving import receive_all, serving
+
+from trio_wsgi import Outcome
+from trio_wsgi.net.watch import RIPE
+
+pytestmark = pytest.mark.usefixtures("each_way")
+
+CHUNKED = b"5\r\nwhole\r\n0\r\n\r\n"
+KEPT = request().replace(b"Connection: close\r\n", b"")
+
+
+async def receive_until(stream: trio.abc.ReceiveStream, end: bytes) -> None:
+    """What comes, up to `end`."""
+    received = b""
+    with trio.fail_after(4):
+        while not received.endswith(end):
+            more = await stream.receive_some()
+            assert more, f"ended after {received!r}"
+            received += more
+
+
+class Hooked:
+    """A body of one block with something to be done after it."""
+
+    def __init__(self, hook: Any) -> None:
+        self.close = hook
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"whole"
+
+
+class OfKnownLength(Hooked):
+    def __len__(self) -> int:
+        return 1
+
+
+class HookedList(list[bytes]):
+    def __init__(self, hook: Any) -> None:
+        super().__init__([b"whole"])
+        self.close = hook
+
+
+def hooked(kind: Any, hook: Any, headers: list[tuple[str, str]] = PLAIN) -> App:
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", headers)
+        return [b"quick"] if environ["PATH_INFO"] == "/quick" else kind(hook)
+
+    return app
+
+
+@pytest.mark.parametrize(("kind", "end"), [(Hooked, CHUNKED), (OfKnownLength, b"whole"), (HookedList, b"whole")])
+async def test_the_answer_is_whole_before_close_is_called(kind: Any, end: bytes) -> None:
+    """To its last byte, the end of its chunks included; and the connection goes on afterwards."""
+    received = threading.Event()
+    waited: list[bool] = []
+    async with serving(hooked(kind, lambda: waited.append(received.wait(5)))) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(KEPT)
+            await receive_until(stream, end)
+            received.set()
+            await stream.send_all(request("GET", "/quick"))
+            assert (await receive_all(stream)).endswith(b"quick")
+        assert (await served.record(2)).outcome is Outcome.FINISHED
+    assert waited == [True]
+
+
+async def test_who_has_the_whole_answer_and_leaves_is_not_gone(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is what the application still does for it cancelled."""
+    left = threading.Event()
+    asked: list[str] = []
+
+    def hook() -> None:
+        left.wait(5)
+        time.sleep(3 * RIPE)
+        trio.from_thread.check_cancelled()
+        trio.from_thread.run_sync(asked.append, "done")
+
+    async with serving(hooked(Hooked, hook), half_close="abort") as served:
+        stream = await served.connect()
+        await stream.send_all(KEPT)
+        await receive_until(stream, CHUNKED)
+        await stream.aclose()
+        left.set()
+        assert (await served.record()).outcome is Outcome.FINISHED
+    assert asked == ["done"]
+    assert error_lines(caplog) == []
+
+
+async def test_close_is_not_of_the_time_that_an_answer_may_take() -> None:
+    """app_timeout; the client that keeps its connection is served again."""
+    async with serving(hooked(Hooked, lambda: time.sleep(0.5)), app_timeout=0.2) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(KEPT)
+            await receive_until(stream, CHUNKED)
+            await stream.send_all(request("GET", "/quick"))
+            assert (await receive_all(stream)).endswith(b"quick")
+        await served.record(2)
+    assert [record.outcome for record in served.records] == [Outcome.FINISHED] * 2
+
+
+async def test_nothing_is_sent_after_the_last_block(tmp_path: Path) -> None:
+    """A client that knows the length has it all then; on a unix socket even an empty send(2) fails once it has gone."""
+    path = tmp_path / "s"
+    last = threading.Event()
+
+    class Blocks:
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"whole"
+            last.wait(5)
+
+    def app(environ: Environ, start_response: StartResponse) -> Blocks:
+        start_response("200 OK", [*PLAIN, ("Content-Length", "5")])
+        return Blocks()
+
+    async with serving(app, bind=(f"unix:{path}",)) as served:
+        async with await trio.open_unix_socket(str(path)) as stream:
+            await stream.send_all(KEPT)
+            await receive_until(stream, b"whole")
+        last.set()
+        assert (await served.record()).outcome is Outcome.FINISHED
