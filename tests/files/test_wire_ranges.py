@@ -6,6 +6,7 @@ import email
 import email.policy
 import os
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 from answers import Answer, read_answer, read_answers
-from asking import request
+from asking import PLAIN, Environ, StartResponse, request
 from downloads import MIB, Client, file_app, known_bytes, make_file, make_sparse
 from serving import Served, serving
 from threeways import WAYS, three_settings, three_ways
@@ -365,3 +366,24 @@ async def test_a_file_that_changes_while_a_range_is_sent(way: str, change: str, 
             record = await served.record()
             assert (record.outcome.value, record.body_sent) == ("file-too-short", 39 * MIB)
             assert str(big) in record.reason
+
+
+@pytest.mark.parametrize("make", [tempfile.TemporaryFile, tempfile.NamedTemporaryFile])
+@pytest.mark.parametrize("etag", [None, '"v1"'])
+async def test_a_file_made_for_one_answer_has_parts_only_where_the_app_has_a_tag(make: Any, etag: str | None) -> None:
+    """Each request has another one: a resume without If-Range, as curl's, would join two of them (RFC 9110 §14.2)."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        file = make()
+        file.write(DATA)
+        file.seek(0)
+        start_response("200 OK", [*PLAIN, *([("ETag", etag)] if etag else [])])
+        return environ["wsgi.file_wrapper"](file)
+
+    async with serving(app) as served:
+        answer = await ask(served, "/", "Range: bytes=1000-1999")
+        said = [name for name in ("etag", "last-modified", "accept-ranges") if answer.values(name)]
+        if etag:
+            assert (answer.status, answer.body, said) == (206, DATA[1000:2000], ["etag", "accept-ranges"])
+        else:
+            assert (answer.status, answer.body, said) == (200, DATA, [])

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once
+from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, is_passing
 from trio_wsgi.wsgi.response import ExcInfo, Response, Write
 from trio_wsgi.wsgi.unwrap import find_file
 
@@ -44,7 +44,7 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         if found is None:
             answer = response.finish(_blocks_left(result, response))
         else:
-            answer = response.finish_with_file(found.span, found.status)
+            answer = response.finish_with_file(found.span, found.status, is_passing(found.filelike, found.status))
     except BaseException:
         response.close()
         _close(result)

@@ -150,6 +150,11 @@ def _holds_its_size(fd: int, status: FileStatus) -> bool:
     return bool(os.pread(fd, 1, size - 1)) if size else not os.pread(fd, 1, 0)
 
 
+def is_passing(filelike: object, status: FileStatus) -> bool:
+    """Whether a file was made for this one answer: it has no name, or will lose it when it is closed."""
+    return not status.st_nlink or isinstance(filelike, _TemporaryFileWrapper)
+
+
 def closes_at_once(filelike: object, status: FileStatus) -> bool:
     """Whether closing it runs no code of the app's and frees no disk, and so may happen on the event loop; unless it is
     unlinked later (`Answer.close_at_once`)."""

@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +24,7 @@ from sendfile import FileSpan, Part
 from trio_wsgi.disk.accel import AccelMap, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, nothing, say
 from trio_wsgi.errors import AppError
+from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all, get_length
@@ -197,13 +198,18 @@ class Response:
             quick=self._spool is None or not self._spool.on_disk,
         )
 
-    def finish_with_file(self, span: FileSpan, status: FileStatus) -> Answer:
-        """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it."""
+    def finish_with_file(self, span: FileSpan, status: FileStatus, passing: bool = False) -> Answer:
+        """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
+
+        Args:
+            passing: the file was made for this answer; another answer's is another file.
+        """
         if self._head is None or self.head_sent or self._taken or self._named is not None:
             answer = self.finish([span])
             answer.hold(span, status)
             return answer
-        answer = answer_file(self._request, self._head, span, status, self.options.files)
+        options = _without_ranges(self.options.files, self._head) if passing else self.options.files
+        answer = answer_file(self._request, self._head, span, status, options)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED
         return answer
@@ -348,6 +354,14 @@ class Response:
                 self._request.target.decode("latin-1"),
                 self._promised,
             )
+
+
+def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
+    """For a file that is made anew each time. A client that resumes or asks for parts would get parts of several, and
+    many, curl among them, send no If-Range; unless the app says by a validator of its own that they are alike."""
+    known = validators_of(head.headers)
+    alike = known.etag is not None or known.last_modified is not None
+    return replace(options, add_validators=False, ranges=options.ranges and alike)
 
 
 def _described(data: object) -> str:
