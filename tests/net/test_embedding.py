@@ -23,6 +23,7 @@ import trio.testing
 from serving import Served, receive_all, serving
 
 import trio_wsgi
+import trio_wsgi.net.fastcodec
 from trio_wsgi import Config, ConfigError, Outcome, RequestRecord, Server
 
 SIZE = 20_000_000
@@ -485,3 +486,12 @@ async def test_three_hundred_clients_that_leave_at_random_leave_nothing(
         assert all(file.closed for file in site.opened)
         assert len({(record.peer_port, record.started) for record in records}) == len(records)
         assert len(records) > 150
+
+
+async def test_a_parser_that_is_not_installed_is_an_error_of_its_own(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Server.serve` raises ConfigError, and no group of groups with one in it."""
+    monkeypatch.setattr(trio_wsgi.net.fastcodec, "httptools", None)
+    with pytest.raises(ConfigError, match="http: httptools is not installed"):
+        await Server(site, Config(bind=("127.0.0.1:0",), http="httptools")).serve()

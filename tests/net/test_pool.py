@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sniffio
@@ -19,6 +19,7 @@ import trio
 import trio.testing
 
 import trio_wsgi
+import trio_wsgi.net.apps
 from trio_wsgi.net.apps import AppThreads, Overloaded, open_threads
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
@@ -239,6 +240,38 @@ async def test_closing_runs_when_its_caller_has_gone_and_before_who_waits() -> N
     assert order == ["close", "request"]
 
 
+async def test_who_was_put_behind_a_call_that_lasts_is_freed_though_nothing_else_happens() -> None:
+    """After 5 ms; the deadline for it must not be set when the loop has decided already for how long it waits."""
+    for _ in range(20):
+        both = threading.Barrier(2)
+        async with open_threads(2, 5) as pool, trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(pool.run, partial(both.wait, 2))
+
+
+async def test_closing_runs_in_the_thread_that_had_opened_it_if_that_is_idle() -> None:
+    """Django keeps connections to databases by thread, and closes those of the thread that closes the response."""
+    both = threading.Barrier(2)
+
+    def identify() -> int:
+        both.wait(5)  # for two threads
+        return threading.get_ident()
+
+    threads: list[int] = []
+
+    async def note() -> None:
+        threads.append(await pool.run(identify))
+
+    async with open_threads(2, 5) as pool:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(note)
+            nursery.start_soon(note)
+        ran: list[int] = []
+        for thread in [*threads, *threads]:
+            await pool.run_closing(lambda: ran.append(threading.get_ident()), thread)
+    assert ran == threads * 2
+
+
 async def test_closing_is_admitted_where_requests_are_not() -> None:
     gate = Gate()
     closed: list[int] = []
@@ -387,6 +420,17 @@ async def test_threads_are_bounded_and_none_is_lost_under_random_cancels(seed: i
     assert state["most"] <= 3
     assert state["begun"] >= outcomes["done"] > 0
     assert sum(outcomes.values()) == state["closed"] == 200
+
+
+async def test_an_anyio_that_is_too_old_for_this_trio_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no dependency of ours, so that nobody may have seen to it."""
+
+    def fail() -> NoReturn:
+        raise AttributeError("module 'trio' has no attribute 'MultiError'")
+
+    monkeypatch.setattr(trio_wsgi.net.apps.anyio, "get_cancelled_exc_class", fail)
+    async with open_threads(1, 0) as pool:
+        assert await pool.run(lambda: trio.from_thread.run_sync(lambda: "served")) == "served"
 
 
 NO_MORE_THREADS = """

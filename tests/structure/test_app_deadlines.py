@@ -6,6 +6,7 @@ Where the time that passes is the client's or the queue's, it is none of the app
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -197,7 +198,7 @@ async def test_the_time_in_the_queue_is_none_of_the_applications() -> None:
     assert [record.status for record in served.records] == [200, 200, 200]
 
 
-@pytest.mark.parametrize(("allowed", "status"), [(0.05, 504), (10.0, 200)])
+@pytest.mark.parametrize(("allowed", "status"), [(0.05, 504), (10, 200), (math.inf, 200)])
 async def test_an_application_may_set_its_own(allowed: float, status: int) -> None:
     """`environ["trio_wsgi.set_app_timeout"](seconds)`: so many from now on, more or less than the setting."""
 
@@ -206,6 +207,20 @@ async def test_an_application_may_set_its_own(allowed: float, status: int) -> No
         return sleeps(0.4)(environ, start_response)
 
     assert (await ask(app, app_timeout=0.2)).answer.status == status
+
+
+@pytest.mark.parametrize("allowed", [-1, math.nan, "3", None])
+async def test_what_is_no_time_is_refused_where_it_is_set(allowed: Any) -> None:
+    """And the deadline stays as it was."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        with pytest.raises(ValueError, match="no time to work for"):
+            environ["trio_wsgi.set_app_timeout"](allowed)
+        return sleeps(60)(environ, start_response)
+
+    asked = await ask(app, app_timeout=0.2)
+    assert asked.answer.status == 504
+    assert asked.record.reason == "no answer after 0.2 s of work (app_timeout)"
 
 
 @pytest.mark.parametrize(

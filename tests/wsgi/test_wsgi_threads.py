@@ -66,6 +66,35 @@ async def test_write_is_called_in_a_thread_of_the_applications(pool: ThreadPoolE
     assert len(read_answer(received).body) == size * count
 
 
+async def test_an_application_with_a_loop_of_its_own_reaches_ours_from_that_ones_threads() -> None:
+    """`trio.run` in a view: what the environ offers is of the server's loop, and waits for that."""
+    done = trio.Event()
+    loops: list[trio.lowlevel.TrioToken] = []
+
+    async def work() -> None:
+        loops.append(trio.lowlevel.current_trio_token())
+        done.set()
+
+    async def view(environ: Environ, write: Any) -> None:
+        with pytest.raises(RuntimeError, match="call it from a thread"):  # it would block the application's own loop
+            environ["trio_wsgi.server_nursery"].start_soon(work)
+        await trio.to_thread.run_sync(environ["trio_wsgi.server_nursery"].start_soon, work)
+        for _ in range(60):
+            await trio.to_thread.run_sync(write, bytes(100_000))
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        write = start_response("200 OK", PLAIN)
+        trio.run(view, environ, write)
+        return []
+
+    async with serving(app) as served:
+        received = await ask_slowly(served, request(), SMALL)
+        with trio.fail_after(5):
+            await done.wait()
+    assert len(read_answer(received).body) == 6_000_000
+    assert loops == [trio.lowlevel.current_trio_token()]
+
+
 async def test_work_is_started_in_a_thread_of_the_applications(pool: ThreadPoolExecutor) -> None:
     done = trio.Event()
 

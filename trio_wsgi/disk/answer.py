@@ -35,7 +35,7 @@ class Answer:
     """What is left to send: the last thing that a thread returns.
 
     Whoever takes it sends `parts` and then calls `close` once, whether they could be sent or not; in an application
-    thread unless `close_at_once`.
+    thread, best in `thread`, unless `close_at_once`.
     """
 
     head: Head | None  # None when it was sent already
@@ -46,6 +46,7 @@ class Answer:
     limit_rate: int | None = None  # bytes per second; 0 for no limit, None for the configured one
     quick: bool = True  # close() waits for nothing but, maybe, for the blocks of `large`
     large: FileSpan | None = None  # of a file that it closes
+    thread: int = 0  # where the app has opened what it closes, by threading.get_ident()
 
     @property
     def close_at_once(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -146,8 +147,6 @@ class AppRun:
         except Abandoned:
             pass
         finally:
-            if answer is None and self._response is not None:
-                self._response.close()
             if self._watched is not None:
                 service.watch.end(self._watched)
             clock, self._clock, self._abandon = self._clock, None, nothing  # thousands are sending then
@@ -243,7 +242,7 @@ async def close_answer(service: Service, answer: Answer) -> None:
         return
     # It is run in any case; this only bounds the wait for it.
     with trio.move_on_after(service.config.linger_timeout, shield=True):
-        await service.threads.run_closing(close)
+        await service.threads.run_closing(close, answer.thread)
 
 
 def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, running: Running) -> Answer:
@@ -253,10 +252,13 @@ def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response,
     future that one request has computed for others.
     """
     try:
-        return call_app(app, environ, response)
+        answer = call_app(app, environ, response)
+        answer.thread = threading.get_ident()
+        return answer
     except BaseException as exc:
         if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):
-            bridge.check_cancelled()
+            # To look would not do: the thread hears of it before Trio lets it be looked at.
+            bridge.run(trio.lowlevel.checkpoint_if_cancelled)
         raise AppFailed from exc
 
 

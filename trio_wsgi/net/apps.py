@@ -29,7 +29,7 @@ import logging
 import math
 import queue
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -42,12 +42,11 @@ from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, raise_error
 
-try:  # where anyio is installed, `anyio.from_thread` is to work in the app, too
-    from anyio import get_cancelled_exc_class as _load_backend
-    from anyio.to_thread import run_sync as _park
+try:
+    import anyio
+    import anyio.to_thread
 except ImportError:
-    _load_backend = Exception  # type: ignore[assignment]
-    _park = trio.to_thread.run_sync  # type: ignore[assignment]
+    anyio = None  # type: ignore[assignment]
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -88,6 +87,7 @@ class AppThreads(trio.abc.Instrument):
 
     def __init__(self, nursery: trio.Nursery, threads: int, queue_size: int) -> None:
         self._nursery = nursery
+        self._park = _choose_park()
         self._threads = threads
         self._queue_size = queue_size
         self._limiter = trio.CapacityLimiter(threads)  # its own: slots must not eat the one that everybody shares
@@ -151,12 +151,16 @@ class AppThreads(trio.abc.Instrument):
         finally:
             del error, call  # as there
 
-    async def run_closing(self, fn: Callable[[], object]) -> None:
+    async def run_closing(self, fn: Callable[[], object], thread: int = 0) -> None:
         """Run `fn`, which frees what an app has opened, before any request that waits; log what it raises.
+
+        Args:
+            thread: the identifier of the one that had opened it. If that is idle it does: an app may keep by thread
+                what is to be closed, as Django does with its connections to databases.
 
         Cancellation: stops the waiting; `fn` is run all the same.
         """
-        call = Call(partial(_log_failure, fn), closes=True)
+        call = Call(partial(_log_failure, fn), closes=True, thread=thread)
         if self._ahead:
             for slot in self._slots:
                 self._take_back(slot)
@@ -192,6 +196,7 @@ class AppThreads(trio.abc.Instrument):
         self._hand_out()
         return trio.lowlevel.Abort.FAILED
 
+    @trio.lowlevel.enable_ki_protection
     async def _await_return(self, slot: Slot, call: Call) -> None:
         """Give a cancelled thread its time; then let its caller go on, and put another thread in its place."""
         with trio.move_on_after(LOST_AFTER, shield=True):
@@ -259,11 +264,17 @@ class AppThreads(trio.abc.Instrument):
 
     def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
+        if call.thread_wanted and (slot := self._find_idle(call.thread_wanted)) is not None:
+            self._idle.remove(slot)
+            return slot
         hot = self._hot
         behind = hot is not None and len(hot.calls) < AHEAD and call.lasts is None
         if hot is not None and behind and self._stands_in_for_others(hot):
             return hot
         return self._idle.pop() if self._idle else None
+
+    def _find_idle(self, thread: int) -> Slot | None:
+        return next((slot for slot in self._idle if slot.thread == thread), None)
 
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
@@ -284,6 +295,7 @@ class AppThreads(trio.abc.Instrument):
             self._begin(slot)
         else:
             self._ahead += 1
+            self._look_at(self._now() + STUCK_AFTER)  # not when it is woken: how long the loop will wait is known then
         self._outbox.append((slot, call))
 
     def before_io_wait(self, timeout: float) -> None:
@@ -304,8 +316,6 @@ class AppThreads(trio.abc.Instrument):
                 slot.since = now  # not before
             slot.inbox.put(call)
         self._outbox.clear()
-        if self._ahead:
-            self._look_at(now + STUCK_AFTER)
 
     def _begin(self, slot: Slot) -> None:
         """Its first call runs now, as far as the loop can tell."""
@@ -371,11 +381,12 @@ class AppThreads(trio.abc.Instrument):
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _host(self, slot: Slot) -> None:
         """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
         try:
             with slot.scope:
-                await _park(slot.loop_in_thread, limiter=self._limiter)  # type: ignore[arg-type]
+                await self._park(slot.loop_in_thread, limiter=self._limiter)
         except RuntimeError as exc:  # threading's own, for want of memory or of the system's leave
             self._slots.discard(slot)
             self._starting -= 1
@@ -457,6 +468,16 @@ class AppThreads(trio.abc.Instrument):
             self._idle.pop().inbox.put(None)
 
 
+def _choose_park() -> Callable[..., Awaitable[None]]:
+    """What a slot's thread is parked in. Where anyio is installed it is anyio's, so that `anyio.from_thread` works in
+    the app, too; but for one that is too old for this Trio."""
+    if anyio is not None:
+        with suppress(Exception):
+            anyio.get_cancelled_exc_class()  # imports its backend, which is not to be done by the first request
+            return anyio.to_thread.run_sync
+    return trio.to_thread.run_sync
+
+
 def _log_failure(fn: Callable[[], object]) -> None:
     try:
         fn()
@@ -472,7 +493,6 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
         threads: how many at most.
         queue_size: calls that may wait for one.
     """
-    _load_backend()  # anyio imports it with its first use, which is not to be the first request
     with ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             pool = AppThreads(nursery, threads, queue_size)

@@ -108,6 +108,7 @@ class Backlog:
         else:
             self.parts.append(part)
 
+    @trio.lowlevel.enable_ki_protection
     async def _send(self) -> None:
         try:
             while self.parts:  # more may have been lent between the end of a delivery and our next turn

@@ -62,7 +62,7 @@ class AppClock:
         self._expire()
 
     def allow(self, seconds: float) -> None:
-        """Give the application so many seconds of work from now on."""
+        """Give the application so many seconds of work from now on; infinite for no limit."""
         self._seconds = self._left = seconds
         if not self._holds:
             self._run()
@@ -90,6 +90,5 @@ class AppClock:
             self._run()
 
     def _run(self) -> None:
-        if self._left != math.inf:
-            self._due = self._alarms.now() + self._left
-            self._alarms.set(self, self._due)
+        self._due = self._alarms.now() + self._left
+        self._alarms.set(self, self._due)

@@ -82,6 +82,7 @@ class Connection:
     def __repr__(self) -> str:
         return f"<Connection {self.state.value}, {self._peer.address}>"
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, ended: Callable[[Connection], object]) -> None:
         """Serve until the client, a deadline or the server ends it.
 
@@ -215,6 +216,9 @@ class Connection:
                 return
             try:
                 await exchange.run()
+            except BaseException:
+                self._serving, self._state = None, State.CLOSED  # what the app has started may still run
+                raise
             finally:
                 if exchange.cut and wire.ends_by_closing:
                     self._transport.abort()

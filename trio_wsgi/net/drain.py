@@ -36,6 +36,7 @@ class DrainLimits(NamedTuple):
     min_rate: float
 
 
+@trio.lowlevel.enable_ki_protection
 async def drain_connections(connections: Collection[Connection], limits: Callable[[], DrainLimits]) -> None:
     """Let the connections finish, and cut those that are not worth waiting for. Runs until it is cancelled.
 

@@ -103,12 +103,13 @@ class Exchange:
         """How far the request has come."""
         if self._outlet.delivering:
             return State.SENDING
-        if self._call is not None:
-            return State.QUEUED if self._call.running_since is None else State.RUNNING
+        if (call := self._call) is not None:
+            return State.QUEUED if call.running_since is None else State.RUNNING
         return State.OPENING if self._opening else State.READING_BODY
 
     @property
     def _call(self) -> Running | None:
+        """To be asked for once: the thread may end it between two looks."""
         return None if self._app is None else self._app.call
 
     @property
@@ -123,7 +124,7 @@ class Exchange:
 
     def status(self, peer: str, job: Job | None) -> ConnectionStatus:
         """A snapshot; `peer` as it is to be shown, `job` its delivery if the pump has one."""
-        asked, state, transfer = self._wire.asked, self.state, None
+        asked, call, state, transfer = self._wire.asked, self._call, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
                 self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
@@ -134,8 +135,8 @@ class Exchange:
             request=f"{asked.method.decode('ascii')} {asked.target.decode('latin-1')}" if asked else "",
             seconds=self._service.now() - self._clock,
             transfer=transfer,
-            thread=self._call.thread if self._call is not None and state is State.RUNNING else 0,
-            stack=self._call.stack() if self._call is not None and state is State.RUNNING else "",
+            thread=call.thread if call is not None and state is State.RUNNING else 0,
+            stack=call.stack() if call is not None and state is State.RUNNING else "",
         )
 
     # -- the way through -----------------------------------------------------------------------------------------

@@ -202,8 +202,9 @@ class Lane:
 
     def run_in_thread(self) -> None:
         """Serve the riders until it is closed."""
-        self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
-        self._processor_clock = time.pthread_getcpuclockid(self.thread)
+        self._processor_clock = time.pthread_getcpuclockid(threading.get_ident())
+        self.native_id = threading.get_native_id()
+        self.thread = threading.get_ident()  # last: by this the loop knows that the thread is there
         waiting, poll = self._waiting, self._epoll.poll
         while not self.closed:
             for fd, _ in poll():
@@ -230,7 +231,7 @@ class Lane:
             return False
 
     def _give_back(self, fd: int, ride: Ride) -> None:
-        with suppress(ValueError):  # the lane was dissolved without this thread, which was lost
+        with suppress(ValueError, OSError):  # the lane was dissolved without this thread, which was lost
             self._epoll.unregister(fd)
         self._done.put(ride)
         with suppress(trio.RunFinishedError):
@@ -258,12 +259,11 @@ class Lane:
         Cancellation: at once while the client is silent; else the request finds out.
         """
         ride.task = trio.lowlevel.current_task()
-        self._waiting[ride.fd] = ride
         try:
             self._epoll.register(ride.fd, select.EPOLLIN)
         except OSError:  # the system's limit (epoll_ctl(2), ENOSPC): the loop waits for the client, as for others
-            del self._waiting[ride.fd]
             return
+        self._waiting[ride.fd] = ride  # last: whoever takes it out unregisters it
         self.rides.add(ride)
         try:
             await trio.lowlevel.wait_task_rescheduled(ride.abort)
@@ -283,14 +283,15 @@ class Lane:
 
     def take_back_silent(self, since: float) -> None:
         """Give those back whose clients have been silent since before then."""
-        for fd, ride in list(self._waiting.items()):
-            if ride.stirred < since:
+        for fd in list(self._waiting):  # in one go, unlike its items, which the thread may change meanwhile
+            ride = self._waiting.get(fd)
+            if ride is not None and ride.stirred < since:
                 self.take_back(fd)
 
     def attend_to_stuck(self, before: float) -> bool:
         """Attend to a request that began before then; whether there is one."""
-        for ride, since in list(self.running.items()):
-            if since <= before and ride.attend() and ride.cancelled:
+        for ride in list(self.running):
+            if self.running.get(ride, math.inf) <= before and ride.attend() and ride.cancelled:
                 self.cancel(ride)
         return any(since <= before for since in self.attended.values())
 

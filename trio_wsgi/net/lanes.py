@@ -77,6 +77,7 @@ class Lanes:
         self._nursery.start_soon(self._host, lane, call)
         return lane
 
+    @trio.lowlevel.enable_ki_protection
     async def _host(self, lane: Lane, call: Call) -> None:
         """The task of a lane."""
         try:
@@ -92,6 +93,7 @@ class Lanes:
             if self._lane is lane:
                 self._lane = None
 
+    @trio.lowlevel.enable_ki_protection
     async def _look_after(self, lane: Lane) -> None:
         pace = self._threads.pace
         opened = silent_since = self._now()

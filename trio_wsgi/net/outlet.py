@@ -176,8 +176,14 @@ class Outlet:
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
     def allow_seconds(self, seconds: float) -> None:
-        """Give the app so many seconds of work from now on: `environ["trio_wsgi.set_app_timeout"]`."""
-        bridge.run_sync(self._allow_seconds, seconds, token=self._token)
+        """Give the app so many seconds of work from now on: `environ["trio_wsgi.set_app_timeout"]`.
+
+        Raises:
+            ValueError: it is no number of seconds.
+        """
+        if not isinstance(seconds, int | float) or not seconds >= 0:  # nan is not, either
+            raise ValueError(f"{seconds!r} is no time to work for; give seconds, or math.inf for no limit")
+        bridge.run_sync(self._allow_seconds, float(seconds), token=self._token)
 
     def leave(self, answer: Answer) -> bool:
         """The last of the response: send what the kernel takes of it now; whether that is all. Again: whether it was.
@@ -202,7 +208,7 @@ class Outlet:
         if call is None or call.cancelled:  # to look is cheaper than to ask
             bridge.check_cancelled()
         if self.ended:
-            raise AppError("write() came after its response had ended")
+            raise AppError("the response has ended: for write(), early hints and waiting it is too late")
         if self.failure is not None:
             self._wait(self.settle)
 
@@ -421,7 +427,7 @@ class Outlet:
     @property
     def body_sent(self) -> int:
         """Bytes of body that the kernel took, exact but for chunk framing of a response that was cut."""
-        unsent = sum(map(len, self._unsent))
+        unsent = sum(map(len, list(self._unsent)))  # copied, which is done in one go: a thread may be sending them
         if self._lending is not None:
             unsent += sum(map(len, self._lending.parts))
         return max(0, self._framed - unsent)

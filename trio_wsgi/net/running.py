@@ -13,6 +13,7 @@ async def running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
     """A task that outlives those it serves: when all is cancelled, each of them sees its own cancellation first."""
     stop = trio.CancelScope(shield=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with stop:
             await task(task_status=task_status)

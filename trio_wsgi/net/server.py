@@ -100,6 +100,7 @@ class Server:
         state = "draining" if self._accepting.cancel_called else "serving"
         return f"<Server {state}, {len(self._connections)} connections>"
 
+    @trio.lowlevel.enable_ki_protection
     async def serve(
         self,
         listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
@@ -129,6 +130,7 @@ class Server:
         with open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access) as opened:
             await self.serve_opened(opened, task_status=task_status)
 
+    @trio.lowlevel.enable_ki_protection
     async def serve_opened(
         self,
         listeners: Sequence[Listener],
@@ -225,6 +227,7 @@ class Server:
             for door in doors:  # whoever comes now is to be refused, not to wait in the queue
                 door.listener.close()
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
         said_at = -math.inf
         while True:

@@ -70,12 +70,13 @@ async def open_service(
     """Open all that connections share; they must have ended when the block is left.
 
     Raises:
-        ConfigError: a directory that is to be served is not there.
+        ConfigError: a directory that is to be served is not there, or what is to read HTTP.
     """
     pump = Pump()
     alarms = Alarms()
     limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
     watch = DisconnectWatch(half_close=config.half_close == "abort")
+    make_codec = choose_codec(config.http, limits.total)
     with open_directories(config) as directories:
         async with (
             running(pump.run),
@@ -100,7 +101,7 @@ async def open_service(
                 watch=watch,
                 alarms=alarms,
                 observers=observers,
-                make_codec=choose_codec(config.http, limits.total),
+                make_codec=make_codec,
                 head_limits=limits,
                 send_limits=SendLimits(
                     write_timeout=config.write_timeout,

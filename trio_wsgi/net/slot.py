@@ -24,6 +24,8 @@ from typing import Any, NoReturn, Protocol
 
 import trio
 
+from trio_wsgi.wsgi import bridge
+
 try:
     from sniffio import current_async_library_cvar as _library
 except ImportError:  # Trio brings it for as long as it needs it
@@ -100,6 +102,7 @@ class Call:
     Args:
         fn: what is called.
         closes: it frees what an app has opened.
+        thread: the identifier of that which runs it if it is idle; 0 for none.
         dispose: called, in a thread, with a result that comes when the caller has given up.
         begins: called, on the loop, when a thread takes it.
         lasts: it is no request but serves many, until its thread is needed.
@@ -119,6 +122,7 @@ class Call:
         "result",
         "slot",
         "task",
+        "thread_wanted",
         "took",
         "worked",
     )
@@ -130,12 +134,14 @@ class Call:
         dispose: Callable[[Any], object] | None = None,
         begins: Callable[[], object] | None = None,
         lasts: Lasting | None = None,
+        thread: int = 0,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
         self.begins = begins
         self.lasts = lasts
+        self.thread_wanted = thread
         self.cancelled = False  # while it ran; may be looked at from any thread
         self.patience = math.inf  # seconds that it may wait for a thread
         self.expires = math.inf  # when it has waited so long
@@ -215,6 +221,7 @@ class Slot:
         inbox, done = self.inbox, self._done
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
         threading.current_thread().name = "trio-wsgi app"
+        bridge.adopt(self._token)
         with suppress(trio.RunFinishedError):
             while True:
                 # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.

@@ -71,6 +71,7 @@ class DisconnectWatch:
                 self._epoll.close()
                 self._epoll = None
 
+    @trio.lowlevel.enable_ki_protection
     async def _ripen(self) -> None:
         """Begin to watch the requests that are not so quick."""
         while True:
@@ -84,10 +85,12 @@ class DisconnectWatch:
             self._watched |= ripe
             if self._epoll is not None:
                 for key in ripe:
-                    self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
+                    with contextlib.suppress(OSError):  # the system's limit (epoll_ctl(2), ENOSPC): it goes unwatched
+                        self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
             if self._epoll is None:
                 self._peek()
 
+    @trio.lowlevel.enable_ki_protection
     async def _listen(self, epoll: select.epoll) -> None:
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())

@@ -55,24 +55,26 @@ class Work:
             RuntimeError: its owner has ended.
         """
         start = partial(self._start, async_fn, args, name)
-        if trio.lowlevel.in_trio_task():
+        if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token:
             start()
         else:
             bridge.run_sync(start, token=self._token)
 
     def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
-        if self._ended or (self._lives is not None and not self._lives()):
+        # Once more: an owner that has ended in its own thread meanwhile did not live any more for nobody to see.
+        if self._ended or (self._lives is not None and not self._lives()) or self._ended:
             raise RuntimeError(f"{self._owner} has ended: nothing can be started for it any more")
         scope = trio.CancelScope()
         self._scopes[scope] = None
         self._nursery.start_soon(self._run, scope, async_fn, args, name=name or async_fn)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run(
         self, scope: trio.CancelScope, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
     ) -> None:
         try:
             with scope:
-                await async_fn(*args)
+                await _call(async_fn, args)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # be it SystemExit, alone or in a group: it is the application's
@@ -98,3 +100,8 @@ class Work:
                 scope.cancel()
             self._done = trio.Event()
             await self._done.wait()
+
+
+@trio.lowlevel.disable_ki_protection
+async def _call(async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
+    await async_fn(*args)

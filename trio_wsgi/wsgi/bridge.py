@@ -7,10 +7,12 @@ Laws:
   views in one. With a `token` that is served as well; only, no cancellation reaches such a thread.
 * `run` and `run_sync` execute in the task that hosts this thread. Cancelling the request reaches the thread as
   `Cancelled` out of `run`, where that waits, and out of `check_cancelled`, and nowhere else.
+* An application may run an event loop of its own (`trio.run`), with threads of its own: what is for ours goes to ours.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, TypeVarTuple
 
@@ -23,6 +25,14 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+_thread = threading.local()
+
+
+def adopt(token: Token) -> None:
+    """This thread is hosted by a task of that loop, for as long as it lives."""
+    _thread.token = token
+
+
 def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None = None) -> T:
     """Run `async_fn(*args)` on the event loop and wait for it.
 
@@ -32,23 +42,25 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
     """
-    return trio.from_thread.run(async_fn, *args, trio_token=None if _is_hosted() else token)
+    return trio.from_thread.run(async_fn, *args, trio_token=None if _is_hosted(token) else token)
 
 
 def run_sync(fn: Callable[[*Ts], T], *args: *Ts, token: Token | None = None) -> T:
     """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation."""
-    return trio.from_thread.run_sync(fn, *args, trio_token=None if _is_hosted() else token)
+    return trio.from_thread.run_sync(fn, *args, trio_token=None if _is_hosted(token) else token)
 
 
-def _is_hosted() -> bool:
-    """Whether Trio has started this thread, and knows its loop."""
+def _is_hosted(token: Token | None) -> bool:
+    """Whether a task of this loop hosts the thread; None for whichever does."""
+    if token is None or getattr(_thread, "token", None) is token:
+        return True
     try:
         trio.from_thread.check_cancelled()
-    except RuntimeError:
+    except RuntimeError:  # Trio has not started it
         return False
     except Cancelled:
-        return True
-    return True
+        pass
+    return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is token
 
 
 def is_cancellation(exc: BaseException) -> bool:
