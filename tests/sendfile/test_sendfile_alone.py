@@ -11,9 +11,10 @@ from typing import IO
 import pytest
 import trio
 from sendfile_disks import SlowDisk, until_fetching
-from sendfile_wires import Pair, content, queue, receive, unix_pair
+from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 
 from sendfile import FileSpan, Pump
+from sendfile.held import held_by_kernel
 
 
 class Shelved:
@@ -73,3 +74,13 @@ async def test_a_copy_of_a_descriptor_that_cannot_be_closed_is_an_error_of_its_f
             await until_fetching(disk)
             os.close(disk.copies[0])
             disk.gate.release(10)
+
+
+@pytest.mark.parametrize("trio_socket", [False, True], ids=["stdlib", "trio"])
+async def test_the_kernel_holds_nothing_of_a_closed_socket(trio_socket: bool, pair: Pair) -> None:
+    """Whoever looks at many, as a drain does, may come after a connection has closed."""
+    sock = trio.socket.from_stdlib_socket(pair[0]) if trio_socket else pair[0]
+    fill(pair[0])
+    assert held_by_kernel(sock) > 0
+    sock.close()
+    assert held_by_kernel(sock) == 0
