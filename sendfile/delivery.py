@@ -125,7 +125,10 @@ class Delivery:
 
     def owns_its_descriptor(self) -> bool:
         """Whether the socket is still open under the number it was registered with."""
-        return self.sock.fileno() == self.fd
+        try:
+            return self.sock.fileno() == self.fd
+        except (OSError, ValueError):  # what some objects have to say when they are closed
+            return False
 
     def stalls_at(self, now: float) -> float:
         """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""

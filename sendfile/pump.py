@@ -412,8 +412,8 @@ class Pump:
             self._poll(interest)
 
     def _poll(self, interest: Interest) -> None:
-        for delivery in interest.renew(self._table.values()):
-            self._end(delivery, trio.ClosedResourceError(_CLOSED))
+        for delivery, error in interest.renew(self._table.values()).items():
+            self._end(delivery, error or trio.ClosedResourceError(_CLOSED))
         for delivery in interest.poll(_BATCH):
             self._enqueue(delivery)
 

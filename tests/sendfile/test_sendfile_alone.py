@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 from pathlib import Path
 from typing import IO
 
 import pytest
 import trio
-from sendfile_disks import SlowDisk, until_fetching
+from sendfile_disks import SlowDisk, until, until_fetching
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
+from trio.testing import wait_all_tasks_blocked
 
 from sendfile import FileSpan, Pump
 from sendfile.held import held_by_kernel
@@ -84,3 +86,87 @@ async def test_the_kernel_holds_nothing_of_a_closed_socket(trio_socket: bool, pa
     assert held_by_kernel(sock) > 0
     sock.close()
     assert held_by_kernel(sock) == 0
+
+
+def no_descriptor(*_: object) -> None:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+async def test_where_no_descriptor_is_left_a_stale_epoll_has_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else may be faster to take the last one. Deliveries go on; once there is one the pump comes to rest."""
+    (near, far), (other, reader) = unix_pair(), unix_pair()
+    filled, before = fill(near), fill(other)
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(epoll=True)).run)
+
+        async def cut() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await pump.deliver(near, queue(b"lost"))
+
+        nursery.start_soon(cut)
+        nursery.start_soon(pump.deliver, other, queue(b"arrives"))
+        await wait_all_tasks_blocked()
+        with near.dup(), far, other, reader, monkeypatch.context() as poor, trio.fail_after(10):
+            poor.setattr(select, "epoll", no_descriptor)
+            near.close()
+            await receive(far, filled)  # reported from now on, under a number that is closed
+            await until(lambda: len(pump.jobs()) == 1)
+            assert (await receive(reader, before + 7))[before:] == b"arrives"
+            poor.undo()
+            await wait_all_tasks_blocked(0.01)  # which a pump that spins would not let pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_numbers_closed_behind_their_sockets_end_their_own_deliveries() -> None:
+    """As os.closerange() does it: the objects know nothing of it, and a new epoll refuses the number."""
+    pairs = [unix_pair() for _ in range(3)]
+    filled = [fill(near) for near, _ in pairs]
+    copies = [near.dup() for near, _ in pairs]
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(epoll=True)).run)
+
+        async def cut(near: socket.socket) -> None:
+            with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+                await pump.deliver(near, queue(b"lost"))
+
+        for near, _ in pairs[:2]:
+            nursery.start_soon(cut, near)
+        nursery.start_soon(pump.deliver, pairs[2][0], queue(b"arrives"))
+        await wait_all_tasks_blocked()
+        for near, _ in pairs[:2]:
+            os.close(near.fileno())
+        await receive(pairs[0][1], filled[0])  # one is reported, and the epoll made anew, without both
+        with trio.fail_after(5):
+            await until(lambda: len(pump.jobs()) == 1)
+            assert (await receive(pairs[2][1], filled[2] + 7))[filled[2] :] == b"arrives"
+        nursery.cancel_scope.cancel()
+    for near, _ in pairs[:2]:
+        near.detach()
+    for end in (*(end for pair in pairs for end in pair), *copies):
+        end.close()
+
+
+async def test_a_socket_whose_object_raises_once_it_is_closed() -> None:
+    """A SocketIO does; it is closed like any other, for whoever has its number next as well."""
+    near, far = unix_pair()
+    fill(near)
+    raw = near.makefile("rwb", buffering=0)
+    number = near.fileno()
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(epoll=True)).run)
+
+        async def cut() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await pump.deliver(raw, queue(b"lost"))
+
+        nursery.start_soon(cut)
+        await wait_all_tasks_blocked()
+        near.close()
+        raw.close()
+        far.close()
+        again, reader = unix_pair()
+        assert again.fileno() == number
+        with again, reader:
+            await pump.deliver(again, queue(b"arrives"))
+            assert reader.recv(100) == b"arrives"
+            nursery.cancel_scope.cancel()
