@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import select
 import socket
@@ -12,8 +13,8 @@ from typing import IO
 import pytest
 import trio
 from sendfile_disks import SlowDisk, until, until_fetching
-from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
-from trio.testing import wait_all_tasks_blocked
+from sendfile_wires import PLENTY, Pair, content, fill, queue, receive, unix_pair
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sendfile import FileSpan, Pump
 from sendfile.held import held_by_kernel
@@ -170,3 +171,26 @@ async def test_a_socket_whose_object_raises_once_it_is_closed() -> None:
             await pump.deliver(again, queue(b"arrives"))
             assert reader.recv(100) == b"arrives"
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("idle", [math.inf, 2.0], ids=["for ever", "stalls"])
+@pytest.mark.parametrize("trio_socket", [False, True], ids=["stdlib", "trio"])
+async def test_a_socket_closed_under_its_delivery_is_noticed(
+    pump: Pump, pair: Pair, trio_socket: bool, idle: float, mock_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Within five seconds, and as what it is: no epoll tells of it, and it is no stall of the peer."""
+    sock = trio.socket.from_stdlib_socket(pair[0]) if trio_socket else pair[0]
+    ended = trio.Event()
+
+    async def cut() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await pump.deliver(sock, queue(PLENTY), idle_timeout=idle)
+        ended.set()
+
+    nursery.start_soon(cut)
+    await wait_all_tasks_blocked()
+    sock.close()
+    for _ in range(6):
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+    assert ended.is_set()
