@@ -217,6 +217,11 @@ class Pump:
         Returns:
             The bytes sent.
         """
+        check_socket(sock)
+        return self.push_unchecked(sock, parts, kernel=kernel)
+
+    def push_unchecked(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
+        """``push_nowait`` on a socket that is known to be non-blocking and without TLS."""
         self._check_free(sock.fileno())
         now, left = self._now(), _DIRECT_BYTES
         while parts and left:
