@@ -338,22 +338,22 @@ async def send_all(
 
     Args:
         sock: a non-blocking stream socket.
-        parts: a part, or an iterable of parts. A deque is consumed in place, and parts appended to it
-            meanwhile go out too.
+        parts: a part, or an iterable of parts. A deque, or a short list, is consumed in place, and parts appended
+            to it meanwhile go out too.
         kernel: False copies files through Python.
         progress: called with the number of bytes after each step.
 
     Raises:
         As ``send_some``.
 
-    Cancellation: may happen between two steps. Then part of it has been sent: a deque holds what is left, the
-    sum of ``progress`` is what went out. Without either the only thing to do with the connection is to close
+    Cancellation: may happen between two steps. Then part of it has been sent: a deque or list holds what is left,
+    the sum of ``progress`` is what went out. Without either the only thing to do with the connection is to close
     it.
     """
     check_socket(sock)
     if isinstance(parts, (FileSpan, bytes, bytearray, memoryview)):
         parts = (parts,)
-    queue = parts if isinstance(parts, deque) else deque(parts)
+    queue = parts if isinstance(parts, (deque, list)) else deque(parts)
     await trio.lowlevel.checkpoint_if_cancelled()
     while True:
         moved = False
