@@ -110,7 +110,13 @@ class Delivery:
         self.away = 0.0  # seconds spent in pauses that have ended
 
     def bind(self, sender: TlsSender | None, rate: Rate | None, least: MinRate | None) -> None:
-        """Before the first step: what takes the place of send(2), how fast it may and must go."""
+        """Before the first step: what takes the place of send(2), how fast it may and must go.
+
+        Raises:
+            ValueError: the sender is that of another socket, which would be sent these bytes.
+        """
+        if sender is not None and sender.sock is not self.sock:
+            raise ValueError(f"the sender must be that of {self.sock!r}, not {sender!r}")
         self.sender = sender
         self.rate = rate
         self.watch = None if least is None else Watch(least)
