@@ -35,7 +35,7 @@ from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
 from sendfile.send import STEP, check_socket, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, size
+from sendfile.span import FileSpan, HasFileno, Parts, check_parts, size
 from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
@@ -176,12 +176,15 @@ class Pump:
             trio.ClosedResourceError: the socket was closed on this side (noticed within some five seconds, unless
                 ``notify_closing`` was called), or the pump has ended.
             RuntimeError: the pump was not started.
+            TypeError: ``parts`` cannot be consumed in place.
+            ValueError: the socket would block, or ``sender`` is not its own; or an argument is out of bounds.
 
             After any of these ``parts`` holds what has not been sent.
 
         Cancellation: may happen at any time; ``parts`` then holds what has not been sent.
         """
         check_socket(sock, tls=sender is not None)
+        check_parts(parts)
         if self._state is _State.CLOSED:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
@@ -218,6 +221,7 @@ class Pump:
             The bytes sent.
         """
         check_socket(sock)
+        check_parts(parts)
         return self.push_unchecked(sock, parts, kernel=kernel)
 
     def push_unchecked(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:

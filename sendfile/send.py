@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
-from sendfile.span import FileSpan, HasFileno, Part, Parts, after, size
+from sendfile.span import FileSpan, HasFileno, Part, Parts, after, check_parts, size
 
 __all__ = [
     "STEP",
@@ -264,8 +264,10 @@ def send_nowait(sock: HasFileno, parts: Parts, limit: int | None = None, *, kern
 
     Raises:
         As ``send_some_nowait``, except WouldBlock. What went out before the error is no more in ``parts``.
+        TypeError: ``parts`` cannot be consumed in place.
     """
     check_socket(sock)
+    check_parts(parts)
     return send_unchecked(sock, parts, limit, kernel=kernel)
 
 
