@@ -6,7 +6,9 @@ Laws:
   last span of it has been sent.
 * A span does not use the file's own position, so many spans of one file can be sent at the same time.
 * ``len()`` is a promise of that many bytes. A file that turns out shorter breaks it, and sending says so
-  (``FileTooShort``); nothing is ever made up in its place.
+  (``FileTooShort``); we make nothing up in its place.
+* The kernel may: it sends the pages of the file themselves. What is cut off or overwritten in place before the peer has
+  taken it leaves as zeros, or as the new bytes, and nobody is told (sendfile(2), NOTES). Copies do not change.
 """
 
 from __future__ import annotations
