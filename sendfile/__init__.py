@@ -11,9 +11,10 @@ from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow
 from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
 from sendfile.span import FileSpan, Part, Parts
-from sendfile.tls import TlsSender
+from sendfile.tls import PIECE, TlsSender
 
 __all__ = [
+    "PIECE",
     "STEP",
     "FileSpan",
     "FileTooShort",

@@ -110,7 +110,13 @@ class Delivery:
         self.away = 0.0  # seconds spent in pauses that have ended
 
     def bind(self, sender: TlsSender | None, rate: Rate | None, least: MinRate | None) -> None:
-        """Before the first step: what takes the place of send(2), how fast it may and must go."""
+        """Before the first step: what takes the place of send(2), how fast it may and must go.
+
+        Raises:
+            ValueError: the sender is that of another socket, which would be sent these bytes.
+        """
+        if sender is not None and sender.sock is not self.sock:
+            raise ValueError(f"the sender must be that of {self.sock!r}, not {sender!r}")
         self.sender = sender
         self.rate = rate
         self.watch = None if least is None else Watch(least)
@@ -125,7 +131,10 @@ class Delivery:
 
     def owns_its_descriptor(self) -> bool:
         """Whether the socket is still open under the number it was registered with."""
-        return self.sock.fileno() == self.fd
+        try:
+            return self.sock.fileno() == self.fd
+        except (OSError, ValueError):  # what some objects have to say when they are closed
+            return False
 
     def stalls_at(self, now: float) -> float:
         """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""

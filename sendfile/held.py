@@ -34,13 +34,14 @@ _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux
 
 
 def held_by_kernel(sock: HasFileno) -> int:
-    """Bytes that the kernel has taken and the peer has not (tcp(7), SIOCOUTQ); 0 where it does not tell."""
+    """Bytes that the kernel has taken and the peer has not (tcp(7), SIOCOUTQ); 0 where it does not tell, and of a
+    socket that was closed on this side."""
     if ioctl is None:
         return 0
     answer = bytearray(4)
     try:
         ioctl(sock, TIOCOUTQ, answer)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: fcntl's, for the -1 of a closed socket
         return 0
     return int.from_bytes(answer, sys.byteorder)
 

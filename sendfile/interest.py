@@ -6,6 +6,8 @@ Laws:
 * epoll goes by the open file, not by the descriptor: where a copy of a closed one lives on (dup, fork), it keeps
   reporting the old number and has no way to drop it (questions and answers, Q6). Such an epoll is stale, and is made
   anew.
+* The old one is given up when there is a new one. While no descriptor is left for it, what is reported in vain costs
+  time, and nobody's bytes.
 """
 
 from __future__ import annotations
@@ -63,24 +65,33 @@ class Interest:
             else:
                 yield delivery
 
-    def renew(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+    def renew(self, deliveries: Iterable[Delivery]) -> dict[Delivery, OSError | None]:
         """Make a stale epoll anew. Call it where nobody waits on the old one.
 
         Args:
             deliveries: all there are.
 
         Returns:
-            Those whose socket was closed under them, which are not watched any more.
+            Those that cannot be watched any more: their socket was closed under them (None), or the kernel refuses it.
         """
         if not self._stale:
-            return []
-        self._stale = False
+            return {}
+        try:
+            fresh = select.epoll()
+        except OSError:
+            return {}
         self._epoll.close()
-        self._epoll = select.epoll()
-        lost = [delivery for delivery in deliveries if not delivery.owns_its_descriptor()]
+        self._epoll, self._stale = fresh, False
+        lost: dict[Delivery, OSError | None] = {
+            delivery: None for delivery in deliveries if not delivery.owns_its_descriptor()
+        }
+        for delivery in self._watched.values():
+            if delivery not in lost:
+                try:
+                    fresh.register(delivery.fd, select.EPOLLOUT)
+                except OSError as error:  # its number was closed, and the socket's object does not know
+                    lost[delivery] = error
         for delivery in lost:
             delivery.watched = False
             self._watched.pop(delivery.fd, None)
-        for fd in self._watched:
-            self._epoll.register(fd, select.EPOLLOUT)
         return lost

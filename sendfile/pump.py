@@ -35,7 +35,7 @@ from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
 from sendfile.send import STEP, check_socket, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, size
+from sendfile.span import FileSpan, HasFileno, Parts, check_parts, size
 from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
@@ -47,6 +47,7 @@ _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebod
 _LONGEST = 8 << 20  # bytes of one step
 _FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
+_LOOK = 5.0  # seconds between two looks whether a socket was closed under its delivery, which no epoll tells
 _CLOSED = "the socket was closed on this side"
 
 
@@ -75,7 +76,8 @@ class Pump:
 
     Args:
         epoll: whether to use an epoll of its own; None where the platform has it. Without one each caller's
-            task waits for its own socket: the same behaviour, at the price of a wake-up per writable socket.
+            task waits for its own socket: the same behaviour, at the price of a wake-up per writable socket. (A Trio
+            socket's ``close()`` is told at once then.)
         disk: tells what is in memory and fetches what is not; None for the real one.
 
     Start it with ``await nursery.start(pump.run)``; it runs until it is cancelled, once.
@@ -92,7 +94,7 @@ class Pump:
         self._interest: Interest | None = None
         self._paused: Wheel[Delivery] = Wheel()
         self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
-        self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled
+        self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled, or the socket was closed
         self._step = STEP  # bytes of a step where a long one is best: as many as a turn's time allows
         self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
         self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
@@ -171,14 +173,18 @@ class Pump:
             ConnectionError: the peer has gone; any other OSError comes from the network or from reading the
                 file.
             trio.BusyResourceError: there is a delivery on this socket already.
-            trio.ClosedResourceError: the socket was closed on this side, or the pump has ended.
+            trio.ClosedResourceError: the socket was closed on this side (noticed within some five seconds, unless
+                ``notify_closing`` was called), or the pump has ended.
             RuntimeError: the pump was not started.
+            TypeError: ``parts`` cannot be consumed in place.
+            ValueError: the socket would block, or ``sender`` is not its own; or an argument is out of bounds.
 
             After any of these ``parts`` holds what has not been sent.
 
         Cancellation: may happen at any time; ``parts`` then holds what has not been sent.
         """
         check_socket(sock, tls=sender is not None)
+        check_parts(parts)
         if self._state is _State.CLOSED:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
@@ -214,6 +220,12 @@ class Pump:
         Returns:
             The bytes sent.
         """
+        check_socket(sock)
+        check_parts(parts)
+        return self.push_unchecked(sock, parts, kernel=kernel)
+
+    def push_unchecked(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
+        """``push_nowait`` on a socket that is known to be non-blocking and without TLS."""
         self._check_free(sock.fileno())
         now, left = self._now(), _DIRECT_BYTES
         while parts and left:
@@ -253,8 +265,7 @@ class Pump:
         self._table[delivery.fd] = delivery
         delivery.open = True
         delivery.moved_at = now = trio.current_time()
-        if delivery.idle_timeout < math.inf:
-            self._set(self._stalls, delivery, delivery.stalls_at(now))
+        self._set(self._stalls, delivery, min(delivery.stalls_at(now), now + _LOOK))
         if delivery.watch is not None:
             self._set(self._looks, delivery, now + delivery.watch.interval)
 
@@ -359,7 +370,7 @@ class Pump:
     def _heed_alarms(self) -> None:
         """After a nap: those whose pause is over are to be stepped; those to be looked at are.
 
-        To move an alarm with each step would cost more than to look in vain once per ``idle_timeout``.
+        To move an alarm with each step would cost more than to look in vain once per ``idle_timeout``, or per `_LOOK`.
         """
         now = trio.current_time()
         for delivery in self._paused.pop_due(now):
@@ -372,10 +383,12 @@ class Pump:
             else:
                 self._looks.set(delivery, now + delivery.watch.interval)
         for delivery in self._stalls.pop_due(now):
-            if (stalls_at := delivery.stalls_at(now)) <= now:
+            if not delivery.owns_its_descriptor():
+                self._end(delivery, trio.ClosedResourceError(_CLOSED))
+            elif (stalls_at := delivery.stalls_at(now)) <= now:
                 self._end(delivery, Stalled(delivery.idle_timeout))
             else:
-                self._stalls.set(delivery, stalls_at)
+                self._stalls.set(delivery, min(stalls_at, now + _LOOK))
 
     def _remove(self, delivery: Delivery) -> None:
         """Take it off the table, out of the epoll and off the wheels: from here on it is never stepped.
@@ -412,8 +425,8 @@ class Pump:
             self._poll(interest)
 
     def _poll(self, interest: Interest) -> None:
-        for delivery in interest.renew(self._table.values()):
-            self._end(delivery, trio.ClosedResourceError(_CLOSED))
+        for delivery, error in interest.renew(self._table.values()).items():
+            self._end(delivery, error or trio.ClosedResourceError(_CLOSED))
         for delivery in interest.poll(_BATCH):
             self._enqueue(delivery)
 

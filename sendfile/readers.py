@@ -8,6 +8,8 @@ Laws:
   and close the file at any moment. A cancelled delivery ends at once, even where the disk never answers.
 * Where descriptors or threads have run out, nothing is fetched: whoever asked is told, and goes on without.
 * A fetch moves no byte to any socket, so forgetting one loses nothing.
+* Whatever a file answers when it is asked for its descriptor, such as that it is closed, is the error of its own fetch:
+  what comes back from a thread runs in a callback of Trio, and an exception there would end the program.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class _Result(Protocol):
 class Fetch:
     """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
 
-    ``skipped`` then tells that nothing was fetched, for want of a descriptor or a thread. ``kernel`` is the delivery's.
+    If it raises, it is called again, with what it raised. That call must not.
+    ``skipped`` tells by then that nothing was fetched: no descriptor or thread was left. ``kernel`` is the delivery's.
     """
 
     __slots__ = ("count", "device", "done", "kernel", "seconds", "skipped", "span")
@@ -74,7 +77,7 @@ class Readers:
 
     def ask(self, fetch: Fetch) -> None:
         """Have it fetched; never calls ``done`` before this has returned."""
-        with contextlib.suppress(OSError, ValueError):  # closed under us, as `_start` will see
+        with contextlib.suppress(Exception):  # closed under us, as `_start` will see
             fetch.device = self._disk.device(fetch.span.file.fileno())
         asked = self._asked.setdefault(fetch.device, _Asked())
         asked.waiting[fetch] = None
@@ -94,7 +97,7 @@ class Readers:
             token = trio.lowlevel.current_trio_token()
             try:
                 fd = os.dup(fetch.span.file.fileno())
-            except (OSError, ValueError) as error:  # no descriptor left, or closed under us
+            except Exception as error:  # no descriptor left; or closed under us, in whatever words
                 fetch.skipped = isinstance(error, OSError) and error.errno in _NO_DESCRIPTOR
                 token.run_sync_soon(self._finish, fetch, None if fetch.skipped else error)
                 continue
@@ -109,12 +112,13 @@ class Readers:
         """In a thread."""
         began = time.perf_counter()
         try:
-            self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
-            fetch.seconds = time.perf_counter() - began
+            try:
+                self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
+                fetch.seconds = time.perf_counter() - began
+            finally:
+                os.close(fd)
         except Exception as error:
             return error
-        finally:
-            os.close(fd)
         return None
 
     def _report(self, token: trio.lowlevel.TrioToken, fetch: Fetch, result: _Result) -> None:
@@ -127,7 +131,10 @@ class Readers:
         asked.busy -= 1
         done, fetch.done = fetch.done, None
         if done is not None:
-            done(error)
+            try:
+                done(error)
+            except Exception as failed:
+                done(failed)
         self._start(asked)
         if not asked.busy:
             del self._asked[fetch.device]

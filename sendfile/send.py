@@ -10,6 +10,8 @@ Laws:
   notices. ``kernel=False`` asks for that.
 * The socket is never closed, shut down or switched between blocking and non-blocking here, and one sender at
   a time uses it: two would interleave their bytes.
+* A TLS socket is refused (`check_socket`), for by its descriptor bytes leave as they are. ``send_step``, ``send_steps``
+  and ``send_unchecked`` are for callers who know their socket and count the 0.2 µs.
 
 A socket is anything with ``fileno()`` that is non-blocking: a ``socket.socket`` with timeout 0, or a Trio
 socket. SIGPIPE is expected to be ignored, as Python does at start, so that a peer that has gone is an
@@ -27,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 
-from sendfile.span import FileSpan, HasFileno, Part, Parts, after, size
+from sendfile.span import FileSpan, HasFileno, Part, Parts, after, check_parts, size
 
 __all__ = [
     "STEP",
@@ -41,6 +43,7 @@ __all__ = [
     "send_some_nowait",
     "send_step",
     "send_steps",
+    "send_unchecked",
 ]
 
 STEP = 1 << 20
@@ -164,9 +167,15 @@ def send_some_nowait(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: 
         FileTooShort: the file ended first; the peer cannot get what it was promised.
         ConnectionError: the peer has gone. Any other OSError comes from the network or from reading the file.
         trio.ClosedResourceError: the socket was closed on this side.
+        ValueError: the socket would block, or is a TLS socket; or ``limit`` is less than 1.
 
     Spec: sendfile(2), send(2), pread(2).
     """
+    check_socket(sock)
+    return _send_piece(sock, part, limit, kernel)
+
+
+def _send_piece(sock: HasFileno, part: Part, limit: int, kernel: bool) -> int:
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
     if not size(part):
@@ -255,7 +264,15 @@ def send_nowait(sock: HasFileno, parts: Parts, limit: int | None = None, *, kern
 
     Raises:
         As ``send_some_nowait``, except WouldBlock. What went out before the error is no more in ``parts``.
+        TypeError: ``parts`` cannot be consumed in place.
     """
+    check_socket(sock)
+    check_parts(parts)
+    return send_unchecked(sock, parts, limit, kernel=kernel)
+
+
+def send_unchecked(sock: HasFileno, parts: Parts, limit: int | None = None, *, kernel: bool = True) -> int:
+    """``send_nowait`` on a socket that is known to be non-blocking and without TLS."""
     if limit is None and (small := _join_small(parts)):
         return _send_small(sock, small, parts)
     return sum(send_steps(sock, parts, 2**63 if limit is None else limit, kernel=kernel))
@@ -296,7 +313,7 @@ async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: b
     check_socket(sock)
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        sent = send_some_nowait(sock, part, limit, kernel=kernel)
+        sent = _send_piece(sock, part, limit, kernel)
     except trio.WouldBlock:
         pass
     else:
@@ -307,7 +324,7 @@ async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: b
     while True:
         await trio.lowlevel.wait_writable(sock)
         try:
-            return send_some_nowait(sock, part, limit, kernel=kernel)
+            return _send_piece(sock, part, limit, kernel)
         except trio.WouldBlock:
             continue
 
@@ -323,22 +340,22 @@ async def send_all(
 
     Args:
         sock: a non-blocking stream socket.
-        parts: a part, or an iterable of parts. A deque is consumed in place, and parts appended to it
-            meanwhile go out too.
+        parts: a part, or an iterable of parts. A deque, or a short list, is consumed in place, and parts appended
+            to it meanwhile go out too.
         kernel: False copies files through Python.
         progress: called with the number of bytes after each step.
 
     Raises:
         As ``send_some``.
 
-    Cancellation: may happen between two steps. Then part of it has been sent: a deque holds what is left, the
-    sum of ``progress`` is what went out. Without either the only thing to do with the connection is to close
+    Cancellation: may happen between two steps. Then part of it has been sent: a deque or list holds what is left,
+    the sum of ``progress`` is what went out. Without either the only thing to do with the connection is to close
     it.
     """
     check_socket(sock)
     if isinstance(parts, (FileSpan, bytes, bytearray, memoryview)):
         parts = (parts,)
-    queue = parts if isinstance(parts, deque) else deque(parts)
+    queue = parts if isinstance(parts, (deque, list)) else deque(parts)
     await trio.lowlevel.checkpoint_if_cancelled()
     while True:
         moved = False

@@ -49,14 +49,21 @@ class TlsSender:
     Args:
         sock: non-blocking, with its handshake done. Nobody else sends on it, and nobody receives in another thread
             while a step runs: OpenSSL's connections are not for two threads at a time.
-        buffer: `PIECE` bytes that files are read into; shared with other senders of the same thread.
+        buffer: `PIECE` bytes that files are read into; shared with other senders of the same thread. Fewer will do, and
+            take more CPU.
+
+    Raises:
+        ValueError: there is no byte in the buffer, or it cannot be written to.
     """
 
-    __slots__ = ("_ahead", "_buffer", "_kept", "_piece", "_sock", "_taken", "owed", "sent")
+    __slots__ = ("_ahead", "_buffer", "_kept", "_piece", "_taken", "owed", "sent", "sock")
 
     def __init__(self, sock: ssl.SSLSocket, buffer: bytearray) -> None:
-        self._sock = sock
+        self.sock = sock
         self._buffer = memoryview(buffer)
+        if not buffer or self._buffer.readonly:
+            what = f"{len(buffer)} bytes of {type(buffer).__name__}"
+            raise ValueError(f"a TlsSender reads files into its buffer, pass bytearray(PIECE), not {what}")
         self.sent = 0  # in all
         self.owed = 0
         self._piece = _LEAST  # most bytes of the next write
@@ -65,7 +72,7 @@ class TlsSender:
         self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<TlsSender fd={self._sock.fileno()}, {self.owed} bytes owed>"
+        return f"<TlsSender fd={self.sock.fileno()}, {self.owed} bytes owed>"
 
     def step(self, parts: Parts, limit: int) -> int:
         """One step on the head of ``parts``, which is consumed in place.
@@ -103,13 +110,13 @@ class TlsSender:
 
     def _write(self, parts: Parts, limit: int) -> int:
         data = self._next(parts, min(limit, self._piece)) if not self.owed else self._again(parts)
-        held = held_by_kernel(self._sock)
+        held = held_by_kernel(self.sock)
         try:
-            sent = self._sock.send(data)
+            sent = self.sock.send(data)
         except ssl.SSLWantWriteError:
             self.owed, self._kept = len(data), data
             self._piece = max(self._piece // 2, _LEAST)
-            self._ahead = min(self.owed, self._ahead + max(0, held_by_kernel(self._sock) - held))
+            self._ahead = min(self.owed, self._ahead + max(0, held_by_kernel(self.sock) - held))
             raise trio.WouldBlock from None
         except ssl.SSLError as error:
             raise ConnectionResetError(errno.ECONNRESET, describe(error)) from error
@@ -123,7 +130,7 @@ class TlsSender:
 
     def taken(self) -> int:
         """Of the bytes that were sent or are owed, how many the peer has taken, as far as one can tell; never falls."""
-        self._taken = max(self._taken, self.sent + self._ahead - held_by_kernel(self._sock))
+        self._taken = max(self._taken, self.sent + self._ahead - held_by_kernel(self.sock))
         return self._taken
 
     def _next(self, parts: Parts, count: int) -> bytes | memoryview:

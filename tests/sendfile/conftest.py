@@ -9,6 +9,7 @@ from typing import IO
 
 import pytest
 import trio
+from sendfile_disks import SlowDisk
 from sendfile_wires import CONNECTIONS, Connect, Pair, Ways
 
 from sendfile import Pump
@@ -46,6 +47,22 @@ async def pump(request: pytest.FixtureRequest) -> AsyncIterator[Pump]:
         yield made
         assert made.jobs() == [], "every delivery has ended with its test"
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def disk() -> SlowDisk:
+    return SlowDisk()
+
+
+@pytest.fixture(params=["epoll", "loop"])
+async def cold_pump(request: pytest.FixtureRequest, disk: SlowDisk) -> AsyncIterator[Pump]:
+    pump = Pump(epoll=request.param == "epoll", disk=disk)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pump.run)
+        yield pump
+        assert pump.jobs() == []
+        nursery.cancel_scope.cancel()
+    disk.gate.release(1000)
 
 
 @pytest.fixture(params=["epoll", "loop", "send_all"])

@@ -16,7 +16,7 @@ from typing import IO, Protocol
 
 import trio
 
-from sendfile import FileSpan, Part, Pump, send_all
+from sendfile import FileSpan, Part, Parts, Pump, send_all
 
 TINY = 4099  # a prime, so that no boundary of the data falls on one of the buffer
 PLENTY = bytes(16 << 20)  # more than the buffers of a connection hold (tcp_wmem and tcp_rmem: 4 and 6 MiB)
@@ -47,7 +47,7 @@ class Deliver(Protocol):
     def __call__(
         self,
         sock: socket.socket,
-        parts: deque[Part],
+        parts: Parts,
         *,
         kernel: bool = True,
         progress: Callable[[int], None] | None = None,

@@ -127,6 +127,8 @@ async def test_a_blocking_socket_is_refused(pump: Pump, pair: Pair) -> None:
     pair[0].setblocking(True)
     with pytest.raises(ValueError, match="non-blocking"):
         await pump.deliver(pair[0], queue())
+    with pytest.raises(ValueError, match="non-blocking"):
+        pump.push_nowait(pair[0], queue())
 
 
 async def test_two_deliveries_on_one_socket_are_a_conflict(pump: Pump, pair: Pair, nursery: trio.Nursery) -> None:

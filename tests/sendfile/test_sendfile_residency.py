@@ -7,7 +7,6 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +14,7 @@ import pytest
 import trio
 from faults import no_descriptor_left
 from opened import descriptors_of
+from sendfile_disks import SlowDisk, until, until_fetching
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -24,70 +24,11 @@ from sendfile.residency import Disk, Frontier, Residency
 KIB = 1 << 10
 
 
-class SlowDisk(Disk):
-    """Nothing is in memory but what was fetched; a fetch ends when the test says so."""
-
-    def __init__(self, free: bool = False) -> None:
-        self.fetched: list[tuple[int, int]] = []
-        self.gate = threading.Semaphore(10**9 if free else 0)
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        self.error: OSError | None = None
-        self.copies: list[int] = []
-        self.asked: list[int] = []
-
-    def probe(self, fd: int, offset: int) -> bool | None:
-        return any(first <= offset < end for first, end in self.fetched)
-
-    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
-        with self.lock:
-            self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        self.asked.append(offset)
-        self.copies.append(fd)
-        assert self.gate.acquire(timeout=30)
-        with self.lock:
-            self.at_once -= 1
-        if self.error is not None:
-            raise self.error
-        super().fetch(fd, offset, count, kernel)
-        self.fetched.append((offset, offset + count))
-
-
 class Untold(SlowDisk):
     """A file system that cannot tell."""
 
     def probe(self, fd: int, offset: int) -> bool | None:
         return None
-
-
-@pytest.fixture
-def disk() -> SlowDisk:
-    return SlowDisk()
-
-
-@pytest.fixture(params=["epoll", "loop"])
-async def cold_pump(request: pytest.FixtureRequest, disk: SlowDisk) -> AsyncIterator[Pump]:
-    pump = Pump(epoll=request.param == "epoll", disk=disk)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(pump.run)
-        yield pump
-        assert pump.jobs() == []
-        nursery.cancel_scope.cancel()
-    disk.gate.release(1000)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """What a thread does is seen by looking."""
-    for _ in range(5000):
-        if true():
-            return
-        await trio.sleep(0.001)
-    raise AssertionError(true)
-
-
-async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
-    await until(lambda: len(disk.copies) >= count)
 
 
 async def test_cold_bytes_are_fetched_before_they_are_sent(

@@ -13,7 +13,7 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_wires import Connect, Pair, drain, fill, receive, reset, tcp_pair, tighten
+from sendfile_wires import Connect, Pair, drain, fill, queue, receive, reset, tcp_pair, tighten
 
 from sendfile import STEP, FileSpan, FileTooShort, Part, send_all, send_nowait, send_some, send_some_nowait
 
@@ -226,7 +226,12 @@ async def test_both_execute_a_checkpoint(pair: Pair, full: bool) -> None:
 
 
 async def test_a_blocking_socket_is_refused(pair: Pair) -> None:
+    """It would hold the event loop; the same for those that never wait."""
     pair[0].setblocking(True)
+    parts = queue(b"x")
+    for send in (lambda: send_some_nowait(pair[0], b"x"), lambda: send_nowait(pair[0], parts)):
+        with pytest.raises(ValueError, match="non-blocking"):
+            send()
     with pytest.raises(ValueError, match="non-blocking"):
         await send_some(pair[0], b"x")
     with pytest.raises(ValueError, match="non-blocking"):

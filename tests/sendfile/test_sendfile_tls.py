@@ -17,7 +17,21 @@ import trio.testing
 from authority import shared_authority
 from sendfile_wires import Pair, content, reset, tcp_pair, tighten, whole
 
-from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate, Stalled, TlsSender, TooSlow, send_all, send_some
+from sendfile import (
+    FileSpan,
+    FileTooShort,
+    MinRate,
+    Part,
+    Pump,
+    Rate,
+    Stalled,
+    TlsSender,
+    TooSlow,
+    send_all,
+    send_nowait,
+    send_some,
+    send_some_nowait,
+)
 from sendfile.residency import Disk
 from sendfile.tls import BURST, PIECE
 
@@ -263,12 +277,39 @@ async def test_a_tls_socket_without_its_sender_is_refused(peers: Peers, tls_pump
         await send_all(peers.near, whole(noise))
     with pytest.raises(ValueError, match="TlsSender"):
         await send_some(peers.near, b"secret")
+    with pytest.raises(ValueError, match="TlsSender"):
+        send_some_nowait(peers.near, whole(noise))
+    with pytest.raises(ValueError, match="TlsSender"):
+        send_nowait(peers.near, deque([whole(noise)]))
+    with pytest.raises(ValueError, match="TlsSender"):
+        tls_pump.push_nowait(peers.near, deque([whole(noise)]))
     plain, other = socket.socketpair()
     with plain, other:
         plain.setblocking(False)
         with pytest.raises(ValueError, match="TlsSender"):
             await tls_pump.deliver(plain, deque([b"x"]), sender=peers.sender)
-    assert peers.received() == b""
+    with pytest.raises(ssl.SSLWantReadError):
+        peers.far.recv(1)
+
+
+async def test_the_sender_of_another_socket_is_refused(peers: Peers, tls_pump: Pump) -> None:
+    """Its peer would be sent what is meant for somebody else."""
+    stranger = Peers(tcp_pair(), VERSIONS["1.3"])
+    parts: deque[Part] = deque([b"secret"])
+    with pytest.raises(ValueError, match="must be that of"):
+        await tls_pump.deliver(peers.near, parts, sender=stranger.sender)
+    assert list(parts) == [b"secret"]
+    with pytest.raises(ssl.SSLWantReadError):
+        stranger.far.recv(1)
+    stranger.close()
+
+
+@ONE_VERSION
+async def test_a_buffer_that_no_file_can_be_read_into_is_refused(peers: Peers) -> None:
+    """Where it is made: later a file would seem to be at its end."""
+    for buffer in (bytearray(), bytes(10)):
+        with pytest.raises(ValueError, match=r"bytearray\(PIECE\), not (0|10) bytes"):
+            TlsSender(peers.near, buffer)  # type: ignore[arg-type]
 
 
 # -- the pump ----------------------------------------------------------------------------------------------------------

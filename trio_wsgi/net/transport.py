@@ -21,8 +21,9 @@ from typing import TypeVar
 
 import trio
 
-from sendfile import FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow, send_nowait
+from sendfile import FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
 from sendfile.held import held_by_kernel
+from sendfile.send import send_unchecked
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
 
 __all__ = ["LOOKS", "FileTooShort", "PlainTransport", "Taken"]
@@ -90,7 +91,7 @@ class PlainTransport:
             ClientGone: the peer has closed or reset the connection.
         """
         try:
-            return send_nowait(self.sock, parts, kernel=self._kernel)
+            return send_unchecked(self.sock, parts, kernel=self._kernel)
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 
@@ -111,7 +112,7 @@ class PlainTransport:
         """
         if self._sender is None:
             try:
-                self._pump.push_nowait(self.sock, parts, kernel=self._kernel)
+                self._pump.push_unchecked(self.sock, parts, kernel=self._kernel)
             except (OSError, ValueError) as exc:
                 raise _whose(exc, parts) from exc
 

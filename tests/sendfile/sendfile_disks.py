@@ -1,0 +1,53 @@
+"""Disks whose answers the tests of `sendfile` give, and what to wait for meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import trio
+
+from sendfile.residency import Disk
+
+
+class SlowDisk(Disk):
+    """Nothing is in memory but what was fetched; a fetch ends when the test says so."""
+
+    def __init__(self, free: bool = False) -> None:
+        self.fetched: list[tuple[int, int]] = []
+        self.gate = threading.Semaphore(10**9 if free else 0)
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.error: OSError | None = None
+        self.copies: list[int] = []
+        self.asked: list[int] = []
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return any(first <= offset < end for first, end in self.fetched)
+
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        with self.lock:
+            self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.asked.append(offset)
+        self.copies.append(fd)
+        assert self.gate.acquire(timeout=30)
+        with self.lock:
+            self.at_once -= 1
+        if self.error is not None:
+            raise self.error
+        super().fetch(fd, offset, count, kernel)
+        self.fetched.append((offset, offset + count))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """What a thread does is seen by looking."""
+    for _ in range(5000):
+        if true():
+            return
+        await trio.sleep(0.001)
+    raise AssertionError(true)
+
+
+async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
+    await until(lambda: len(disk.copies) >= count)
