@@ -107,6 +107,7 @@ class Pump:
         now = trio.current_time()
         return [delivery.snapshot(now) for delivery in self._table.values()]
 
+    @trio.lowlevel.enable_ki_protection  # half a step would be remembered by all deliveries
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The pump's task. Runs until cancelled; deliveries under way then raise trio.ClosedResourceError.
 
