@@ -78,7 +78,6 @@ class AppRun:
         self.environ: Mapping[str, Any] = _NO_ENVIRON
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
         self.call: Running | None = None  # while the app runs, or is to
-        self._response: Response | None = None  # likewise
         self._clock: AppClock | None = None
         self._watched: int | None = None  # by the watch for disconnects
         self._abandon: Callable[[], None] = nothing
@@ -167,7 +166,6 @@ class AppRun:
     def end_call(self) -> None:
         """The app is done: keep nothing of its call."""
         self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
-        self._response = None
         self.errors.flush()
         if not self._service.observers.wants_environ:
             self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
@@ -178,7 +176,7 @@ class AppRun:
         environ = self._build_environ(body, length)
         environ["trio_wsgi.cancelled"] = lambda: running.cancelled
         environ["trio_wsgi.set_app_timeout"] = self._outlet.allow_seconds
-        response = self._response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
+        response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
         self.call = self._outlet.call = running
         return partial(_call_app, service.app, environ, response, running)
 

@@ -63,6 +63,8 @@ class AppClock:
 
     def allow(self, seconds: float) -> None:
         """Give the application so many seconds of work from now on; infinite for no limit."""
+        self.end()
+        self._due = math.inf
         self._seconds = self._left = seconds
         if not self._holds:
             self._run()
@@ -90,5 +92,6 @@ class AppClock:
             self._run()
 
     def _run(self) -> None:
-        self._due = self._alarms.now() + self._left
-        self._alarms.set(self, self._due)
+        if self._left != math.inf:
+            self._due = self._alarms.now() + self._left
+            self._alarms.set(self, self._due)
