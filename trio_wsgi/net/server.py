@@ -8,8 +8,8 @@ Laws:
   listener that waits holds no place of the limit. The last descriptors are for those who are served; but where nobody
   is, the next one always comes in.
 * A client can end its own connection and nothing else.
-* Ctrl-C ends who serves at a checkpoint of his main task, and never strikes between two steps of ours: each task that we
-  start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not.
+* Ctrl-C ends who serves at a checkpoint of his main task, and never strikes between two steps of ours: each task that
+  we start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not.
 """
 
 from __future__ import annotations
