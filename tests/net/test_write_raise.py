@@ -34,6 +34,7 @@ def fill(write: Write, block: bytes) -> int:
 async def test_raise_refuses_at_once(size: int) -> None:
     """It never waits: neither for the kernel nor for an earlier block that is still being sent."""
     waited: list[float] = []
+    enough = threading.Event()
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         write = start_response("200 OK", [])
@@ -45,11 +46,13 @@ async def test_raise_refuses_at_once(size: int) -> None:
             waited.append(time.monotonic() - began)
             assert refusal.value.characters_written == 0
             assert refusal.value.errno is not None
+        enough.set()
         raise ConnectionAbortedError("enough")
 
-    settings: dict[str, Any] = {"write_policy": "raise", "write_timeout": 0.3}
-    async with serving(app, **settings) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(GET)
+    async with serving(app, write_policy="raise") as served:
+        async with await served.connect(SMALL) as stream:
+            await stream.send_all(GET)
+            await trio.to_thread.run_sync(enough.wait, 10)
         await served.record()
     assert len(waited) == 20
     assert sorted(waited)[10] < 0.05
