@@ -114,7 +114,7 @@ async def test_close_is_not_of_the_time_that_an_answer_may_take() -> None:
     assert [record.outcome for record in served.records] == [Outcome.FINISHED] * 2
 
 
-async def test_nothing_is_sent_after_the_last_block(tmp_path: Path) -> None:
+async def test_what_comes_after_the_last_block_is_the_applications_own_affair(tmp_path: Path) -> None:
     """A client that knows the length has it all then; on a unix socket even an empty send(2) fails once it has gone."""
     path = tmp_path / "s"
     last = threading.Event()
@@ -123,12 +123,14 @@ async def test_nothing_is_sent_after_the_last_block(tmp_path: Path) -> None:
         def __iter__(self) -> Iterator[bytes]:
             yield b"whole"
             last.wait(5)
+            time.sleep(3 * RIPE)
+            trio.from_thread.check_cancelled()
 
     def app(environ: Environ, start_response: StartResponse) -> Blocks:
         start_response("200 OK", [*PLAIN, ("Content-Length", "5")])
         return Blocks()
 
-    async with serving(app, bind=(f"unix:{path}",)) as served:
+    async with serving(app, bind=(f"unix:{path}",), half_close="abort") as served:
         async with await trio.open_unix_socket(str(path)) as stream:
             await stream.send_all(KEPT)
             await receive_until(stream, b"whole")

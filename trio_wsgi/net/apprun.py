@@ -156,7 +156,7 @@ class AppRun:
         if answer is not None:
             if running is not None and not answer.quick:
                 answer.close = partial(running.context.run, answer.close)  # which goes on with what the app has set
-            if self._outlet.ended or not (self._gone or (clock is not None and clock.expired)):
+            if self._outlet.complete or not (self._gone or (clock is not None and clock.expired)):
                 return answer
             await close_answer(service, answer)  # the app did not mind being cancelled
         if self._gone or clock is None:
@@ -219,7 +219,7 @@ class AppRun:
         self._give_up()
 
     def _give_up(self) -> None:
-        if not self._outlet.ended:  # else only what the app does in close() still runs, for which nobody waits
+        if not self._outlet.complete:  # else nobody waits for what still runs: close(), or what follows the last block
             self._abandon()
 
     def _app_timeout(self) -> float:

@@ -89,12 +89,13 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: Parts = []  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
+        self._promised: int | None = None  # of it, by the head
         self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.call: Running | None = None  # in whose thread the app runs
         self.delivering = False  # the loop sends, and no thread is busy with it
-        self.ended = False  # the app has given all: what comes now would reach into the next response
+        self._ended = False  # the app has given all: what comes now would reach into the next response
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -107,7 +108,7 @@ class Outlet:
 
     def send(self, data: bytes) -> None:
         call = self.call
-        if call is None or call.cancelled or self.ended or self.failure is not None:
+        if call is None or call.cancelled or self._ended or self.failure is not None:
             self._check()
         if self._lent:
             self._wait(self._backlog.wait_drained)
@@ -207,7 +208,7 @@ class Outlet:
         call = self.call
         if call is None or call.cancelled:  # to look is cheaper than to ask
             bridge.check_cancelled()
-        if self.ended:
+        if self._ended:
             raise AppError("the response has ended: for write(), early hints and waiting it is too late")
         if self.failure is not None:
             self._wait(self.settle)
@@ -283,7 +284,7 @@ class Outlet:
 
     def _send_answer(self, answer: Answer) -> None:
         """Frame all that is left of the response, and send what the kernel takes now."""
-        self.ended = True
+        self._ended = True
         parts: list[Part] = []
         if answer.head is not None:
             self.start(answer.head, answer.limit_rate)
@@ -415,14 +416,19 @@ class Outlet:
         if self._head is None:
             return []
         head, self._head = self._head, None
-        headers, promised = self._dress(head, length)
+        headers, self._promised = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers, promised is not None)
+        return self._wire.frame_head(head.status, head.reason, headers, self._promised is not None)
 
     def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
             into.extend(self._wire.frame_data(part))
             self._framed += len(part)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the app has given all that the client waits for."""
+        return self._ended or (self._promised is not None and self._framed >= self._promised)
 
     @property
     def body_sent(self) -> int:
