@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def left(site: Path) -> str:
-    return format_legacy(Legacy(Plan("tried_app:app", Config(), str(site)), 1, [], []))
+    return format_legacy(Legacy(Plan("tried_app:app", Config(), str(site)), 1, [], [], []))
 
 
 async def attempt(site: Path, *flags: str, timeout: float = 30.0) -> str:
@@ -126,7 +127,8 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
         place = Place(listeners[0].address, listeners)
-        legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [Child(1, os.getpid(), channel, State.SERVING)])
+        child = Child(1, os.getpid(), channel, State.SERVING)
+        legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
         path.unlink()
@@ -136,6 +138,7 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
             other.close()
         taken = parse_legacy(text)
         assert [(child.number, child.state) for child in taken.children] == [(1, State.SERVING)]
+        assert taken.asked == legacy.asked
         taken.children[0].channel.close()
         taken.places[0].close()
         assert path.exists() == (then == "replaced")

@@ -4,7 +4,8 @@ Laws:
 
 * The command line is what it was. Another process tries it first (`trial`).
 * Sockets and channels stay open over exec(2), and an environment variable says which is which.
-* Signals are blocked meanwhile (`EarlySignals`); they come once the new program can obey them.
+* Signals are blocked meanwhile (`EarlySignals`); they come once the new program can obey them. What was asked for
+  before, and waits for its turn, is written down: the kernel keeps each signal once, and gives the lowest number first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -42,12 +44,14 @@ class Legacy:
         plan: of the workers that serve.
         count: of its slots.
         children: all workers, whatever they are at.
+        asked: what is to be done next, in this order, by the signals that asked for it.
     """
 
     plan: Plan
     count: int
     places: list[Place]
     children: list[Child]
+    asked: list[signal.Signals]
 
 
 def format_legacy(legacy: Legacy) -> str:
@@ -75,6 +79,7 @@ def format_legacy(legacy: Legacy) -> str:
             ]
             for child in sorted(legacy.children, key=lambda child: child.state is State.BOOTING)
         ],
+        "asked": [number.name for number in legacy.asked],
     }
     return json.dumps(value)
 
@@ -113,6 +118,7 @@ def parse_legacy(text: str, take: TakeSocket = take_socket) -> Legacy:
             for place in value["places"]
         ],
         children=[_parse_child(take, *each) for each in value["children"]],
+        asked=[signal.Signals[name] for name in value["asked"]],
     )
 
 
