@@ -84,7 +84,7 @@ def as_tuple(value: object) -> object:
 
 @given(st.binary())
 def test_every_other_line_is_text_for_people(line: bytes) -> None:
-    """What faulthandler writes, or an application that has found the descriptor: nothing of it ends a supervisor."""
+    """Of a version to come, or of an application that has found the descriptor: nothing of it ends a supervisor."""
     parse_message(line)
 
 

@@ -24,6 +24,7 @@ from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.sockets import Place
+from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy, let_go, parse_legacy
 
@@ -127,7 +128,8 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
         place = Place(listeners[0].address, listeners)
-        child = Child(1, os.getpid(), channel, State.SERVING)
+        stacks, written = open_stacks()
+        child = Child(1, os.getpid(), channel, stacks, State.SERVING)
         legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
@@ -139,6 +141,10 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
         taken = parse_legacy(text)
         assert [(child.number, child.state) for child in taken.children] == [(1, State.SERVING)]
         assert taken.asked == legacy.asked
+        os.write(written, b"Thread 1")
+        assert taken.children[0].stacks.take() == "Thread 1"
+        os.close(written)
         taken.children[0].channel.close()
+        taken.children[0].stacks.close()
         taken.places[0].close()
         assert path.exists() == (then == "replaced")

@@ -17,6 +17,7 @@ import faulthandler
 import functools
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -63,16 +64,18 @@ SHORTEST_END = 1.0  # seconds that a process gets to end, however short `gracefu
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
-def main(fd: int) -> NoReturn:
+def main(channel: int, stacks: int) -> NoReturn:
     """Be a worker.
 
     Args:
-        fd: of the channel.
+        channel: its descriptor.
+        stacks: the descriptor that those of our threads are written to.
     """
-    sock = socket.socket(fileno=fd)
+    os.set_inheritable(stacks, False)
+    faulthandler.enable(file=stacks)
+    faulthandler.register(SIGNAL_STACKS, file=stacks, all_threads=True, chain=False)
+    sock = socket.socket(fileno=channel)
     sock.set_inheritable(False)
-    faulthandler.enable(file=fd)
-    faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
     # For the supervisor, when they are sent to all of us by our common name.
     signal.signal(signal.SIGHUP, _ignore)
     for number in (signal.SIGTTIN, signal.SIGTTOU):
@@ -97,7 +100,8 @@ def main(fd: int) -> NoReturn:
         code = failed.exit_code
     for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
-    _limit_end(order.plan.config.graceful_timeout, sock.detach())  # open to the end, for faulthandler
+    sock.detach()  # open to the end, which it tells
+    _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
 
 
