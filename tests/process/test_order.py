@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -23,6 +24,7 @@ from trio_wsgi.process import exits
 from trio_wsgi.process.channel import Channel, open_pair, receive_first_line
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
 from trio_wsgi.process.order import (
+    SIGN_OF_LIFE,
     Booted,
     Drain,
     Failed,
@@ -107,6 +109,27 @@ async def test_a_channel_gives_whole_lines_and_then_the_end() -> None:
     assert await ours.receive() == [b"rest"]
     assert await ours.receive() == []
     ours.beat()  # nobody listens
+    ours.close()
+
+
+def test_what_is_not_taken_at_once_is_said_later_whole_and_once() -> None:
+    """A request for a successor is said once only; the supervisor may be stopped, or on its way to another program."""
+    ours, theirs = open_pair()
+    theirs.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            theirs.send(SIGN_OF_LIFE)
+    channel = Channel(theirs)
+    for reason in ("a", "b" * 300_000):  # the second is more than is taken at once
+        channel.tell(Replace(reason))
+        channel.beat()
+    heard: list[bytes] = []
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            heard += filter(None, ours.receive_nowait() or [])
+        channel.beat()
+    assert [parse_message(line) for line in heard] == [Replace("a"), Replace("b" * 300_000)]
+    channel.close()
     ours.close()
 
 
