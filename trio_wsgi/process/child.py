@@ -81,7 +81,7 @@ class Child:
         self.unwanted = trio.Event()  # it is to have a successor: it asked, or has ended
         self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
-        self.lived = math.inf  # seconds, once it has ended
+        self.lived = math.inf  # seconds, once it has ended, or is worn
         self._hear_imports: HearImports = ignore_imports
         self._born = time.monotonic()
         if state is not State.BOOTING:
@@ -159,9 +159,12 @@ class Child:
         if not self.settled.is_set() and self.failure is None:
             self.failure = Failed(f"it ended while it booted: {how}", EXIT_BOOT)
         self.state = State.ENDED
-        self.lived = time.monotonic() - self._born
+        self.lived = min(self.lived, self._age())
         for event in (self.settled, self.unwanted, self.ended):
             event.set()
+
+    def _age(self) -> float:
+        return time.monotonic() - self._born
 
     async def _listen(self, config: Config, order: bytes) -> None:
         async with trio.open_nursery() as nursery:
@@ -233,8 +236,9 @@ class Child:
                     self.failure = failure
                     self.state = State.LEAVING
                     self.settled.set()
-                case Replace(reason) if self.state is State.SERVING and not self.unwanted.is_set():
+                case Replace(reason, worn) if self.state is State.SERVING and not self.unwanted.is_set():
                     log.info("%s asks for a successor: %s", self, reason)
+                    self.lived = self._age() if worn else math.inf
                     self.unwanted.set()
                 case Imported(files, since):
                     self._hear_imports(files, since)

@@ -92,9 +92,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """From a worker: it wants a successor."""
+    """From a worker: it wants a successor.
+
+    Args:
+        reason: for people.
+        worn: whether it is by its use, so that a successor may ask as soon.
+    """
 
     reason: str
+    worn: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,8 @@ async def _report(process: Process, channel: Channel, recycling: Recycling, star
 
 
 async def _ask_for_successor(channel: Channel, recycling: Recycling) -> None:
-    channel.tell(Replace(await recycling.wait_due()))
+    reason = await recycling.wait_due()
+    channel.tell(Replace(reason, recycling.worn))
 
 
 async def _ask_when_told_to_end(process: Process, recycling: Recycling) -> None:
