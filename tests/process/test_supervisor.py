@@ -325,6 +325,16 @@ def test_workers_do_not_outlive_a_killed_supervisor(site: Path) -> None:
         wait_until(lambda: not any(map(is_alive, pids)))
 
 
+def test_a_worker_that_is_told_to_end_has_ended_and_not_died(two: Command) -> None:
+    """By TERM to it alone, whether its successor serves by then or not: no error for who reads the log."""
+    victim = worker_pids(two)[0]
+    os.kill(victim, signal.SIGTERM)
+    wait_log(two, f"(pid {victim}) has ended\n")
+    assert f"(pid {victim}) asks for a successor: SIGTERM" in two.log
+    assert f"(pid {victim}) died" not in two.log
+    wait_count(two, 2)
+
+
 def test_a_unix_socket_is_there_while_workers_come_and_go_and_gone_in_the_end(site: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with supervised(site, "-b", f"unix:{path}") as run:

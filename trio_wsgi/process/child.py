@@ -150,6 +150,8 @@ class Child:
 
     def _note_end(self, code: int) -> None:
         how = describe_exit(code)
+        if self.state is State.SERVING and self.unwanted.is_set() and code == 0:  # by TERM to it alone
+            self.state = State.LEAVING
         if self.state is State.SERVING:
             log.error("%s died: %s", self, how)
         elif self.state is State.LEAVING and code not in _TOLD and self.failure is None:
