@@ -71,6 +71,7 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
     check_affinity(plan.config.cpu_affinity)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
     with CurrentLogs(plan.config) as logs, EarlySignals(SIGNALS) as early:
+        systemd.warn(plan.config)
         while True:
             legacy = parse_legacy(state) if state else None
             with (

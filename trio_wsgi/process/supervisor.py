@@ -324,6 +324,7 @@ class Supervisor:
         except ConfigError as error:
             self._keep_plan("SIGHUP: nothing changes: %s", error)
         else:
+            self._systemd.warn(plan.config)
             await self._replace(plan, "SIGHUP")
 
     async def _replace(self, plan: Plan, why: str) -> None:

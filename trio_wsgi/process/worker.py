@@ -116,6 +116,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
+        systemd.warn(config)
         terminal = find_terminal(early)
         pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
