@@ -140,6 +140,20 @@ def test_a_dump_is_passed_on_to_the_workers(two: Command) -> None:
     assert "SIGPWR: <Fleet of 2: " in two.log
 
 
+def test_a_dump_names_those_who_are_there(two: Command) -> None:
+    """Not the workers of before a reload, once they have ended."""
+    old = set(worker_pids(two))
+    two.send_signal(signal.SIGHUP)
+    wait_until(lambda: not old & set(worker_pids(two)))
+    wait_count(two, 2)
+    before = two.log.count("SIGPWR: <Fleet")
+    two.send_signal(signal.SIGPWR)
+    wait_log(two, "SIGPWR: <Fleet", before + 1)
+    line = two.log.rpartition("SIGPWR: <Fleet")[2].partition("\n")[0]
+    assert "<Fleet" not in line
+    assert all(f"(pid {pid}) serving" in line for pid in worker_pids(two))
+
+
 def test_usr2_to_a_worker_logs_its_stacks(two: Command) -> None:
     pid = answering_pid(two)
     os.kill(pid, signal.SIGUSR2)

@@ -54,7 +54,8 @@ class Fleet:
         self._hopeless: Failed | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet of {self.count}: {', '.join(f'{child} {child.state.value}' for child in self.children)}>"
+        workers = ", ".join(f"{child} {child.state.value}" for child in self.children)
+        return f"<Fleet of {self.count}: {workers or 'no worker'}>"
 
     def adopt(self, child: Child) -> None:
         """Look after a worker that a former self has started."""

@@ -151,7 +151,7 @@ class Supervisor:
                 self._logs.reopen()
                 self._signal_booted(number)
             elif number == SIGNAL_DUMP:
-                log.info("%s: %s", name, "; ".join(map(repr, self._fleets)))
+                log.info("%s: %s", name, "; ".join(map(repr, self._current_fleets())))
                 self._signal_booted(number)
 
     def _obey_ending(self, number: int) -> None:
@@ -276,12 +276,15 @@ class Supervisor:
         await self._replace(plan, signal.SIGUSR2.name)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
-        # The one that counts stays, as a slot of it may start another worker.
-        self._fleets = [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
+        self._fleets = self._current_fleets()
         hear_imports = ignore_imports if self._watch is None else self._watch.add
         fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
         self._fleets.append(fleet)
         return fleet
+
+    def _current_fleets(self) -> list[Fleet]:
+        """Those with workers, and the one that counts, as a slot of it may start another worker."""
+        return [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
