@@ -45,7 +45,7 @@ from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
-from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
+from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -163,7 +163,7 @@ class Supervisor:
                 child.stop(signal.SIGKILL)
         elif number == signal.SIGTERM:
             timeout = self._plan.config.graceful_timeout
-            log.info("%s: finishing what is under way, for up to %g s", name, timeout)
+            log.info("%s: finishing what is under way, %s", name, describe_grace(timeout))
             self._end(Ending.GRACEFUL)
         else:
             log.info("%s: stopping", name)
@@ -303,7 +303,7 @@ class Supervisor:
 
     def _where(self) -> str:
         config = self._plan.config
-        return ", ".join(each.address.url(config.scheme) for each in self._sockets.listeners(config))
+        return ", ".join(each.address.url(config.wire_scheme) for each in self._sockets.listeners(config))
 
     def _announce(self) -> None:
         log.info("listening at %s (pid %d), workers: %d", self._where(), os.getpid(), self._fleet.count)

@@ -19,6 +19,7 @@ Laws:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -170,7 +171,7 @@ class Process:
 
     def where(self) -> str:
         """The addresses that we listen at."""
-        return ", ".join(listener.address.url(self.server.config.scheme) for listener in self.listeners)
+        return ", ".join(listener.address.url(self.server.config.wire_scheme) for listener in self.listeners)
 
     def say(self, text: str, *values: object) -> None:
         """Log what a signal brings about."""
@@ -214,6 +215,11 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from error.__cause__
+
+
+def describe_grace(timeout: float) -> str:
+    """How long that may take which is under way at the end, in words; seconds."""
+    return f"for up to {timeout:g} s" if math.isfinite(timeout) else "for as long as it takes"
 
 
 def _find_ours(early: EarlySignals) -> list[signal.Signals]:
@@ -278,7 +284,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             if number == signal.SIGHUP:
                 process.say("%s: the terminal has gone", name)
             timeout = process.server.config.graceful_timeout
-            process.say("%s: finishing what is under way, for up to %g s", name, timeout)
+            process.say("%s: finishing what is under way, %s", name, describe_grace(timeout))
             process.outside.systemd.tell_stopping("finishing what is under way")
             process.server.drain()
             process.told_to_end.set()
