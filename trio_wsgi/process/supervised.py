@@ -53,7 +53,7 @@ from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_import
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.sockets import take_socket
-from trio_wsgi.process.tuning import tune_process
+from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.process.worker import EXIT_CLEAN, SIGNALS, Process, run_serving
 
 log = logging.getLogger("trio_wsgi.error")
@@ -152,11 +152,11 @@ def serve_order(order: Order, sock: socket.socket) -> int:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         enable_loggers()
-        tune_process()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)
         tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)
-        run_serving(process, early, tell)
+        with tuned_process():
+            run_serving(process, early, tell)
     return EXIT_CLEAN
 
 

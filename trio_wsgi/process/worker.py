@@ -43,7 +43,7 @@ from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
-from trio_wsgi.process.tuning import tune_process
+from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware
 
@@ -129,9 +129,9 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
             log.info("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         enable_loggers()
-        tune_process()
         outside = Outside(systemd, remove_pid_file, terminal)
-        run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
+        with tuned_process():
+            run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
 
