@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -240,6 +241,20 @@ def test_rotation_while_the_application_is_imported_does_not_kill(tmp_path: Path
     )
     with command("usr1_import:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
         until(lambda: "SIGUSR1: reopening the log files" in run.log)
+
+
+def test_a_dump_that_fails_ends_nothing(tmp_path: Path) -> None:
+    """It is asked for when something is wrong already."""
+    (tmp_path / "dumped.py").write_text(
+        "import trio_wsgi\n"
+        "trio_wsgi.Server.statistics = lambda server: 1 / 0\n"
+        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'served']\n"
+    )
+    with command("dumped:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
+        run.send_signal(signal.SIGPWR)
+        until(lambda: "SIGPWR: what connections and threads are at cannot be told" in run.log)
+        assert "ZeroDivisionError" in run.log
+        assert urllib.request.urlopen(run.url, timeout=10).read() == b"served"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -177,6 +177,13 @@ class Process:
         """Log what a signal brings about."""
         log.log(logging.INFO if self.alone else logging.DEBUG, text, *values)
 
+    def log_statistics(self, why: str) -> None:
+        """Log what connections and threads are at; whatever becomes of that, the process goes on."""
+        try:
+            log.info("%s: %s", why, self.server.statistics())
+        except Exception:
+            log.exception("%s: what connections and threads are at cannot be told", why)
+
     def exit_now(self, code: int) -> NoReturn:
         """End without waiting for anything."""
         for listener in self.listeners:
@@ -267,7 +274,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
     async for number in signals:
         name = signal.Signals(number).name
         if number == SIGNAL_DUMP:
-            log.info("%s: %s", name, process.server.statistics())
+            process.log_statistics(name)
         elif number == signal.SIGUSR1:
             process.say("%s: reopening the log files", name)
             process.logs.reopen()
