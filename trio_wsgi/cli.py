@@ -335,7 +335,7 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
     print(f"settings: {_count_origins(loaded.origins)}")
-    print(f"listen at: {', '.join(address.url(loaded.config.scheme) for address in loaded.config.addresses)}")
+    print(f"listen at: {', '.join(address.url(loaded.config.wire_scheme) for address in loaded.config.addresses)}")
     if open_tls(loaded.config) is not None:
         print(f"certificates: {', '.join(loaded.config.certfile)}")
         print(f"kernel TLS: {describe_kernel_tls()}")

@@ -435,8 +435,13 @@ class Config:
 
     @property
     def scheme(self) -> str:
-        """What clients speak: https where there is a certificate, else what `url_scheme` says."""
+        """What clients speak, to the application: https where there is a certificate, else what `url_scheme` says."""
         return "https" if self.certfile else self.url_scheme
+
+    @property
+    def wire_scheme(self) -> str:
+        """What is spoken at our addresses: https where there is a certificate."""
+        return "https" if self.certfile else "http"
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,20 @@ def test_print_config_is_toml_that_check_config_takes(site: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "threads from site.toml" in checked.stdout
     assert checked.stdout.endswith("ok\n")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_log_says_is_so(site: Path, workers: int) -> None:
+    """An end that is waited for without a limit; https, to the application, of a port that has no certificate."""
+    words = ["command_app:app", "-b", "127.0.0.1:0", "--graceful-timeout", "none", "--url-scheme", "https"]
+    with command(*words, cwd=site, workers=workers) as run:
+        assert run.url.startswith("http://")
+        assert urllib.request.urlopen(run.url, timeout=10).read() == b"hello"
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 0
+        assert "SIGTERM: finishing what is under way, for as long as it takes\n" in run.log
+    checked = console_script("--check-config", *words, cwd=site)
+    assert "listen at: http://127.0.0.1:0\n" in checked.stdout
 
 
 def test_a_setting_of_the_environment_that_is_none_is_named_with_the_nearest(site: Path) -> None:

@@ -32,3 +32,15 @@ def test_what_ends_nothing_waits_for_the_loop() -> None:
         early.repeat()
         signal.signal(signal.SIGHUP, before)
     assert heard == [signal.SIGHUP]
+
+
+def test_what_waits_for_its_turn_is_handed_over_in_order_and_all_else_is_pending() -> None:
+    """For the program that this one becomes."""
+    with EarlySignals([*ENDING, signal.SIGTTIN, signal.SIGWINCH]) as early:
+        for number in (signal.SIGWINCH, signal.SIGTERM, signal.SIGTTIN, signal.SIGWINCH):
+            signal.raise_signal(number)
+        with early.handing_over([signal.SIGTTIN, signal.SIGWINCH]) as asked:
+            assert asked == [signal.SIGWINCH, signal.SIGTTIN, signal.SIGWINCH]
+            assert signal.sigpending() == {signal.SIGTERM}
+        with early.handing_over([]) as asked:
+            assert signal.sigpending() == {signal.SIGTERM}

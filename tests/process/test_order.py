@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -21,8 +22,11 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.process import exits
 from trio_wsgi.process.channel import Channel, open_pair, receive_first_line
+from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
+from trio_wsgi.process.fleet import STEADY
 from trio_wsgi.process.order import (
+    SIGN_OF_LIFE,
     Booted,
     Drain,
     Failed,
@@ -36,6 +40,7 @@ from trio_wsgi.process.order import (
     parse_message,
     parse_order,
 )
+from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.supervised import describe_failure
 
 UNUSUAL = Config(
@@ -67,7 +72,7 @@ def test_an_order_of_another_version_is_refused_with_the_name_of_what_is_unknown
 
 @pytest.mark.parametrize(
     "message",
-    [Booted(), Failed("a\nb\n", 3), Replace("why"), Drain(math.inf, 0.0), Imported(("/a", "/b"), 1.5)],
+    [Booted(), Failed("a\nb\n", 3), Replace("why", worn=True), Drain(math.inf, 0.0), Imported(("/a", "/b"), 1.5)],
     ids=lambda message: type(message).__name__,
 )
 def test_a_message_is_one_line_and_reads_back_as_it_was(message: Booted | Failed | Replace | Drain | Imported) -> None:
@@ -84,7 +89,7 @@ def as_tuple(value: object) -> object:
 
 @given(st.binary())
 def test_every_other_line_is_text_for_people(line: bytes) -> None:
-    """What faulthandler writes, or an application that has found the descriptor: nothing of it ends a supervisor."""
+    """Of a version to come, or of an application that has found the descriptor: nothing of it ends a supervisor."""
     parse_message(line)
 
 
@@ -107,6 +112,27 @@ async def test_a_channel_gives_whole_lines_and_then_the_end() -> None:
     assert await ours.receive() == [b"rest"]
     assert await ours.receive() == []
     ours.beat()  # nobody listens
+    ours.close()
+
+
+def test_what_is_not_taken_at_once_is_said_later_whole_and_once() -> None:
+    """A request for a successor is said once only; the supervisor may be stopped, or on its way to another program."""
+    ours, theirs = open_pair()
+    theirs.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            theirs.send(SIGN_OF_LIFE)
+    channel = Channel(theirs)
+    for reason in ("a", "b" * 300_000):  # the second is more than is taken at once
+        channel.tell(Replace(reason, worn=False))
+        channel.beat()
+    heard: list[bytes] = []
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            heard += filter(None, ours.receive_nowait() or [])
+        channel.beat()
+    assert [parse_message(line) for line in heard] == [Replace("a", worn=False), Replace("b" * 300_000, worn=False)]
+    channel.close()
     ours.close()
 
 
@@ -160,6 +186,23 @@ async def test_who_stops_waiting_for_a_child_can_wait_for_it_again() -> None:
     os.kill(pid, signal.SIGKILL)
     with trio.fail_after(30):
         assert await wait_exit(pid) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("worn", [True, False])
+async def test_who_is_worn_soon_is_as_one_that_died_soon(worn: bool) -> None:
+    """So that limits which are too low make no storm of workers; who asks for another reason has no pause."""
+    channel, theirs = open_pair()
+    stacks, written = open_stacks()
+    child = Child(1, start("import time; time.sleep(60)"), channel, stacks)
+    with theirs, trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child.watch, Config())
+            theirs.sendall(format_message(Booted()) + format_message(Replace("why", worn)))
+            await child.unwanted.wait()
+            assert child.state is State.SERVING
+            assert (child.lived < STEADY) == worn
+            child.stop(signal.SIGKILL)
+    os.close(written)
 
 
 async def test_whoever_is_left_to_us_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:

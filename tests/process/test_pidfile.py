@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.pidfile import check_pid_file, open_pid_file
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_one_of_a_living_process_is_refused_and_left_alone(path: Path, stranger:
     assert path.read_text() == f"{stranger.pid}\n"
 
 
-@pytest.mark.parametrize("content", ["", "nonsense", "-1", "0", "999999999999", "\u0661"])
+@pytest.mark.parametrize("content", ["", "\n", "-1", "0\n", "999999999999"])
 def test_one_that_names_nobody_is_replaced(path: Path, content: str) -> None:
     path.write_text(content)
     with open_pid_file(str(path)):
@@ -97,11 +99,80 @@ def test_a_successors_is_left_alone(path: Path) -> None:
     assert path.read_text() == "1\n"
 
 
-@pytest.mark.parametrize(("name", "why"), [("no/such/dir/pid", "No such file"), (".", "Is a directory")])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("no/such/dir/pid", "cannot write no/such/dir/pid: No such file"), (".", ". is a directory and no file")],
+)
 def test_where_it_cannot_be_written_is_told(
     name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"pid: cannot write {name}: {why}"), open_pid_file(name):
-        raise AssertionError
+    assert_refused(name, why)
     assert list(tmp_path.iterdir()) == []
+
+
+def assert_refused(name: str, why: str) -> None:
+    """At the start, and when an upgrade is tried."""
+    with pytest.raises(ConfigError, match=f"^pid: {re.escape(why)}"), open_pid_file(name):
+        raise AssertionError
+    with pytest.raises(ConfigError, match=f"^pid: {re.escape(why)}"):
+        check_pid_file(name, os.getpid())
+
+
+# -- what is no pid file -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", ["nonsense", "[section]\n", "\u0661", "1 2", "1\n2\n", "\n" * 64 + "text"])
+def test_a_file_that_holds_something_else_is_refused_and_left_alone(path: Path, content: str) -> None:
+    """A slip of the hand, as `--pid site.toml`, is not to cost what the file holds."""
+    path.write_text(content)
+    assert_refused(str(path), f"{path} holds something else than a process id (remove it, or name another file)")
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_refused_and_neither_opened_nor_replaced(path: Path, kind: str) -> None:
+    """As `--pid /dev/null`, which all programs of the machine use; and who opens a pipe waits for its other end."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            sock.bind(str(path))
+        else:
+            try:
+                os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+            except PermissionError:
+                pytest.skip("only root can make one, and not in every container")
+        before = path.lstat()
+        assert_refused(str(path), f"{path} is a {kind} and no file (name a file, or leave the setting out)")
+        assert path.lstat() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_symlink_stays_and_says_where_the_file_is(path: Path, there: bool) -> None:
+    """Links such as /dev/stdout are more than a name of ours."""
+    target = path.with_name("target")
+    if there:
+        target.write_text("")
+    path.symlink_to(target.name)
+    with open_pid_file(str(path)):
+        assert path.is_symlink()
+        assert target.read_text() == f"{os.getpid()}\n"
+    assert path.is_symlink()
+    assert not target.exists()
+
+
+def test_a_symlink_to_something_else_is_refused_like_that(path: Path) -> None:
+    target = path.with_name("target")
+    target.write_text("nonsense")
+    path.symlink_to(target.name)
+    assert_refused(str(path), f"{path} holds something else than a process id")
+    assert target.read_text() == "nonsense"
+
+
+def test_what_has_taken_the_name_since_is_left_alone(path: Path) -> None:
+    """The end of the process waits for no pipe."""
+    with open_pid_file(str(path)):
+        path.unlink()
+        os.mkfifo(path)
+    assert stat.S_ISFIFO(path.lstat().st_mode)

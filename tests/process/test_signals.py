@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -242,6 +243,20 @@ def test_rotation_while_the_application_is_imported_does_not_kill(tmp_path: Path
         until(lambda: "SIGUSR1: reopening the log files" in run.log)
 
 
+def test_a_dump_that_fails_ends_nothing(tmp_path: Path) -> None:
+    """It is asked for when something is wrong already."""
+    (tmp_path / "dumped.py").write_text(
+        "import trio_wsgi\n"
+        "trio_wsgi.Server.statistics = lambda server: 1 / 0\n"
+        "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'served']\n"
+    )
+    with command("dumped:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
+        run.send_signal(signal.SIGPWR)
+        until(lambda: "SIGPWR: what connections and threads are at cannot be told" in run.log)
+        assert "ZeroDivisionError" in run.log
+        assert urllib.request.urlopen(run.url, timeout=10).read() == b"served"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_between_import_and_loop_is_obeyed(tmp_path: Path, number: signal.Signals) -> None:
     """The app's own thread sends it at the moment that the main thread leaves the import."""
@@ -250,9 +265,9 @@ def test_a_signal_between_import_and_loop_is_obeyed(tmp_path: Path, number: sign
         "def app(environ, start_response): ...\n"
         "def send():\n"
         "    import trio_wsgi.process.worker as worker\n"
-        "    tune = worker.tune_process\n"
-        f"    def and_signal():\n        tune(); os.kill(os.getpid(), {int(number)})\n"
-        "    worker.tune_process = and_signal\n"
+        "    tuned = worker.tuned_process\n"
+        f"    def and_signal():\n        os.kill(os.getpid(), {int(number)}); return tuned()\n"
+        "    worker.tuned_process = and_signal\n"
         "send()\n"
     )
     with command("early:app", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:

@@ -140,6 +140,20 @@ def test_a_dump_is_passed_on_to_the_workers(two: Command) -> None:
     assert "SIGPWR: <Fleet of 2: " in two.log
 
 
+def test_a_dump_names_those_who_are_there(two: Command) -> None:
+    """Not the workers of before a reload, once they have ended."""
+    old = set(worker_pids(two))
+    two.send_signal(signal.SIGHUP)
+    wait_until(lambda: not old & set(worker_pids(two)))
+    wait_count(two, 2)
+    before = two.log.count("SIGPWR: <Fleet")
+    two.send_signal(signal.SIGPWR)
+    wait_log(two, "SIGPWR: <Fleet", before + 1)
+    line = two.log.rpartition("SIGPWR: <Fleet")[2].partition("\n")[0]
+    assert "<Fleet" not in line
+    assert all(f"(pid {pid}) serving" in line for pid in worker_pids(two))
+
+
 def test_usr2_to_a_worker_logs_its_stacks(two: Command) -> None:
     pid = answering_pid(two)
     os.kill(pid, signal.SIGUSR2)
@@ -323,6 +337,16 @@ def test_workers_do_not_outlive_a_killed_supervisor(site: Path) -> None:
         wait_until(lambda: "the supervisor has gone: finishing what is under way" in run.log)
         assert held.let_go().startswith("one ")
         wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_worker_that_is_told_to_end_has_ended_and_not_died(two: Command) -> None:
+    """By TERM to it alone, whether its successor serves by then or not: no error for who reads the log."""
+    victim = worker_pids(two)[0]
+    os.kill(victim, signal.SIGTERM)
+    wait_log(two, f"(pid {victim}) has ended\n")
+    assert f"(pid {victim}) asks for a successor: SIGTERM" in two.log
+    assert f"(pid {victim}) died" not in two.log
+    wait_count(two, 2)
 
 
 def test_a_unix_socket_is_there_while_workers_come_and_go_and_gone_in_the_end(site: Path, tmp_path: Path) -> None:

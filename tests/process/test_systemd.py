@@ -74,7 +74,7 @@ def test_sockets_of_another_process_are_left_alone(caplog: pytest.LogCaptureFixt
     environ = {"LISTEN_FDS": "1", "LISTEN_PID": "0", "LISTEN_FDNAMES": "web"}
     assert take_systemd(environ).names == ()
     assert (environ, caplog.text) == ({}, "")
-    take_systemd({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getppid())})
+    take_systemd({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getppid())}).warn(Config())
     assert "let it end in 'exec trio-wsgi ...'" in caplog.text
 
 
@@ -114,7 +114,7 @@ def test_without_systemd_bind_stays_as_it_is() -> None:
 
 def test_a_socket_that_nobody_will_answer_at_is_said(caplog: pytest.LogCaptureFixture) -> None:
     """systemd listens there all the same: clients wait for ever."""
-    THREE.choose_sockets(Config(bind=("fd://web",)), named=True)
+    THREE.warn(THREE.choose_sockets(Config(bind=("fd://web",)), named=True))
     assert [record.getMessage() for record in caplog.records] == [
         "systemd's socket admin is not served: bind names others, and not fd://admin"
     ]
@@ -290,10 +290,12 @@ def test_started_by_systemd_socket_activate(workers: int, site: Path, tmp_path_f
             process.kill()
 
 
-def test_bind_chooses_among_them_by_name(site: Path) -> None:
+@pytest.mark.parametrize("workers", WORKERS)
+def test_bind_chooses_among_them_by_name(workers: int, site: Path) -> None:
+    """Which one is left is told in the log, as all else."""
     bind = ("-b", "fd://admin", "-b", "127.0.0.1:0")
-    with command(*bind, "unit_app:app", cwd=site, workers=1, program=started("web:admin")) as run:
-        assert "systemd's socket web is not served: bind names others, and not fd://web\n" in run.log
+    with command(*bind, "unit_app:app", cwd=site, workers=workers, program=started("web:admin")) as run:
+        assert "] [WARNING] systemd's socket web is not served: bind names others, and not fd://web\n" in run.log
         assert httpx.get(run.url, timeout=20).text == UNSEEN.format("127.0.0.1")
 
 

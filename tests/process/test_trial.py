@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.sockets import Place
+from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy, let_go, parse_legacy
 
@@ -43,7 +45,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def left(site: Path) -> str:
-    return format_legacy(Legacy(Plan("tried_app:app", Config(), str(site)), 1, [], []))
+    return format_legacy(Legacy(Plan("tried_app:app", Config(), str(site)), 1, [], [], []))
 
 
 async def attempt(site: Path, *flags: str, timeout: float = 30.0) -> str:
@@ -126,7 +128,9 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
         place = Place(listeners[0].address, listeners)
-        legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [Child(1, os.getpid(), channel, State.SERVING)])
+        stacks, written = open_stacks()
+        child = Child(1, os.getpid(), channel, stacks, State.SERVING)
+        legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
         path.unlink()
@@ -136,6 +140,11 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
             other.close()
         taken = parse_legacy(text)
         assert [(child.number, child.state) for child in taken.children] == [(1, State.SERVING)]
+        assert taken.asked == legacy.asked
+        os.write(written, b"Thread 1")
+        assert taken.children[0].stacks.take() == "Thread 1"
+        os.close(written)
         taken.children[0].channel.close()
+        taken.children[0].stacks.close()
         taken.places[0].close()
         assert path.exists() == (then == "replaced")

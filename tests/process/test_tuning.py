@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
 from asking import PLAIN, Environ, StartResponse
-from serving import command, serving
+from serving import clean_environment, command, serving
 
 APP = """
 import sys
@@ -35,6 +36,32 @@ def test_who_computes_gives_the_interpreter_away_soon_unless_the_application_say
 def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
     start_response("200 OK", PLAIN)
     return [b"hello"]
+
+
+RUNS = """
+import gc, resource, signal, sys, threading
+import trio_wsgi
+
+def app(environ, start_response): ...
+
+def settings():
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.getswitchinterval(), gc.get_threshold(), gc.get_freeze_count(), files
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+before = settings()
+for _ in range(2):
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
+    assert trio_wsgi.run(app, bind="127.0.0.1:0") == 0
+    assert settings() == before, (settings(), before)
+"""
+
+
+def test_a_program_that_goes_on_after_run_finds_all_as_it_was() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS], capture_output=True, text=True, timeout=60, env=clean_environment()
+    )
+    assert done.returncode == 0, done.stderr
 
 
 async def test_a_program_that_serves_keeps_its_own_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -12,6 +13,14 @@ import pytest
 from serving import Command
 from waiting import wait_until
 from workers import answering_pid, ask, end, held_request, is_alive, supervised, wait_log, worker_pids, write_app
+
+# Boots once nobody holds it up.
+HELD = """
+import os, time
+open("importing", "w").close()
+while os.path.exists("hold"):
+    time.sleep(0.01)
+"""
 
 # Boots so often, and then no more: in the first worker, in the one that tries the program, in ...
 COUNTING = """
@@ -139,6 +148,33 @@ def test_signals_at_any_moment_of_it_neither_kill_nor_get_lost(tmp_path: Path) -
         write_app(tmp_path, "two")
         run.send_signal(signal.SIGHUP)
         wait_until(lambda: ask(run).startswith("two "))
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_what_is_asked_for_during_the_trial_is_done_afterwards_in_this_order(tmp_path: Path) -> None:
+    """Each as often as it was asked for; pending in the kernel, they would be done once, and by their numbers."""
+    write_app(tmp_path)
+    app = tmp_path / "workers_app.py"
+    app.write_text(HELD + app.read_text())
+    with supervised(tmp_path) as run:
+        (tmp_path / "importing").unlink()
+        (tmp_path / "hold").touch()
+        run.send_signal(signal.SIGUSR2)
+        wait_until((tmp_path / "importing").exists)
+        for count, number in enumerate((signal.SIGTTIN, signal.SIGWINCH, signal.SIGTTIN), 1):
+            run.send_signal(number)
+            run.send_signal(signal.SIGUSR1)  # is obeyed at once, when the other has been heard
+            wait_log(run, "SIGUSR1: reopening", count)
+        (tmp_path / "hold").unlink()
+        wait_log(run, "SIGTTIN: workers: ", 2)
+        done = re.findall(r"(SIG\w+|replaced itself)(?:: workers: (\d), were (\d))?", run.log)
+        assert [each for each in done if each[1] or each[0] == "replaced itself"] == [
+            ("replaced itself", "", ""),
+            ("SIGTTIN", "2", "1"),
+            ("SIGWINCH", "0", "2"),
+            ("SIGTTIN", "1", "0"),
+        ]
+        assert ask(run).startswith("one ")
         assert end(run, signal.SIGTERM) == 0
 
 

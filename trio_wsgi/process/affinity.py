@@ -17,6 +17,7 @@ from trio_wsgi.errors import ConfigError
 log = logging.getLogger("trio_wsgi.error")
 
 SETTING = "cpu_affinity"
+MOST = 1 << 16  # CPUs: more than any kernel counts (NR_CPUS)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
@@ -26,11 +27,14 @@ def parse_cpus(text: str) -> tuple[int, ...]:
         text: as the setting's check has let through.
 
     Raises:
-        ConfigError: a range that runs backwards.
+        ConfigError: a range that runs backwards, or to what no kernel counts.
     """
     found: dict[int, None] = {}
     for part in text.split(","):
         first, dash, last = part.partition("-")
+        for number in (first, last or first):
+            if len(number) > 9 or int(number) >= MOST:
+                raise ConfigError(SETTING, f"there is no CPU {number:.20}", f"write numbers below {MOST}")
         if dash and int(last) < int(first):
             raise ConfigError(SETTING, f"{part!r} runs backwards", f"write {last}-{first}")
         found |= dict.fromkeys(range(int(first), int(last or first) + 1))

@@ -3,7 +3,8 @@
 Laws:
 
 * Each process holds its own end and nobody else's, so that the end of a process is the end of its line.
-* Nobody waits to be heard: what the other side does not take is dropped, but for an order.
+* Lines are whole and stay in their order. Nobody but who sends an order waits to be heard: what the other side does not
+  take is kept, and goes out before the next line, at the latest with the next sign of life.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Channel:
         sock.setblocking(False)
         sock.set_inheritable(False)
         self._sock = sock
+        self._unsent = b""
         self.received = received
 
     def fileno(self) -> int:
@@ -47,27 +49,32 @@ class Channel:
 
     def tell(self, message: Message) -> None:
         """Say it, if the other side still listens."""
-        self._send_nowait(format_message(message))
+        self._unsent += format_message(message)
+        with contextlib.suppress(OSError):
+            self._send_nowait()
 
     def beat(self) -> None:
-        """Give a sign of life."""
-        self._send_nowait(SIGN_OF_LIFE)
-
-    def _send_nowait(self, line: bytes) -> None:
+        """Give a sign of life, and say what was not taken before."""
+        self._unsent = self._unsent or SIGN_OF_LIFE  # one is enough for all that was not taken
         with contextlib.suppress(OSError):
-            self._sock.send(line)
+            self._send_nowait()
+
+    def _send_nowait(self) -> None:
+        while self._unsent:
+            self._unsent = self._unsent[self._sock.send(self._unsent) :]
 
     async def send_all(self, line: bytes) -> None:
-        """Say it in whole; waits for the other side to take it.
+        """Say it in whole; waits for the other side to take it. One at a time.
 
         Raises:
             OSError: the other side has ended.
 
-        Cancellation: the line may be said in part.
+        Cancellation: it is said all the same, before the next line.
         """
-        while line:
+        self._unsent += line
+        while self._unsent:
             try:
-                line = line[self._sock.send(line) :]
+                self._send_nowait()
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._sock)
 

@@ -2,11 +2,12 @@
 
 Laws:
 
-* A worker is a fresh interpreter: it has our flags, our import path, the listening sockets and its end of the channel,
-  and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
+* A worker is a fresh interpreter: it has our flags, our import path, the listening sockets, its end of the channel, a
+  place for its stacks, and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
 * Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
   killed.
-* It is known by its number and its channel; so a supervisor that has become another program can go on with it.
+* It is known by its number, its channel and its stacks; so a supervisor that has become another program can go on
+  with it.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
 from trio_wsgi.process.exits import describe_exit, wait_exit
 from trio_wsgi.process.order import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.stacks import Stacks, open_stacks
 
 log = logging.getLogger("trio_wsgi.error")
 
 EXIT_BOOT = 3  # gunicorn's: the application cannot boot
-SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks into its channel, be the loop blocked or not
+SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
-STACKS_QUIET = 1.0  # seconds without a line, after which there are no more of them
 _TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that were told to leave, maybe as they booted
 PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
 _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
-    "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]))"
+    "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
@@ -67,19 +68,20 @@ class Child:
     Args:
         number: from 1; its successors have the same.
         pid: of its process, which is our child.
-        channel: closed when it has ended.
+        channel, stacks: closed when it has ended.
     """
 
-    def __init__(self, number: int, pid: int, channel: Channel, state: State = State.BOOTING) -> None:
+    def __init__(self, number: int, pid: int, channel: Channel, stacks: Stacks, state: State = State.BOOTING) -> None:
         self.number = number
         self.pid = pid
         self.channel = channel
+        self.stacks = stacks
         self.state = state
         self.settled = trio.Event()  # it serves, or never will
         self.unwanted = trio.Event()  # it is to have a successor: it asked, or has ended
         self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
-        self.lived = math.inf  # seconds, once it has ended
+        self.lived = math.inf  # seconds, once it has ended, or is worn
         self._hear_imports: HearImports = ignore_imports
         self._born = time.monotonic()
         if state is not State.BOOTING:
@@ -129,21 +131,27 @@ class Child:
             order: its first line.
             hear_imports: is told which files it consists of, under `reload`.
 
-        Cancellation: the process goes on, and so does its channel; it can be looked after again.
+        Cancellation: the process goes on, its channel and stacks stay open; it can be looked after again.
         """
         self._hear_imports = hear_imports
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, config, order)
-            code = await wait_exit(self.pid)
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, config, order)
+                code = await wait_exit(self.pid)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._tell_stacks()
         with contextlib.suppress(BlockingIOError):
             while (lines := self.channel.receive_nowait()) is not None:
                 self._take(lines)
         self.channel.close()
+        self.stacks.close()
         self._note_end(code)
 
     def _note_end(self, code: int) -> None:
         how = describe_exit(code)
+        if self.state is State.SERVING and self.unwanted.is_set() and code == 0:  # by TERM to it alone
+            self.state = State.LEAVING
         if self.state is State.SERVING:
             log.error("%s died: %s", self, how)
         elif self.state is State.LEAVING and code not in _TOLD and self.failure is None:
@@ -153,11 +161,22 @@ class Child:
         if not self.settled.is_set() and self.failure is None:
             self.failure = Failed(f"it ended while it booted: {how}", EXIT_BOOT)
         self.state = State.ENDED
-        self.lived = time.monotonic() - self._born
+        self.lived = min(self.lived, self._age())
         for event in (self.settled, self.unwanted, self.ended):
             event.set()
 
+    def _age(self) -> float:
+        return time.monotonic() - self._born
+
     async def _listen(self, config: Config, order: bytes) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_stacks)
+            why = await self._heed(config, order)
+            nursery.cancel_scope.cancel()
+        await self._kill(why)
+
+    async def _heed(self, config: Config, order: bytes) -> str:
+        """Heed what it says; why it is to be killed, if it is so."""
         with trio.move_on_after(config.boot_timeout) as booting:
             with contextlib.suppress(OSError):
                 await self.channel.send_all(order)
@@ -166,10 +185,9 @@ class Child:
         if booting.cancelled_caught and not self.settled.is_set():
             why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
             self.failure = Failed(f"it {why}", EXIT_BOOT)
-            await self._kill(why)
-            return
+            return why
         await self._wait_silent(config.timeout)
-        await self._kill(f"gave no sign of life for {config.timeout:g} s (timeout)")
+        return f"gave no sign of life for {config.timeout:g} s (timeout)"
 
     async def _wait_silent(self, timeout: float) -> None:
         spells = 0
@@ -189,15 +207,21 @@ class Child:
     async def _kill(self, why: str) -> None:
         """Kill it, with its stacks in the log."""
         self.send_signal(SIGNAL_STACKS)
-        stacks: list[str] = []
         with trio.move_on_after(STACKS_TIMEOUT):
-            quiet = trio.CancelScope(deadline=trio.current_time() + STACKS_TIMEOUT)
-            with quiet:
-                while lines := await self.channel.receive():
-                    stacks += [line.decode(errors="replace") for line in lines if line]
-                    quiet.deadline = trio.current_time() + STACKS_QUIET
-        log.error("%s %s: it is killed. Where its threads were:\n%s", self, why, "\n".join(stacks) or "(not known)")
+            await self.stacks.wait_written()
+        stacks = self.stacks.take() or "(not known)"
+        log.error("%s %s: it is killed. Where its threads were:\n%s", self, why, stacks)
         self.send_signal(signal.SIGKILL)
+
+    async def _hear_stacks(self) -> None:
+        while True:
+            await self.stacks.wait_written()
+            self._tell_stacks()
+
+    def _tell_stacks(self) -> None:
+        """Log what it has written of its threads, if anything."""
+        if text := self.stacks.take():
+            log.warning("%s says:\n%s", self, text)
 
     def _take(self, lines: Iterable[bytes]) -> None:
         """Heed what it says."""
@@ -214,8 +238,9 @@ class Child:
                     self.failure = failure
                     self.state = State.LEAVING
                     self.settled.set()
-                case Replace(reason) if self.state is State.SERVING and not self.unwanted.is_set():
+                case Replace(reason, worn) if self.state is State.SERVING and not self.unwanted.is_set():
                     log.info("%s asks for a successor: %s", self, reason)
+                    self.lived = self._age() if worn else math.inf
                     self.unwanted.set()
                 case Imported(files, since):
                     self._hear_imports(files, since)
@@ -234,13 +259,17 @@ def start_child(order: Order, environ: Mapping[str, str]) -> tuple[Child, bytes]
     Raises:
         OSError: no process can be started.
     """
-    channel, theirs = open_pair()
-    with contextlib.ExitStack() as failing, theirs:
+    with contextlib.ExitStack() as failing, contextlib.ExitStack() as given:
+        channel, theirs = open_pair()
         failing.callback(channel.close)
-        fds = [theirs.fileno(), *(listener.fd for listener in order.listeners)]
+        given.enter_context(theirs)
+        stacks, written = open_stacks()
+        failing.callback(stacks.close)
+        given.callback(os.close, written)
+        fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
         pid = os.posix_spawn(
             sys.executable,
-            build_command(theirs.fileno(), order),
+            build_command(theirs.fileno(), written, order),
             {**environ, PATH_VARIABLE: os.pathsep.join(sys.path)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
@@ -250,11 +279,11 @@ def start_child(order: Order, environ: Mapping[str, str]) -> tuple[Child, bytes]
             setsigmask=(),
         )
         failing.pop_all()
-    return Child(order.number, pid, channel), format_order(order)
+    return Child(order.number, pid, channel, stacks), format_order(order)
 
 
-def build_command(fd: int, order: Order) -> list[str]:
-    """The words that start a worker; what follows the descriptor is for people who list processes."""
+def build_command(channel: int, stacks: int, order: Order) -> list[str]:
+    """The words that start a worker; what follows the descriptors is for people who list processes."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
     return [
@@ -262,6 +291,7 @@ def build_command(fd: int, order: Order) -> list[str]:
         *flags,
         "-c",
         _CODE,
-        str(fd),
+        str(channel),
+        str(stacks),
         f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
     ]

@@ -83,11 +83,20 @@ class EarlySignals:
             signal.raise_signal(number)
 
     @contextlib.contextmanager
-    def handing_over(self) -> Iterator[None]:
-        """Inside, they are blocked, and what was kept is pending: for the program that this process executes there."""
+    def handing_over(self, ordered: Collection[signal.Signals]) -> Iterator[list[signal.Signals]]:
+        """Inside, they are blocked, and what was kept is pending: for the program that this process executes there.
+
+        Args:
+            ordered: those whose order and number count, which are lost on what is pending.
+
+        Yields:
+            Those of them that were kept, as they came; they are not pending.
+        """
         signal.pthread_sigmask(signal.SIG_BLOCK, self.handled)
         try:
+            kept = [signal.Signals(number) for number in self._numbers if number in ordered]
+            self._numbers = [number for number in self._numbers if number not in ordered]
             self.repeat()
-            yield
+            yield kept
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)

@@ -3,8 +3,8 @@
 Laws:
 
 * All boot, or none is kept: the first that cannot boot ends the attempt.
-* Who dies is replaced; who dies soon, or cannot boot, more and more slowly. When nobody is left who serves, and a slot
-  has failed often enough, there is no point in going on.
+* Who dies is replaced; who dies or is worn soon, or cannot boot, more and more slowly. When nobody is left who serves,
+  and a slot has failed often enough, there is no point in going on.
 * A worker that asks to be replaced is told to leave when its successor serves, and may take all the time it needs.
 """
 
@@ -24,7 +24,7 @@ from trio_wsgi.process.sockets import Sockets
 
 log = logging.getLogger("trio_wsgi.error")
 
-STEADY = 10.0  # seconds after which a worker's death is not blamed on its start
+STEADY = 10.0  # seconds after which a worker's death, or wear, is not blamed on its start
 FIRST_PAUSE = 0.25  # seconds before another try; doubles
 LONGEST_PAUSE = 8.0  # seconds
 HOPELESS = 5  # failed boots of a slot in a row
@@ -54,7 +54,8 @@ class Fleet:
         self._hopeless: Failed | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet of {self.count}: {', '.join(f'{child} {child.state.value}' for child in self.children)}>"
+        workers = ", ".join(f"{child} {child.state.value}" for child in self.children)
+        return f"<Fleet of {self.count}: {workers or 'no worker'}>"
 
     def adopt(self, child: Child) -> None:
         """Look after a worker that a former self has started."""

@@ -3,7 +3,7 @@
 Laws:
 
 * A message is one line: a JSON list, its kind first. An empty line is a sign of life.
-* Every other line is text for people: what faulthandler writes, or a message of a version to come.
+* Every other line is text for people: a message of a version to come, or of an application that found the channel.
 * What is read is checked as everything that comes from outside: a Config is made anew.
 """
 
@@ -92,9 +92,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """From a worker: it wants a successor."""
+    """From a worker: it wants a successor.
+
+    Args:
+        reason: for people.
+        worn: whether it is by its use, so that a successor may ask as soon.
+    """
 
     reason: str
+    worn: bool
 
 
 @dataclass(frozen=True, slots=True)

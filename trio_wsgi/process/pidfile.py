@@ -5,6 +5,8 @@ Laws:
 * It is whole or absent: it is written beside, and takes the name in one step (rename(2)).
 * One of a living server is an error; one that a dead server has left is replaced. A number that another process has got
   since does not count as its author: whoever wrote the file began before it.
+* What is no pid file stays as it is, and is an error: a device, a pipe, a file with something else in it. A symlink
+  stays as well; it says where the file is.
 * It is removed at the end if it still names us. The same process may write it again, as after it has replaced its own
   program.
 """
@@ -12,8 +14,9 @@ Laws:
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +25,8 @@ from pathlib import Path
 
 from trio_wsgi.errors import ConfigError
 
+_NUMBER = re.compile(rb"-?[0-9]+")
+_LONGEST = 64  # bytes of a file that may be a number
 _SLACK = 2.0  # seconds by which the clock of files may be behind: ticks, and a second's resolution of some file systems
 
 
@@ -36,14 +41,13 @@ def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
         What removes it before, for a process that ends without leaving the block.
 
     Raises:
-        ConfigError: another server lives under it, or it cannot be written.
+        ConfigError: another server lives under it, something else has the name, or it cannot be written.
     """
     if name is None:
         yield _remove_nothing
         return
-    path = Path(name).absolute()  # the application may change directory
     with _explaining(name):
-        _refuse_living(path, name, os.getpid())
+        path = _find_place(name, os.getpid())
         _write(path)
     remove = partial(_remove, path)
     try:
@@ -62,18 +66,38 @@ def check_pid_file(name: str | None, pid: int) -> None:
         ConfigError: as it would.
     """
     if name is not None:
-        path = Path(name).absolute()
         with _explaining(name):
-            _refuse_living(path, name, pid)
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            path = _find_place(name, pid)
             tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent).close()
 
 
-def _refuse_living(path: Path, name: str, pid: int) -> None:
-    author = _read(path)
-    if author not in {None, pid} and _lives(author, path.stat().st_mtime):
+def _find_place(name: str, pid: int) -> Path:
+    """Where the file is to be: absolute, as the application may change directory.
+
+    Raises:
+        ConfigError: something else is there, or another process lives under it.
+        OSError: that cannot be found out.
+    """
+    path = Path(os.path.realpath(name))
+    try:
+        status = Path(name).stat()  # the kernel follows no symlink here that a stranger has left in /tmp
+    except FileNotFoundError:
+        return path
+    if not stat.S_ISREG(status.st_mode):  # not even opened: that waits for a pipe's writer, and may move a device
+        hint = "name a file, or leave the setting out"
+        raise ConfigError("pid", f"{name} is {_describe(status.st_mode)} and no file", hint)
+    text = _read(path)
+    if status.st_size > _LONGEST or (text and not _NUMBER.fullmatch(text)):
+        raise ConfigError("pid", f"{name} holds something else than a process id", "remove it, or name another file")
+    author = _find_author(text)
+    if author not in {None, pid} and _lives(author, status.st_mtime):
         raise ConfigError("pid", f"{name} names process {author}, which is running", "stop it, or name another file")
+    return path
+
+
+def _describe(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def _remove_nothing() -> None:
@@ -82,7 +106,7 @@ def _remove_nothing() -> None:
 
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # the user we have become may not: the next start replaces it
-        if _read(path) == os.getpid():
+        if _find_author(_read(path)) == os.getpid():
             path.unlink()
 
 
@@ -94,12 +118,17 @@ def _explaining(name: str) -> Iterator[None]:
         raise ConfigError("pid", f"cannot write {name}: {exc.strerror}", "name a file that can be written") from exc
 
 
-def _read(path: Path) -> int | None:
-    """The process it names; None where there is no file, or nothing of the kind in it."""
+def _read(path: Path) -> bytes:
+    """What it holds, as far as that may be a number; waits for nobody, whatever has the name by now."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        text = path.read_bytes().strip()  # no codec: none may be read any more by whom we have become
-    except FileNotFoundError:
-        return None
+        return os.read(fd, _LONGEST).strip()  # no codec: none may be read any more by whom we have become
+    finally:
+        os.close(fd)
+
+
+def _find_author(text: bytes) -> int | None:
+    """The process that it names; None where it names none."""
     return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None
 
 

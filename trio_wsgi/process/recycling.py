@@ -6,6 +6,7 @@ Laws:
   response says a word of it (`Connection: close` comes with the drain).
 * A request is counted when it has ended, so what is under way is nobody's last request.
 * Counting costs an addition per request; memory is looked at every few seconds.
+* A worker that is too large as it begins is told to the operator, and stays for a while: a successor is no smaller.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import trio
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.record import RequestRecord
+from trio_wsgi.rules.listing import format_size
 
 log = logging.getLogger("trio_wsgi.error")
 
 LOOK = 3.0  # seconds between two looks at the memory
+SHORTEST_LIFE = 60.0  # seconds of a worker that began with more memory than it may have; uWSGI's min-worker-lifetime
 _STATM = Path("/proc/self/statm")
 
 
@@ -41,6 +44,7 @@ class Recycling:
         self._limit = max_requests + random.randint(0, jitter) if max_requests else math.inf
         self._max_rss = max_rss
         self._count = 0
+        self.worn = False  # by its use, so that a successor may ask as soon
         self._reason = ""
         self._due = trio.Event()
 
@@ -50,13 +54,17 @@ class Recycling:
     def __call__(self, record: RequestRecord) -> None:
         self._count += 1
         if self._count >= self._limit:
-            self.ask(f"max_requests: {self._count} requests")
+            self._wear(f"max_requests: {self._count} requests")
 
     def ask(self, reason: str) -> None:
         """Have the worker replaced; the first reason is the one that is told. Call it on the event loop."""
         if not self._due.is_set():
             self._reason = reason
             self._due.set()
+
+    def _wear(self, reason: str) -> None:
+        self.worn = self.worn or not self._due.is_set()
+        self.ask(reason)
 
     async def wait_due(self) -> str:
         """Wait until the worker is to be replaced; the reason, for the log."""
@@ -68,9 +76,16 @@ class Recycling:
         return self._reason
 
     async def _watch_memory(self) -> None:
+        limit = format_size(self._max_rss)
+        if (size := resident_memory()) is not None and size > self._max_rss:
+            meant = self._max_rss < 1 << 20
+            hint = f"write --max-rss {self._max_rss}m, if MiB are meant" if meant else "set it higher"
+            text = "max_rss: %s of memory at its start, more than %s: this worker is not replaced within %g s (%s)"
+            log.warning(text, format_size(size), limit, SHORTEST_LIFE, hint)
+            await trio.sleep(SHORTEST_LIFE)
         while (size := resident_memory()) is not None:
             if size > self._max_rss:
-                self.ask(f"max_rss: {size >> 20} MiB of memory, more than {self._max_rss >> 20}")
+                self._wear(f"max_rss: {format_size(size)} of memory, more than {limit}")
             await trio.sleep(LOOK)
         log.warning("max_rss: this system does not tell how much memory a process has; the setting is ignored")
 

@@ -25,7 +25,7 @@ from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.prepare import change_directory, load_plan, prepare_process
 from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets
-from trio_wsgi.process.supervisor import SIGNALS, Ending, ReadPlan, Supervisor
+from trio_wsgi.process.supervisor import JOBS, SIGNALS, Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, execute, format_legacy, let_go, parse_legacy
@@ -71,6 +71,7 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
     check_affinity(plan.config.cpu_affinity)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
     with CurrentLogs(plan.config) as logs, EarlySignals(SIGNALS) as early:
+        systemd.warn(plan.config)
         while True:
             legacy = parse_legacy(state) if state else None
             with (
@@ -94,13 +95,14 @@ def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) ->
 def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> str:
     """Replace this program by itself; returns what it leaves to itself if that cannot be."""
     legacy = supervisor.leave()
-    state = format_legacy(legacy)
-    let_go(legacy)
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()
     umask.restore()
-    with early.handing_over():
+    with early.handing_over(JOBS) as asked:
+        legacy.asked.extend(asked)
+        state = format_legacy(legacy)
+        let_go(legacy)
         try:
             execute(state, legacy.plan.home, environ)
         except OSError as error:

@@ -17,6 +17,7 @@ import faulthandler
 import functools
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -52,7 +53,7 @@ from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_import
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.sockets import take_socket
-from trio_wsgi.process.tuning import tune_process
+from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.process.worker import EXIT_CLEAN, SIGNALS, Process, run_serving
 
 log = logging.getLogger("trio_wsgi.error")
@@ -63,16 +64,18 @@ SHORTEST_END = 1.0  # seconds that a process gets to end, however short `gracefu
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
-def main(fd: int) -> NoReturn:
+def main(channel: int, stacks: int) -> NoReturn:
     """Be a worker.
 
     Args:
-        fd: of the channel.
+        channel: its descriptor.
+        stacks: the descriptor that those of our threads are written to.
     """
-    sock = socket.socket(fileno=fd)
+    os.set_inheritable(stacks, False)
+    faulthandler.enable(file=stacks)
+    faulthandler.register(SIGNAL_STACKS, file=stacks, all_threads=True, chain=False)
+    sock = socket.socket(fileno=channel)
     sock.set_inheritable(False)
-    faulthandler.enable(file=fd)
-    faulthandler.register(SIGNAL_STACKS, file=fd, all_threads=True, chain=False)
     # For the supervisor, when they are sent to all of us by our common name.
     signal.signal(signal.SIGHUP, _ignore)
     for number in (signal.SIGTTIN, signal.SIGTTOU):
@@ -97,7 +100,8 @@ def main(fd: int) -> NoReturn:
         code = failed.exit_code
     for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
-    _limit_end(order.plan.config.graceful_timeout, sock.detach())  # open to the end, for faulthandler
+    sock.detach()  # open to the end, which it tells
+    _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
 
 
@@ -148,11 +152,11 @@ def serve_order(order: Order, sock: socket.socket) -> int:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         enable_loggers()
-        tune_process()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)
         tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)
-        run_serving(process, early, tell)
+        with tuned_process():
+            run_serving(process, early, tell)
     return EXIT_CLEAN
 
 
@@ -179,7 +183,8 @@ async def _report(process: Process, channel: Channel, recycling: Recycling, star
 
 
 async def _ask_for_successor(channel: Channel, recycling: Recycling) -> None:
-    channel.tell(Replace(await recycling.wait_due()))
+    reason = await recycling.wait_due()
+    channel.tell(Replace(reason, recycling.worn))
 
 
 async def _ask_when_told_to_end(process: Process, recycling: Recycling) -> None:

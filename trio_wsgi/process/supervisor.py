@@ -4,8 +4,9 @@ Laws:
 
 * Structure is lifetime: signals ⊃ processes ⊃ what is to be done about them. Whatever ends the innermost, every worker
   is told, and waited for.
-* What takes time (the first boot, a reload, an upgrade) happens one after another; what ends us does not wait for it.
-  That no worker can boot any more does: what is under way may be what mends it.
+* What takes time (the first boot, a reload, an upgrade) happens one after another, in the order that it was asked for,
+  over an upgrade as well; what ends us does not wait for it. That no worker can boot any more does: what is under way
+  may be what mends it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
 * Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
   a file changes, and who connects waits in the kernel's queue.
@@ -16,9 +17,11 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -42,7 +45,7 @@ from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
-from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP
+from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -91,6 +94,7 @@ class Supervisor:
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
         self._ask: trio.MemorySendChannel[Job]  # for what is done one after another, while we govern
+        self._asked: deque[signal.Signals] = deque()  # by whom, as far as that is signals
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
@@ -124,7 +128,7 @@ class Supervisor:
 
     def leave(self) -> Legacy:
         """What there is for the program that this one becomes."""
-        return Legacy(self._fleet.plan, self._fleet.count, self._sockets.places(), self._children())
+        return Legacy(self._fleet.plan, self._fleet.count, self._sockets.places(), self._children(), [*self._asked])
 
     def _children(self) -> list[Child]:
         return [child for fleet in self._fleets for child in fleet.children]
@@ -147,7 +151,7 @@ class Supervisor:
                 self._logs.reopen()
                 self._signal_booted(number)
             elif number == SIGNAL_DUMP:
-                log.info("%s: %s", name, "; ".join(map(repr, self._fleets)))
+                log.info("%s: %s", name, "; ".join(map(repr, self._current_fleets())))
                 self._signal_booted(number)
 
     def _obey_ending(self, number: int) -> None:
@@ -159,7 +163,7 @@ class Supervisor:
                 child.stop(signal.SIGKILL)
         elif number == signal.SIGTERM:
             timeout = self._plan.config.graceful_timeout
-            log.info("%s: finishing what is under way, for up to %g s", name, timeout)
+            log.info("%s: finishing what is under way, %s", name, describe_grace(timeout))
             self._end(Ending.GRACEFUL)
         else:
             log.info("%s: stopping", name)
@@ -200,8 +204,10 @@ class Supervisor:
         """Start, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
-            self._ask, jobs = trio.open_memory_channel[Job](0)
+            self._ask, jobs = trio.open_memory_channel[Job](math.inf)
             async with self._ask, jobs, trio.open_nursery() as self._keepers:
+                for number in legacy.asked if legacy is not None else []:
+                    self._ask_for(number)
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
                 self._keepers.start_soon(self._pass_on, signals)
@@ -213,11 +219,17 @@ class Supervisor:
                     await job()
 
     async def _pass_on(self, signals: AsyncIterator[int]) -> None:
-        """Whoever asks waits until it is its turn: signals that come again meanwhile are one."""
         async for number in signals:
-            await self._ask.send(partial(self._do, signal.Signals(number)))
+            self._ask_for(signal.Signals(number))
 
-    async def _do(self, number: signal.Signals) -> None:
+    def _ask_for(self, number: signal.Signals) -> None:
+        """Have it done when it is its turn: signals that come again, while nothing else is asked for, are one."""
+        if not self._asked or self._asked[-1] != number:
+            self._asked.append(number)
+            self._ask.send_nowait(self._do_next)
+
+    async def _do_next(self) -> None:
+        number = self._asked.popleft()
         count, name = self._fleet.count, number.name
         if number == signal.SIGHUP and self._terminal.has_gone():
             log.info("%s: the terminal has gone: finishing what is under way", name)
@@ -264,17 +276,20 @@ class Supervisor:
         await self._replace(plan, signal.SIGUSR2.name)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
-        # The one that counts stays, as a slot of it may start another worker.
-        self._fleets = [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
+        self._fleets = self._current_fleets()
         hear_imports = ignore_imports if self._watch is None else self._watch.add
         fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
         self._fleets.append(fleet)
         return fleet
 
+    def _current_fleets(self) -> list[Fleet]:
+        """Those with workers, and the one that counts, as a slot of it may start another worker."""
+        return [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
+
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         failure = await fleet.keep(task_status=task_status)
         if failure is not None:
-            await self._ask.send(partial(self._give_up, fleet, failure))
+            self._ask.send_nowait(partial(self._give_up, fleet, failure))
 
     async def _give_up(self, fleet: Fleet, failure: Failed) -> None:
         """No worker of a fleet is left, and none can boot."""
@@ -288,7 +303,7 @@ class Supervisor:
 
     def _where(self) -> str:
         config = self._plan.config
-        return ", ".join(each.address.url(config.scheme) for each in self._sockets.listeners(config))
+        return ", ".join(each.address.url(config.wire_scheme) for each in self._sockets.listeners(config))
 
     def _announce(self) -> None:
         log.info("listening at %s (pid %d), workers: %d", self._where(), os.getpid(), self._fleet.count)
@@ -312,6 +327,7 @@ class Supervisor:
         except ConfigError as error:
             self._keep_plan("SIGHUP: nothing changes: %s", error)
         else:
+            self._systemd.warn(plan.config)
             await self._replace(plan, "SIGHUP")
 
     async def _replace(self, plan: Plan, why: str) -> None:

@@ -42,12 +42,14 @@ class Systemd:
         notify_address: where it listens for messages; a leading ``@`` means Linux' abstract name space.
         watchdog: seconds without a sign of life after which it kills us; None: it does not.
         variables: those that were taken from the environment.
+        is_misled: whether it handed sockets to the process that started this one.
     """
 
     names: tuple[str, ...] = ()
     notify_address: str = ""
     watchdog: float | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    is_misled: bool = False
 
     def choose_sockets(self, config: Config, named: bool) -> Config:
         """The settings with descriptors' numbers for what was handed over.
@@ -63,10 +65,20 @@ class Systemd:
             chosen |= dict.fromkeys([fd for fd, name in handed if address.name and name == address.name] or [text])
         if not named:
             chosen = dict.fromkeys(fd for fd, _ in handed)
-        for fd, name in handed:
-            if fd not in chosen:
-                log.warning("systemd's socket %s is not served: bind names others, and not fd://%s", name, name)
         return config.replace(bind=tuple(chosen))
+
+    def warn(self, config: Config) -> None:
+        """Log what was handed over in vain; for when the logs are open.
+
+        Args:
+            config: from `choose_sockets`.
+        """
+        if self.is_misled:
+            fix = "let it end in 'exec trio-wsgi ...'"
+            log.warning("systemd's sockets are for the process that started this one: %s", fix)
+        for fd, name in enumerate(self.names, FIRST_FD):
+            if f"fd://{fd}" not in config.bind:
+                log.warning("systemd's socket %s is not served: bind names others, and not fd://%s", name, name)
 
     def give_back(self, environ: MutableMapping[str, str]) -> None:
         """Let the program that this process executes next find what we found."""
@@ -132,14 +144,13 @@ def take_systemd(environ: MutableMapping[str, str]) -> Systemd:
     names: tuple[str, ...] = ()
     if taken.get("LISTEN_PID") == pid:
         names = _take_sockets(taken)
-    elif taken.get("LISTEN_PID") == str(os.getppid()):
-        log.warning("systemd's sockets are for the process that started this one: let it end in 'exec trio-wsgi ...'")
     watchdog = taken.get("WATCHDOG_USEC", "0") if taken.get("WATCHDOG_PID", pid) == pid else "0"
     return Systemd(
         names,
         taken.get("NOTIFY_SOCKET", ""),
         int(watchdog) / 1e6 if watchdog.isdigit() and int(watchdog) else None,
         {name: value for name, value in taken.items() if name != "LISTEN_PID" or value == pid},
+        taken.get("LISTEN_PID") == str(os.getppid()),
     )
 
 

@@ -3,8 +3,9 @@
 Laws:
 
 * The command line is what it was. Another process tries it first (`trial`).
-* Sockets and channels stay open over exec(2), and an environment variable says which is which.
-* Signals are blocked meanwhile (`EarlySignals`); they come once the new program can obey them.
+* Sockets, channels and stacks stay open over exec(2), and an environment variable says which is which.
+* Signals are blocked meanwhile (`EarlySignals`); they come once the new program can obey them. What was asked for
+  before, and waits for its turn, is written down: the kernel keeps each signal once, and gives the lowest number first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -28,10 +30,12 @@ from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.order import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.sockets import Place, take_socket
+from trio_wsgi.process.stacks import Stacks, take_stacks
 
 STATE_VARIABLE = "_TRIO_WSGI_STATE"
 
 TakeSocket = Callable[[int], socket.socket]
+TakeStacks = Callable[[int], Stacks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +46,18 @@ class Legacy:
         plan: of the workers that serve.
         count: of its slots.
         children: all workers, whatever they are at.
+        asked: what is to be done next, in this order, by the signals that asked for it.
     """
 
     plan: Plan
     count: int
     places: list[Place]
     children: list[Child]
+    asked: list[signal.Signals]
 
 
 def format_legacy(legacy: Legacy) -> str:
-    """The text that says it, with the numbers of sockets and channels."""
+    """The text that says it, with the numbers of sockets, channels and stacks."""
     value = {
         "plan": plan_to_json(legacy.plan),
         "count": legacy.count,
@@ -69,31 +75,35 @@ def format_legacy(legacy: Legacy) -> str:
                 child.number,
                 child.pid,
                 child.channel.fileno(),
+                child.stacks.fileno(),
                 child.state.value,
                 child.unwanted.is_set(),
                 base64.b64encode(child.channel.received).decode(),
             ]
             for child in sorted(legacy.children, key=lambda child: child.state is State.BOOTING)
         ],
+        "asked": [number.name for number in legacy.asked],
     }
     return json.dumps(value)
 
 
 def let_go(legacy: Legacy) -> None:
-    """Leave its sockets and channels open, over exec(2) as well: from now on their numbers count."""
+    """Leave its sockets, channels and stacks open, over exec(2) as well: from now on their numbers count."""
     for place in legacy.places:
         for listeners in (place.listeners, *place.siblings.values()):
             for listener in listeners:
                 os.set_inheritable(listener.sock.detach(), True)
     for child in legacy.children:
         os.set_inheritable(child.channel.detach(), True)
+        os.set_inheritable(child.stacks.detach(), True)
 
 
-def parse_legacy(text: str, take: TakeSocket = take_socket) -> Legacy:
+def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = take_stacks) -> Legacy:
     """What a text says.
 
     Args:
         take: gives the socket of a descriptor.
+        read: gives the stacks of a descriptor.
 
     Raises:
         ConfigError, ValueError, KeyError, TypeError: it comes from a version too different.
@@ -112,26 +122,37 @@ def parse_legacy(text: str, take: TakeSocket = take_socket) -> Legacy:
             )
             for place in value["places"]
         ],
-        children=[_parse_child(take, *each) for each in value["children"]],
+        children=[_parse_child(take, read, *each) for each in value["children"]],
+        asked=[signal.Signals[name] for name in value["asked"]],
     )
 
 
 def check_legacy(text: str) -> None:
-    """Look whether `parse_legacy` would understand it, in a process that has none of the sockets.
+    """Look whether `parse_legacy` would understand it, in a process that has none of the descriptors.
 
     Raises:
         ConfigError: it would not.
     """
     with contextlib.ExitStack() as stack:
         try:
-            parse_legacy(text, lambda fd: stack.enter_context(socket.socket()))
+            parse_legacy(text, lambda fd: stack.enter_context(socket.socket()), Stacks)
         except (ConfigError, ValueError, KeyError, TypeError) as error:
             why = f"this version cannot take over from the one that runs: {error!r}"
             raise ConfigError("upgrade", why, "stop it, and start it anew") from error
 
 
-def _parse_child(take: TakeSocket, number: int, pid: int, fd: int, state: str, unwanted: bool, received: str) -> Child:
-    child = Child(number, pid, Channel(take(fd), base64.b64decode(received)), State(state))
+def _parse_child(
+    take: TakeSocket,
+    read: TakeStacks,
+    number: int,
+    pid: int,
+    channel: int,
+    stacks: int,
+    state: str,
+    unwanted: bool,
+    received: str,
+) -> Child:
+    child = Child(number, pid, Channel(take(channel), base64.b64decode(received)), read(stacks), State(state))
     if unwanted:
         child.unwanted.set()
     return child

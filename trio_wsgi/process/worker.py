@@ -19,6 +19,7 @@ Laws:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,7 +43,7 @@ from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
-from trio_wsgi.process.tuning import tune_process
+from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware
 
@@ -116,6 +117,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
     ):
+        systemd.warn(config)
         terminal = find_terminal(early)
         pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
@@ -127,9 +129,9 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
             log.info("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
         enable_loggers()
-        tune_process()
         outside = Outside(systemd, remove_pid_file, terminal)
-        run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
+        with tuned_process():
+            run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
 
@@ -169,11 +171,18 @@ class Process:
 
     def where(self) -> str:
         """The addresses that we listen at."""
-        return ", ".join(listener.address.url(self.server.config.scheme) for listener in self.listeners)
+        return ", ".join(listener.address.url(self.server.config.wire_scheme) for listener in self.listeners)
 
     def say(self, text: str, *values: object) -> None:
         """Log what a signal brings about."""
         log.log(logging.INFO if self.alone else logging.DEBUG, text, *values)
+
+    def log_statistics(self, why: str) -> None:
+        """Log what connections and threads are at; whatever becomes of that, the process goes on."""
+        try:
+            log.info("%s: %s", why, self.server.statistics())
+        except Exception:
+            log.exception("%s: what connections and threads are at cannot be told", why)
 
     def exit_now(self, code: int) -> NoReturn:
         """End without waiting for anything."""
@@ -213,6 +222,11 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from error.__cause__
+
+
+def describe_grace(timeout: float) -> str:
+    """How long that may take which is under way at the end, in words; seconds."""
+    return f"for up to {timeout:g} s" if math.isfinite(timeout) else "for as long as it takes"
 
 
 def _find_ours(early: EarlySignals) -> list[signal.Signals]:
@@ -260,7 +274,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
     async for number in signals:
         name = signal.Signals(number).name
         if number == SIGNAL_DUMP:
-            log.info("%s: %s", name, process.server.statistics())
+            process.log_statistics(name)
         elif number == signal.SIGUSR1:
             process.say("%s: reopening the log files", name)
             process.logs.reopen()
@@ -277,7 +291,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             if number == signal.SIGHUP:
                 process.say("%s: the terminal has gone", name)
             timeout = process.server.config.graceful_timeout
-            process.say("%s: finishing what is under way, for up to %g s", name, timeout)
+            process.say("%s: finishing what is under way, %s", name, describe_grace(timeout))
             process.outside.systemd.tell_stopping("finishing what is under way")
             process.server.drain()
             process.told_to_end.set()
