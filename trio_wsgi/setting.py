@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import json
 import math
 import re
@@ -223,6 +224,14 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+class Reach(enum.IntEnum):
+    """How much of trio-wsgi somebody uses: a setting counts from its reach on, and is refused before."""
+
+    SERVER = 0  # in a program of somebody's own: Server, serve
+    PROCESS = 1  # for the whole process: run, which is handed an application
+    COMMAND = 2  # which imports the application itself, and has workers serve it
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One declared setting; see `Section.setting` for the arguments it is declared with."""
@@ -241,6 +250,8 @@ class Setting:
     check: Callable[[Any], object] | None
     familiar: str
     familiar_form: str
+    reach: Reach
+    instead: str
 
     @property
     def flag(self) -> str:
@@ -292,6 +303,10 @@ class Setting:
                     raise ConfigError(label, str(error)) from None
         return value
 
+    def says(self, value: Any) -> bool:
+        """Whether somebody who gives this value wants something: it is neither the default nor a way to say no."""
+        return bool(value) and value != self.default
+
     def show(self, value: Any) -> str:
         """The value for people, without unit; empty when there is none."""
         if value is None:
@@ -333,6 +348,8 @@ class Section:
         check: Callable[[Any], object] | None = None,
         familiar: str = "",
         familiar_form: str = "{}",
+        reach: Reach = Reach.SERVER,
+        instead: str = "use the command",
     ) -> Any:
         """Declare a setting: the right-hand side of a field whose annotation is a key of `KINDS`.
 
@@ -347,6 +364,8 @@ class Section:
             check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
             familiar: an environment variable other servers know, heeded when nothing else sets this.
             familiar_form: how its value becomes this setting's text.
+            reach: who can use it.
+            instead: what others do.
         """
         draft = Setting(
             "",
@@ -363,6 +382,8 @@ class Section:
             check,
             familiar,
             familiar_form,
+            reach,
+            instead,
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 
