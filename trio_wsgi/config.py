@@ -468,7 +468,8 @@ class Config:
     )
     access_logformat: str = LOGGING.setting(
         DEFAULT_LOG_FORMAT,
-        "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate.",
+        "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate. Where it begins with "
+        "{, what clients send is escaped as in JSON.",
         metavar="FORMAT",
     )
     error_logfile: str = LOGGING.setting(
