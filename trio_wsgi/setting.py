@@ -407,5 +407,5 @@ def read_settings(declaration: type) -> dict[str, Setting]:
 
 def nearest(word: object, words: Iterable[str]) -> str:
     """A hint such as ``did you mean threads?``, or nothing when no word is near."""
-    found = difflib.get_close_matches(str(word), list(words), n=1)
+    found = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""

@@ -32,6 +32,7 @@ FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _PORT_OF_A_SERVICE = re.compile(r"(\w+_)?PORT=(tcp|udp|sctp)://.*")
+_FLAGS = ("--paste", "--paste-global", "--config", "--check-config", "--print-config")  # that are no settings
 _FOREIGN_FILES = {  # what others' -c takes
     ".py": "write the settings of gunicorn.conf.py in TOML: docs/migrating.md",
     ".ini": "for a PasteDeploy file, write --paste FILE",
@@ -189,13 +190,23 @@ def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
     return table
 
 
+def _find_flag(key: str) -> str:
+    """What to do with a key that is no setting, but a flag of the command."""
+    flag = "--" + key.replace("_", "-")
+    return f"it is a flag of the command: write {flag}" if flag in _FLAGS else ""
+
+
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
     layer: Layer = {}
     for key, value in table.items():
         name, label = find_setting(key), f"{key} in {path}"
         if name is None:
             tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
-            hint = tables if isinstance(value, dict) else find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
+            hint = (
+                tables
+                if isinstance(value, dict)
+                else find_hint(key) or _find_flag(key) or nearest(key.replace("-", "_"), SETTINGS)
+            )
             raise ConfigError(label, "there is no such setting", hint)
         if name in layer:
             raise ConfigError(label, "it is written twice, by two of its names", "keep one")
