@@ -24,10 +24,12 @@ from trio_wsgi.address import Address, parse_address
 from trio_wsgi.checks import (
     BELIEVABLE,
     check_affinity,
+    check_header_name,
     check_header_value,
     check_health_path,
     check_mode,
     check_mount,
+    check_mounts_apart,
     check_networks,
     check_prefix,
     check_proxy_headers,
@@ -256,6 +258,7 @@ class Config:
         "Header that shortens app_timeout for its request, in seconds. Only where the clients, or the proxy that "
         "sets it, are trusted.",
         metavar="NAME",
+        check=check_header_name,
     )
     queue_timeout: Seconds = DEADLINES.setting(30.0, "For a request to wait for a thread (503).", low=0.001)
     graceful_timeout: Seconds = DEADLINES.setting(
@@ -329,7 +332,7 @@ class Config:
     # WSGI
     url_prefix: str = WSGI.setting(
         "",
-        "Path under which the application lives, such as /app; becomes SCRIPT_NAME.",
+        "Path under which the application lives, such as /app; becomes SCRIPT_NAME. Not percent-encoded.",
         metavar="/PATH",
         check=check_prefix,
     )
@@ -409,7 +412,7 @@ class Config:
     static: Strings = FILES.setting(
         (),
         "Directory to serve under a URL, before the application and without a thread of its. Repeatable; the longest "
-        "URL wins.",
+        "URL wins. What is beyond ASCII in the URL is percent-encoded.",
         metavar="/URL=DIR",
         check=check_mount,
     )
@@ -491,6 +494,10 @@ class Config:
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             object.__setattr__(self, name, setting.accept(getattr(self, name), name))
+        try:
+            check_mounts_apart(self.static)
+        except ValueError as error:
+            raise ConfigError("static", str(error)) from None
 
     @property
     def addresses(self) -> tuple[Address, ...]:

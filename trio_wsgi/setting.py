@@ -115,12 +115,16 @@ def _accept_size(value: Any) -> int:
 def _accept_seconds(value: Any) -> float:
     if isinstance(value, str):
         return parse_seconds(value)
+    if value is None:
+        raise ValueError("is not a number of seconds; where there is to be no deadline, write math.inf or 'none'")
     if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise ValueError("is not a number of seconds")
     return float(value)
 
 
 def _accept_str(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("is a number, where a text is wanted; put it in quotes as you have written it")
     if not isinstance(value, str):
         raise ValueError("is not a text")
     return value
@@ -323,7 +327,9 @@ class Setting:
         try:
             return read(value)
         except ValueError as error:
-            hint = "" if self.default in (None, (), "") else f"the default is {self.kind.toml(self.default)}"
+            hint = f"the default is {self.kind.toml(self.default)}"
+            if self.default in (None, (), ""):
+                hint = f'write "{self.metavar}"' if self.kind is not KINDS["Pairs"] else ""
             raise ConfigError(label, f"{value!r} {error}", hint) from None
 
 

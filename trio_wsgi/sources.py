@@ -202,12 +202,8 @@ def _read_table(table: dict[str, Any], path: Path) -> Layer:
         name, label = find_setting(key), f"{key} in {path}"
         if name is None:
             tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
-            hint = (
-                tables
-                if isinstance(value, dict)
-                else find_hint(key) or _find_flag(key) or nearest(key.replace("-", "_"), SETTINGS)
-            )
-            raise ConfigError(label, "there is no such setting", hint)
+            near = tables if isinstance(value, dict) else nearest(key.replace("-", "_"), SETTINGS)
+            raise ConfigError(label, "there is no such setting", find_hint(key) or _find_flag(key) or near)
         if name in layer:
             raise ConfigError(label, "it is written twice, by two of its names", "keep one")
         layer[name] = Given(SETTINGS[name].accept(value, label), str(path))

@@ -35,7 +35,7 @@ ListeningSocket = socket.socket | trio.socket.SocketType | trio.SocketListener  
 _AS_IT_COMES = Access()
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # this host has no such address, as ::1 where IPv6 is off
 _HINTS = {
-    errno.EADDRINUSE: "is another server running there?",
+    errno.EADDRINUSE: "is another server running there, or is it named twice?",
     errno.EEXIST: "remove it or name another",
     errno.ENOTSOCK: "hand in a listening socket",
     errno.EBADF: "hand in a listening socket",
