@@ -88,7 +88,7 @@ def test_what_is_near_to_those_is_taken() -> None:
             ["--", "app:app", "--check-config"],
             "--check-config: behind -- it is a word like others (write it before --)",
         ),
-        (["files", ".", "--static", "/=/tmp"], "static: '/=/tmp' and '/="),
+        (["files", ".", "--static", "/=/tmp", "--check-config"], "static: '/=/tmp' and '/="),
     ],
 )
 def test_a_command_line_that_could_never_work_is_refused(

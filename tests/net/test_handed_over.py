@@ -144,8 +144,8 @@ async def test_what_is_no_application_is_refused_before_it_is_served(app: Any, t
     """By all that take an application, as by the command: not by a 500 for each request."""
     with pytest.raises(TypeError, match=told):
         Server(app)
-    with pytest.raises(TypeError, match=told):
-        await trio_wsgi.serve(app)
+    with trio.fail_after(5), pytest.raises(TypeError, match=told):
+        await trio_wsgi.serve(app, Config(bind=ANYWHERE))
     with pytest.raises(TypeError, match=told):
         trio_wsgi.run(app)
 
@@ -166,7 +166,7 @@ def test_a_wrong_argument_is_a_type_error_that_says_what_is_taken(make: Callable
 @pytest.mark.parametrize("listeners", [None, 3, "fd://3", [3]])
 async def test_listeners_are_a_list_of_sockets(listeners: Any) -> None:
     refused = pytest.raises(TypeError, match="listeners are a list of listening sockets, not ")
-    with socket.create_server(("127.0.0.1", 0)) as sock, refused:
+    with socket.create_server(("127.0.0.1", 0)) as sock, trio.fail_after(5), refused:
         await trio_wsgi.serve(hello, listeners=sock if listeners is None else listeners)
 
 
@@ -236,7 +236,8 @@ async def test_a_server_that_was_drained_beforehand_says_so() -> None:
     server = Server(hello, Config(bind=ANYWHERE))
     server.drain()
     assert "draining" in repr(server)
-    await server.serve()
+    with trio.fail_after(5):
+        await server.serve()
     assert "ended" in repr(server)
     server.drain()
     assert "ended" in repr(server)
