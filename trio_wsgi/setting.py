@@ -329,7 +329,8 @@ class Setting:
         except ValueError as error:
             hint = f"the default is {self.kind.toml(self.default)}"
             if self.default in (None, (), ""):
-                hint = f'write "{self.metavar}"' if self.kind is not KINDS["Pairs"] else ""
+                told = isinstance(value, int | float) or self.kind is KINDS["Pairs"]  # by the error itself
+                hint = "" if told else f'write "{self.metavar}"'
             raise ConfigError(label, f"{value!r} {error}", hint) from None
 
 
