@@ -262,6 +262,16 @@ def test_an_error_names_what_the_user_wrote(flags: dict[str, Any], environ: dict
     assert words in str(info.value)
 
 
+def test_what_kubernetes_says_of_a_service_is_no_setting() -> None:
+    """It gives these to every container beside a Service called trio-wsgi, or trio-wsgi-web; else PORT is a mistake."""
+    service = {"SERVICE_HOST": "10.0.0.7", "SERVICE_PORT": "80", "SERVICE_PORT_HTTP": "80", "PORT": "tcp://10.0.0.7:80"}
+    service |= {"PORT_80_TCP": "tcp://10.0.0.7:80", "PORT_80_TCP_PROTO": "tcp", "PORT_53_UDP_ADDR": "10.0.0.7"}
+    for prefix in ("TRIO_WSGI_", "TRIO_WSGI_WEB_"):
+        assert load_config({}, {prefix + name: text for name, text in service.items()}).config == Config()
+    with pytest.raises(ConfigError, match="TRIO_WSGI_PORT: there is no such setting"):
+        load_config({}, {"TRIO_WSGI_PORT": "8000"})
+
+
 def test_precedence() -> None:
     """flags > TRIO_WSGI_* > file > PORT, SENDFILE > defaults."""
 
@@ -325,6 +335,14 @@ def test_every_long_flag_is_a_key(key: str) -> None:
         ("worker_class = 'gthread'", "worker_class in site.toml: there is no such setting (there is one kind of"),
         ("log-file = 'a'\nerror-logfile = 'b'", "error-logfile in site.toml: it is written twice"),
         ("keep-alive = 1\nkeep_alive = 2", "keep_alive in site.toml: it is written twice"),
+        (
+            "threads = 3\n[trio-wsgi]\nbacklog = 2",
+            "threads in site.toml: it stands outside of [trio-wsgi] (move it into that table)",
+        ),
+        ("thread = 3\n[tool.trio_wsgi]\nbacklog = 2", "thread in site.toml: it stands outside of [tool.trio_wsgi]"),
+        ("[trio-wsgi]\nbacklog = 2\n[env]\nA = 'b'", "env in site.toml: it stands outside of [trio-wsgi]"),
+        ("[trio-wsgi]\n[tool.trio-wsgi]", "[trio-wsgi] in site.toml: [tool.trio-wsgi] is there, too (keep one)"),
+        ("[trio-wsgi]\n[trio_wsgi]", "[trio_wsgi] in site.toml: [trio-wsgi] is there, too (keep one)"),
     ],
 )
 def test_a_wrong_file_is_named(text: str, words: str) -> None:

@@ -25,8 +25,20 @@ def made_wrongly(): return broken
 @functools.wraps(broken)
 def wrapper(*args): ...
 class Pages:
-    def __init__(self, environ, start_response): ...
-    def serve(self, environ, start_response): ...
+    def __init__(self, environ=None, start_response=None): ...
+    def serve(self, environ, start_response, more=None): ...
+pages = Pages()
+pages_app = functools.partial(Pages.serve, pages)  # a call that Python's code tells nothing of
+pages_app.__name__ = "pages_app"
+class Starlet:
+    async def __call__(self, scope, receive, send): ...
+class Bare:
+    def __call__(self): ...
+starlet, bare = Starlet(), Bare()
+async def asgi(environ, start_response): ...
+async def streaming(environ, start_response): yield b""
+def connection(scope, receive, send): ...
+def keyed(environ, start_response, *, request): ...
 def quits(): raise SystemExit(3)
 class site:
     @staticmethod
@@ -35,6 +47,7 @@ number = 3
 def outer(app): return lambda environ, start_response: [b"outer", *app(environ, start_response)]
 def inner(app): return lambda environ, start_response: [b"inner", *app(environ, start_response)]
 def nothing(app): return None
+def gives_factory(app): return lambda: app
 def fails(app): raise RuntimeError("boom")
 """
 _names = itertools.count()
@@ -67,7 +80,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ("{m}: factory ( )", "made"),
         ("{m}:wrapper", "broken"),  # its signature is that of what it wraps, and no application's
         ("{m}:Pages", "Pages"),
-        ("{m}:Pages.serve", "serve"),
+        ("{m}:pages.serve", "serve"),
+        ("{m}:pages_app", "pages_app"),
     ],
 )
 def test_reference_names_a_callable(module: str, reference: str, name: str) -> None:
@@ -101,6 +115,13 @@ def test_factory_takes_literals(module: str) -> None:
         ("{m}:outer", ["'{m}:outer' takes no environ", "is it a factory? write {m}:outer()"]),
         ("{m}:made_wrongly()", ["'{m}:made_wrongly()' takes no environ", "it must return one"]),
         ("{m}_factory", ["is it a factory? write {m}_factory:NAME()"]),
+        ("{m}:starlet", ["'{m}:starlet' is asynchronous, as ASGI applications are"]),
+        ("{m}:asgi", ["is asynchronous"]),
+        ("{m}:streaming", ["is asynchronous"]),
+        ("{m}:connection", ["asks for more than environ and start_response"]),
+        ("{m}:keyed", ["asks for more than environ and start_response"]),
+        ("{m}:Pages.serve", ["asks for more than environ and start_response"]),  # nobody gives it a self
+        ("{m}:bare", ["takes no environ"]),
         ("{m}:number()", ["leave out the parentheses"]),
         ("{m}:broken()", ["failed: LookupError: no database"]),
         ("{m}:quits()", ["failed: SystemExit: 3"]),
@@ -141,7 +162,8 @@ def test_the_first_middleware_is_the_outermost(module: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("{m}:nothing", "returned a NoneType"),
+        ("{m}:nothing", "what it returned is a NoneType, and cannot be called"),
+        ("{m}:gives_factory", "what it returned takes no environ"),
         ("{m}:fails", "failed: RuntimeError: boom"),
         ("{m}:none", "has no 'none'"),
     ],

@@ -9,8 +9,9 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 import trio_wsgi
+from trio_wsgi import foreign
 from trio_wsgi.cli import build_parser, main, parse_arguments
-from trio_wsgi.config import Config
+from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint, foreign_flags
 from trio_wsgi.sources import load_config
@@ -150,6 +151,11 @@ def test_a_foreign_flag_is_none_of_ours() -> None:
     assert not set(foreign_flags()) & OURS
 
 
+def test_a_foreign_flag_has_one_hint() -> None:
+    flags = [flag for each in foreign._HINTS for flag in each.split()]
+    assert sorted(flags) == sorted(set(flags))
+
+
 @pytest.mark.parametrize(("flag", "hint"), foreign_flags().items())
 def test_a_hint_names_flags_that_exist(flag: str, hint: str) -> None:
     assert set(FLAG.findall(hint)) <= OURS
@@ -160,6 +166,16 @@ def test_every_flag_of_gunicorn_is_ours_or_has_a_hint() -> None:
     theirs = {flag for setting in KNOWN_SETTINGS for flag in setting.cli or ()}
     assert len(theirs) > 60
     assert not {flag for flag in theirs if flag not in OURS and not find_hint(flag)}
+
+
+def test_every_key_of_a_gunicorn_file_is_ours_or_has_a_hint(tmp_path: Path) -> None:
+    """Whoever copies them into TOML is told what to write, and not what some other word looks like."""
+    file = tmp_path / "shop.toml"
+    for name in {setting.name for setting in KNOWN_SETTINGS} - set(SETTINGS):
+        file.write_text(f'{name} = "x"')
+        with pytest.raises(ConfigError, match=rf"^{name} in .*: there is no such setting \((?!did you mean)") as told:
+            load_config({}, {}, str(file))
+        assert set(FLAG.findall(told.value.hint)) <= OURS
 
 
 @pytest.mark.parametrize("section", ["uWSGI", "waitress"])
@@ -239,6 +255,10 @@ def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, 
             "--proxy-protocol auto app:app",
             "--proxy-protocol: it takes no 'auto' (leave it out: it reads both versions)",
         ),
+        ("--pidfile a.pid app:app", "--pidfile: there is no such flag (write --pid)"),
+        ("--chmod-socket=660 app:app", "--chmod-socket: there is no such flag (write --unix-socket-perms)"),
+        ("--pyhome /venv app:app", "(start the trio-wsgi that is installed in the environment)"),
+        ("--insecure-bind :80 app:app", "--insecure-bind: there is no such flag (write --bind, for TLS;"),
         ("--no-ipv6 app:app", "--no-ipv6: there is no such flag (write --bind HOST:PORT"),
     ],
 )

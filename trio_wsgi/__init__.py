@@ -11,7 +11,11 @@ from __future__ import annotations
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppError, AppLoadError, ClientError, ClientGone, ClientStalled, ConfigError
+from trio_wsgi.net.apps import ThreadCounts
+from trio_wsgi.net.certificates import Tls, open_tls
+from trio_wsgi.net.observe import Observer
 from trio_wsgi.net.server import Server, serve
+from trio_wsgi.net.status import ConnectionStatus, State, Statistics, Transfer
 from trio_wsgi.process.worker import run
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.version import __version__
@@ -25,10 +29,18 @@ __all__ = [
     "ClientStalled",
     "Config",
     "ConfigError",
+    "ConnectionStatus",
+    "Observer",
     "Outcome",
     "RequestRecord",
     "Server",
+    "State",
+    "Statistics",
+    "ThreadCounts",
+    "Tls",
+    "Transfer",
     "__version__",
+    "open_tls",
     "run",
     "serve",
 ]

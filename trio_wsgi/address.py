@@ -91,6 +91,8 @@ def _parse_tcp(text: str) -> Address:
         if not bracket or (after and not after.startswith(":")) or not _is_ipv6(host):
             raise ValueError(f"{text!r} is not an IPv6 address; write [::1]:{DEFAULT_PORT}")
         return Address("tcp", host=host, port=_parse_port(after[1:], text) if after else DEFAULT_PORT)
+    if "," in text:
+        raise ValueError(f"{text!r} has a comma; give each address a --bind of its own, and in TOML a text of its own")
     if text.count(":") > 1:
         raise ValueError(f"{text!r} has more than one colon; write an IPv6 address as [::1]:{DEFAULT_PORT}")
     host, colon, port = text.partition(":")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
+from urllib.parse import quote, unquote_to_bytes
 
 # What proxies say of their clients, in headers that we can read.
 BELIEVABLE = (
@@ -25,12 +27,42 @@ BELIEVABLE = (
 def check_prefix(text: str) -> None:
     if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
         raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
+    if re.search("%[0-9A-Fa-f]{2}", text):
+        raise ValueError(f"{text!r} is percent-encoded; write it as the application is to see it")
+    _refuse_dots(text, text)
 
 
 def check_mount(text: str) -> None:
     prefix, equals, directory = text.partition("=")
-    if not (prefix.startswith("/") and equals and directory) or not prefix.isascii() or "?" in prefix or "#" in prefix:
+    if not (prefix.startswith("/") and equals and directory) or "?" in prefix or "#" in prefix:
         raise ValueError(f"{text!r} is not a mount; write /url=DIR")
+    if not prefix.isascii():
+        raise ValueError(f"{text!r} has a URL beyond ASCII; percent-encode it: {quote(prefix, '/%')}={directory}")
+    _refuse_dots(prefix, text)
+
+
+def check_mounts_apart(mounts: Iterable[str]) -> None:
+    """One URL is one directory: of two, one would never be asked."""
+    seen: dict[tuple[bytes, ...], str] = {}
+    for text in mounts:
+        other = seen.setdefault(_segments(text.partition("=")[0]), text)
+        if other is not text:
+            raise ValueError(f"{text!r} and {other!r} are at one URL; give each its own")
+
+
+def _refuse_dots(path: str, text: str) -> None:
+    if {b".", b".."}.intersection(_segments(path)):
+        raise ValueError(f"{text!r} has a dot segment, which no client sends; write the path that it leads to")
+
+
+def _segments(path: str) -> tuple[bytes, ...]:
+    """What a URL's path consists of, as clients' paths are compared to it."""
+    return tuple(unquote_to_bytes(segment) for segment in path.split("/") if segment)
+
+
+def check_header_name(text: str) -> None:
+    if text and re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", text) is None:
+        raise ValueError(f"{text!r} cannot be a header's name; write a token such as X-Timeout")
 
 
 def check_reference(text: str) -> None:
@@ -75,5 +107,5 @@ def check_proxy_headers(text: str) -> None:
 
 
 def check_variable(pair: tuple[str, str]) -> None:
-    if pair[0].startswith("wsgi."):
+    if pair[0].startswith(("wsgi.", "trio_wsgi.")):
         raise ValueError(f"{pair[0]!r} belongs to the server (PEP 3333); choose another name")

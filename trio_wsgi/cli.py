@@ -168,6 +168,8 @@ def find_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     for word in rest:
         if word.startswith("-"):
             flag = word.partition("=")[0]
+            if flag in parser._option_string_actions:
+                raise ConfigError(flag, "behind -- it is a word like others", "write it before --")
             hint = find_hint(flag) or nearest(flag, parser._option_string_actions)
             raise ConfigError(flag, "there is no such flag", hint)
 
@@ -255,6 +257,9 @@ def _printing() -> Iterator[None]:
         raise
     except OSError as error:
         raise ConfigError("standard output", f"it takes nothing: {error.strerror}") from error
+    except UnicodeEncodeError as error:
+        why = f"it takes no {error.object[error.start]!a}, which is not {error.encoding}"
+        raise ConfigError("standard output", why, "set PYTHONIOENCODING=utf-8:surrogateescape") from None
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -266,6 +271,8 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if options.paste is not None and options.app is not None:
         raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
+    if options.paste_global and options.paste is None:
+        raise ConfigError("--paste-global", "there is no --paste that it could be for", "write --paste FILE, too")
     find_home()  # everything else counts from there
     loaded = _load(options, flags)
     if options.print_config:

@@ -24,10 +24,12 @@ from trio_wsgi.address import Address, parse_address
 from trio_wsgi.checks import (
     BELIEVABLE,
     check_affinity,
+    check_header_name,
     check_header_value,
     check_health_path,
     check_mode,
     check_mount,
+    check_mounts_apart,
     check_networks,
     check_prefix,
     check_proxy_headers,
@@ -35,7 +37,7 @@ from trio_wsgi.checks import (
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Seconds, Section, Size, Strings, nearest, read_settings
+from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Reach, Seconds, Section, Size, Strings, nearest, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.
 DEFAULT_LOG_FORMAT = (
@@ -57,14 +59,18 @@ FILES = Section("Files", "How files leave: the application's own, and those of m
 REQUESTS = Section("Requests", "How request bodies arrive.")
 LOGGING = Section("Logging")
 
+_IN_PROGRAM = "do it in your program"
+_BEFORE_IMPORT = "it counts before an application is imported: do it in your program"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All settings of one server.
 
     Args:
-        every setting by its name, checked: a wrong type or a value out of bounds is refused, lists become
-        tuples, sizes may be written as ``"64k"`` and durations as ``"none"``.
+        every setting by its name, checked: a wrong type or a value out of bounds is refused. Beside what the
+        annotations say (tuples, bytes, seconds, `math.inf`), lists, tables, sizes such as ``"64k"`` and durations
+        such as ``"none"`` are taken and become that; type checkers let them pass in `run`, which takes anything.
 
     Raises:
         ConfigError: names the setting, the value and the fix; show it to the operator.
@@ -116,6 +122,8 @@ class Config:
         flags=("-w",),
         high=1000,
         familiar="WEB_CONCURRENCY",
+        reach=Reach.COMMAND,
+        instead="use the command; several processes of your own can share a port by reuse_port",
     )
     timeout: Seconds = PROCESSES.setting(
         30.0,
@@ -123,25 +131,40 @@ class Config:
         "downloads may take as long as they like.",
         flags=("-t",),
         low=1,
+        reach=Reach.COMMAND,
+        instead="it is for workers that hang; requests have app_timeout",
     )
-    boot_timeout: Seconds = PROCESSES.setting(120.0, "For a worker to import the application and listen.", low=0.1)
+    boot_timeout: Seconds = PROCESSES.setting(
+        120.0, "For a worker to import the application and listen.", low=0.1, reach=Reach.COMMAND
+    )
     max_requests: int = PROCESSES.setting(
-        0, "Requests after which a worker is replaced; nothing under way is cut. 0: never."
+        0, "Requests after which a worker is replaced; nothing under way is cut. 0: never.", reach=Reach.COMMAND
     )
     max_requests_jitter: int = PROCESSES.setting(
-        0, "Up to so many requests more, at random, so that workers are not all replaced at once."
+        0,
+        "Up to so many requests more, at random, so that workers are not all replaced at once.",
+        reach=Reach.COMMAND,
     )
     max_rss: Size = PROCESSES.setting(
-        0, "Resident memory of a worker beyond which it is replaced; nothing under way is cut. 0: no limit."
+        0,
+        "Resident memory of a worker beyond which it is replaced; nothing under way is cut. 0: no limit.",
+        reach=Reach.COMMAND,
     )
     cpu_affinity: str = PROCESSES.setting(
         "off",
         "Which CPU a worker is pinned to: off, auto (one each, in turn), or a list such as 0,2-3 to take them from.",
         metavar="auto|off|LIST",
         check=check_affinity,
+        reach=Reach.PROCESS,
+        instead="call os.sched_setaffinity in your program",
     )
     pid: str | None = PROCESSES.setting(
-        None, "File for the process id of the supervisor.", flags=("-p",), metavar="FILE"
+        None,
+        "File for the process id of the supervisor.",
+        flags=("-p",),
+        metavar="FILE",
+        reach=Reach.PROCESS,
+        instead=_IN_PROGRAM,
     )
     user: str | None = PROCESSES.setting(
         None,
@@ -149,9 +172,16 @@ class Config:
         "afterwards; a supervisor stays who it is.",
         flags=("-u",),
         metavar="USER",
+        reach=Reach.PROCESS,
+        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_owner",
     )
     group: str | None = PROCESSES.setting(
-        None, "Group that the application runs as; without it, the user's.", flags=("-g",), metavar="GROUP"
+        None,
+        "Group that the application runs as; without it, the user's.",
+        flags=("-g",),
+        metavar="GROUP",
+        reach=Reach.PROCESS,
+        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_owner",
     )
     umask: str = PROCESSES.setting(
         "",
@@ -159,23 +189,31 @@ class Config:
         flags=("-m",),
         metavar="MODE",
         check=check_mode,
+        reach=Reach.PROCESS,
+        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_perms",
     )
 
     # Reloading
     reload: bool = RELOADING.setting(
-        False, "Replace the workers when a file that the application has imported changes. For development."
+        False,
+        "Replace the workers when a file that the application has imported changes. For development.",
+        reach=Reach.COMMAND,
     )
     reload_extra_file: Strings = RELOADING.setting(
-        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB"
+        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB", reach=Reach.COMMAND
     )
     script_reloading: bool = RELOADING.setting(
-        False, "Look at each request whether the application's file has changed, and reload it if so."
+        False,
+        "Look at each request whether the application's file has changed, and reload it if so.",
+        reach=Reach.COMMAND,
+        instead="it has no name: use the command",
     )
     reload_mechanism: str = RELOADING.setting(
         "module",
         "How script_reloading does it: module imports it anew in place, process answers this request with the old "
         "code and Refresh: 0, and replaces the worker.",
         choices=("module", "process"),
+        reach=Reach.COMMAND,
     )
 
     # Threads
@@ -220,6 +258,7 @@ class Config:
         "Header that shortens app_timeout for its request, in seconds. Only where the clients, or the proxy that "
         "sets it, are trusted.",
         metavar="NAME",
+        check=check_header_name,
     )
     queue_timeout: Seconds = DEADLINES.setting(30.0, "For a request to wait for a thread (503).", low=0.001)
     graceful_timeout: Seconds = DEADLINES.setting(
@@ -293,7 +332,7 @@ class Config:
     # WSGI
     url_prefix: str = WSGI.setting(
         "",
-        "Path under which the application lives, such as /app; becomes SCRIPT_NAME.",
+        "Path under which the application lives, such as /app; becomes SCRIPT_NAME. Not percent-encoded.",
         metavar="/PATH",
         check=check_prefix,
     )
@@ -305,6 +344,8 @@ class Config:
         (),
         "Variable for the process environment, set before the application is imported. Repeatable.",
         flags=("-e",),
+        reach=Reach.COMMAND,
+        instead=_BEFORE_IMPORT,
     )
     pass_authorization: bool = WSGI.setting(True, "Whether the application sees the Authorization header.")
     middleware: Strings = WSGI.setting(
@@ -313,8 +354,20 @@ class Config:
         metavar="MODULE:CALLABLE",
         check=check_reference,
     )
-    chdir: str | None = WSGI.setting(None, "Directory to change to before the application is imported.", metavar="DIR")
-    pythonpath: str = WSGI.setting("", "Directories to import from first, separated by commas.", metavar="DIR,DIR")
+    chdir: str | None = WSGI.setting(
+        None,
+        "Directory to change to before the application is imported.",
+        metavar="DIR",
+        reach=Reach.COMMAND,
+        instead=_BEFORE_IMPORT,
+    )
+    pythonpath: str = WSGI.setting(
+        "",
+        "Directories to import from first, separated by commas.",
+        metavar="DIR,DIR",
+        reach=Reach.COMMAND,
+        instead=_BEFORE_IMPORT,
+    )
 
     # Responses
     write_policy: str = RESPONSES.setting(
@@ -359,7 +412,7 @@ class Config:
     static: Strings = FILES.setting(
         (),
         "Directory to serve under a URL, before the application and without a thread of its. Repeatable; the longest "
-        "URL wins.",
+        "URL wins. What is beyond ASCII in the URL is percent-encoded.",
         metavar="/URL=DIR",
         check=check_mount,
     )
@@ -410,23 +463,41 @@ class Config:
 
     # Logging
     access_logfile: str | None = LOGGING.setting(
-        None, "File for the access log; '-' is stdout. Without it, none.", metavar="FILE"
+        None,
+        "File for the access log; '-' is stdout. Without it, none.",
+        metavar="FILE",
+        reach=Reach.PROCESS,
+        instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
         DEFAULT_LOG_FORMAT,
-        "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate.",
+        "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate. Where it begins with "
+        "{, what clients send is escaped as in JSON.",
         metavar="FORMAT",
     )
     error_logfile: str = LOGGING.setting(
-        "-", "File for the error log; '-' is stderr.", flags=("--log-file",), metavar="FILE"
+        "-",
+        "File for the error log; '-' is stderr.",
+        flags=("--log-file",),
+        metavar="FILE",
+        reach=Reach.PROCESS,
+        instead="give the logger trio_wsgi.error a handler",
     )
     log_level: str = LOGGING.setting(
-        "info", "Least severity in the error log.", choices=("debug", "info", "warning", "error", "critical")
+        "info",
+        "Least severity in the error log.",
+        choices=("debug", "info", "warning", "error", "critical"),
+        reach=Reach.PROCESS,
+        instead="give the logger trio_wsgi.error a level",
     )
 
     def __post_init__(self) -> None:
         for name, setting in SETTINGS.items():
             object.__setattr__(self, name, setting.accept(getattr(self, name), name))
+        try:
+            check_mounts_apart(self.static)
+        except ValueError as error:
+            raise ConfigError("static", str(error)) from None
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -442,6 +513,23 @@ class Config:
     def wire_scheme(self) -> str:
         """What is spoken at our addresses: https where there is a certificate."""
         return "https" if self.certfile else "http"
+
+    def check_reach(self, reach: Reach) -> None:
+        """Refuse what would have no effect where no more of trio-wsgi is used than this.
+
+        Raises:
+            ConfigError: names the setting, and what to do instead.
+        """
+        where = "a server in a program of your own" if reach is Reach.SERVER else "an application that is handed over"
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            if setting.reach > reach and setting.says(value):
+                raise ConfigError(name, f"{setting.show(value)} has no effect on {where}", setting.instead)
+
+    def for_server(self) -> Config:
+        """What is left for a server to do in a process that has seen to the rest: that is back at its default."""
+        done = {name: each.default for name, each in SETTINGS.items() if each.reach > Reach.SERVER}
+        return self.replace(**done, middleware=())
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values.

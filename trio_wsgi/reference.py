@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from trio_wsgi.config import SETTINGS
-from trio_wsgi.setting import Section, Setting
+from trio_wsgi.setting import Reach, Section, Setting
 from trio_wsgi.sources import Loaded
 
 _INTRO = """\
@@ -34,7 +34,14 @@ Every setting can be given in five places. The first that names it counts; a lis
 5. variables that other servers know, too:
    {familiar}
 
-In Python they are the fields of `trio_wsgi.config.Config`: `Config(header_timeout=10)`.
+In Python they are the fields of `trio_wsgi.Config`: `Config(header_timeout=10)`. What would have no effect is refused:
+
+- by `run(app, ...)`, to which an imported application is handed, and which has no supervisor:
+  {command}
+- by `Server` and `serve`, in a program of your own, these and what that program has to see to:
+  {process}
+
+How they are written:
 
 - Where a setting has several long flags, each is a variable and a key, too: `--error-logfile`, `TRIO_WSGI_LOG_FILE`,
   `log-file`.
@@ -66,7 +73,10 @@ def describe_default(setting: Setting) -> str:
 
 def format_markdown() -> str:
     """The page docs/configuration.md."""
-    parts = [_INTRO.replace("{familiar}", _familiar())]
+    intro = _INTRO.replace("{familiar}", _familiar())
+    for reach in (Reach.COMMAND, Reach.PROCESS):
+        intro = intro.replace(f"{{{reach.name.lower()}}}", _needing(reach))
+    parts = [intro]
     for section, settings in sections():
         rows = ["| Setting | Default | Meaning |", "|---|---|---|", *map(_row, settings)]
         parts.append("\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""]))
@@ -77,6 +87,11 @@ def _familiar() -> str:
     """The variables that others know, each with the setting it is for."""
     known = [setting for setting in SETTINGS.values() if setting.familiar]
     return ", ".join(f"`{setting.familiar}` (`{setting.flag}`)" for setting in known)
+
+
+def _needing(reach: Reach) -> str:
+    """The settings that need so much of trio-wsgi, and no more."""
+    return ", ".join(f"`{name}`" for name, setting in SETTINGS.items() if setting.reach is reach)
 
 
 def format_toml(loaded: Loaded) -> str:

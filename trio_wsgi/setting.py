@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import enum
 import json
 import math
 import re
@@ -114,12 +115,16 @@ def _accept_size(value: Any) -> int:
 def _accept_seconds(value: Any) -> float:
     if isinstance(value, str):
         return parse_seconds(value)
+    if value is None:
+        raise ValueError("is not a number of seconds; where there is to be no deadline, write math.inf or 'none'")
     if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise ValueError("is not a number of seconds")
     return float(value)
 
 
 def _accept_str(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("is a number, where a text is wanted; put it in quotes as you have written it")
     if not isinstance(value, str):
         raise ValueError("is not a text")
     return value
@@ -223,6 +228,14 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+class Reach(enum.IntEnum):
+    """How much of trio-wsgi somebody uses: a setting counts from its reach on, and is refused before."""
+
+    SERVER = 0  # in a program of somebody's own: Server, serve
+    PROCESS = 1  # for the whole process: run, which is handed an application
+    COMMAND = 2  # which imports the application itself, and has workers serve it
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One declared setting; see `Section.setting` for the arguments it is declared with."""
@@ -241,6 +254,8 @@ class Setting:
     check: Callable[[Any], object] | None
     familiar: str
     familiar_form: str
+    reach: Reach
+    instead: str
 
     @property
     def flag(self) -> str:
@@ -292,6 +307,10 @@ class Setting:
                     raise ConfigError(label, str(error)) from None
         return value
 
+    def says(self, value: Any) -> bool:
+        """Whether somebody who gives this value wants something: it is neither the default nor a way to say no."""
+        return bool(value) and value != self.default
+
     def show(self, value: Any) -> str:
         """The value for people, without unit; empty when there is none."""
         if value is None:
@@ -308,7 +327,10 @@ class Setting:
         try:
             return read(value)
         except ValueError as error:
-            hint = "" if self.default in (None, (), "") else f"the default is {self.kind.toml(self.default)}"
+            hint = f"the default is {self.kind.toml(self.default)}"
+            if self.default in (None, (), ""):
+                told = isinstance(value, int | float) or self.kind is KINDS["Pairs"]  # by the error itself
+                hint = "" if told else f'write "{self.metavar}"'
             raise ConfigError(label, f"{value!r} {error}", hint) from None
 
 
@@ -333,6 +355,8 @@ class Section:
         check: Callable[[Any], object] | None = None,
         familiar: str = "",
         familiar_form: str = "{}",
+        reach: Reach = Reach.SERVER,
+        instead: str = "use the command",
     ) -> Any:
         """Declare a setting: the right-hand side of a field whose annotation is a key of `KINDS`.
 
@@ -347,6 +371,8 @@ class Section:
             check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
             familiar: an environment variable other servers know, heeded when nothing else sets this.
             familiar_form: how its value becomes this setting's text.
+            reach: who can use it.
+            instead: what others do.
         """
         draft = Setting(
             "",
@@ -363,6 +389,8 @@ class Section:
             check,
             familiar,
             familiar_form,
+            reach,
+            instead,
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 
@@ -386,5 +414,5 @@ def read_settings(declaration: type) -> dict[str, Setting]:
 
 def nearest(word: object, words: Iterable[str]) -> str:
     """A hint such as ``did you mean threads?``, or nothing when no word is near."""
-    found = difflib.get_close_matches(str(word), list(words), n=1)
+    found = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.7)
     return f"did you mean {found[0]}?" if found else ""

@@ -5,11 +5,13 @@ Laws:
 * Flags beat the environment (TRIO_WSGI_*), it beats the section of a PasteDeploy file, that beats the TOML file, that
   beats the variables other servers know (PORT, SENDFILE), and they beat the defaults. A list is replaced, not added to.
 * Every value keeps its origin in words, for `--print-config` and for errors.
-* A name that is no setting is an error with the nearest one, wherever it was written.
+* A name that is no setting is an error with the nearest one, wherever it was written. Kubernetes' own names are no
+  errors: it gives every container those of a Service, and a Service may be called trio-wsgi.
 """
 
 from __future__ import annotations
 
+import re
 import stat
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,10 @@ DEFAULT_FILE = "pyproject.toml"
 TABLE_NAMES = ("trio-wsgi", "trio_wsgi")
 PASTE_ORIGIN = "[server:main]"
 FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_PORT_OF_A_SERVICE = re.compile(r"(\w+_)?PORT=(tcp|udp|sctp)://.*")
+_FLAGS = ("--paste", "--paste-global", "--config", "--check-config", "--print-config")  # that are no settings
 _FOREIGN_FILES = {  # what others' -c takes
     ".py": "write the settings of gunicorn.conf.py in TOML: docs/migrating.md",
     ".ini": "for a PasteDeploy file, write --paste FILE",
@@ -109,7 +115,10 @@ def _read_environment(environ: Mapping[str, str]) -> Layer:
     for variable, text in environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == FILE_VARIABLE:
             continue
-        name = find_setting(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
+        rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if _OF_A_SERVICE.fullmatch(rest) or _PORT_OF_A_SERVICE.fullmatch(f"{rest}={text}"):
+            continue
+        name = find_setting(rest.lower())
         if name is None or variable != variable.upper():
             known = [setting.variable for setting in SETTINGS.values()]
             raise ConfigError(variable, "there is no such setting", nearest(variable.upper(), known))
@@ -136,7 +145,7 @@ def _read_default_file() -> Layer:
     except OSError as error:
         why = f"it cannot be looked into for {path}: {error.strerror}"
         raise ConfigError("working directory", why, "start in another, or name a file with -c") from None
-    table = _find_table(_read_toml(path))
+    table = _find_table(_read_toml(path), path)
     return {} if table is None else _read_table(table, path)
 
 
@@ -145,7 +154,7 @@ def _read_file(path: Path) -> Layer:
         hint = _FOREIGN_FILES.get(path.suffix, _FOREIGN_FILES[".py"])
         raise ConfigError("--config", f"{path} is no TOML file", hint)
     content = _read_toml(path)
-    table = _find_table(content)
+    table = _find_table(content, path)
     if table is None and path.name == DEFAULT_FILE:
         raise ConfigError("--config", f"{path} has no table [tool.trio-wsgi]", "add one")
     return _read_table(content if table is None else table, path)
@@ -160,15 +169,31 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("--config", f"{path} is not TOML: {error}", "see https://toml.io") from None
 
 
-def _find_table(content: dict[str, Any]) -> dict[str, Any] | None:
-    """Our table, at the top or under [tool]; None when there is neither and all keys are ours."""
+def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    """Our table, at the top or under [tool]; None when there is neither and all keys are ours.
+
+    Raises:
+        ConfigError: there are two, or a setting stands outside of it, where nobody would read it.
+    """
     tool = content.get("tool")
-    for tables in (tool if isinstance(tool, dict) else {}, content):
-        for name in TABLE_NAMES:
-            table = tables.get(name)
-            if isinstance(table, dict):
-                return table
-    return None
+    places = (("tool.", tool if isinstance(tool, dict) else {}), ("", content))
+    found = {f"[{where}{name}]": tables.get(name) for where, tables in places for name in TABLE_NAMES}
+    ours = {label: table for label, table in found.items() if isinstance(table, dict)}
+    if not ours:
+        return None
+    (label, table), *others = ours.items()
+    if others:
+        raise ConfigError(f"{others[0][0]} in {path}", f"{label} is there, too", "keep one")
+    for key, value in content.items() if path.name != DEFAULT_FILE else ():
+        if not isinstance(value, dict) or find_setting(key) is not None:
+            raise ConfigError(f"{key} in {path}", f"it stands outside of {label}", "move it into that table")
+    return table
+
+
+def _find_flag(key: str) -> str:
+    """What to do with a key that is no setting, but a flag of the command."""
+    flag = "--" + key.replace("_", "-")
+    return f"it is a flag of the command: write {flag}" if flag in _FLAGS else ""
 
 
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
@@ -177,8 +202,8 @@ def _read_table(table: dict[str, Any], path: Path) -> Layer:
         name, label = find_setting(key), f"{key} in {path}"
         if name is None:
             tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
-            hint = tables if isinstance(value, dict) else find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
-            raise ConfigError(label, "there is no such setting", hint)
+            near = tables if isinstance(value, dict) else nearest(key.replace("-", "_"), SETTINGS)
+            raise ConfigError(label, "there is no such setting", find_hint(key) or _find_flag(key) or near)
         if name in layer:
             raise ConfigError(label, "it is written twice, by two of its names", "keep one")
         layer[name] = Given(SETTINGS[name].accept(value, label), str(path))

@@ -97,7 +97,7 @@ def test_several_binds_are_all_open_before_any_is_used_and_all_closed() -> None:
 
 def test_an_address_in_use_says_so_and_closes_the_others() -> None:
     with listening("127.0.0.1:0") as (first,):
-        why = f"bind: {first.address}: Address already in use (is another server running there?)"
+        why = f"bind: {first.address}: Address already in use (is another server running there, or is it named twice?)"
         refuse("127.0.0.1:0", str(first.address), why=why)
 
 
@@ -542,7 +542,8 @@ def test_an_address_in_use_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         with command("bind_app:app", "-b", f"127.0.0.1:{port}", cwd=tmp_path, wait=False) as run:
             assert run.wait() == 1
             assert run.log == (
-                f"trio-wsgi: error: bind: 127.0.0.1:{port}: Address already in use (is another server running there?)\n"
+                f"trio-wsgi: error: bind: 127.0.0.1:{port}: Address already in use "
+                "(is another server running there, or is it named twice?)\n"
             )
 
 

@@ -179,7 +179,7 @@ def test_without_a_supervisor_they_are_refused(setting: str, settings: dict[str,
 
 
 def test_an_application_that_is_handed_over_cannot_be_followed() -> None:
-    with pytest.raises(ConfigError, match="script_reloading: an application that is handed over has no name"):
+    with pytest.raises(ConfigError, match=r"script_reloading: .* handed over .it has no name: use the command"):
         run(lambda environ, start_response: [], script_reloading=True)
 
 

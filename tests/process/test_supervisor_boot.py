@@ -71,7 +71,7 @@ def test_an_address_in_use_is_told_before_anything_boots(folder: Path) -> None:
         arguments = ["boot_raises:app", "-b", f"127.0.0.1:{run.port}"]
         with command(*arguments, cwd=folder, workers=1, wait=False) as second:
             assert second.wait(30) == 1
-            assert "is another server running there?" in second.log
+            assert "is another server running there, or is it named twice?" in second.log
             assert "importing" not in second.log
 
 

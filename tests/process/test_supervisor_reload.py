@@ -167,7 +167,7 @@ def test_addresses_come_and_go_and_what_stays_is_never_closed(tmp_path: Path) ->
         assert not first.exists()
         assert answers(second)
         (tmp_path / "site.toml").write_text(f"bind = ['127.0.0.1:0', '127.0.0.1:{port}']\n")
-        refuse(run, "is another server running there?")  # we ourselves, under another name
+        refuse(run, "is another server running there, or is it named twice?")  # we ourselves, under another name
         assert answers(second)
         assert end(run, signal.SIGTERM) == 0
         assert not second.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import os
 import re
 import time
@@ -96,6 +97,8 @@ TABLE: list[tuple[str, dict[str, object], str]] = [
     ("%({Content-Type}o)s", {}, "text/plain"),
     ("%({SCRIPT_NAME}e)s", {}, "/app"),
     ("%({number}e)s", {}, "3"),
+    ("%({script_name}e)s", {}, "/app"),  # gunicorn does not look at the case
+    ("%({NUMBER}e)s %({n}e)s", {"environ": {"N": "other", "n": "exact", "nUMBER": 4}}, "4 exact"),
     ("%({none}e)s", {}, "-"),
     ("%({n}e)s", {"environ": {"n": "€\ud800"}}, r"\xE2\x82\xAC\xED\xA0\x80"),
     ("%(outcome)s", {}, "client-gone"),
@@ -177,3 +180,23 @@ def test_no_client_breaks_a_line(method: str, target: str, agent: bytes, credent
     assert text.isascii() and text.isprintable()
     assert text.count('"') == 8
     assert len(text.split('"')[0].split()) == 5  # peer, -, user and the two halves of the time
+
+
+@given(st.text(), st.text(), st.binary(), st.text(), st.sampled_from([0, 200]))
+def test_a_line_of_json_is_json_whatever_clients_send(
+    method: str, target: str, agent: bytes, reason: str, status: int
+) -> None:
+    """A format that begins with a brace: nothing in a line but JSON's own escapes, and each byte is found again."""
+    text = line(
+        ' {"m":"%(m)s","r":"%(r)s","q":"%(q)s","a":"%(a)s","why":"%(reason)s","s":%(s)s,"t":%(L)s,"n":"%({X}e)s"}',
+        method=method,
+        target=target,
+        reason=reason,
+        status=status,
+        request_headers=((b"user-agent", agent),),
+        environ={"X": target},
+    )
+    assert text.isascii() and text.isprintable()
+    read = json.loads(text)
+    assert read["a"].encode("latin-1") == (agent or b"-")
+    assert read["s"] == status

@@ -30,11 +30,12 @@ from trio_wsgi.net.unixsocket import Access, SocketFile, listen_unix
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
 Place = tuple[int, SocketAddress]  # family and address, for socket(2) and bind(2)
 Resolved = tuple[Address, Place | None]  # with a place for TCP
+ListeningSocket = socket.socket | trio.socket.SocketType | trio.SocketListener  # that may be handed in
 
 _AS_IT_COMES = Access()
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # this host has no such address, as ::1 where IPv6 is off
 _HINTS = {
-    errno.EADDRINUSE: "is another server running there?",
+    errno.EADDRINUSE: "is another server running there, or is it named twice?",
     errno.EEXIST: "remove it or name another",
     errno.ENOTSOCK: "hand in a listening socket",
     errno.EBADF: "hand in a listening socket",
@@ -157,7 +158,7 @@ def open_sibling(listener: Listener, backlog: int) -> Listener:
 
 
 @contextmanager
-def borrow_listeners(given: Sequence[socket.socket | trio.SocketListener]) -> Iterator[list[Listener]]:
+def borrow_listeners(given: Sequence[ListeningSocket]) -> Iterator[list[Listener]]:
     """Listen at sockets that somebody else owns, in whichever form they were handed in.
 
     They are used through duplicates, so that the giver's own stay open. They become non-blocking, and stay so: that is

@@ -11,7 +11,7 @@ from trio_wsgi.rules.logline import compile_format, reads
 log = logging.getLogger("trio_wsgi.error")
 access_log = logging.getLogger("trio_wsgi.access")
 
-Observer = Callable[[RequestRecord], None]
+Observer = Callable[[RequestRecord], object]  # what it returns is nobody's
 
 
 class AccessLog:

@@ -10,6 +10,7 @@ Laws:
 * A client can end its own connection and nothing else.
 * Ctrl-C ends who serves at a checkpoint of his main task, and never strikes between two steps of ours: each task that
   we start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not.
+* What a server is given and cannot use is refused when it is given, and not when it serves.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import trio
 
@@ -31,15 +32,17 @@ from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificat
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
-from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, resolve
+from trio_wsgi.net.listeners import Listener, ListeningSocket, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog, Observer, Observers
 from trio_wsgi.net.peer import build_peer
 from trio_wsgi.net.service import Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.rules.environ import Site
+from trio_wsgi.setting import Reach
 from trio_wsgi.version import __version__
 from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware, check_app
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -48,6 +51,7 @@ _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EN
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
+_State = Literal["not started", "serving", "draining", "ended"]
 _SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
 
 
@@ -63,14 +67,17 @@ class Server:
 
     Args:
         app: the WSGI application.
-        config: the settings; the defaults if None.
+        config: the settings; the defaults if None. Keys are read and middleware is imported here and now, which blocks.
         observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
-            its end at most; must be quick.
+            its end at most; must be quick. What they return is ignored.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
+        multiprocess: whether other processes serve the application, too: `wsgi.multiprocess`.
 
     Raises:
-        ConfigError: a certificate, or what belongs to it, cannot be used.
-        TypeError: `app` cannot be called.
+        ConfigError: a certificate, or what belongs to it, cannot be used; or a setting has no effect here, such as
+            those of processes, reloading and log files: docs/configuration.md lists them.
+        AppLoadError: a middleware cannot be loaded.
+        TypeError: `app` is no WSGI application, or another argument is not what it should be.
     """
 
     def __init__(
@@ -80,11 +87,13 @@ class Server:
         *,
         observers: Sequence[Observer] = (),
         tls: Tls | None = None,
+        multiprocess: bool = False,
     ) -> None:
-        if not callable(app):
-            raise TypeError(f"a WSGI application is called for each request, but this cannot be: {app!r}")
-        self._app = app
-        self.config = Config() if config is None else config
+        check_app(app)
+        self.config = _check_config(config)
+        _check_observers(observers)
+        self._app = apply_middleware(app, self.config.middleware)
+        self._multiprocess = multiprocess
         self._observers = Observers(AccessLog(self.config.access_logformat), tuple(observers))
         self._tls = open_tls(self.config) if tls is None else tls
         self._accepting = trio.CancelScope()
@@ -94,18 +103,18 @@ class Server:
         self._connections: set[Connection] = set()
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
         self._began = False
+        self._state: _State = "not started"  # for people; what is done next is for the scopes to say
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
         self._reserve = Reserve()
 
     def __repr__(self) -> str:
-        state = "draining" if self._accepting.cancel_called else "serving"
-        return f"<Server {state}, {len(self._connections)} connections>"
+        return f"<Server {self._state}, {len(self._connections)} connections>"
 
     @trio.lowlevel.enable_ki_protection
     async def serve(
         self,
-        listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
+        listeners: Sequence[ListeningSocket] | None = None,
         *,
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -118,11 +127,16 @@ class Server:
 
         Raises:
             ConfigError: an address cannot be listened at, or a listener does not listen.
+            TypeError: `listeners` are no sockets.
+            RuntimeError: the server has served before, or this is no task of Trio's.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
             app that ignores its cancellation delays it.
         """
+        if not trio.lowlevel.in_trio_task():
+            raise RuntimeError("trio-wsgi serves on Trio's event loop, and this is another: see trio.run(), or run()")
         if listeners is not None:
+            _check_listeners(listeners)
             with borrow_listeners(listeners) as borrowed:
                 await self.serve_opened(borrowed, task_status=task_status)
             return
@@ -143,6 +157,16 @@ class Server:
         if self._began:
             raise RuntimeError(f"a server serves once, and this one has: make another ({self!r})")
         self._began = True
+        if self._state == "not started":
+            self._state = "serving"
+        try:
+            await self._serve_once(listeners, task_status)
+        finally:
+            self._state = "ended"
+
+    async def _serve_once(
+        self, listeners: Sequence[Listener], task_status: trio.TaskStatus[tuple[Address, ...]]
+    ) -> None:
         async with (
             open_service(self._app, self.config, self._observers, self._tls) as service,
             trio.open_nursery() as draining,
@@ -154,7 +178,7 @@ class Server:
                 )
             try:
                 async with trio.open_nursery() as connections:
-                    doors = [_Door(listener, _build_site(self.config, listener)) for listener in listeners]
+                    doors = [_Door(each, _build_site(self.config, each, self._multiprocess)) for each in listeners]
                     await self._take_connections(service, doors, connections, task_status)
                     draining.start_soon(drain_connections, self._connections, lambda: self._drain_limits)
             finally:
@@ -171,7 +195,12 @@ class Server:
 
         Args:
             graceful_timeout, drain_max: in place of the settings of these names.
+
+        Raises:
+            TypeError, ValueError: one of them is no number of seconds, or below 0.
         """
+        _check_seconds("graceful_timeout", graceful_timeout)
+        _check_seconds("drain_max", drain_max)
         config = self.config
         limits = DrainLimits(
             config.graceful_timeout if graceful_timeout is None else graceful_timeout,
@@ -180,6 +209,8 @@ class Server:
         )
         if limits != self._drain_limits:
             self._drain_limits = limits
+        if self._state != "ended":
+            self._state = "draining"
         self._accepting.cancel()
         for connection in self._connections:
             connection.drain()
@@ -305,7 +336,7 @@ async def serve(
     app: WSGIApplication,
     config: Config | None = None,
     *,
-    listeners: Sequence[socket.socket | trio.SocketListener] | None = None,
+    listeners: Sequence[ListeningSocket] | None = None,
     observers: Sequence[Observer] = (),
     task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -317,12 +348,40 @@ async def serve(
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
 
 
+def _check_config(config: object) -> Config:
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"settings are handed over as trio_wsgi.Config(...), not as this: {config!r}")
+    config.check_reach(Reach.SERVER)
+    return config
+
+
+def _check_observers(observers: object) -> None:
+    if not isinstance(observers, Collection) or not all(map(callable, observers)):
+        raise TypeError(f"observers are a list of functions of one record, not {observers!r}")
+
+
+def _check_listeners(listeners: object) -> None:
+    if not isinstance(listeners, Collection) or not all(isinstance(each, ListeningSocket) for each in listeners):
+        raise TypeError(f"listeners are a list of listening sockets, not {listeners!r}")
+
+
+def _check_seconds(name: str, seconds: object) -> None:
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{name} is 0 or more, math.inf for no limit, and not {seconds!r}")
+
+
 def _plain_host(host: str) -> str:
     """Without ::ffff:, which an IPv4 client has at an inherited socket that takes both (systemd's are so)."""
     return host.removeprefix("::ffff:") if "." in host else host
 
 
-def _build_site(config: Config, listener: Listener) -> Site:
+def _build_site(config: Config, listener: Listener, multiprocess: bool) -> Site:
     return Site(
         server_name=listener.server_name,
         server_port=listener.server_port(config.scheme),
@@ -330,7 +389,7 @@ def _build_site(config: Config, listener: Listener) -> Site:
         scheme=config.scheme,
         software=f"trio-wsgi/{__version__}",
         multithread=config.threads > 1,
-        multiprocess=config.workers > 1,
+        multiprocess=multiprocess,
         pass_authorization=config.pass_authorization,
         extra=dict(config.var),
     )

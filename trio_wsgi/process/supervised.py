@@ -28,6 +28,7 @@ from typing import NoReturn
 
 import trio
 
+from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener
@@ -153,8 +154,9 @@ def serve_order(order: Order, sock: socket.socket) -> int:
             return EXIT_CLEAN
         enable_loggers()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
-        process = Process(Server(app, config, observers=counting, tls=tls), listeners, logs, alone=False)
-        tell = functools.partial(_report, channel=Channel(sock), recycling=recycling, started=started)
+        server = Server(app, config.for_server(), observers=counting, tls=tls, multiprocess=config.workers > 1)
+        process = Process(server, listeners, logs, alone=False)
+        tell = functools.partial(_report, config=config, channel=Channel(sock), recycling=recycling, started=started)
         with tuned_process():
             run_serving(process, early, tell)
     return EXIT_CLEAN
@@ -165,14 +167,14 @@ def _take_listener(inherited: Inherited) -> Listener:
     return Listener(take_socket(inherited.fd), inherited.address)
 
 
-async def _report(process: Process, channel: Channel, recycling: Recycling, started: float) -> None:
+async def _report(process: Process, config: Config, channel: Channel, recycling: Recycling, started: float) -> None:
     """Tell the supervisor how we are, and heed what it says, until the server has ended."""
     channel.tell(Booted())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_beat, channel, process.server.config.timeout)
+        nursery.start_soon(_beat, channel, config.timeout)
         nursery.start_soon(_ask_for_successor, channel, recycling)
         nursery.start_soon(_ask_when_told_to_end, process, recycling)
-        if process.server.config.reload:
+        if config.reload:
             nursery.start_soon(report_imports, channel, started)
         while lines := await channel.receive():
             for message in map(parse_message, lines):

@@ -44,8 +44,9 @@ from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
 from trio_wsgi.process.tuning import tuned_process
+from trio_wsgi.setting import Reach
 from trio_wsgi.wsgi.call import WSGIApplication
-from trio_wsgi.wsgi.loading import apply_middleware
+from trio_wsgi.wsgi.loading import apply_middleware, check_app
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -67,30 +68,16 @@ def run(app: WSGIApplication, **settings: Any) -> int:
         The exit code, 0.
 
     Raises:
-        ConfigError: a setting cannot be used.
+        ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
+        AppLoadError: a middleware cannot be loaded.
+        TypeError: `app` is no WSGI application.
     """
+    check_app(app)
     config = make_config(settings)
-    _refuse_what_comes_before(config)
+    config.check_reach(Reach.PROCESS)
     systemd = take_systemd(os.environ)
     config = systemd.choose_sockets(config, "bind" in settings)
     return serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
-
-
-def _refuse_what_comes_before(config: Config) -> None:
-    """Refuse what would have no effect on an application that is handed over.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    if config.script_reloading:
-        raise ConfigError("script_reloading", "an application that is handed over has no name", "use the command")
-    if config.workers > 1:
-        raise ConfigError("workers", "an application that is handed over is served by this process", "use the command")
-    for name in ("chdir", "env", "pythonpath"):
-        if getattr(config, name):
-            raise ConfigError(
-                name, "it counts before an application is imported, and this one is", "do it in your program"
-            )
 
 
 def serve_process(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
@@ -130,8 +117,9 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
             return EXIT_CLEAN
         enable_loggers()
         outside = Outside(systemd, remove_pid_file, terminal)
+        server = Server(app, config.for_server(), tls=tls)
         with tuned_process():
-            run_serving(Process(Server(app, config, tls=tls), listeners, logs, outside=outside), early, announce)
+            run_serving(Process(server, listeners, logs, outside=outside), early, announce)
         log.info("stopped")
     return EXIT_CLEAN
 

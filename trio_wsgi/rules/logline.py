@@ -5,7 +5,9 @@ Laws:
 * A format is compiled once; what is wrong with it is a `ConfigError` then, never a surprise while serving.
 * One record is one line of printable ASCII: everything that came from the client or the application has its
   quotes, backslashes, controls and other bytes written as ``\\xNN``: a line can be neither broken nor forged.
-* What is not known is ``-``; the status of a request that got no answer is ``000``: columns keep their type.
+* A format that begins with ``{`` writes JSON: there these are ``\\u00NN``, still one for each byte.
+* What is not known is ``-``; the status of a request that got no answer is ``000``, in JSON ``0``: columns keep their
+  type.
 
 Atoms are gunicorn's (h l u t r m U q H s B b f a T M D L p, {header}i, {header}o, {variable}e), and ours:
 outcome, reason, sent, promised, rate.
@@ -55,6 +57,8 @@ def compile_format(text: str) -> Atom:
     Returns:
         A function of a record, giving the line without a line end.
 
+    Spec: RFC 8259 §6 and §7, for JSON. What may be unknown, as %(promised)s, stands in quotes there.
+
     Raises:
         ConfigError: for `access_logformat`: no such atom (with the nearest name), or a stray percent sign.
     """
@@ -75,11 +79,20 @@ def compile_format(text: str) -> Atom:
                 "access_logformat", f"{around!r} is not an atom", "write %(name)s, or %% for a percent sign"
             )
     template = "".join([*pieces, text[end:]])
+    if text.lstrip().startswith("{"):
+        atoms = [_as_json(atom) for atom in atoms]
 
     def line(record: RequestRecord) -> str:
         return template % tuple([atom(record) for atom in atoms])
 
     return line
+
+
+def _as_json(atom: Atom) -> Atom:
+    """The same within JSON, whose strings know no ``\\xNN`` and whose numbers begin with no zero."""
+    if atom is _status:
+        return lambda record: str(record.status)
+    return lambda record: atom(record).replace("\\x", "\\u00")  # each backslash of an atom is one of `escape`
 
 
 def reads(text: str, kind: str) -> bool:
@@ -130,8 +143,13 @@ def _response_header(name: str) -> Atom:
 
 
 def _variable(name: str) -> Atom:
+    """Of any case, as with gunicorn, but the exact name counts first."""
+    lower = name.lower()
+
     def read(record: RequestRecord) -> str:
         value = record.environ.get(name)
+        if value is None:
+            value = next((value for key, value in record.environ.items() if key.lower() == lower), None)
         return "-" if value is None else escape(str(value)) or "-"
 
     return read
@@ -199,6 +217,10 @@ def _clock_time(second: int) -> str:
 # Atoms of the response.
 
 
+def _status(record: RequestRecord) -> str:
+    return f"{record.status:03d}"
+
+
 def _rate(record: RequestRecord) -> str:
     return str(int(record.body_sent / record.duration)) if record.duration > 0 else "-"
 
@@ -217,7 +239,7 @@ _ATOMS: Mapping[str, Atom] = {
     "U": _path,
     "q": _query,
     "H": lambda record: escape(record.version) or "-",
-    "s": lambda record: f"{record.status:03d}",
+    "s": _status,
     "B": lambda record: str(record.body_sent),
     "b": lambda record: str(record.body_sent) if record.body_sent else "-",
     "f": _request_header("Referer"),

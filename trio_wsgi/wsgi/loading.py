@@ -3,7 +3,8 @@
 Laws:
 
 * Nothing is evaluated: arguments of a factory are literals, attributes are looked up one by one.
-* A function that takes no two arguments is no application, and is refused now instead of at each request.
+* What cannot be called with environ and start_response alone, or is asynchronous, is refused before it is served. What
+  Python's own code does not tell of a callable is not guessed: that one is taken.
 * What the module's own code raises is kept as the cause, with its traceback; what we raise says what to
   write instead.
 * `sys.path` is the caller's: the command line puts the working directory in front, as gunicorn does.
@@ -15,15 +16,17 @@ import ast
 import difflib
 import importlib
 from collections.abc import Callable, Sequence
-from inspect import CO_VARARGS
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_VARARGS, getattr_static
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from trio_wsgi.errors import AppLoadError
 from trio_wsgi.wsgi.call import WSGIApplication
 
 USUAL_NAMES = ("application", "app")  # looked for when the reference names no attribute
+
+_TAKES_NONE = "takes no environ and start_response, as a WSGI application does"
 
 
 class _Call(NamedTuple):
@@ -44,11 +47,26 @@ def load_app(reference: str) -> WSGIApplication:
             fix. Exit with code 4.
     """
     found: WSGIApplication = _load_callable(reference)
-    if isinstance(found, FunctionType) and not _takes_two(found):
+    fault = _find_fault(found)
+    if fault == _TAKES_NONE:
         name = reference if ":" in reference else f"{reference}:NAME"
-        hint = "; it must return one" if reference.endswith(")") else f"; is it a factory? write {name}()"
-        raise AppLoadError(f"{reference!r} takes no environ and start_response, as a WSGI application does{hint}")
+        fault += "; it must return one" if reference.endswith(")") else f"; is it a factory? write {name}()"
+    if fault:
+        raise AppLoadError(f"{reference!r} {fault}")
     return found
+
+
+def check_app(app: object) -> None:
+    """Refuse what is known to be no WSGI application.
+
+    Raises:
+        TypeError: it cannot be called with environ and start_response, or answers asynchronously.
+    """
+    fault = _find_fault(app)
+    if fault == _TAKES_NONE:
+        fault += "; if it is a factory, hand over what it returns"
+    if fault:
+        raise TypeError(f"{app!r} {fault}")
 
 
 def _load_callable(reference: str) -> Any:
@@ -61,9 +79,37 @@ def _load_callable(reference: str) -> Any:
     return found
 
 
-def _takes_two(function: FunctionType) -> bool:
-    """Whether two positional arguments may be passed: what the code says, for a signature may be another function's."""
-    return function.__code__.co_argcount >= 2 or bool(function.__code__.co_flags & CO_VARARGS)
+def _find_fault(app: object) -> str:
+    """What is known against an object as an application, to stand behind its name; empty where nothing is.
+
+    The code is looked at, as a signature may be that of another function, which this one wraps.
+    """
+    if not callable(app):
+        return f"is a {_type_name(app)}, and cannot be called: a WSGI application is, for each request (PEP 3333)"
+    function, given = _find_function(app)
+    if function is None:
+        return ""
+    code = function.__code__
+    if code.co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR):
+        return "is asynchronous, as ASGI applications are, and this server runs WSGI ones"
+    if code.co_argcount - given < 2 and not code.co_flags & CO_VARARGS:
+        return _TAKES_NONE
+    optional = len(function.__defaults__ or ())
+    if code.co_argcount - optional - given > 2 or code.co_kwonlyargcount > len(function.__kwdefaults__ or ()):
+        return "asks for more than environ and start_response, which are all that a WSGI application gets"
+    return ""
+
+
+def _find_function(app: object) -> tuple[FunctionType | None, int]:
+    """The Python function that a call runs, if that is all it does, and how many arguments are given beforehand."""
+    if isinstance(app, FunctionType):
+        return app, 0
+    if isinstance(app, MethodType):
+        return (app.__func__, 1) if isinstance(app.__func__, FunctionType) else (None, 0)
+    if isinstance(app, type):  # made anew for each request, in whichever way it is made
+        return None, 0
+    call = getattr_static(type(app), "__call__", None)
+    return (call, 1) if isinstance(call, FunctionType) else (None, 0)
 
 
 def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApplication:
@@ -73,7 +119,7 @@ def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApp
         references: each ``module:callable`` is called with the application and returns the next one.
 
     Raises:
-        AppLoadError: a middleware cannot be loaded, fails when called, or returns what cannot be called.
+        AppLoadError: a middleware cannot be loaded, fails when called, or returns what is no application.
     """
     for reference in reversed(references):
         make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference)
@@ -81,11 +127,8 @@ def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApp
             app = make(app)
         except Exception as error:
             raise AppLoadError(f"middleware {reference!r} failed: {_describe(error)}") from error
-        if not callable(app):
-            raise AppLoadError(
-                f"middleware {reference!r} returned a {_type_name(app)}, which cannot be called; "
-                "it must return a WSGI application"
-            )
+        if fault := _find_fault(app):
+            raise AppLoadError(f"middleware {reference!r}: what it returned {fault}")
     return app
 
 

@@ -1,0 +1,116 @@
+"""Rules of refusals: what can never work is refused at the start, and told what to write."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import clean_environment
+
+from trio_wsgi.cli import main
+from trio_wsgi.config import Config, make_config
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.sources import load_config
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+QUOTES = "is a number, where a text is wanted; put it in quotes as you have written it"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("umask = 0o027", f"umask in site.toml: 23 {QUOTES}"),
+        ("unix-socket-perms = 0o660", f"unix-socket-perms in site.toml: 432 {QUOTES}"),
+        ("user = 1000", f"user in site.toml: 1000 {QUOTES}"),
+        ("tls-min = 1.2", f"tls-min in site.toml: 1.2 {QUOTES}"),
+        ("pythonpath = ['a', 'b']", "pythonpath in site.toml: ['a', 'b'] is not a text (write \"DIR,DIR\")"),
+        ("static = { '/s' = 'st' }", 'is not a list of texts (write "/URL=DIR")'),
+        ("logconfig_dict = { version = 1 }", "the application may set logging up itself"),
+    ],
+)
+def test_a_key_of_the_wrong_kind_is_told_how_to_write_it(text: str, words: str) -> None:
+    Path("site.toml").write_text(text)
+    with pytest.raises(ConfigError) as told:
+        load_config({}, {}, "site.toml")
+    assert words in str(told.value)
+
+
+def test_a_number_in_quotes_is_what_was_meant() -> None:
+    """What the message asks for is taken."""
+    assert make_config({"umask": "0o027", "user": "1000"}) == Config(umask="0o027", user="1000")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"app_timeout": None}, "where there is to be no deadline, write math.inf or 'none' (the default is inf)"),
+        ({"app_timeout_header": "a b"}, "'a b' cannot be a header's name; write a token such as X-Timeout"),
+        ({"app_timeout_header": "a:b"}, "'a:b' cannot be a header's name"),
+        ({"app_timeout_header": "h\u00e9llo"}, "cannot be a header's name"),
+        ({"var": {"trio_wsgi.x": "5"}}, "'trio_wsgi.x' belongs to the server"),
+        ({"static": ["/s=a", "/t=b", "/s=c"]}, "static: '/s=c' and '/s=a' are at one URL; give each its own"),
+        ({"static": ["/a%20b=a", "/a%20b/=b"]}, "are at one URL"),
+        ({"static": ["/s/../t=a"]}, "'/s/../t=a' has a dot segment"),
+        ({"static": ["/s/%2e=a"]}, "has a dot segment"),
+        ({"accel": ["/s/./t=a"]}, "has a dot segment"),
+        ({"static": ["/\u00e9=a"]}, "has a URL beyond ASCII; percent-encode it: /%C3%A9=a"),
+        ({"url_prefix": "/app/../b"}, "'/app/../b' has a dot segment"),
+        ({"url_prefix": "/my%20app"}, "'/my%20app' is percent-encoded; write it as the application is to see it"),
+        ({"bind": "a:1,b:2"}, "'a:1,b:2' has a comma; give each address a --bind of its own"),
+    ],
+)
+def test_a_value_that_could_never_work_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        make_config(values)
+    assert words in str(told.value)
+
+
+def test_what_is_near_to_those_is_taken() -> None:
+    taken = {"static": ["/s=a", "/s/t=b", "/S=c", "/..a=d"], "url_prefix": "/100%", "app_timeout_header": "X_Time"}
+    assert make_config(taken).static == ("/s=a", "/s/t=b", "/S=c", "/..a=d")
+    assert make_config({"accel": ["/=a", "/=b"]}).accel == ("/=a", "/=b")  # X-Sendfile names a file by its own path
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--paste-global", "a=b", "app:app"], "--paste-global: there is no --paste that it could be for"),
+        (
+            ["--", "app:app", "--check-config"],
+            "--check-config: behind -- it is a word like others (write it before --)",
+        ),
+        (["files", ".", "--static", "/=/tmp", "--check-config"], "static: '/=/tmp' and '/="),
+    ],
+)
+def test_a_command_line_that_could_never_work_is_refused(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_what_standard_output_cannot_take_is_one_line() -> None:
+    """A name of a file need not be UTF-8, and TOML must be."""
+    run = subprocess.run(
+        [sys.executable, "-m", "trio_wsgi", "--print-config", "--chdir", os.fsdecode(b"d\xff")],
+        env=clean_environment() | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr == (
+        "trio-wsgi: error: standard output: it takes no '\\udcff', which is not utf-8 "
+        "(set PYTHONIOENCODING=utf-8:surrogateescape)\n"
+    )
