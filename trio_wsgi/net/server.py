@@ -49,9 +49,9 @@ log = logging.getLogger("trio_wsgi.error")
 # accept(2): the connection's own trouble, and a lack of something that others will give back
 _LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_State = Literal["not started", "serving", "draining", "ended"]
 _TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
 _SCARCE_PAUSE = 0.1  # seconds until something may have been given back
-_State = Literal["not started", "serving", "draining", "ended"]
 _SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
 
 
