@@ -10,8 +10,8 @@ Laws:
 * The end of a request is the thread's, as long as the request is quick and asks nothing of the loop. It stands in
   `running` then, and is of whoever takes it out there: the thread when it has ended, or the loop before (`attend`),
   which from then on looks after deadline and disconnect, and gets the ride back with the answer.
-* Nobody waits behind a request that lasts: after `STUCK_AFTER` seconds the loop attends to it, and takes all others
-  back.
+* Nobody waits behind a request that lasts: the loop looks for one again and again (`lanes`), attends to it, and takes
+  all others back.
 * The lane is closed before its slot is cancelled, so that no other request sees that cancellation.
 """
 
@@ -102,6 +102,7 @@ class Ride:
         if since is None:
             return False
         self._lane.took += self._lane.now() - since
+        self._lane.served += 1
         return True
 
     def tell_loop(self, fn: Callable[[], object]) -> None:
@@ -191,7 +192,8 @@ class Lane:
         self._late: list[Callable[[], None]] = []  # dispose of what a lost thread may bring
         self.rides: set[Ride] = set()  # the loop's account
         self.closed = False  # the loop says so, once
-        self.took = 0.0  # seconds that requests have, which the thread itself has ended
+        self.served = 0  # requests that the thread itself has ended,
+        self.took = 0.0  # and the seconds that they took
         self.thread = self.native_id = 0
         self._processor_clock = -1  # of its thread (clock_gettime(2)); -1 before it is there
 

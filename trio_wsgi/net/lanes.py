@@ -6,6 +6,8 @@ Laws:
   do, and gives it back when anybody needs it, or nobody rides.
 * It is for requests that compute. Where one lasts while others ride, or they are found to wait for something else, it
   is closed, and calls are spread over threads for a while (`pace`).
+* A request lasts after `STUCK_AFTER` seconds. The loop looks as often, but more rarely while requests are brief, as a
+  look costs as much as several of them.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from trio_wsgi.net.slot import Abandoned, Call, LostThread
 log = logging.getLogger("trio_wsgi.error")
 
 SILENT_AFTER = 0.25  # seconds without a request after which a client is not brisk any more
+BRIEF = 0.0005  # seconds of requests, on average, among which one that lasts is not expected
+LOOK_LATER = 0.02  # seconds between two looks then: each takes the interpreter from the lane's thread
 
 
 class Lanes:
@@ -98,8 +102,10 @@ class Lanes:
         pace = self._threads.pace
         opened = silent_since = self._now()
         took = worked = 0.0
+        served = 0
+        pause = STUCK_AFTER
         while True:
-            await trio.sleep(STUCK_AFTER if lane.running or not lane.closed else SILENT_AFTER)
+            await trio.sleep(pause if lane.running or not lane.closed else SILENT_AFTER)
             lane.collect()
             now = self._now()
             stuck = lane.attend_to_stuck(now - STUCK_AFTER)
@@ -108,6 +114,8 @@ class Lanes:
             if lane.thread:  # one look stands for a call
                 before, took, worked = (took, worked), lane.took, lane.processor_time()
                 pace.note(took - before[0], worked - before[1])
+                count, served = lane.served - served, lane.served
+                pause = LOOK_LATER if took - before[0] < count * BRIEF else STUCK_AFTER
             if stuck and len(lane.rides) > 1:
                 pace.part()
             if stuck or not pace.together or (not lane.thread and now - opened >= SILENT_AFTER):
