@@ -106,6 +106,7 @@ class Lanes:
         pause = STUCK_AFTER
         while True:
             await trio.sleep(pause if lane.running or not lane.closed else SILENT_AFTER)
+            told = not lane.told.empty()  # of requests: the more wait for the loop, the longer it is busy with them
             lane.collect()
             now = self._now()
             stuck = lane.attend_to_stuck(now - STUCK_AFTER)
@@ -115,7 +116,7 @@ class Lanes:
                 before, took, worked = (took, worked), lane.took, lane.processor_time()
                 pace.note(took - before[0], worked - before[1])
                 count, served = lane.served - served, lane.served
-                pause = LOOK_LATER if took - before[0] < count * BRIEF else STUCK_AFTER
+                pause = LOOK_LATER if took - before[0] < count * BRIEF and not told else STUCK_AFTER
             if stuck and len(lane.rides) > 1:
                 pace.part()
             if stuck or not pace.together or (not lane.thread and now - opened >= SILENT_AFTER):
