@@ -16,7 +16,7 @@ import trio
 from asking import PLAIN, App, Environ, StartResponse, error_lines, request
 from serving import receive_all, serving
 
-from trio_wsgi import Outcome
+from trio_wsgi import Outcome, State
 from trio_wsgi.net.watch import RIPE
 
 pytestmark = pytest.mark.usefixtures("each_way")
@@ -100,6 +100,24 @@ async def test_who_has_the_whole_answer_and_leaves_is_not_gone(caplog: pytest.Lo
         assert (await served.record()).outcome is Outcome.FINISHED
     assert asked == ["done"]
     assert error_lines(caplog) == []
+
+
+async def test_where_a_close_is_that_takes_long_can_be_seen() -> None:
+    """By `Server.statistics`: the answer has left, and the application still runs."""
+    seen, go_on = threading.Event(), threading.Event()
+
+    def stand_still() -> None:
+        seen.set()
+        go_on.wait(5)
+
+    async with serving(hooked(Hooked, stand_still)) as served, await served.connect() as stream:
+        await stream.send_all(KEPT)
+        await receive_until(stream, CHUNKED)
+        await trio.to_thread.run_sync(seen.wait, 5)
+        (status,) = served.server.statistics().connections
+        go_on.set()
+    assert status.state is State.RUNNING
+    assert "stand_still" in status.stack
 
 
 async def test_close_is_not_of_the_time_that_an_answer_may_take() -> None:

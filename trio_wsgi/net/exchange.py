@@ -101,10 +101,13 @@ class Exchange:
     @property
     def state(self) -> State:
         """How far the request has come."""
+        call = self._call
+        if call is not None and call.running_since is not None:  # be it in close(), when all has left
+            return State.RUNNING
         if self._outlet.delivering:
             return State.SENDING
-        if (call := self._call) is not None:
-            return State.QUEUED if call.running_since is None else State.RUNNING
+        if call is not None:
+            return State.QUEUED
         return State.OPENING if self._opening else State.READING_BODY
 
     @property
