@@ -485,16 +485,18 @@ async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: 
         else:
             time.sleep(0.002)
 
-    async with open_threads(8, 100) as pool:
-        await pool.run(call)
+    async def keep_calling(pool: AppThreads) -> None:
+        for _ in range(8):
+            await pool.run(call)
 
-        async def keep_calling(times: int) -> None:
-            for _ in range(times):
-                await pool.run(call)
-
-        for times in (8, 8):  # the first ones show what they are
-            idents.clear()
-            async with trio.open_nursery() as nursery:
-                for _ in range(8):
-                    nursery.start_soon(keep_calling, times)
-        assert (len(idents) < 4) is works  # other guests of the machine may take its processors for a while
+    for _ in range(10 if works else 1):  # whose processor another guest of the machine takes for 5 ms lasts, too
+        async with open_threads(8, 100) as pool:
+            await pool.run(call)
+            for _ in range(2):  # the first ones show what they are
+                idents.clear()
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(keep_calling, pool)
+        if (len(idents) < 4) is works:
+            return
+    raise AssertionError(f"they ran in {len(idents)} threads")
