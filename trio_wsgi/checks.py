@@ -24,6 +24,9 @@ BELIEVABLE = (
 )
 
 
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")  # RFC 9110 §5.1
+
+
 def check_prefix(text: str) -> None:
     if text and (not text.startswith("/") or text.endswith("/") or "?" in text or "#" in text):
         raise ValueError(f"{text!r} is not a path prefix; write it as /app: a leading slash, none at the end")
@@ -45,23 +48,27 @@ def check_mounts_apart(mounts: Iterable[str]) -> None:
     """One URL is one directory: of two, one would never be asked."""
     seen: dict[tuple[bytes, ...], str] = {}
     for text in mounts:
-        other = seen.setdefault(_segments(text.partition("=")[0]), text)
+        other = seen.setdefault(split_prefix(text.partition("=")[0].encode()), text)
         if other is not text:
             raise ValueError(f"{text!r} and {other!r} are at one URL; give each its own")
 
 
 def _refuse_dots(path: str, text: str) -> None:
-    if {b".", b".."}.intersection(_segments(path)):
+    if {b".", b".."}.intersection(split_prefix(path.encode())):
         raise ValueError(f"{text!r} has a dot segment, which no client sends; write the path that it leads to")
 
 
-def _segments(path: str) -> tuple[bytes, ...]:
-    """What a URL's path consists of, as clients' paths are compared to it."""
-    return tuple(unquote_to_bytes(segment) for segment in path.split("/") if segment)
+def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
+    """The segments of a mount's URL, as those that a client's path begins with are compared to them.
+
+    Args:
+        prefix: percent-encoded; slashes that follow each other, and at the end, count for nothing.
+    """
+    return tuple(unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment)
 
 
 def check_header_name(text: str) -> None:
-    if text and re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", text) is None:
+    if text and HEADER_NAME.fullmatch(text) is None:
         raise ValueError(f"{text!r} cannot be a header's name; write a token such as X-Timeout")
 
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 import trio_wsgi
-import trio_wsgi.net.apps
+import trio_wsgi.net.slot
 from trio_wsgi.net.apps import AppThreads, Overloaded, open_threads
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
@@ -428,7 +428,7 @@ async def test_an_anyio_that_is_too_old_for_this_trio_is_done_without(monkeypatc
     def fail() -> NoReturn:
         raise AttributeError("module 'trio' has no attribute 'MultiError'")
 
-    monkeypatch.setattr(trio_wsgi.net.apps.anyio, "get_cancelled_exc_class", fail)
+    monkeypatch.setattr(trio_wsgi.net.slot.anyio, "get_cancelled_exc_class", fail)
     async with open_threads(1, 0) as pool:
         assert await pool.run(lambda: trio.from_thread.run_sync(lambda: "served")) == "served"
 

@@ -18,6 +18,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sendfile import FileSpan, Pump
 from sendfile.held import held_by_kernel
+from sendfile.span import HasFileno
+
+
+async def deliver_in_vain(pump: Pump, sock: HasFileno) -> None:
+    """On a socket that is closed meanwhile."""
+    with pytest.raises(trio.ClosedResourceError):
+        await pump.deliver(sock, queue(b"lost"))
 
 
 class Shelved:
@@ -100,11 +107,7 @@ async def test_where_no_descriptor_is_left_a_stale_epoll_has_to_do(monkeypatch: 
     async with trio.open_nursery() as nursery:
         await nursery.start((pump := Pump(epoll=True)).run)
 
-        async def cut() -> None:
-            with pytest.raises(trio.ClosedResourceError):
-                await pump.deliver(near, queue(b"lost"))
-
-        nursery.start_soon(cut)
+        nursery.start_soon(deliver_in_vain, pump, near)
         nursery.start_soon(pump.deliver, other, queue(b"arrives"))
         await wait_all_tasks_blocked()
         with near.dup(), far, other, reader, monkeypatch.context() as poor, trio.fail_after(10):
@@ -156,11 +159,7 @@ async def test_a_socket_whose_object_raises_once_it_is_closed() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start((pump := Pump(epoll=True)).run)
 
-        async def cut() -> None:
-            with pytest.raises(trio.ClosedResourceError):
-                await pump.deliver(raw, queue(b"lost"))
-
-        nursery.start_soon(cut)
+        nursery.start_soon(deliver_in_vain, pump, raw)
         await wait_all_tasks_blocked()
         near.close()
         raw.close()

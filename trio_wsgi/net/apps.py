@@ -29,7 +29,7 @@ import logging
 import math
 import queue
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -40,13 +40,7 @@ import trio
 from trio_wsgi.disk.answer import nothing
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, raise_error
-
-try:
-    import anyio
-    import anyio.to_thread
-except ImportError:
-    anyio = None  # type: ignore[assignment]
+from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, choose_park, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -87,7 +81,7 @@ class AppThreads(trio.abc.Instrument):
 
     def __init__(self, nursery: trio.Nursery, threads: int, queue_size: int) -> None:
         self._nursery = nursery
-        self._park = _choose_park()
+        self._park = choose_park()
         self._threads = threads
         self._queue_size = queue_size
         self._limiter = trio.CapacityLimiter(threads)  # its own: slots must not eat the one that everybody shares
@@ -466,16 +460,6 @@ class AppThreads(trio.abc.Instrument):
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
-
-
-def _choose_park() -> Callable[..., Awaitable[None]]:
-    """What a slot's thread is parked in. Where anyio is installed it is anyio's, so that `anyio.from_thread` works in
-    the app, too; but for one that is too old for this Trio."""
-    if anyio is not None:
-        with suppress(Exception):
-            anyio.get_cancelled_exc_class()  # imports its backend, which is not to be done by the first request
-            return anyio.to_thread.run_sync
-    return trio.to_thread.run_sync
 
 
 def _log_failure(fn: Callable[[], object]) -> None:

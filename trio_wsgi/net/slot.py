@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, NoReturn, Protocol
@@ -26,6 +26,11 @@ import trio
 
 from trio_wsgi.wsgi import bridge
 
+try:
+    import anyio
+    import anyio.to_thread
+except ImportError:
+    anyio = None  # type: ignore[assignment]
 try:
     from sniffio import current_async_library_cvar as _library
 except ImportError:  # Trio brings it for as long as it needs it
@@ -252,6 +257,16 @@ def stack_of(thread: int) -> str:
     stack = traceback.extract_stack(frame)
     ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
     return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
+
+
+def choose_park() -> Callable[..., Awaitable[None]]:
+    """What a slot's thread is parked in. Where anyio is installed it is anyio's, so that `anyio.from_thread` works in
+    the app, too; but for one that is too old for this Trio."""
+    if anyio is not None:
+        with suppress(Exception):
+            anyio.get_cancelled_exc_class()  # imports its backend, which is not to be done by the first request
+            return anyio.to_thread.run_sync
+    return trio.to_thread.run_sync
 
 
 def context_of_thread() -> Context:

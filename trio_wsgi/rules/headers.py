@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from trio_wsgi.checks import HEADER_NAME
 from trio_wsgi.errors import AppError
 
 Headers = list[tuple[bytes, bytes]]
@@ -29,7 +30,6 @@ HOP_BY_HOP = frozenset(
     ).split()
 )
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([^\x00-\x1f\x7f]*+)")
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may stand in a file's name
 _LENGTH_DIGITS_MAX = 20  # what h11 takes
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -127,7 +127,7 @@ def check_headers(headers: object) -> Headers:
 @lru_cache(maxsize=512)
 def _read_name(name: str) -> tuple[bytes, bool]:
     """A header's name as bytes, and whether it is Content-Length."""
-    if _NAME.fullmatch(name) is None:
+    if HEADER_NAME.fullmatch(name) is None:
         raise AppError(f"header name is not a token (RFC 9110 §5.1): {_show(name)}")
     raw = name.encode("ascii")
     lower = raw.lower()

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from trio_wsgi.checks import split_prefix
+
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _FORBIDDEN = re.compile(rb"[/\\\x00]")
 _WELL_KNOWN = b".well-known"  # RFC 8615: made to be served, dot or not
@@ -92,7 +94,7 @@ def split_internal(value: bytes, prefix: bytes) -> MountPath | None:
 
 @lru_cache(maxsize=64)
 def _decode_prefix(prefix: bytes) -> list[bytes]:
-    return [_decode(segment) for segment in prefix.split(b"/") if segment]
+    return list(split_prefix(prefix))
 
 
 def _decode(segment: bytes) -> bytes:
