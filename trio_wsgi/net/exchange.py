@@ -88,7 +88,6 @@ class Exchange:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
         self._over = False  # up to its record
-        self._promised: int | None = None  # bytes of body, by the head as it went out
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
         self._outcome = Outcome.FINISHED
@@ -130,7 +129,7 @@ class Exchange:
         asked, call, state, transfer = self._wire.asked, self._call, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
-                self._outlet.body_sent, self._promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
+                self._outlet.body_sent, self._outlet.promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
             )
         return ConnectionStatus(
             peer=peer,
@@ -365,7 +364,7 @@ class Exchange:
             length=length,
             close=not self.keep,
         )
-        promised = self._promised = get_length(headers)
+        promised = get_length(headers)
         if request is not None and request.version == b"1.0" and self.keep:
             if self._wire.body_done and (promised is not None or head.status in (204, 304)):
                 headers.append((b"Connection", b"keep-alive"))
@@ -402,7 +401,7 @@ class Exchange:
         return f"cut by the shutdown at byte {self._resume_at()}"
 
     def _resume_at(self) -> str:
-        return describe_offset(self._outlet.sent_head, self._outlet.body_sent, self._promised)
+        return describe_offset(self._outlet.sent_head, self._outlet.body_sent, self._outlet.promised)
 
     def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
         self._outcome = outcome
@@ -441,7 +440,7 @@ class Exchange:
             outcome=self._outcome,
             reason=self._reason,
             body_sent=self._outlet.body_sent,
-            body_promised=self._promised,
+            body_promised=self._outlet.promised,
             started=self._started,
             duration=(self._ended or self._service.now()) - self._clock,
             request_headers=tuple(asked.headers) if asked else (),

@@ -89,13 +89,13 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: Parts = []  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
-        self._promised: int | None = None  # of it, by the head
         self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.call: Running | None = None  # in whose thread the app runs
         self.delivering = False  # the loop sends, and no thread is busy with it
         self._ended = False  # the app has given all: what comes now would reach into the next response
+        self.promised: int | None = None  # bytes of body, by the head as it went out
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
@@ -416,9 +416,9 @@ class Outlet:
         if self._head is None:
             return []
         head, self._head = self._head, None
-        headers, self._promised = self._dress(head, length)
+        headers, self.promised = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers, self._promised is not None)
+        return self._wire.frame_head(head.status, head.reason, headers, self.promised is not None)
 
     def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
@@ -428,7 +428,7 @@ class Outlet:
     @property
     def complete(self) -> bool:
         """Whether the app has given all that the client waits for."""
-        return self._ended or (self._promised is not None and self._framed >= self._promised)
+        return self._ended or (self.promised is not None and self._framed >= self.promised)
 
     @property
     def body_sent(self) -> int:

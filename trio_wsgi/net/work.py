@@ -61,7 +61,7 @@ class Work:
             bridge.run_sync(start, token=self._token)
 
     def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
-        # Once more: an owner that has ended in its own thread meanwhile did not live any more for nobody to see.
+        # Asked twice: who has just ended in its own thread is, to `lives`, one that the loop need not look after.
         if self._ended or (self._lives is not None and not self._lives()) or self._ended:
             raise RuntimeError(f"{self._owner} has ended: nothing can be started for it any more")
         scope = trio.CancelScope()
