@@ -2,12 +2,8 @@
 
 Laws:
 
-* A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread through the slot's inbox
-  and are reported back through the pool's `done`. So `trio.from_thread` works in the app, and a call costs two
-  hand-overs, no new thread.
-* Waking costs more than working. A thread is woken when the loop is about to wait, once for all that it was given; it
-  wakes the loop when its inbox is empty, once for all that it has done. Whenever the loop has waited, for whatever, it
-  looks by itself, so that who gets a result goes on in that very turn.
+* A slot is a task of the pool parked in one long `to_thread.run_sync`; calls reach its thread, and are reported back,
+  through `handover`. So `trio.from_thread` works in the app, and a call costs two hand-overs, no new thread.
 * Which slot runs a call is decided on the loop and nowhere else. The slot that was idle last goes first: its thread is
   warm.
 * No more threads are awake than the load needs, because they fight over the interpreter: while calls are quick, the
@@ -38,9 +34,10 @@ from typing import Any
 import trio
 
 from trio_wsgi.disk.answer import nothing
+from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Abandoned, Call, LostThread, Report, Slot, choose_park, raise_error
+from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -70,7 +67,7 @@ class ThreadCounts:
     queued: int
 
 
-class AppThreads(trio.abc.Instrument):
+class AppThreads:
     """Runs calls in a bounded number of threads; made by `open_threads`.
 
     Args:
@@ -92,11 +89,9 @@ class AppThreads(trio.abc.Instrument):
         self._ahead = 0  # calls that wait in inboxes, behind another one
         self._hot: Slot | None = None  # that was given a call last
         self._nap = trio.CancelScope()  # of the overseer
-        self._done: queue.SimpleQueue[Report] = queue.SimpleQueue()
+        self._handover = Handover(self._collect)
         self._now = trio.lowlevel.current_clock().current_time
         self.pace = Pace(self._now)
-        self._outbox: list[tuple[Slot, Call]] = []  # to be put into inboxes when the loop is about to wait
-        self._used = False  # and installed as an instrument, for which the loop pays at every turn
         self._lost: set[Slot] = set()
         self._lasting: Call | None = None  # keeps a thread until others need it
         self._closing = False
@@ -249,7 +244,7 @@ class AppThreads(trio.abc.Instrument):
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = Slot(self._done, self._collect)
+            slot = Slot(self._handover.done, self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
@@ -273,14 +268,9 @@ class AppThreads(trio.abc.Instrument):
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
             return False
-        if self._outbox and self._outbox[-1][0] is slot:  # it was not even woken
-            return True
-        return self._now() - slot.since < STUCK_AFTER
+        return self._handover.still_has(slot) or self._now() - slot.since < STUCK_AFTER
 
     def _give(self, slot: Slot, call: Call) -> None:
-        if not self._used:
-            self._used = True
-            trio.lowlevel.add_instrument(self)
         call.slot = self._hot = slot
         if call.lasts is not None:
             self._lasting = call
@@ -290,26 +280,7 @@ class AppThreads(trio.abc.Instrument):
         else:
             self._ahead += 1
             self._look_at(self._now() + STUCK_AFTER)  # not when it is woken: how long the loop will wait is known then
-        self._outbox.append((slot, call))
-
-    def before_io_wait(self, timeout: float) -> None:
-        """The loop is about to wait (`trio.abc.Instrument`)."""
-        if self._outbox:
-            self._flush()
-
-    def after_io_wait(self, timeout: float) -> None:
-        """The loop has waited (`trio.abc.Instrument`)."""
-        if not self._done.empty():
-            self._collect()
-
-    def _flush(self) -> None:
-        """Wake the threads that were given something."""
-        now = self._now()
-        for slot, call in self._outbox:
-            if slot.calls[0] is call:
-                slot.since = now  # not before
-            slot.inbox.put(call)
-        self._outbox.clear()
+        self._handover.give(slot, call)
 
     def _begin(self, slot: Slot) -> None:
         """Its first call runs now, as far as the loop can tell."""
@@ -322,7 +293,7 @@ class AppThreads(trio.abc.Instrument):
         """The calls that the thread has not taken out of its inbox wait again, in front of the others."""
         if len(slot.calls) < 2:
             return
-        self._flush()
+        self._handover.flush()
         unread: list[Call | None] = []
         with suppress(queue.Empty):
             while True:
@@ -412,9 +383,8 @@ class AppThreads(trio.abc.Instrument):
             self._end_idle()
 
     def _read_reports(self) -> None:
-        done = self._done
-        while not done.empty():
-            self._report(*done.get_nowait())
+        for slot, call in self._handover.reports():
+            self._report(slot, call)
 
     def _report(self, slot: Slot, call: Call | None) -> None:
         """A thread has started (None), or is done with a call."""
@@ -453,9 +423,8 @@ class AppThreads(trio.abc.Instrument):
         self._end_idle()
 
     def forget(self) -> None:
-        """The last slot has ended: nothing is left to be woken."""
-        if self._used:
-            trio.lowlevel.remove_instrument(self)
+        """The last slot has ended."""
+        self._handover.forget()
 
     def _end_idle(self) -> None:
         while self._idle:

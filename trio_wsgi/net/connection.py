@@ -5,8 +5,7 @@ Laws:
 * One nursery per connection; everything that is started for it ends before it does, and the socket is closed last,
   once.
 * A client can end its own connection and nothing else: whatever escapes is logged here.
-* A client that has sent, or may still send, bytes that nobody reads is given time to read our answer before the
-  connection is closed (lingering close), or the kernel would reset it and destroy that answer.
+* A client that has sent, or may still send, bytes that nobody reads is lingered for (`linger`).
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.lanes import SILENT_AFTER
+from trio_wsgi.net.linger import has_unread, linger
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
 from trio_wsgi.net.tls import TlsTransport
 from trio_wsgi.net.transport import PlainTransport
-from trio_wsgi.net.wire import RECEIVE_SIZE, Wire
+from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.certificates import build_variables
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
-_ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
 _BRISK = 0.1  # seconds from an answer to the next request: then the one after that may come as soon, too
 _KEPT_LONG = 2 * SILENT_AFTER  # seconds of keep_alive that leave time for a ride
 _IN_A_ROW = 16  # requests of one client who asks ahead, before others have their turn
@@ -229,7 +228,7 @@ class Connection:
         self._serving = None
         # A client that would have kept the connection may be sending its next request.
         unread = unread or exchange.may_be_followed or not wire.body_done
-        if (unread or wire.has_input or self._has_unread()) and not exchange.cut:
+        if (unread or wire.has_input or has_unread(self._transport)) and not exchange.cut:
             await self._linger()
 
     async def _next_request(self, nursery: trio.Nursery) -> Exchange | None:
@@ -393,27 +392,5 @@ class Connection:
         raise ClientStalled("header_timeout", timeout)
 
     async def _linger(self, until_taken: bool = False) -> None:
-        """Tell the client that nothing more comes, and read on until it has seen it (RFC 9112 §9.6).
-
-        Args:
-            until_taken: no longer than until it has taken our answer: it has not begun to send anything.
-        """
         self._state = State.LINGERING
-        self._transport.end_sending()
-        with trio.move_on_after(self._service.config.linger_timeout):
-            while not until_taken or self._transport.held():
-                with trio.move_on_after(_ACK_LATE if until_taken else math.inf):
-                    await self._transport.wait_readable()
-                try:
-                    if not self._transport.receive_nowait(RECEIVE_SIZE):
-                        return
-                except trio.WouldBlock:
-                    continue
-                except ClientGone:
-                    return
-
-    def _has_unread(self) -> bool:
-        try:
-            return bool(self._transport.receive_nowait(1))
-        except (trio.WouldBlock, ClientGone):
-            return False
+        await linger(self._transport, self._service.config.linger_timeout, until_taken)

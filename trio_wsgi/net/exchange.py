@@ -24,18 +24,17 @@ from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import WouldBlock
-from trio_wsgi.errors import AppError, ClientError, ClientGone
+from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
 from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
-from trio_wsgi.net.inlet import wait_body
+from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
 from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
-from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
@@ -44,9 +43,6 @@ from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length, h
 from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
-
-UNREAD_MAX = 64 * 1024  # bytes of a body the app left unread that are read on for the sake of the connection
-PIECE = 64  # bytes that each piece of it counts for at least: tiny ones cost as much
 
 
 class Exchange:
@@ -206,22 +202,12 @@ class Exchange:
         return AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
 
     async def _finish_body(self) -> None:
-        """Read what was left of the body, up to a bound beyond which the connection is not worth it."""
-        wire, config = self._wire, self._service.config
+        """Read what was left of the body, for the sake of the connection."""
+        config = self._service.config
         self.keep = False
-        if self._body_refused:
-            return
-        with trio.move_on_after(config.linger_timeout):
-            unread, turn = 0, Turn()
-            while not wire.body_done and unread < UNREAD_MAX:
-                await turn.give_way()
-                try:
-                    unread += max(PIECE, len(wire.receive_body_nowait()))
-                except trio.WouldBlock:
-                    await wait_body(wire, config.body_timeout)
-                except (ClientError, ClientGone):  # the response was sent; this only ends the connection
-                    return
-        self.keep = wire.body_done
+        if not self._body_refused:
+            await finish_body(self._wire, config.linger_timeout, config.body_timeout)
+        self.keep = self._wire.body_done
 
     @property
     def _body_refused(self) -> bool:

@@ -31,6 +31,8 @@ from trio_wsgi.wsgi.spool import Block, Spool
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
 LARGE = 256 * 1024  # bytes that have come at once, and go there without being copied
 SMALL = 16 * 1024  # bytes of a block below which it is copied
+UNREAD_MAX = 64 * 1024  # bytes of a body that the app left unread that are read on
+_LEAST = 64  # bytes that each piece of those counts for at least: tiny ones cost as much
 _PIECES = 64  # received at once into one buffer: TLS gives a record at a time, which may hold a byte
 
 T = TypeVar("T")
@@ -197,6 +199,30 @@ def _append(blocks: list[Block], block: bytes) -> None:
         last += block
     else:
         blocks.append(bytearray(block))
+
+
+async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
+    """Read and drop what the app has left of the body, up to `UNREAD_MAX`, beyond which a connection is not worth it.
+
+    What is left then, or is wrong, ends the connection and nothing else: the response was sent (`Wire.body_done`).
+
+    Args:
+        timeout: seconds for all of it.
+        body_timeout: seconds without a byte.
+
+    Raises:
+        ClientStalled: none came for so long.
+    """
+    with trio.move_on_after(timeout):
+        unread, turn = 0, Turn()
+        while not wire.body_done and unread < UNREAD_MAX:
+            await turn.give_way()
+            try:
+                unread += max(_LEAST, len(wire.receive_body_nowait()))
+            except trio.WouldBlock:
+                await wait_body(wire, body_timeout)
+            except (ClientError, ClientGone):
+                return
 
 
 async def free_body(spool: Spool) -> None:

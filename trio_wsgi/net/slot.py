@@ -2,8 +2,8 @@
 
 Laws:
 
-* The loop gives calls to a slot through its inbox, the thread reports them back through the pool's `done`; each belongs
-  to whoever took it out last.
+* The loop gives calls to a slot through its inbox, the thread reports them back through `done` (`handover`); each
+  belongs to whoever took it out last.
 * A thread wakes the loop when its inbox is empty.
 * An idle thread keeps no request alive.
 """
