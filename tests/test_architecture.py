@@ -24,6 +24,7 @@ GROUND = (
     "config",
     "errors",
     "foreign",
+    "kind",
     "pasteini",
     "record",
     "reference",

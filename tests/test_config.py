@@ -16,7 +16,8 @@ from trio_wsgi import reference
 from trio_wsgi.address import Address, parse_address
 from trio_wsgi.config import SETTINGS, Config, make_config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.setting import Setting, parse_seconds, parse_size, show_seconds, show_size
+from trio_wsgi.kind import parse_seconds, parse_size, show_seconds, show_size
+from trio_wsgi.setting import Setting
 from trio_wsgi.sources import Loaded, load_config
 
 # For every setting: a text that is not the default, and the value it means.

@@ -37,7 +37,8 @@ from trio_wsgi.checks import (
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.setting import GIB, KIB, MIB, Pairs, Reach, Seconds, Section, Size, Strings, nearest, read_settings
+from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
+from trio_wsgi.setting import Reach, Section, nearest, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.
 DEFAULT_LOG_FORMAT = (

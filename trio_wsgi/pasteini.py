@@ -21,7 +21,8 @@ from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
 from trio_wsgi.config import SETTINGS, find_setting
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
-from trio_wsgi.setting import nearest, parse_pair
+from trio_wsgi.kind import parse_pair
+from trio_wsgi.setting import nearest
 
 MAIN = "main"
 SERVER = f"server:{MAIN}"

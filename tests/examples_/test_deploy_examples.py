@@ -32,7 +32,7 @@ from tools import require_tool
 
 from trio_wsgi.cli import build_parser, parse_arguments
 from trio_wsgi.config import Config
-from trio_wsgi.setting import parse_seconds
+from trio_wsgi.kind import parse_seconds
 from trio_wsgi.sources import load_config
 
 TESTS = Path(__file__).parent.parent
