@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 _PYTHONS_SWITCH_INTERVAL = 0.005  # seconds (sys.setswitchinterval)
 _SWITCH_INTERVAL = 0.001
+_PYTHONS_FROZEN = 1000  # objects at most that Python freezes itself: 3.12 does, some 400
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def calm_collector() -> Iterator[None]:
     finally:
         if gc.get_threshold() == ours:
             gc.set_threshold(*before)
-        if not frozen:  # else what was, and what is ours, cannot be told apart
+        if frozen <= _PYTHONS_FROZEN:  # else what was the program's, and what is ours, cannot be told apart
             gc.unfreeze()
 
 
