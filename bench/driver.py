@@ -9,7 +9,9 @@ Laws:
 
 from __future__ import annotations
 
+import http.client
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -149,6 +151,8 @@ def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
                 raise Failed("no request came to its end while its system calls were counted")
     except Failed as reason:
         failure = str(reason)
+    except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
+        failure = f"{type(error).__name__}: {error}"
     calls, requests = (trace.calls if trace else {}), figures.get("requests")
     return Finding(
         scenario.name,

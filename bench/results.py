@@ -8,13 +8,14 @@ Laws:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.figures import Spread, spread
 
 FORMAT = 1
+Key = tuple[str, str, bool]  # scenario, contestant, whether pinned
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,10 @@ class Finding:
     failure: str = ""
     took: float = 0.0  # seconds, start of the server included
     calls: dict[str, float] = field(default_factory=dict)  # system calls per request, by name, of a traced bout
+
+    @property
+    def key(self) -> Key:
+        return self.scenario, self.contestant, self.pinned
 
 
 @dataclass(slots=True)
@@ -54,11 +59,11 @@ class Results:
         unfinished.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
         unfinished.rename(path)
 
-    def keep(self, earlier: Results, repeated: Set[tuple[str, str, bool]]) -> None:
-        """Take over what an earlier run on this machine has found, but for what this one repeats.
+    def keep(self, earlier: Results) -> set[Key]:
+        """Take over what an earlier run on this machine has found.
 
-        Args:
-            repeated: scenario, contestant and whether pinned, of all that this run measures.
+        Returns:
+            what of it is there, until this run has measured it anew (`add`).
         """
         self.settings |= {
             title: ", ".join(sorted({*earlier.settings.get(title, value).split(", "), value}))
@@ -66,16 +71,19 @@ class Results:
         }
         self.versions = earlier.versions | self.versions
         self.absent = {name: why for name, why in (earlier.absent | self.absent).items() if name not in self.versions}
-        self.findings += [
-            each for each in earlier.findings if (each.scenario, each.contestant, each.pinned) not in repeated
-        ]
+        self.findings += earlier.findings
+        return {each.key for each in earlier.findings}
+
+    def add(self, finding: Finding, earlier: set[Key]) -> None:
+        """Note what was found; the first of its kind takes the place of what an `earlier` run had."""
+        if finding.key in earlier:
+            earlier.remove(finding.key)
+            self.findings = [each for each in self.findings if each.key != finding.key]
+        self.findings.append(finding)
 
     def select(self, scenario: str, contestant: str, pinned: bool) -> list[Finding]:
         """The rounds of one contestant in one scenario."""
-        wanted = (scenario, contestant, pinned)
-        return [
-            each for each in self.findings if each.round and (each.scenario, each.contestant, each.pinned) == wanted
-        ]
+        return [each for each in self.findings if each.round and each.key == (scenario, contestant, pinned)]
 
     def calls(self, scenario: str) -> dict[str, dict[str, float]]:
         """System calls per request, by contestant and name, the most frequent first, where they were traced."""
@@ -102,8 +110,11 @@ def load_results(path: Path) -> Results:
     Raises:
         ValueError: it is no such file.
     """
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise ValueError(f"{path} is not a results file of this bench")
-    findings: Iterable[dict[str, object]] = data.pop("findings")
-    return Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT:
+            raise ValueError("another format")
+        findings: Iterable[dict[str, object]] = data.pop("findings")
+        return Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a results file of this bench") from error

@@ -2,17 +2,25 @@
 
 Laws:
 - The results are written after each bout: an interrupted run is a shorter run.
+- What the user got wrong is told in a line before anything is measured.
+- TERM and a closed terminal interrupt as Ctrl-C does: no server is left running.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from bench import contestants, driver, scenarios
+from bench.contestants import Contestant
 from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
@@ -24,6 +32,7 @@ from bench.scenario import Scenario
 T = TypeVar("T")
 APP = "bench.app:app"
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
+INTERRUPTED = 130  # what shells say of Ctrl-C
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,11 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="NAME,...", help="scenarios, or beginnings of their names")
     parser.add_argument("--contestants", metavar="NAME,...", help="contestants, or beginnings of their names")
-    parser.add_argument("--rounds", type=int, help="rounds, of which the median is shown (3)")
-    parser.add_argument("--seconds", type=float, help="seconds of each measurement (5)")
+    parser.add_argument("--rounds", type=at_least_one, help="rounds, of which the median is shown (3)")
+    parser.add_argument("--seconds", type=more_than_nothing, help="seconds of each measurement (5)")
     parser.add_argument("--pin", action="store_true", help="measure everybody once more, pinned to one core")
     parser.add_argument("--strace", action="store_true", help="count system calls, too, each in a bout of its own")
-    parser.add_argument("--threads", type=int, default=8, help="threads of each server (8)")
+    parser.add_argument("--threads", type=at_least_one, default=8, help="threads of each server (8)")
     parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
     parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
     parser.add_argument("--app", help="MODULE:APP of your own instead of ours")
@@ -50,19 +59,82 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def more_than_nothing(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write seconds, such as 5 or 0.5")
+    return seconds
+
+
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     try:
+        earlier = check_options(options)
         chosen = choose_scenarios(options)
         known = contestants.BY_NAME
         if options.quick and not options.contestants:
             known = {name: each for name, each in known.items() if name in contestants.QUICK}
         asked = choose(options.contestants, known)
-    except LookupError as error:
+    except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    try:
+        with heeding_ends():
+            return measure(options, chosen, asked, earlier)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was measured", file=sys.stderr)
+        return INTERRUPTED
+
+
+@contextmanager
+def heeding_ends() -> Iterator[None]:
+    """TERM and a closed terminal are a KeyboardInterrupt while the block runs, unless they were to be ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def check_options(options: argparse.Namespace) -> Results | None:
+    """Look whether what the user names is there.
+
+    Returns:
+        with `--add`, what an earlier run has found.
+
+    Raises:
+        ValueError, OSError: what is wrong.
+    """
+    if options.file and not options.file.is_file():
+        raise ValueError(f"--file {options.file}: there is no such file")
+    if options.venv and not (options.venv / "bin/python").exists():
+        raise ValueError(f"--venv {options.venv}: there is no bin/python in it; name a virtual environment")
+    if not options.output.absolute().parent.is_dir():
+        raise ValueError(f"--output {options.output}: there is no such folder; make it first")
+    if options.pin and shutil.which("taskset") is None:
+        raise ValueError("--pin needs taskset, which is not installed (util-linux)")
+    return load_results(options.output) if options.add and options.output.exists() else None
+
+
+def measure(
+    options: argparse.Namespace, chosen: list[Scenario], asked: list[Contestant], earlier: Results | None
+) -> int:
+    """Run them, and report; the code to exit with."""
     descriptors = raise_descriptor_limit()
-    samples = Samples(options.files or Path(tempfile.gettempdir()) / "bench-samples")
+    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
     python = str(options.venv / "bin/python") if options.venv else sys.executable
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -80,25 +152,31 @@ def main(arguments: list[str]) -> int:
             {each.contestant.name: each.version for each in present},
             absent,
         )
-        if options.add and options.output.exists():
-            repeated = {
-                (turn.scenario.name, turn.present.contestant.name, turn.pinned) for turn in driver.list_turns(plan)
-            }
-            results.keep(load_results(options.output), repeated)
+        replaceable = set()
+        if earlier is not None:
+            replaceable = results.keep(earlier)
             results.versions = {
                 name: results.versions[name] for name in contestants.BY_NAME if name in results.versions
             }
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
+        found, code = 0, 0
         try:
             for finding in driver.run(plan, ground, driver.tell_on_stderr):
-                results.findings.append(finding)
+                results.add(finding, replaceable)
                 results.save(options.output)
+                found += 1
         except KeyboardInterrupt:
+            if not found:
+                raise
+            code = INTERRUPTED
             driver.tell_on_stderr("interrupted; what was found is kept")
+    if not found:
+        driver.tell_on_stderr("nothing was measured: nobody is here")
+        return 1
     print(write_report(results))
     driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
-    return 0
+    return code
 
 
 def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:

@@ -135,7 +135,8 @@ def wait_until_ready(server: Server, tls: bool) -> None:
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise Failed(f"did not start: {server.last_words()}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1) as sock:
+        left = deadline - time.monotonic()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=left) as sock:
             if tls:
                 return
             sock.sendall(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -146,17 +147,19 @@ def wait_until_ready(server: Server, tls: bool) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """TERM, and KILL to those of its processes that remain."""
+    """TERM, and KILL to those of its processes that remain; at once where we are interrupted meanwhile."""
     tree = find_tree(process.pid)
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(FAREWELL)
-    for pid in {*tree, *find_tree(process.pid)} - {process.pid}:
-        if is_in_session(pid, process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    process.kill()
-    process.wait()
+    try:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(FAREWELL)
+    finally:
+        for pid in {*tree, *find_tree(process.pid)} - {process.pid}:
+            if is_in_session(pid, process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def is_in_session(pid: int, session: int) -> bool:

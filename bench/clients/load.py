@@ -32,6 +32,8 @@ from bench.figures import percentile
 
 BODY_BLOCK = 1 << 20
 PATIENCE = 20.0  # seconds without any event
+IN_VAIN = 0.5  # of the window: nobody has heard anything for so long at its end, though it has waited
+AT_LEAST = 1.0  # seconds of that
 WRITE_BLOCKED = (BlockingIOError, ssl.SSLWantWriteError)
 
 
@@ -97,15 +99,20 @@ class Loader:
             self.connect(itertools.cycle(mine))
 
     def run(self, until: float) -> None:
+        heard = began = time.monotonic()
         for exchange in list(self.exchanges.values()):
             self.attempt(exchange, exchange.begin)
         while (left := until - time.monotonic()) > 0 or (self.whole and not self.tally.requests):
             events = self.poll.poll(min(PATIENCE, left) if left > 0 else PATIENCE)
             if not events and (left <= 0 or left > PATIENCE):
                 raise Broken(f"no byte within {PATIENCE:.0f} s")
+            heard = time.monotonic() if events else heard
             for fd, event in events:
                 exchange = self.exchanges[fd]
                 self.attempt(exchange, exchange.upload if event & select.EPOLLOUT else exchange.read)
+        silence = time.monotonic() - heard
+        if silence > max(AT_LEAST, IN_VAIN * (until - began)):
+            raise Broken(f"no byte for the last {silence:.1f} s")
         for exchange in self.exchanges.values():
             self.tally.received += exchange.answer.length if exchange.began else 0
 

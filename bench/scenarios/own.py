@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-
 from bench.bout import Bout, Figures
-from bench.client import Failed
 from bench.contestants import Can
 from bench.scenario import Scenario
 from bench.scenarios import files, slow
@@ -15,7 +12,7 @@ APP_COLUMNS = ("cpu_per_request", "requests_per_second", "throughput", "p50", "p
 
 def ask_app(connections: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
-        warm(bout)
+        bout.check(bout.own[0])
         return bout.wrk(bout.own[0], connections)
 
     return Scenario(
@@ -31,7 +28,7 @@ def ask_app(connections: int) -> Scenario:
 
 def crowd_app(count: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
-        warm(bout)
+        bout.check(bout.own[0])
         return slow.measure_crowd(bout, bout.own[0], count, slow.RATE, probe=bout.own[0])
 
     return Scenario(
@@ -44,20 +41,6 @@ def crowd_app(count: int) -> Scenario:
         own="app",
         connections=count,
     )
-
-
-def warm(bout: Bout) -> None:
-    """Ask once.
-
-    Raises:
-        Failed: the application did not say 200.
-    """
-    connection = http.client.HTTPConnection("127.0.0.1", bout.server.port, timeout=60)
-    connection.request("GET", bout.own[0])
-    status = connection.getresponse().status
-    connection.close()
-    if status != 200:
-        raise Failed(f"{bout.own[0]}: status {status}")
 
 
 def download_file(connections: int) -> Scenario:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Liar(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    asked = 0  # by all clients, but for who wants to know whether it is ready
+
     def do_GET(self) -> None:
         kind = sys.argv[2]
-        if self.path == "/hello":
+        Liar.asked += self.headers["Connection"] != "close"
+        if kind == "hangs" and Liar.asked > 3:
+            time.sleep(1000)
+        elif self.path == "/hello":
             self.answer(200, b"Hello, world!", 13)
         elif kind == "dies":
             os._exit(7)
@@ -23,6 +29,8 @@ class Liar(BaseHTTPRequestHandler):
         elif kind == "cut":
             self.answer(200, b"x" * 1000, 102_400)
             self.close_connection = True
+        elif kind == "hangs":
+            self.answer(200, bytes(102_400), 102_400)
         else:  # right in number, wrong in content
             self.answer(200, b"x" * 102_400, 102_400)
 

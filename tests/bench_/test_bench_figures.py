@@ -139,9 +139,17 @@ def test_an_earlier_run_is_kept_but_for_what_is_repeated() -> None:
     )
     now = build_results()
     now.settings["rounds"] = "2"
-    now.keep(earlier, {("small-8", "ours", False), ("small-8", "theirs", True)})
+    replaceable = now.keep(earlier)
     assert now.settings == {"rounds": "2, 3"}
-    assert [(each.scenario, each.contestant) for each in now.findings] == [("small-8", "theirs"), ("slow-100", "ours")]
+    assert now.findings == earlier.findings  # until something else is there
+    for rate in (7.0, 8.0):
+        now.add(measured("ours", 1.0, rate), replaceable)
+    assert [(each.scenario, each.contestant, each.figures["requests_per_second"]) for each in now.findings] == [
+        ("small-8", "theirs", 2.0),
+        ("slow-100", "ours", 3.0),
+        ("small-8", "ours", 7.0),
+        ("small-8", "ours", 8.0),
+    ]
     assert now.versions == earlier.versions
 
 

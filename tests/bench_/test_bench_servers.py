@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import contestants, driver, report, run
+from bench import bout, contestants, driver, report, run
 from bench.client import Failed, open_client
 from bench.contestants import Contestant
 from bench.driver import Ground, Turn
@@ -115,6 +117,43 @@ def test_a_contestant_that_lies_fails_with_the_reason(samples: Samples, kind: st
     assert any(part in finding.failure for part in reason.split("|")), finding.failure
 
 
+@pytest.mark.parametrize("scenario", ["small-8", "own-app-8", "file100k-8"])
+def test_who_lets_its_clients_wait_in_vain_fails(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch, scenario: str
+) -> None:
+    """By wrk, where it is installed, as by our own client."""
+    monkeypatch.setattr(bout, "PATIENCE", 1.0)
+    liar = Contestant("liar", f"{{python}} {HERE}/lying_server.py {{port}} hangs")
+    ground = replace(build_ground(samples), own=("/hello", ""))
+    finding = driver.run_bout(Turn(BY_NAME[scenario], Present(liar, "1"), False, 2), ground, 2.5)
+    assert finding.figures == {}
+    assert re.search("did not come to its end within 1 s|no byte for the last 2", finding.failure), finding.failure
+
+
+@pytest.mark.parametrize(
+    ("errors", "said"),
+    [
+        ({"requests": 0}, "no request was answered"),
+        ({"requests": 18, "read": 20}, "20 read"),
+        ({"timeout": 3, "status": 1}, "1 status, 3 timeout"),
+        ({"read": 8}, None),  # connections that are not kept for ever
+    ],
+)
+def test_errors_that_wrk_saw_are_the_servers_but_for_a_few_kept_connections_that_ended(
+    errors: dict[str, int], said: str | None
+) -> None:
+    facts = dict.fromkeys(("connect", "read", "status", "timeout", "write"), 0) | {"requests": 1000} | errors
+    with pytest.raises(Failed, match=f"^wrk saw errors: {said}$") if said else contextlib.nullcontext():
+        bout.check_errors(facts)
+
+
+def test_a_client_that_hears_nothing_to_the_end_of_its_window_has_waited_in_vain(samples: Samples) -> None:
+    liar = Contestant("liar", f"{{python}} {HERE}/lying_server.py {{port}} hangs")
+    setting = Setting(sys.executable, "", "", samples.folder)
+    with open_server(liar, setting) as server, pytest.raises(Failed, match="no byte for the last"):
+        run_client(server, "load", targets=["/file/100k"], connections=1, seconds=2.5)
+
+
 def test_a_contestant_that_does_not_start_fails_with_its_last_words(samples: Samples) -> None:
     dumb = Contestant("dumb", "{python} -c 'raise SystemExit(\"no such option\")'")
     finding = driver.run_bout(Turn(BY_NAME["small-8"], Present(dumb, "1"), False, 1), build_ground(samples), 0.2)
@@ -204,6 +243,12 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def is_called(pid: int, name: str) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return name in Path(f"/proc/{pid}/comm").read_text()
+    return False
+
+
 def run_bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
@@ -254,13 +299,51 @@ def test_a_user_brings_an_application_and_a_file(tmp_path: Path) -> None:
     assert all(each["cpu_share"] for each in figures.values())
 
 
-def test_mistakes_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = tmp_path / "nothing"
+    (tmp_path / "no-results.json").write_text('{"format": 1}')
     assert run.main(["--only", "nothing"]) == 2
+    assert run.main(["--file", str(nothing)]) == 2
+    assert run.main(["--venv", str(nothing)]) == 2
+    assert run.main(["--output", str(nothing / "results.json")]) == 2
+    assert run.main(["--add", "--output", str(tmp_path / "no-results.json")]) == 2
     assert report.main(["/nowhere.json"]) == 1
+    assert report.main([str(tmp_path / "no-results.json")]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2
+    assert len(said) == 7
     assert said[0].startswith("bench: nothing is called 'nothing'; there are small-1")
-    assert "No such file" in said[1]
+    for line, words in zip(said[1:4], ("--file", "--venv", "--output"), strict=True):
+        assert line.startswith(f"bench: {words} {nothing}")
+    assert "No such file" in said[5]
+    assert said[4] == said[6] == f"bench: {tmp_path / 'no-results.json'} is not a results file of this bench"
+    for words in (["--rounds", "-1"], ["--seconds", "0"], ["--seconds", "nan"], ["--threads", "x"]):
+        with pytest.raises(SystemExit):
+            run.main(words)
+
+
+def test_term_ends_the_run_and_its_server_and_keeps_what_was_found(tmp_path: Path, samples: Samples) -> None:
+    """As Ctrl-C does: a second run goes on with `--add`, and loses nothing of the first one either."""
+    samples.path("100k")
+    words = ["--only", "file100k-8", "--contestants", "sendfile-loop", "--seconds", "0.3"]
+    words += ["--files", str(samples.folder), "--output", str(tmp_path / "results.json")]
+    assert run_bench(*words, "--rounds", "1").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", *words, "--rounds", "1", "--seconds", "60", "--add"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not (tree := [pid for pid in find_tree(process.pid) if is_called(pid, "sendfile-loop")]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "interrupted: nothing was measured"
+    assert not any(map(is_running, tree))
+    assert len(json.loads((tmp_path / "results.json").read_text())["findings"]) == 1
 
 
 def test_samples_are_the_same_each_time_and_every_mebibyte_is_another(tmp_path: Path) -> None:
