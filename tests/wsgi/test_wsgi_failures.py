@@ -10,7 +10,7 @@ import pytest
 import trio
 from answers import read_answers
 from asking import PLAIN, Environ, StartResponse, ask, error_lines, request
-from serving import Served, serving
+from serving import Served, receive_to_end, serving
 
 from trio_wsgi import Outcome
 
@@ -135,6 +135,26 @@ async def test_after_the_head_has_left_an_http10_client_can_tell(where: str) -> 
             if where == "with length":
                 assert len(received.partition(b"\r\n\r\n")[2]) < 1000
                 raise trio.BrokenResourceError  # the length tells
+
+
+async def test_a_cut_costs_a_slow_client_nothing_of_what_was_sent_before() -> None:
+    """RFC 9112 §9.6: to close while the client sends would reset the connection, and destroy what it has not read."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        whole = environ["PATH_INFO"] == "/whole"
+        start_response("200 OK", [("Content-Length", "200000" if whole else "10")])
+        yield bytes(200_000) if whole else b"ab"
+        if not whole:
+            raise ValueError("too late for a 500")
+
+    async with serving(app) as served, await served.connect(4096) as stream:
+        await stream.send_all(b"".join(b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in (b"whole", b"fails")))
+        assert (await served.record(2)).outcome is Outcome.APP_ERROR
+        await stream.send_all(b"GET /more HTTP/1.1\r\nHost: x\r\n\r\n")
+        with trio.fail_after(5):
+            received, _ = await receive_to_end(stream)
+    assert received.endswith(b"ab")
+    assert len(received) > 200_000
 
 
 @pytest.mark.parametrize("make", FAULTS)

@@ -221,14 +221,19 @@ async def test_a_streamed_body_cut_short_raises_in_the_app(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("sent", CUT_SHORT)
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "wrapped"])
 @pytest.mark.parametrize("buffered", [False, True], ids=["streamed", "buffered"])
 async def test_a_body_cut_short_is_no_error_of_the_app(
-    sent: bytes, buffered: bool, caplog: pytest.LogCaptureFixture
+    sent: bytes, buffered: bool, wrapped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Whatever the app, or its framework, makes of the OSError."""
     complete = []
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
-        complete.append(environ["wsgi.input"].read())
+        try:
+            complete.append(environ["wsgi.input"].read())
+        except OSError as exc:
+            raise (ValueError("cannot parse the form") if wrapped else exc) from None
         start_response("200 OK", PLAIN)
         return [b"never"]
 

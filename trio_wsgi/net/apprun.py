@@ -22,7 +22,7 @@ from typing import IO, Any
 import trio
 
 from trio_wsgi.disk.answer import Answer, nothing
-from trio_wsgi.errors import ClientGone
+from trio_wsgi.errors import ClientError, ClientGone
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
 from trio_wsgi.net.lane import Ride
@@ -84,11 +84,15 @@ class AppRun:
         self._gone = False  # the client, while the app ran
 
     @property
+    def body_failure(self) -> ClientError | ClientGone | None:
+        """Why the body did not arrive whole, where the app has received it itself."""
+        return None if self._arriving is None else self._arriving.failure
+
+    @property
     def body_refused(self) -> bool:
         """Whether nobody can tell what comes next on the wire: the body did not arrive whole, or was not asked for."""
-        arriving = self._arriving
         # The client may or may not send a body that it was not asked for (RFC 9110 §10.1.1).
-        return arriving is not None and (arriving.failure is not None or arriving.expects_continue)
+        return self.body_failure is not None or (self._arriving is not None and self._arriving.expects_continue)
 
     @asynccontextmanager
     async def receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:

@@ -228,7 +228,7 @@ class Connection:
         self._serving = None
         # A client that would have kept the connection may be sending its next request.
         unread = unread or exchange.may_be_followed or not wire.body_done
-        if (unread or wire.has_input or has_unread(self._transport)) and not exchange.cut:
+        if exchange.listened_to and (unread or wire.has_input or has_unread(self._transport)):
             await self._linger()
 
     async def _next_request(self, nursery: trio.Nursery) -> Exchange | None:

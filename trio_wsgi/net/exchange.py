@@ -90,6 +90,7 @@ class Exchange:
         self._reason = ""
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
+        self._gone = False  # the client has left, or has stalled
 
     # -- what it is doing ----------------------------------------------------------------------------------------
 
@@ -114,6 +115,11 @@ class Exchange:
     def may_be_followed(self) -> bool:
         """Whether the client would have kept the connection for another request."""
         return self._head is None or self._head.keep_alive
+
+    @property
+    def listened_to(self) -> bool:
+        """Whether the client may still be reading what was sent, and is to have it, up to a cut or not."""
+        return not (self._gone or (self.cut and self._wire.ends_by_closing))
 
     @property
     def taken(self) -> int:
@@ -168,7 +174,7 @@ class Exchange:
                 log.warning("%s: %s", self._label(), self._reason)
             raise
         except ClientGone as exc:  # the client did not even take the answer to its failure
-            self.keep = False
+            self.keep, self._gone = False, True
             log.debug("%s: could not answer: %s", self._label(), exc)
         except Exception:
             self.keep, self.cut = False, self._wire.response_started
@@ -362,10 +368,11 @@ class Exchange:
 
     async def _fail(self, exc: Exception) -> None:
         """Tell the log, and the client: by an answer if nothing was sent, else by a cut."""
-        if isinstance(exc, AppFailed) and self._outlet.failure is not None:
-            exc = self._outlet.failure  # whatever the app made of it
+        if isinstance(exc, AppFailed):
+            exc = self._outlet.failure or (self._app and self._app.body_failure) or exc  # whatever the app made of it
         verdict = judge(exc, self._service.config.expose_tracebacks)
         self.cut = self._wire.response_started
+        self._gone = isinstance(exc, ClientGone) and (self.cut or not verdict.status)
         if self._app is not None:
             await self._app.work.end()
         self._set_outcome(verdict.outcome, verdict.reason, keep=verdict.keeps and not self.cut and self._wire.body_done)

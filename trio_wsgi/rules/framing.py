@@ -3,7 +3,8 @@
 Laws:
 
 * One body, one framing: a known length, chunks, the end of the connection (HTTP/1.0), or none at all (RFC 9112 §6.3).
-* What is framed here is framed byte for byte as h11 does it; the tests of both engines hold that.
+* What is framed here is framed byte for byte as h11 does it, but that h11 puts a `Connection` of the application's
+  behind its own `Transfer-Encoding`; the tests of both engines hold that.
 """
 
 from __future__ import annotations
