@@ -66,6 +66,7 @@ EXCHANGES = [
     ),
     pytest.param(b"GET http://test HTTP/1.1\r\nHost: test\r\n\r\n", "GET", b"GET /? ", False, id="absolute, no path"),
     pytest.param(b"OPTIONS * HTTP/1.1\r\nHost: test\r\n\r\n", "OPTIONS", b"OPTIONS ? ", False, id="OPTIONS * (§3.2.4)"),
+    pytest.param(b"GET / HTTP/1.2\r\nHost: test\r\n\r\n", "GET", b"GET /? ", False, id="1.2 as 1.1 (RFC 9110 §2.5)"),
     pytest.param(b"GET / HTTP/1.0\r\n\r\n", "GET", b"GET /? ", True, id="1.0 without Host (RFC 9112 §9.3)"),
     pytest.param(b"GET / HTTP/1.0\r\nHost:\r\n\r\n", "GET", b"GET /? ", True, id="1.0, empty Host"),
     pytest.param(b"POST / HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi", "POST", b"POST /? hi", True, id="1.0 with a body"),

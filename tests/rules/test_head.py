@@ -233,7 +233,6 @@ REQUESTS_REFUSED = [
     ("9112 §3.2 two in 1.0", 400, {"version": b"1.0"}, [HOST]),
     ("9112 §3.2.2 empty Host, absolute-form", 400, {"host": (b"host", b""), "target": b"http://a/"}, []),
     ("9110 §15.6.6 2.0", 505, {"version": b"2.0"}, []),
-    ("9110 §15.6.6 1.2", 505, {"version": b"1.2"}, []),
     ("9110 §15.6.6 0.9", 505, {"version": b"0.9"}, []),
     ("9110 §9.3.6 CONNECT", 501, {"method": b"CONNECT", "target": b"a:443"}, []),
     ("9112 §3.2.3 authority-form", 400, {"target": b"a:443"}, []),

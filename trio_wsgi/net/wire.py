@@ -234,7 +234,7 @@ class Wire:
 
     def frame_hints(self, headers: Headers) -> list[Part]:
         """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
-        if self.asked is None or self.asked.http_version != b"1.1":
+        if self.asked is None or self.asked.http_version == b"1.0":
             return []
         return self._codec.frame_interim(103, b"Early Hints", headers)
 

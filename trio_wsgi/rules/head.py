@@ -240,7 +240,9 @@ def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, b
             transfer codings), 505 (RFC 9110 §15.6.6). Answer it and close.
     """
     if version not in (b"1.1", b"1.0"):
-        raise ClientError(505, "HTTP version other than 1.0 and 1.1 (RFC 9110 §15.6.6)")
+        if not version.startswith(b"1."):
+            raise ClientError(505, "HTTP version other than 1.x (RFC 9110 §15.6.6)")
+        version = b"1.1"  # the highest of its major version that we know (RFC 9110 §2.5)
     pairs = tuple(headers)
     watched: dict[bytes, list[bytes]] = {}
     for name, value in pairs:
