@@ -20,6 +20,7 @@ import pytest
 import trio
 from answers import read_answer
 from asking import PLAIN, Environ, StartResponse, error_lines, request
+from authority import shared_authority
 from serving import Served, command, receive_all, serving
 
 import trio_wsgi.net.drain
@@ -270,8 +271,11 @@ async def test_one_that_had_only_just_come_is_still_answered() -> None:
     assert answer.endswith(b"hello") and b"Connection: close" in answer
 
 
-async def test_one_that_never_asks_does_not_hold_the_drain() -> None:
-    async with serving(say_hello, graceful_timeout=60) as served, await served.connect() as stream:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_one_that_never_asks_does_not_hold_the_drain(scheme: str) -> None:
+    """Nor one that connects to a port for HTTPS and says nothing, as scanners do and load balancers ahead of need."""
+    tls = {"certfile": (shared_authority()[1],), "handshake_timeout": 60} if scheme == "https" else {}
+    async with serving(say_hello, graceful_timeout=60, **tls) as served, await served.connect() as stream:
         with trio.fail_after(10):
             while not served.server.statistics().connections:  # noqa: ASYNC110
                 await trio.sleep(0.001)

@@ -54,9 +54,27 @@ class Connection:
         peer: who is at the other end.
     """
 
-    __slots__ = ("__weakref__", "_born", "_brisk", "_draining", "_fresh", "_idle_since", "_meeting", "_nursery",
-                 "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport", "_trouble", "_until",
-                 "_waiting", "_wire")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_born",
+        "_brisk",
+        "_coming",
+        "_draining",
+        "_fresh",
+        "_idle_since",
+        "_nursery",
+        "_over",
+        "_peer",
+        "_ride",
+        "_service",
+        "_serving",
+        "_state",
+        "_transport",
+        "_trouble",
+        "_until",
+        "_waiting",
+        "_wire",
+    )  # fmt: skip
 
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
@@ -73,7 +91,7 @@ class Connection:
         self._ride: Ride | None = None  # while it rides
         self._trouble: Exception | None = None  # with what came meanwhile
         self._fresh = True  # no byte of a request has come yet
-        self._meeting: trio.CancelScope | None = None  # around the wait for a PROXY header
+        self._coming: trio.CancelScope | None = None  # around what comes before HTTP
         self._nursery: trio.Nursery | None = None  # while it runs
         self._serving: Exchange | None = None
         self._state = State.IDLE
@@ -105,8 +123,8 @@ class Connection:
         self._draining = True
         if self._ride is not None:
             self._ride.recall()
-        if self._meeting is not None:
-            self._meeting.deadline = trio.current_time() + LATE
+        if self._coming is not None:
+            self._coming.deadline = trio.current_time() + LATE
         now = self._service.now()
         self._until = until = self._patient_until(now, math.inf)
         if until > now:
@@ -149,21 +167,27 @@ class Connection:
 
     async def _begin(self, nursery: trio.Nursery) -> bool:
         """What comes before HTTP; False where nothing comes after it."""
-        proxies, tls = self._service.proxy_protocol, self._service.tls
-        return (proxies is None or await self._meet_client(proxies)) and (
-            tls is None or await self._shake_hands(nursery, tls)
-        )
+        proxies, tls, begun = self._service.proxy_protocol, self._service.tls, False
+        if proxies is None and tls is None:
+            return True
+        with trio.CancelScope() as self._coming:
+            if self._draining:
+                self._coming.deadline = trio.current_time() + LATE
+            begun = (proxies is None or await self._meet_client(proxies)) and (
+                tls is None or await self._shake_hands(nursery, tls)
+            )
+        self._coming = None
+        if begun and tls is not None and self._draining:  # what it came for could not be asked before
+            with trio.move_on_after(LATE):
+                await self._transport.wait_readable()
+        return begun
 
     async def _meet_client(self, proxies: Proxies) -> bool:
         """Where the peer is a proxy that names its client first, take the client for the peer; False without one."""
-        service, sock, client = self._service, self._transport.sock, None
+        service, sock = self._service, self._transport.sock
         self._state = State.HANDSHAKE
-        with trio.CancelScope() as self._meeting:
-            if self._draining:
-                self._meeting.deadline = trio.current_time() + LATE
-            timeout = service.config.handshake_timeout
-            client = await meet_client(sock, self._peer, proxies, service.forwarding, timeout)
-        self._meeting = None
+        timeout = service.config.handshake_timeout
+        client = await meet_client(sock, self._peer, proxies, service.forwarding, timeout)
         if client is not None:
             self._peer = client
         return client is not None
@@ -186,9 +210,6 @@ class Connection:
             return False
         variables = {**self._peer.variables, **build_variables(session)}
         self._peer = dataclasses.replace(self._peer, variables=variables)
-        if self._draining:  # what it came for could not be asked before
-            with trio.move_on_after(LATE):
-                await transport.wait_readable()
         return True
 
     def _use(self, transport: PlainTransport) -> None:
