@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
+import time
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import trio
 from answers import read_answers
 from asking import PLAIN, Environ, StartResponse
+from authority import shared_authority
 from serving import Served, receive_all, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
@@ -100,3 +103,43 @@ async def test_requests_that_are_answered_without_a_wait(queue_full: bool) -> No
     answers = read_answers(received, ["GET"] * count)
     assert [answer.status for answer in answers] == [503 if queue_full else 200] * count
     assert turns >= count
+
+
+class LongestTurn(trio.abc.Instrument):
+    """Seconds of a processor that one turn of a task took at most: what nobody else on the loop could be served in."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began = math.inf  # it is made in a turn
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._began = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.seconds = max(self.seconds, time.thread_time() - self._began)
+
+
+BLOCKS = {"many small": (400_000, 20), "one large": (1, 400_000_000)}  # some 0.3 s each, where a turn had no end
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("blocks", BLOCKS)
+async def test_an_answer_that_the_client_takes_as_fast_as_it_is_sent(blocks: str, scheme: str) -> None:
+    """It is not framed, nor sent, in one turn of the loop, however many blocks there are and however large."""
+    count, size = BLOCKS[blocks]
+    answer = [bytes(size)] * count
+
+    def large(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [*PLAIN, ("Content-Length", str(count * size))])
+        return answer
+
+    tls = {"certfile": (shared_authority()[1],)} if scheme == "https" else {}
+    longest = LongestTurn()
+    async with serving(large, **tls) as served:
+        trio.lowlevel.add_instrument(longest)
+        command = ["curl", "-sko", "/dev/null", "-w", "%{size_download}", f"{scheme}://127.0.0.1:{served.port}/"]
+        with trio.fail_after(30):
+            done = await trio.run_process(command, capture_stdout=True)
+        trio.lowlevel.remove_instrument(longest)
+    assert done.stdout == b"%d" % (count * size)
+    assert longest.seconds < 0.1

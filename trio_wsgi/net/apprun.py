@@ -48,6 +48,7 @@ from trio_wsgi.wsgi.spool import Spool
 log = logging.getLogger("trio_wsgi.error")
 
 _NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
+_MANY = 256  # blocks of an answer: to frame them takes the thread some 0.3 ms, which are not the loop's
 _CAUSES_MAX = 100  # of one error: it may be its own
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -182,7 +183,7 @@ class AppRun:
         environ["trio_wsgi.set_app_timeout"] = self._outlet.allow_seconds
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
         self.call = self._outlet.call = running
-        return partial(_call_app, service.app, environ, response, running)
+        return partial(_call_app, service.app, environ, response, self._outlet, running)
 
     def _look_after(self, abandon: Callable[[], None]) -> AppClock:
         """Have the app run while its client is there and for no longer than it may take: else `abandon` its call."""
@@ -247,7 +248,9 @@ async def close_answer(service: Service, answer: Answer) -> None:
         await service.threads.run_closing(close, answer.thread)
 
 
-def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response, running: Running) -> Answer:
+def _call_app(
+    app: WSGIApplication, environ: dict[str, Any], response: Response, outlet: Outlet, running: Running
+) -> Answer:
     """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours.
 
     That one may come in a group, or as the cause of another error. And what comes may be another request's, out of a
@@ -256,6 +259,8 @@ def _call_app(app: WSGIApplication, environ: dict[str, Any], response: Response,
     try:
         answer = call_app(app, environ, response)
         answer.thread = threading.get_ident()
+        if len(answer.parts) > _MANY and not running.cancelled:
+            outlet.leave(answer)
         return answer
     except BaseException as exc:
         if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):

@@ -41,6 +41,7 @@ Dress = Callable[[Head, int | None], tuple[Headers, int | None]]
 JOINED = 64 * 1024  # bytes of a block up to which it is copied to have one piece; sendmsg(2) costs less for more
 _SMALL = 16 * 1024  # bytes of an answer that are joined: cheaper than to send them from where they are
 _NOT_IN_HINTS = {b"content-length", b"transfer-encoding"}  # RFC 9110 §8.6, RFC 9112 §6.1
+_AT_ONCE = 256 * 1024  # bytes that the loop sends before it looks after others
 _FEW = 16  # parts that wait in a list, for a slow client's memory; many wait in a deque, for speed
 
 
@@ -236,12 +237,12 @@ class Outlet:
         parts, self._unsent, self._lent = self._unsent, [], True
         return parts
 
-    def _send_nowait(self, parts: Parts) -> None:
+    def _send_nowait(self, parts: Parts, limit: int | None = None) -> None:
         self._unsent = parts
         if self._rate is not None:  # then the pump sends all of it
             return
         try:
-            self._wire.transport.send_nowait(parts)
+            self._wire.transport.send_nowait(parts, limit)
         except ClientGone as exc:
             self.failure = exc
             raise
@@ -273,7 +274,7 @@ class Outlet:
             return self._deliver_settled(answer)
         self._raise_failure()
         if self._tried is None:
-            self._send_answer(answer)
+            self._send_answer(answer, _AT_ONCE)
         else:
             self._raise_trouble(*self._tried)
         if not self._unsent:
@@ -282,8 +283,8 @@ class Outlet:
         limits = self._limits  # `failure` is for those who come later, and after this nobody does
         return self._wire.transport.deliver(self._unsent, limits.write_timeout, None, self._rate, limits.min_rate)
 
-    def _send_answer(self, answer: Answer) -> None:
-        """Frame all that is left of the response, and send what the kernel takes now."""
+    def _send_answer(self, answer: Answer, limit: int | None = None) -> None:
+        """Frame all that is left of the response, and send what the kernel takes now, up to so many bytes."""
         self._ended = True
         parts: list[Part] = []
         if answer.head is not None:
@@ -305,7 +306,7 @@ class Outlet:
         else:
             self._unsent = parts if len(parts) <= _FEW else deque(parts)
             if not with_file:
-                self._send_nowait(self._unsent)
+                self._send_nowait(self._unsent, limit)
             elif self._rate is None:
                 self._wire.transport.push_nowait(self._unsent)
 

@@ -125,12 +125,12 @@ class TlsTransport(PlainTransport):
         except OSError as exc:
             _raise_gone(exc, "while receiving")
 
-    def send_nowait(self, parts: Parts) -> int:
+    def send_nowait(self, parts: Parts, limit: int | None = None) -> int:
         """As `PlainTransport`."""
         self._check_open()
         sent = 0
         try:
-            while parts:
+            while parts and (limit is None or sent < limit):
                 sent += self._sender.step(parts, PIECE)
         except trio.WouldBlock:
             pass

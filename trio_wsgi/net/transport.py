@@ -81,8 +81,11 @@ class PlainTransport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while receiving: {exc.strerror}") from exc
 
-    def send_nowait(self, parts: Parts) -> int:
+    def send_nowait(self, parts: Parts, limit: int | None = None) -> int:
         """Send what the kernel takes now; `parts` keeps the rest.
+
+        Args:
+            limit: bytes, more or less, for who may not go on for as long as the peer keeps up; None for no limit.
 
         Returns:
             The bytes taken.
@@ -91,7 +94,7 @@ class PlainTransport:
             ClientGone: the peer has closed or reset the connection.
         """
         try:
-            return send_unchecked(self.sock, parts, kernel=self._kernel)
+            return send_unchecked(self.sock, parts, limit, kernel=self._kernel)
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 
