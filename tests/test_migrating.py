@@ -252,6 +252,10 @@ def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, 
         ("--listen 100 app:app", "--listen: there is no such flag (write --bind ADDRESS; for a number of connections,"),
         ("--listen=*:8080 --no-ipv6 app:app", "--listen: there is no such flag (write --bind ADDRESS"),
         (
+            "--proxy-protocol off app:app",
+            "--proxy-protocol: it takes no 'off' (write --no-proxy-protocol)",
+        ),
+        (
             "--proxy-protocol auto app:app",
             "--proxy-protocol: it takes no 'auto' (leave it out: it reads both versions)",
         ),

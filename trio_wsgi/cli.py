@@ -152,7 +152,8 @@ def parse_arguments(
             raise ConfigError(FILES, "no directory is named", "write trio-wsgi files DIR")
         options.directory = rest.pop(0)
     if rest and options.app in _MODES and getattr(options, "proxy_protocol", False):
-        raise ConfigError("--proxy-protocol", f"it takes no {options.app!r}", "leave it out: it reads both versions")
+        meant = "write --no-proxy-protocol" if options.app == "off" else "leave it out: it reads both versions"
+        raise ConfigError("--proxy-protocol", f"it takes no {options.app!r}", meant)
     if rest:
         raise ConfigError("command line", f"{rest[0]!r} is one word too many", "name one application")
     given = {name: value for name, value in vars(options).items() if name in SETTINGS}

@@ -441,7 +441,7 @@ class Config:
     min_send_rate: Size = FILES.setting(
         0, "Bytes per second that a client must take on average over min_send_grace; a slower one is cut. 0: none."
     )
-    min_send_grace: Seconds = FILES.setting(30.0, "Over how long min_send_rate is measured.", low=1)
+    min_send_grace: Seconds = FILES.setting(30.0, "Over how long min_send_rate is measured.", low=1, high=86400)
 
     # Requests
     request_buffering: bool = REQUESTS.setting(

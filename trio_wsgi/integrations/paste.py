@@ -32,6 +32,8 @@ try:
 except ImportError:
     loadapp = None
 
+_APPLICATIONS = {"app", "application", "composite", "composit", "pipeline", "filter-app"}  # kinds of sections
+
 log = logging.getLogger("trio_wsgi.error")
 
 
@@ -72,15 +74,29 @@ def load_app(path: str, name: str, variables: Mapping[str, str] = MappingProxyTy
         variables: for what the file uses and does not define.
 
     Raises:
-        AppLoadError: PasteDeploy is not installed.
-        LookupError: there is no such section, or it cannot be used; and whatever the application's factory raises.
+        AppLoadError: PasteDeploy is not installed, or the file has no such section.
+        Exception: whatever the application's factory raises.
     """
     if loadapp is None:
         raise AppLoadError("--paste needs PasteDeploy; write pip install 'trio-wsgi[paste]'")
     set_up_logging(path, variables)
     tell_other_server(path)
+    check_section(path, name)
     app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name, global_conf=dict(variables))
     return app
+
+
+def check_section(path: str, name: str) -> None:
+    """Look for the application's section, where the file names it by itself.
+
+    Raises:
+        AppLoadError: it has none of that name.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(path, "utf-8")
+    known = [word.partition(":")[2] or "main" for word in parser.sections() if word.partition(":")[0] in _APPLICATIONS]
+    if known and ":" not in name and name not in known:  # else PasteDeploy knows better what it is
+        raise AppLoadError(f"{path} has no application {name!r}; it has {', '.join(known)}")
 
 
 def set_up_logging(path: str, variables: Mapping[str, str]) -> None:

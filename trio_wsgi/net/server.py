@@ -343,7 +343,7 @@ async def serve(
     """Serve a WSGI app inside a Trio program: `addresses = await nursery.start(trio_wsgi.serve, app, config)`.
 
     Runs until it is cancelled. Arguments and errors are those of `Server` and `Server.serve`; make a `Server` to drain
-    it.
+    it, or to give it `tls` of its own or `multiprocess`.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
 
