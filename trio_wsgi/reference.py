@@ -45,14 +45,16 @@ How they are written:
 
 - Where a setting has several long flags, each is a variable and a key, too: `--error-logfile`, `TRIO_WSGI_LOG_FILE`,
   `log-file`.
-- A *duration* is in seconds: `30`, `1.5`, also `500ms`, `5m`, `1h`; `none` switches the deadline off, where there may be none.
+- A *duration* is in seconds: `30`, `1.5`, also `500ms`, `5m`, `1h`; `none` switches the deadline off, where
+  there may be none.
 - A *size* is in bytes: `8190`, also `64k`, `1m`, `1g` (powers of 1024).
 - *Yes and no* are `--sendfile` and `--no-sendfile`, `TRIO_WSGI_SENDFILE=0`, `sendfile = false`.
 - *KEY=VALUE* is a table in TOML: `env = { MODE = "production" }`.
 
 `--check-config` reads every name and value, loads the certificates and imports the application and its middleware.
 It looks for the directories of `--chdir` and `--temp-path`, and not for those of mounts, nor for log files, pid files
-and sockets; as root it becomes `--user` and `--group` to import the application. `--print-config` shows every value and where it came from.
+and sockets; as root it becomes `--user` and `--group` to import the application. `--print-config` shows every value and
+where it came from.
 
 A wrong name or value ends the process with exit code 1. With workers, an application whose code raises ends it with
 3, one that is not there with 4; with `--workers 0` and `--check-config` both are 4.

@@ -239,7 +239,7 @@ def test_a_section_is_named_behind_a_hash(site: Path) -> None:
         f"trio_wsgi.integrations.paste:load_app({str(site / 'theirs.ini')!r}, 'other', {{'http_port': '0'}})"
     )
     assert name_app("shop.ini").endswith("/shop.ini', 'main')")
-    with pytest.raises(AppLoadError, match="theirs.ini has no application 'admin'; it has main, other") as raised:
+    with pytest.raises(AppLoadError, match=r"theirs\.ini has no application 'admin'; it has main, other") as raised:
         load_app(name_app("theirs.ini#admin", ["http_port=0"]))
     assert raised.value.__cause__ is None  # no such application (exit code 4), and no failure of one
 
