@@ -77,6 +77,11 @@ def parse_address(text: str) -> Address:
     return _parse_tcp(rest)
 
 
+def join_host(host: str, port: object) -> str:
+    """The text of host and port, which `parse_address` reads: an IPv6 address gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 def _parse_fd(text: str, whole: str) -> Address:
     if text.isascii() and text.isdigit():
         return Address("fd", fd=int(text))

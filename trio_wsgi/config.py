@@ -128,7 +128,7 @@ class Config:
     )
     timeout: Seconds = PROCESSES.setting(
         30.0,
-        "Without a sign of life from a worker's event loop: its stacks are logged and it is replaced. Requests and "
+        "Longest silence of a worker's event loop: then its stacks are logged and it is replaced. Requests and "
         "downloads may take as long as they like.",
         flags=("-t",),
         low=1,
@@ -231,12 +231,16 @@ class Config:
     )
 
     # Deadlines
-    header_timeout: Seconds = DEADLINES.setting(30.0, "For a whole request head, from its first byte.", low=0.001)
-    body_timeout: Seconds = DEADLINES.setting(60.0, "Without a byte of the request body arriving.", low=0.001)
+    header_timeout: Seconds = DEADLINES.setting(
+        30.0,
+        "For a new connection to begin its first request; then for each request head, from its first byte to its end.",
+        low=0.001,
+    )
+    body_timeout: Seconds = DEADLINES.setting(60.0, "Longest wait for the next bytes of a request body.", low=0.001)
     write_timeout: Seconds = DEADLINES.setting(
         60.0,
-        "Without the client's kernel accepting a byte of the response. It does so in large steps: for a reader of a "
-        "few hundred bytes per second they are minutes apart.",
+        "Longest time in which the client's kernel takes no byte of the response. It does so in large steps: for a "
+        "reader of a few hundred bytes per second they are minutes apart.",
         low=0.001,
     )
     keep_alive: Seconds = DEADLINES.setting(
@@ -412,7 +416,7 @@ class Config:
 
     static: Strings = FILES.setting(
         (),
-        "Directory to serve under a URL, before the application and without a thread of its. Repeatable; the longest "
+        "Directory to serve under a URL, before the application and without its threads. Repeatable; the longest "
         "URL wins. What is beyond ASCII in the URL is percent-encoded.",
         metavar="/URL=DIR",
         check=check_mount,

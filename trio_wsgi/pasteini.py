@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
+from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT, join_host
 from trio_wsgi.config import SETTINGS, find_setting
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
@@ -119,9 +119,7 @@ def _read_places(local: Mapping[str, str], where: str) -> dict[str, str]:
             raise ConfigError(f"listen in {where}", "host and port are there, too", "keep one")
         places = [f":{place[2:]}" if place.startswith("*:") else place for place in local["listen"].split()]
     elif "host" in local or "port" in local:
-        host = local.get("host", DEFAULT_HOST)
-        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-        places = [f"{host}:{local.get('port', DEFAULT_PORT)}"]
+        places = [join_host(local.get("host", DEFAULT_HOST), local.get("port", DEFAULT_PORT))]
     else:
         return {}
     return {"bind": " ".join(places)}

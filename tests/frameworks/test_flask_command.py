@@ -148,6 +148,7 @@ REFERENCE = "trio_wsgi.integrations.flask:find_app('flask_shop')"
         (["-h", "0.0.0.0"], ["--bind=0.0.0.0:8000"]),
         (["-p5000"], ["--bind=127.0.0.1:5000"]),
         (["--host", "::1", "--port=81"], ["--bind=[::1]:81"]),
+        (["--host", "[::1]"], ["--bind=[::1]:8000"]),
         (["-b", "a:1", "--bind=unix:/b"], ["--bind=a:1", "--bind=unix:/b"]),
         (["-w", "4", "--no-sendfile"], ["--workers=4", "--no-sendfile"]),
         (["-c", "a.toml", "--print-config"], ["--config=a.toml", "--print-config"]),

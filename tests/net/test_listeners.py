@@ -12,6 +12,7 @@ import re
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -344,6 +345,19 @@ def test_a_directory_that_somebody_else_has_locked_keeps_nobody_from_starting(
         assert reach(listener)
     os.close(fd)
     assert not short_path.exists()
+
+
+async def test_a_server_that_ends_does_not_wait_on_its_loop_for_a_locked_directory(short_path: Path) -> None:
+    fd = os.open(short_path.parent, os.O_RDONLY)
+    config = Config(bind=(f"unix:{short_path}",))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve, lambda environ, start_response: [], config)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        began = time.monotonic()
+        nursery.cancel_scope.cancel()
+    os.close(fd)
+    assert time.monotonic() - began < 1  # where 2 s are waited at the start
+    assert not await trio.Path(short_path).exists()
 
 
 # Users and groups that every system has by number; 4294967294 has no entry anywhere.

@@ -93,6 +93,27 @@ def test_every_other_line_is_text_for_people(line: bytes) -> None:
     parse_message(line)
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@given(st.sampled_from(["booted", "failed", "replace", "imported", "drain"]), st.lists(VALUES, max_size=3))
+def test_a_message_has_the_values_of_its_kind_or_is_none(kind: str, values: list[object]) -> None:
+    """An application may write anything there, and its supervisor goes by what it reads."""
+    match parse_message(json.dumps([kind, *values]).encode()):
+        case Failed(text, exit_code):
+            assert isinstance(text, str) and isinstance(exit_code, int)
+        case Replace(reason, worn):
+            assert isinstance(reason, str) and isinstance(worn, bool)
+        case Imported(files, since):
+            assert all(isinstance(file, str) for file in files) and isinstance(since, float)
+        case Drain(graceful_timeout, drain_max):
+            assert isinstance(graceful_timeout, float) and isinstance(drain_max, float)
+        case other:
+            assert other is None or other == Booted()
+
+
 @pytest.mark.parametrize(
     "line", [b"Fatal Python error: Segmentation fault", b"[]", b'["booted", 1]', b"[[]]", b"7", b"[" * 100_000]
 )

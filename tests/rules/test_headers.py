@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
 from typing import Any
 
 import h11
@@ -18,7 +17,6 @@ from trio_wsgi.rules.headers import (
     check_status,
     finish_headers,
     get_all,
-    http_date,
     join_duplicates,
 )
 
@@ -160,13 +158,6 @@ def test_look_up_and_join() -> None:
     assert join_duplicates(headers, b"x-a") == b"1, 2"
     assert join_duplicates(headers, b"cookie") == b"a=b; c=d"
     assert join_duplicates(headers, b"x-b") is None
-
-
-@given(st.integers(0, 253402300799))
-def test_dates_are_imf_fixdates(second: int) -> None:
-    """RFC 9110 §5.6.7."""
-    assert http_date(second) == formatdate(second, usegmt=True).encode()
-    assert http_date(second + 0.75) == http_date(second)
 
 
 def finish(headers: list[tuple[bytes, bytes]], **changes: Any) -> dict[bytes, list[bytes]]:

@@ -18,7 +18,7 @@ from flask import Flask
 from flask.cli import ScriptInfo
 from flask.helpers import get_debug_flag
 
-from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT
+from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT, join_host
 from trio_wsgi.cli import Parser, add_flags, find_unknown, format_words, main
 from trio_wsgi.errors import ConfigError
 
@@ -78,9 +78,7 @@ def translate(words: Sequence[str], info: ScriptInfo) -> list[str]:
         if "bind" in given:
             raise ConfigError("--bind", "--host or --port is there, too", "keep one")
         host = DEFAULT_HOST if options.host is None else options.host
-        given["bind"] = [
-            f"[{host}]:{options.port or DEFAULT_PORT}" if ":" in host else f"{host}:{options.port or DEFAULT_PORT}"
-        ]
+        given["bind"] = [join_host(host, options.port or DEFAULT_PORT)]
     return [*format_words(given), f"{__name__}:find_app({info.app_import_path!r})"]
 
 

@@ -372,7 +372,7 @@ class AppThreads:
             if call.closes:
                 self._waiting.append(call)
             else:
-                self._give_up(call, Overloaded())
+                self._give_up(call, Overloaded("no thread can be started"))
 
     def _collect(self) -> None:
         """On the loop: see what threads have done, and what they may do next."""

@@ -16,7 +16,7 @@ _KEPT = 2
 
 
 class Buffers:
-    """Some of one size.
+    """Buffers of one size, lent and used again.
 
     Args:
         size: bytes of each.

@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 class Codec(Protocol):
-    """One connection's."""
+    """Reads requests and frames responses for one connection."""
 
     asked: Asked | None  # the present request
     body_size: int  # bytes of body that it likes to be fed at once

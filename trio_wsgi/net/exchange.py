@@ -38,8 +38,9 @@ from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
+from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length, http_date
+from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
 
 log = logging.getLogger("trio_wsgi.error")
@@ -351,7 +352,7 @@ class Exchange:
         headers = finish_headers(
             head.headers,
             status=head.status,
-            date=http_date(time.time()),
+            date=format_http_date(int(time.time())),
             server=self._service.config.ident.encode("latin-1"),
             length=length,
             close=not self.keep,

@@ -33,7 +33,7 @@ class AccessLog:
 
 
 class Observers:
-    """All of them.
+    """Everybody who is told of finished requests.
 
     Args:
         access: the access log.

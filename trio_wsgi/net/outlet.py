@@ -1,4 +1,4 @@
-"""The response's way out: framed by h11, taken by the kernel at once, or delivered by the loop.
+"""The response's way out: framed by the codec, taken by the kernel at once, or delivered by the loop.
 
 Laws:
 

@@ -21,7 +21,7 @@ import math
 import os
 import socket
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Literal, NamedTuple
 
 import trio
@@ -143,7 +143,9 @@ class Server:
         resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
         access = await trio.to_thread.run_sync(find_access, self.config)
         reuse_port = self.config.reuse_port
-        with open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access) as opened:
+        opening = open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access)
+        with ExitStack() as stack:  # a directory may be locked, or on a disk that is slow
+            opened = await trio.to_thread.run_sync(stack.enter_context, opening)
             await self.serve_opened(opened, task_status=task_status)
 
     @trio.lowlevel.enable_ki_protection

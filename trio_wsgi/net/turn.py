@@ -13,7 +13,7 @@ _SECONDS = 0.001  # of work, however small its pieces: what everybody else waits
 
 
 class Turn:
-    """Begins when it is made."""
+    """A slice of time on the event loop, 1 ms long, that begins when it is made."""
 
     __slots__ = ("_ends",)
 

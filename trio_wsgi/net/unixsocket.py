@@ -31,6 +31,7 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.owner import Owner, find_heir, parse_owner
 
 _TURN_TIMEOUT = 2.0  # seconds; whoever holds the directory's lock for longer is not starting a server
+_BRIEF = 0.002  # seconds of that, at the end: the event loop waits, and servers hold the lock for microseconds
 
 
 class Access(NamedTuple):
@@ -70,9 +71,12 @@ class SocketFile(NamedTuple):
     inode: int
 
     def remove(self) -> None:
-        """Take it away, if it still is the one of then."""
+        """Take it away, if it still is the one of then; it may be called on the event loop."""
         file = Path(self.path)
-        with contextlib.suppress(OSError), _taking_turns(file.parent):  # somebody removed it, or we may no longer
+        with (
+            contextlib.suppress(OSError),
+            _taking_turns(file.parent, _BRIEF),
+        ):  # somebody removed it, or we may no longer
             if find_file(self.path) == self:  # else somebody replaced it: then it is theirs
                 file.unlink()
 
@@ -105,7 +109,7 @@ def listen_unix(path: str, backlog: int, access: Access) -> tuple[socket.socket,
             made = None
         else:
             file = Path(path).absolute()  # the application may change directory
-            with _taking_turns(file.parent):
+            with _taking_turns(file.parent, _TURN_TIMEOUT):
                 _remove_stale(path)
                 sock.bind(path)
                 made = find_file(str(file))
@@ -153,24 +157,24 @@ def _remove_stale(path: str) -> None:
 
 
 @contextmanager
-def _taking_turns(directory: Path) -> Iterator[None]:
+def _taking_turns(directory: Path, patience: float) -> Iterator[None]:
     """Inside, no other server of ours changes the names of sockets in this directory. It is held for microseconds."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a directory that we may not read, or one that knows no locks
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             stack.callback(os.close, fd)
-            _lock(fd)
+            _lock(fd, patience)
         yield
 
 
-def _lock(fd: int) -> None:
+def _lock(fd: int, patience: float) -> None:
     """Until it is closed; without the lock where it is held for so long that it must be something else's."""
-    patience = time.monotonic() + _TURN_TIMEOUT
+    until = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if time.monotonic() > patience:
+            if time.monotonic() > until:
                 return
-            time.sleep(0.01)
+            time.sleep(min(0.01, patience / 4))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,45 @@ _KINDS: Mapping[str, type[Message]] = {
 }
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return tuple(map(_text, value))
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or value != value:
+        raise TypeError("no number")
+    return float(value)
+
+
+def _code(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= 255:
+        raise TypeError("no exit code")
+    return int(value)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("neither true nor false")
+    return value
+
+
+_VALUES: Mapping[str, tuple[Callable[[object], object], ...]] = {
+    "booted": (),
+    "failed": (_text, _code),
+    "replace": (_text, _truth),
+    "imported": (_texts, _number),
+    "drain": (_number, _number),
+}
+
+
 def format_message(message: Message) -> bytes:
     """The line that says it."""
     (kind,) = (name for name, cls in _KINDS.items() if type(message) is cls)
@@ -136,8 +175,9 @@ def parse_message(line: bytes) -> Message | None:
     """What a line says; None when it is text for people."""
     try:
         kind, *values = json.loads(line)
-        return _KINDS[kind](*values)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        message: Callable[..., Message] = _KINDS[kind]
+        return message(*(read(value) for read, value in zip(_VALUES[kind], values, strict=True)))
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
 
 

@@ -25,11 +25,11 @@ from trio_wsgi.rules.conditional import (
     Validators,
     decide_if_range,
     decide_precondition,
-    format_http_date,
     not_modified_headers,
     refusal_headers,
     validators_of,
 )
+from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.headers import join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,

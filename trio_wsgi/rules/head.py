@@ -2,7 +2,7 @@
 
 Laws:
 
-* The raw bytes are judged before h11 sees them, because h11 joins equal Content-Length lines, unfolds folded
+* The raw bytes are judged before the codec sees them, because h11 joins equal Content-Length lines, unfolds folded
   lines and takes a bare LF for a line end: afterwards what a smuggled request lives on can no longer be seen.
 * One expression accepts a head; only a refused head pays for finding out which rule it broke.
 * Two readings of a message are no reading: whatever leaves two opinions about where the body ends is refused
@@ -161,7 +161,7 @@ def _check_start(buffer: bytes | bytearray, scanned: int, limits: HeadLimits) ->
 
 
 def check_head(raw: bytes | bytearray, limits: HeadLimits) -> None:
-    """Judge the bytes of one whole head, before h11 gets them.
+    """Judge the bytes of one whole head, before the codec gets them.
 
     Args:
         raw: from the method to the empty line.
@@ -226,10 +226,10 @@ def parse_framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | Non
 
 
 def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], version: bytes) -> RequestHead:
-    """Read what h11 has parsed as a request of ours.
+    """Read what the codec has parsed as a request of ours.
 
     Args:
-        method, target, version: as h11 gives them.
+        method, target, version: as the codec gives them.
         headers: pairs with lower-case names.
 
     Returns:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,8 +31,6 @@ HOP_BY_HOP = frozenset(
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([^\x00-\x1f\x7f]*+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may stand in a file's name
 _LENGTH_DIGITS_MAX = 20  # what h11 takes
-_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Head(NamedTuple):
@@ -173,20 +170,6 @@ def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> byte
     return (b"; " if name == b"cookie" else b", ").join(values)
 
 
-def http_date(timestamp: float) -> bytes:
-    """An IMF-fixdate (RFC 9110 §5.6.7) of a UNIX time in seconds, 0 <= timestamp < year 10000."""
-    return _format_date(int(timestamp))
-
-
-@lru_cache(maxsize=64)
-def _format_date(second: int) -> bytes:
-    moment = datetime.fromtimestamp(second, UTC)
-    day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]
-    return (
-        f"{day}, {moment.day:02} {month} {moment.year:04} {moment.hour:02}:{moment.minute:02}:{moment.second:02} GMT"
-    ).encode("ascii")
-
-
 def body_allowed(method: bytes | str, status: int) -> bool:
     """Whether a response has a body: not to HEAD, not with 1xx, 204, 304 (RFC 9110 §6.4.1, §9.3.2)."""
     return method not in (b"HEAD", "HEAD") and status >= 200 and status not in (204, 304)
@@ -195,7 +178,7 @@ def body_allowed(method: bytes | str, status: int) -> bool:
 def finish_headers(
     headers: Iterable[tuple[bytes, bytes]],
     *,
-    date: bytes,
+    date: bytes | None,
     server: bytes,
     length: int | None,
     close: bool,
@@ -205,7 +188,7 @@ def finish_headers(
 
     Args:
         headers: from `check_headers`; not changed.
-        date, server: the values to add where the application set none; an empty `server` adds none.
+        date, server: the values to add where the application set none; None and an empty `server` add none.
         length: the body's length where the server knows it; the application's own Content-Length wins.
         close: whether to announce that the connection ends.
         status: 204 (and 1xx) loses any Content-Length, 304 keeps the application's (RFC 9110 §8.6).
@@ -220,7 +203,7 @@ def finish_headers(
             finished = [item for item in finished if item[0].lower() != b"content-length"]
     elif length is not None and b"content-length" not in names:
         finished.append((b"Content-Length", b"%d" % length))
-    if b"date" not in names:
+    if date is not None and b"date" not in names:
         finished.append((b"Date", date))
     if server and b"server" not in names:
         finished.append((b"Server", server))
