@@ -275,7 +275,7 @@ def test_a_file_that_the_app_closed_is_closed_at_once(tmp_path: Path) -> None:
         status = os.fstat(file.fileno())
     for closed in (file, Gone()):
         answer = Answer(None)
-        answer.hold(FileSpan(closed, 0, 1), status)
+        answer.hold(FileSpan(closed, 0, 1), status, local=True)
         assert answer.large is not None
         assert answer.close_at_once
 

@@ -195,7 +195,8 @@ class Mount:
                     opened.file.close()
                     opened = siblings.pop(coding)
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            answer = answer_file(request, Head(200, b"OK", headers), span, opened.status, self._options.files, variant)
+            head, options = Head(200, b"OK", headers), self._options.files
+            answer = answer_file(request, head, span, opened.status, opened.local, options, variant)
         except BaseException:
             opened.file.close()
             raise

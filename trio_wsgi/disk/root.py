@@ -29,6 +29,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trio_wsgi.disk.filesystem import is_local, libc, opens_at_once
+
 log = logging.getLogger("trio_wsgi.error")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
@@ -49,10 +51,6 @@ _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that fo
 # EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
 _AGAIN = {errno.EAGAIN, errno.EINTR}
 _ATTEMPTS = 32
-# statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. That one opens the file below it, which is trusted to be
-# local, as a container's image is. Not tmpfs: it forgets which names are not there, and nearly every file has siblings
-# that are not.
-_OPEN_AT_ONCE = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x794C7630}
 
 
 class Absent(Exception):
@@ -79,6 +77,7 @@ class OpenedFile:
 
     file: io.FileIO
     status: os.stat_result
+    local: bool  # to close it asks nobody (`filesystem.is_local`)
 
 
 class OpenedDirectory:
@@ -147,15 +146,16 @@ class Root:
         self._refuse_special(names)
         return self._give_out(self._open_existing(names), b"/".join(names))
 
-    def _give_out(self, fd: int, path: bytes) -> OpenedFile | OpenedDirectory:
-        """What was opened, if it may be served. Takes over `fd`."""
+    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | OpenedDirectory:
+        """What was opened, if it may be served. Takes over `fd`; what is at hand is known to be local."""
         try:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
+                local = at_hand or is_local(fd, status.st_dev)
                 file = io.FileIO(fd)
                 fd = -1
                 file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
-                return OpenedFile(file, status)
+                return OpenedFile(file, status, local)
             if stat.S_ISDIR(status.st_mode):
                 return OpenedDirectory()
             raise Absent("not a regular file")
@@ -231,7 +231,7 @@ class Root:
         path = b"/".join(names)
         if self._follow:
             return os.open(path, _FLAGS, dir_fd=self._fd)
-        for _ in range(_ATTEMPTS if _libc is not None else 0):
+        for _ in range(_ATTEMPTS if libc is not None else 0):
             try:
                 return _openat2(self._fd, path)
             except OSError as exc:
@@ -264,7 +264,7 @@ class AtHand:
 
     def __init__(self, root: Root) -> None:
         self._root = root
-        self._can_tell = _opens_at_once(root._fd)
+        self._can_tell = opens_at_once(root._fd)
         resolve = _RESOLVE_CACHED | _RESOLVE_NO_XDEV | (0 if root._follow else _BENEATH)
         # O_PATH: a descriptor to look at, which opens nothing. stat(2) cannot be told to look into caches only.
         self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
@@ -288,7 +288,7 @@ class AtHand:
                 raise WouldBlock
         finally:
             os.close(fd)
-        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path)
+        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path, at_hand=True)
 
     def renew(self) -> bool:
         """As `Root.renew`: WouldBlock where it is to be opened."""
@@ -301,26 +301,17 @@ class AtHand:
         raise WouldBlock
 
 
-def _opens_at_once(fd: int) -> bool:
-    """Whether the file system of a directory opens what it has in the kernel's caches without asking anybody."""
-    status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
-    if _libc is None or _libc.fstatfs(fd, status):
-        return False
-    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _OPEN_AT_ONCE
-
-
 def _may_be_served(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
 
 
 _EFFECTIVE_IDS = os.access in os.supports_effective_ids
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def _openat2(directory: int, path: bytes) -> int:
-    assert _libc is not None
+    assert libc is not None
     how, size = ctypes.byref(_HOW), ctypes.sizeof(_HOW)
-    fd: int = _libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
+    fd: int = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
