@@ -144,6 +144,32 @@ async def test_what_is_sent_when_the_server_is_cancelled_is_closed(way: str, rem
         await stream.aclose()
 
 
+async def test_a_deleted_file_that_the_app_returns_is_closed_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It frees its blocks (unlink(2))."""
+    threads: list[int] = []
+    close = FileWrapper.close
+
+    def note(wrapper: FileWrapper) -> None:
+        threads.append(threading.get_ident())
+        close(wrapper)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        (tmp_path / "f").write_bytes(b"once")
+        file = (tmp_path / "f").open("rb")
+        (tmp_path / "f").unlink()
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](file)
+
+    monkeypatch.setattr(FileWrapper, "close", note)
+    async with serving(app) as served, await served.connect() as stream:
+        assert (await Client(stream).ask("/")).body == b"once"
+        await served.record()
+        assert len(threads) == 1
+        assert threading.get_ident() not in threads
+
+
 def test_only_what_is_known_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is believed for a second: afterwards the number of its device may be that of another file system."""
     clock = 1000.0

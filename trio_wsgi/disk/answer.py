@@ -66,7 +66,7 @@ class Answer:
 
 def _is_deleted(span: FileSpan) -> bool:
     """Whether a file has lost its name, maybe one of several."""
-    with suppress(OSError, ValueError):  # closed already, by the app; or no proc(5): then it is as it was at first
+    with suppress(OSError, ValueError):  # closed already, by the app
         return has_lost_name(span.file.fileno())
     return False
 

@@ -17,6 +17,7 @@ import ctypes
 import os
 import sys
 import time
+from contextlib import suppress
 
 # statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. That one opens the file below it, which is trusted to be
 # local, as a container's image is. Not tmpfs: it forgets which names are not there, and nearly every file has siblings
@@ -68,9 +69,32 @@ def _type(fd: int) -> int:
 def has_lost_name(fd: int) -> bool:
     """Whether a file or directory was deleted; maybe one of several names, and also where its name ends as if it were.
 
-    Never waits for a disk or a network, unlike fstat(2).
+    Never waits for a disk or a network, unlike fstat(2), which is asked only where there is no proc(5).
 
     Raises:
-        OSError: it is closed already, or there is no proc(5).
+        OSError: it is closed already.
     """
-    return os.readlink(f"/proc/self/fd/{fd}").endswith(_DELETED)  # noqa: PTH115 - half the price
+    try:
+        return _name_of(fd).endswith(_DELETED)
+    except OSError:
+        return not os.fstat(fd).st_nlink
+
+
+def was_removed(fd: int) -> bool:
+    """Whether a directory was removed, as far as its file system still knows of it. May block.
+
+    That of FUSE or NFS may know nothing any more (ENOENT, ESTALE), or have gone itself (ENOTCONN).
+    """
+    try:
+        status = os.fstat(fd)
+        if not has_lost_name(fd):
+            return False
+    except OSError:
+        return True
+    with suppress(OSError):  # its name may end so
+        return not os.path.samestat(os.stat(_name_of(fd)), status)  # noqa: PTH116 - as below
+    return True
+
+
+def _name_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - half the price
