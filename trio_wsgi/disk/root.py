@@ -7,7 +7,8 @@ Laws:
   absolute one counts as leading out. Where there is no openat2, no symlink below the root is followed at all.
   `follow_symlinks` lifts both.
 * A root that was removed (`rm -rf dist; mkdir dist`) is opened anew, by its path and under the same number: other
-  threads that use it meanwhile meet the one or the other, never somebody else's descriptor.
+  threads that use it meanwhile meet the one or the other, never somebody else's descriptor. What was looked for in it
+  is looked for once more, and no further, whatever the file system says of the new one.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
 * `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
   in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a regular file is there or that nothing is, and
@@ -25,13 +26,17 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
-from trio_wsgi.disk.filesystem import is_local, libc, opens_at_once
+from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, opens_at_once, was_removed
 
 log = logging.getLogger("trio_wsgi.error")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_XDEV = 0x01
@@ -115,13 +120,15 @@ class Root:
 
     def renew(self) -> bool:
         """When something was not found: whether the directory had been removed, and is open anew now."""
-        if os.fstat(self._fd).st_nlink:
+        if not was_removed(self._fd):
             return False
         try:
             fd = os.open(self.path, _ROOT_FLAGS)
         except OSError:  # not made yet, or no more for us to open
             return False
         try:
+            if was_removed(fd):  # or its file system says so of all
+                return False
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
@@ -184,13 +191,15 @@ class Root:
         root or nowhere. A symlink that does not is listed as what it leads to.
 
         Raises:
-            as `open`.
+            as `open`; Absent also where the root was removed, which looks empty.
         """
         # The root anew: a copy of its descriptor would share the position that reading moves (dup(2)).
-        fd = self._open_existing(names) if names else os.open(".", _DIRECTORY_FLAGS, dir_fd=self._fd)
+        fd = self._open_existing(names or (b".",))
         try:
             with os.scandir(fd) as entries:
                 found = [os.fsencode(entry.name) for entry in entries]
+            if not found and was_removed(self._fd):
+                raise Absent("the directory was removed")
             statuses = ((name, self._status(names, fd, name)) for name in found)
             return [(name, status) for name, status in statuses if status is not None]
         finally:
@@ -256,6 +265,16 @@ class Root:
                 os.close(directory)
 
 
+def find_anew(root: Root | AtHand, find: Callable[[*Ts], T], *args: *Ts) -> T:
+    """What is found beneath a root; looked for once more, where that had been removed and is open anew now."""
+    try:
+        return find(*args)
+    except (Absent, OSError):  # of a network's, ESTALE
+        if not root.renew():
+            raise
+    return find(*args)
+
+
 class AtHand:
     """What of a root the kernel has in its caches: the verbs of `Root`, which never wait here.
 
@@ -292,7 +311,7 @@ class AtHand:
 
     def renew(self) -> bool:
         """As `Root.renew`: WouldBlock where it is to be opened."""
-        if self._can_tell and not os.fstat(self._root._fd).st_nlink:
+        if self._can_tell and has_lost_name(self._root._fd):
             raise WouldBlock
         return False
 
