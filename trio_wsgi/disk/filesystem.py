@@ -28,6 +28,8 @@ _CLOSE_AT_ONCE = _OPEN_AT_ONCE | {
     0x01021994, 0x858458F6, 0x958458F6, 0x2FC12FC1, 0xCA451A4E, 0x3153464A, 0x73717368, 0xE0F5E1E2, 0x9660, 0x15013346,
     0x4D44, 0x2011BAB0, 0x7366746E,
 }  # fmt: skip
+# procfs, sysfs, debugfs, tracefs, securityfs, configfs, cgroup and cgroup2: st_size is nothing, or a page.
+_SIZES_MADE_UP = {0x9FA0, 0x62656572, 0x64626720, 0x74726163, 0x73636673, 0x62656570, 0x27E0EB, 0x63677270}
 _DEVICES_MAX = 256  # that are remembered
 _DELETED = " (deleted)"
 
@@ -46,16 +48,25 @@ def is_local(fd: int, device: int) -> bool:
         fd: of the file.
         device: its st_dev, by which the answer is remembered.
     """
+    return _type_of(fd, device) in _CLOSE_AT_ONCE
+
+
+def makes_up_sizes(fd: int, device: int) -> bool:
+    """Whether the size of a file is known only once it was read; arguments as of `is_local`."""
+    return _type_of(fd, device) in _SIZES_MADE_UP
+
+
+def _type_of(fd: int, device: int) -> int:
     second = int(time.monotonic())
     seen = _seen.get(device)
     if seen is None or seen[0] != second:
         if len(_seen) >= _DEVICES_MAX:
             _seen.clear()
-        seen = _seen[device] = second, _type(fd) in _CLOSE_AT_ONCE
+        seen = _seen[device] = second, _type(fd)
     return seen[1]
 
 
-_seen: dict[int, tuple[int, bool]] = {}  # st_dev: the second in which it was asked, and what is_local gave
+_seen: dict[int, tuple[int, int]] = {}  # st_dev: the second in which it was asked, and its f_type
 
 
 def _type(fd: int) -> int:

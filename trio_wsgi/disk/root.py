@@ -10,6 +10,7 @@ Laws:
   threads that use it meanwhile meet the one or the other, never somebody else's descriptor. What was looked for in it
   is looked for once more, and no further, whatever the file system says of the new one.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
+* What /proc and /sys make up when it is read is given out as a copy, for nobody knows its size before.
 * `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
   in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a regular file is there or that nothing is, and
   leaves every other answer to `Root`.
@@ -31,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, opens_at_once, was_removed
+from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -56,6 +57,7 @@ _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that fo
 # EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
 _AGAIN = {errno.EAGAIN, errno.EINTR}
 _ATTEMPTS = 32
+_COPIED_MAX = 1 << 20  # bytes of a file whose size is not known before it was read
 
 
 class Absent(Exception):
@@ -159,6 +161,10 @@ class Root:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
                 local = at_hand or is_local(fd, status.st_dev)
+                if not local and makes_up_sizes(fd, status.st_dev):
+                    made_up, fd = fd, _copy(fd)
+                    os.close(made_up)
+                    status, local = os.fstat(fd), True
                 file = io.FileIO(fd)
                 fd = -1
                 file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
@@ -318,6 +324,21 @@ class AtHand:
     def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
         """As `Root.list`: a directory is never at hand."""
         raise WouldBlock
+
+
+def _copy(fd: int) -> int:
+    """The content of a file whose size nobody knows, in a file in memory."""
+    copy, size = os.memfd_create("copy"), 0
+    try:
+        while piece := os.read(fd, _COPIED_MAX):
+            os.write(copy, piece)
+            size += len(piece)
+            if size > _COPIED_MAX:
+                raise OSError(errno.EFBIG, f"larger than {_COPIED_MAX} bytes, and its size is not known: not served")
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 def _may_be_served(status: os.stat_result) -> bool:
