@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 from answers import read_answer
 from downloads import Closes, file_app, known_bytes
+from opened import descriptors_of
 from serving import serving
+from threeways import WAYS, three_settings, three_ways
 
+from trio_wsgi.disk import root
 from trio_wsgi.wsgi import filewrapper
 
 DATA = known_bytes(300_000)
@@ -188,15 +191,32 @@ def _read(name: str) -> bytes:
     return Path(name).read_bytes()
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["/proc/filesystems", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
-async def test_files_whose_size_is_made_up_are_read(name: str) -> None:
+async def test_files_whose_size_is_made_up_are_read(name: str, way: str) -> None:
     """/proc says 0, /sys says 4096 (proc(5), sysfs(5)): fstat's size is believed only where the bytes are there."""
+    path = Path(name)
     try:
-        size = len(_read(name))
+        content = _read(name)
     except OSError:
         pytest.skip(f"no {name} here")
-    async with serving(file_app(lambda _: Path(name).open("rb"))) as served:
-        assert len(read_answer(await served.exchange(GET)).body) == size > 0
+    async with serving(three_ways(path.parent), **three_settings(path.parent)) as served:
+        answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/{path.name} ".encode())))
+    assert answer.body == content > b""
+
+
+@pytest.mark.parametrize("way", ["named", "static"])
+async def test_no_end_of_what_is_made_up_is_a_failure(
+    way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read into memory, and some of it has hardly an end (/proc/kcore)."""
+    monkeypatch.setattr(root, "_COPIED_MAX", 5)
+    async with serving(three_ways(Path("/proc")), **three_settings(Path("/proc"))) as served:
+        before = descriptors_of(Path("/proc/version"))
+        answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/version ".encode())))
+        assert answer.status == 500
+        assert descriptors_of(Path("/proc/version")) == before == set()
+    assert "larger than 5 bytes" in caplog.text
 
 
 def _text(path: Path) -> Any:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-from trio_wsgi.disk.root import Absent, OpenedFile, Root
+from trio_wsgi.disk.root import Absent, OpenedFile, Root, find_anew
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.rules.mediatypes import guess_type
@@ -113,9 +113,9 @@ class AccelMap:
 
 def _open_file(root: Root, path: MountPath) -> OpenedFile | None:
     try:
-        opened = root.open(path.names)
+        opened = find_anew(root, root.open, path.names)
     except Absent:
-        return _open_file(root, path) if root.renew() else None
+        return None
     if not isinstance(opened, OpenedFile):
         return None
     if path.directory:  # a file's name with a slash at its end

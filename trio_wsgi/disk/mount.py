@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say
-from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root, find_anew
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.forwarded import Forwarding, find_prefix
@@ -118,12 +118,7 @@ class Mount:
         try:
             if path.refused:
                 raise Absent(path.refused)
-            try:
-                return self._find(request, path, forwarding, root)
-            except Absent:
-                if not root.renew():
-                    raise
-                return self._find(request, path, forwarding, root)
+            return find_anew(root, self._find, request, path, forwarding, root)
         except PermissionError:
             return say(request, 403, b"Forbidden")
         except Absent as exc:
@@ -158,8 +153,6 @@ class Mount:
                 return self._with_file(request, names, opened, root)
         if not self._options.listing:
             raise Absent("a directory without an index")
-        if root.renew():  # a directory that was removed looks empty
-            return self._find_in_directory(request, path, root)
         if b"//" in request.path:  # clients do not agree on where relative links lead from there
             return None
         return self._with_listing(request, path, root)
@@ -195,7 +188,8 @@ class Mount:
                     opened.file.close()
                     opened = siblings.pop(coding)
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            answer = answer_file(request, Head(200, b"OK", headers), span, opened.status, self._options.files, variant)
+            head, options = Head(200, b"OK", headers), self._options.files
+            answer = answer_file(request, head, span, opened.status, opened.local, options, variant)
         except BaseException:
             opened.file.close()
             raise

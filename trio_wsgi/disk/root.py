@@ -7,8 +7,10 @@ Laws:
   absolute one counts as leading out. Where there is no openat2, no symlink below the root is followed at all.
   `follow_symlinks` lifts both.
 * A root that was removed (`rm -rf dist; mkdir dist`) is opened anew, by its path and under the same number: other
-  threads that use it meanwhile meet the one or the other, never somebody else's descriptor.
+  threads that use it meanwhile meet the one or the other, never somebody else's descriptor. What was looked for in it
+  is looked for once more, and no further, whatever the file system says of the new one.
 * Only regular files and directories are given out: devices, pipes and sockets are as if they were not there.
+* What /proc and /sys make up when it is read is given out as a copy, for nobody knows its size before.
 * `Root` may wait for the disk. `AtHand` never does, and so may be asked on the event loop: it opens what the kernel has
   in its caches (openat2(2), RESOLVE_CACHED), takes from it only that a regular file is there or that nothing is, and
   leaves every other answer to `Root`.
@@ -25,11 +27,17 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
+
+from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
 
 log = logging.getLogger("trio_wsgi.error")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_XDEV = 0x01
@@ -49,10 +57,7 @@ _NO_OPENAT2 = {errno.ENOSYS, errno.EPERM}  # an old kernel, or a sandbox that fo
 # EAGAIN: something was renamed while a ".." of a symlink was resolved, so that the kernel cannot vouch for the result.
 _AGAIN = {errno.EAGAIN, errno.EINTR}
 _ATTEMPTS = 32
-# statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. That one opens the file below it, which is trusted to be
-# local, as a container's image is. Not tmpfs: it forgets which names are not there, and nearly every file has siblings
-# that are not.
-_OPEN_AT_ONCE = {0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x794C7630}
+_COPIED_MAX = 1 << 20  # bytes of a file whose size is not known before it was read
 
 
 class Absent(Exception):
@@ -79,6 +84,7 @@ class OpenedFile:
 
     file: io.FileIO
     status: os.stat_result
+    local: bool  # to close it asks nobody (`filesystem.is_local`)
 
 
 class OpenedDirectory:
@@ -116,13 +122,15 @@ class Root:
 
     def renew(self) -> bool:
         """When something was not found: whether the directory had been removed, and is open anew now."""
-        if os.fstat(self._fd).st_nlink:
+        if not was_removed(self._fd):
             return False
         try:
             fd = os.open(self.path, _ROOT_FLAGS)
         except OSError:  # not made yet, or no more for us to open
             return False
         try:
+            if was_removed(fd):  # or its file system says so of all
+                return False
             os.dup2(fd, self._fd, inheritable=False)
         finally:
             os.close(fd)
@@ -147,15 +155,20 @@ class Root:
         self._refuse_special(names)
         return self._give_out(self._open_existing(names), b"/".join(names))
 
-    def _give_out(self, fd: int, path: bytes) -> OpenedFile | OpenedDirectory:
-        """What was opened, if it may be served. Takes over `fd`."""
+    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | OpenedDirectory:
+        """What was opened, if it may be served. Takes over `fd`; what is at hand is known to be local."""
         try:
             status = os.fstat(fd)
             if stat.S_ISREG(status.st_mode):
+                local = at_hand or is_local(fd, status.st_dev)
+                if not local and makes_up_sizes(fd, status.st_dev):
+                    made_up, fd = fd, _copy(fd)
+                    os.close(made_up)
+                    status, local = os.fstat(fd), True
                 file = io.FileIO(fd)
                 fd = -1
                 file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
-                return OpenedFile(file, status)
+                return OpenedFile(file, status, local)
             if stat.S_ISDIR(status.st_mode):
                 return OpenedDirectory()
             raise Absent("not a regular file")
@@ -184,13 +197,15 @@ class Root:
         root or nowhere. A symlink that does not is listed as what it leads to.
 
         Raises:
-            as `open`.
+            as `open`; Absent also where the root was removed, which looks empty.
         """
         # The root anew: a copy of its descriptor would share the position that reading moves (dup(2)).
-        fd = self._open_existing(names) if names else os.open(".", _DIRECTORY_FLAGS, dir_fd=self._fd)
+        fd = self._open_existing(names or (b".",))
         try:
             with os.scandir(fd) as entries:
                 found = [os.fsencode(entry.name) for entry in entries]
+            if not found and was_removed(self._fd):
+                raise Absent("the directory was removed")
             statuses = ((name, self._status(names, fd, name)) for name in found)
             return [(name, status) for name, status in statuses if status is not None]
         finally:
@@ -231,7 +246,7 @@ class Root:
         path = b"/".join(names)
         if self._follow:
             return os.open(path, _FLAGS, dir_fd=self._fd)
-        for _ in range(_ATTEMPTS if _libc is not None else 0):
+        for _ in range(_ATTEMPTS if libc is not None else 0):
             try:
                 return _openat2(self._fd, path)
             except OSError as exc:
@@ -256,6 +271,16 @@ class Root:
                 os.close(directory)
 
 
+def find_anew(root: Root | AtHand, find: Callable[[*Ts], T], *args: *Ts) -> T:
+    """What is found beneath a root; looked for once more, where that had been removed and is open anew now."""
+    try:
+        return find(*args)
+    except (Absent, OSError):  # of a network's, ESTALE
+        if not root.renew():
+            raise
+    return find(*args)
+
+
 class AtHand:
     """What of a root the kernel has in its caches: the verbs of `Root`, which never wait here.
 
@@ -264,7 +289,7 @@ class AtHand:
 
     def __init__(self, root: Root) -> None:
         self._root = root
-        self._can_tell = _opens_at_once(root._fd)
+        self._can_tell = opens_at_once(root._fd)
         resolve = _RESOLVE_CACHED | _RESOLVE_NO_XDEV | (0 if root._follow else _BENEATH)
         # O_PATH: a descriptor to look at, which opens nothing. stat(2) cannot be told to look into caches only.
         self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
@@ -288,11 +313,11 @@ class AtHand:
                 raise WouldBlock
         finally:
             os.close(fd)
-        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path)
+        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path, at_hand=True)
 
     def renew(self) -> bool:
         """As `Root.renew`: WouldBlock where it is to be opened."""
-        if self._can_tell and not os.fstat(self._root._fd).st_nlink:
+        if self._can_tell and has_lost_name(self._root._fd):
             raise WouldBlock
         return False
 
@@ -301,12 +326,19 @@ class AtHand:
         raise WouldBlock
 
 
-def _opens_at_once(fd: int) -> bool:
-    """Whether the file system of a directory opens what it has in the kernel's caches without asking anybody."""
-    status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
-    if _libc is None or _libc.fstatfs(fd, status):
-        return False
-    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _OPEN_AT_ONCE
+def _copy(fd: int) -> int:
+    """The content of a file whose size nobody knows, in a file in memory."""
+    copy, size = os.memfd_create("copy"), 0
+    try:
+        while piece := os.read(fd, _COPIED_MAX):
+            os.write(copy, piece)
+            size += len(piece)
+            if size > _COPIED_MAX:
+                raise OSError(errno.EFBIG, f"larger than {_COPIED_MAX} bytes, and its size is not known: not served")
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
 
 
 def _may_be_served(status: os.stat_result) -> bool:
@@ -314,13 +346,12 @@ def _may_be_served(status: os.stat_result) -> bool:
 
 
 _EFFECTIVE_IDS = os.access in os.supports_effective_ids
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def _openat2(directory: int, path: bytes) -> int:
-    assert _libc is not None
+    assert libc is not None
     how, size = ctypes.byref(_HOW), ctypes.sizeof(_HOW)
-    fd: int = _libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
+    fd: int = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
     if fd < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)

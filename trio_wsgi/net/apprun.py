@@ -243,9 +243,11 @@ async def close_answer(service: Service, answer: Answer) -> None:
     if answer.close_at_once:
         close()
         return
+    # What is no code of the app's keeps no thread of the app's, where a file system hangs.
+    threads = service.disks.of(answer.device) if answer.quick and answer.device else service.threads
     # It is run in any case; this only bounds the wait for it.
     with trio.move_on_after(service.config.linger_timeout, shield=True):
-        await service.threads.run_closing(close, answer.thread)
+        await threads.run_closing(close, answer.thread)
 
 
 def _call_app(

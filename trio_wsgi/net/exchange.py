@@ -229,7 +229,8 @@ class Exchange:
                 return mount.answer_nowait(head, path, self._peer.forwarding)
         self._opening = True
         call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
-        answer: Answer = await self._service.disks[mount].run(call, self._service.config.queue_timeout)
+        threads = self._service.disks.of(mount.device)
+        answer: Answer = await threads.run(call, self._service.config.queue_timeout)
         return answer
 
     async def _send(self, answer: Answer) -> None:
@@ -295,8 +296,11 @@ class Exchange:
         return None
 
     def _leave(self, answer: Answer) -> bool:
-        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
-        if not self._outlet.leave(answer):
+        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it.
+
+        False also where the file system may keep who closes it: the loop waits for that, and not for long.
+        """
+        if not self._outlet.leave(answer) or answer.device:
             return False
         close, answer.close, answer.quick = answer.close, nothing, True
         if close is not nothing:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -16,6 +16,7 @@ from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.codec import MakeCodec
+from trio_wsgi.net.disks import Disks, open_disks
 from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.net.inlet import WRITE_SIZE
 from trio_wsgi.net.lanes import Lanes, open_lanes
@@ -31,8 +32,6 @@ from trio_wsgi.rules.proxies import Proxies, parse_proxies
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
 from trio_wsgi.wsgi.response import AnswerOptions
-
-DISK_THREADS = 4  # that open the files of the mounts of one file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class Service:
     proxy_protocol: Proxies | None  # who begins its connections with a PROXY header; None: nobody does
     health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
-    disks: Mapping[Mount, AppThreads]  # for what mounts do, which no app may keep waiting, nor another file system
+    disks: Disks
     tls: Tls | None
 
 
@@ -84,7 +83,7 @@ async def open_service(
             running(alarms.run),
             open_threads(config.threads, config.queue_size) as threads,
             open_lanes(threads) as lanes,
-            _open_disks(directories.mounts, config.connection_limit) as disks,
+            open_disks(config.connection_limit) as disks,
             _open_background() as background,
         ):
             yield Service(
@@ -129,17 +128,6 @@ async def open_service(
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,
             )
-
-
-@asynccontextmanager
-async def _open_disks(mounts: Sequence[Mount], queue_size: int) -> AsyncIterator[Mapping[Mount, AppThreads]]:
-    """Threads for each mount; those of one file system share theirs. One that hangs (NFS, FUSE) holds up no other."""
-    by_device: dict[int, AppThreads] = {}
-    async with AsyncExitStack() as stack:
-        for mount in mounts:
-            if mount.device not in by_device:
-                by_device[mount.device] = await stack.enter_async_context(open_threads(DISK_THREADS, queue_size))
-        yield {mount: by_device[mount.device] for mount in mounts}
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, is_passing
+from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, is_nameless, is_temporary
 from trio_wsgi.wsgi.response import ExcInfo, Response, Write
 from trio_wsgi.wsgi.unwrap import find_file
 
@@ -44,13 +44,15 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         if found is None:
             answer = response.finish(_blocks_left(result, response))
         else:
-            answer = response.finish_with_file(found.span, found.status, is_passing(found.filelike, found.status))
+            nameless = is_nameless(found.span, found.status)
+            passing = nameless or is_temporary(found.filelike)  # it was made for this one answer
+            answer = response.finish_with_file(found.span, found.status, passing)
     except BaseException:
         response.close()
         _close(result)
         raise
     if found is not None:
-        at_once = type(result) is FileWrapper and closes_at_once(found.filelike, found.status)
+        at_once = type(result) is FileWrapper and not nameless and closes_at_once(found.filelike)
         return _closing_too(answer, result, at_once)
     if type(result) not in (list, tuple):
         response.leave(answer)

@@ -23,6 +23,7 @@ from tempfile import _TemporaryFileWrapper
 from typing import Any, Protocol
 
 from sendfile import FileSpan
+from trio_wsgi.disk.filesystem import has_lost_name
 from trio_wsgi.errors import AppError
 
 log = logging.getLogger("trio_wsgi.error")
@@ -150,13 +151,17 @@ def _holds_its_size(fd: int, status: FileStatus) -> bool:
     return bool(os.pread(fd, 1, size - 1)) if size else not os.pread(fd, 1, 0)
 
 
-def is_passing(filelike: object, status: FileStatus) -> bool:
-    """Whether a file was made for this one answer: it has no name, or will lose it when it is closed."""
-    return not status.st_nlink or isinstance(filelike, _TemporaryFileWrapper)
+def is_nameless(span: FileSpan, status: FileStatus) -> bool:
+    """Whether a file was deleted, or never had a name. st_nlink tells it, but where a file system gives 0 to all."""
+    return not status.st_nlink and has_lost_name(span.file.fileno())
 
 
-def closes_at_once(filelike: object, status: FileStatus) -> bool:
-    """Whether closing it runs no code of the app's and frees no disk, and so may happen on the event loop; unless it is
-    unlinked later (`Answer.close_at_once`)."""
-    of_python = type(filelike) in {io.BufferedReader, io.FileIO} and "close" not in getattr(filelike, "__dict__", ())
-    return of_python and status.st_nlink > 0
+def is_temporary(filelike: object) -> bool:
+    """Whether a file will lose its name when it is closed."""
+    return isinstance(filelike, _TemporaryFileWrapper)
+
+
+def closes_at_once(filelike: object) -> bool:
+    """Whether closing it runs no code of the app's, and so may happen on the event loop; unless it frees its disk, or
+    its file system may keep it waiting (`Answer.close_at_once`)."""
+    return type(filelike) in {io.BufferedReader, io.FileIO} and "close" not in getattr(filelike, "__dict__", ())

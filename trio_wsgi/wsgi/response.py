@@ -23,6 +23,7 @@ from typing import Any
 from sendfile import FileSpan, Part
 from trio_wsgi.disk.accel import AccelMap, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, nothing, say
+from trio_wsgi.disk.filesystem import is_local
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
@@ -204,12 +205,13 @@ class Response:
         Args:
             passing: the file was made for this answer; another answer's is another file.
         """
+        local = is_local(span.file.fileno(), status.st_dev)
         if self._head is None or self.head_sent or self._taken or self._named is not None:
             answer = self.finish([span])
-            answer.hold(span, status)
+            answer.hold(span, status, local)
             return answer
         options = _without_ranges(self.options.files, self._head) if passing else self.options.files
-        answer = answer_file(self._request, self._head, span, status, options)
+        answer = answer_file(self._request, self._head, span, status, local, options)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED
         return answer
@@ -234,7 +236,7 @@ class Response:
             if not get_all(head.headers, b"content-type"):
                 head = Head(head.status, head.reason, [*head.headers, (b"Content-Type", content_type)])
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            answer = answer_file(self._request, head, span, opened.status, self.options.files)
+            answer = answer_file(self._request, head, span, opened.status, opened.local, self.options.files)
         except BaseException:
             opened.file.close()
             raise

@@ -1,0 +1,83 @@
+"""Threads that wait for file systems, so that nobody else does.
+
+Laws:
+
+* Each file system has its own, so that one that hangs (NFS, FUSE) holds up no other; nor does an application.
+* They open the files of mounts, and close what a file system may keep from being closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+
+import trio
+
+from trio_wsgi.net.apps import AppThreads
+from trio_wsgi.net.running import running
+
+DISK_THREADS = 4  # of one file system
+_DEVICES_MAX = 64  # that have threads of their own; what comes after them shares those of one more
+
+
+class Disks:
+    """The threads of each file system, which are started when they are needed; made by `open_disks`.
+
+    Args:
+        slots: hosts the threads.
+        queue_size: calls that may wait, for each file system.
+    """
+
+    def __init__(self, slots: trio.Nursery, queue_size: int) -> None:
+        self._slots = slots
+        self._overseers: trio.Nursery | None = None  # while `oversee` runs
+        self._queue_size = queue_size
+        self._by_device: dict[int, AppThreads] = {}
+
+    def __repr__(self) -> str:
+        return f"<Disks {list(self._by_device)}>"
+
+    def of(self, device: int) -> AppThreads:
+        """The threads of a file system, by its st_dev."""
+        if device not in self._by_device and len(self._by_device) >= _DEVICES_MAX:
+            device = 0
+        threads = self._by_device.get(device)
+        if threads is None:
+            assert self._overseers is not None
+            threads = self._by_device[device] = AppThreads(self._slots, DISK_THREADS, self._queue_size)
+            self._overseers.start_soon(threads.oversee)
+        return threads
+
+    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after all of them."""
+        async with trio.open_nursery() as self._overseers:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def close(self) -> None:
+        """Let every thread end when it has nothing left to do."""
+        for threads in self._by_device.values():
+            threads.close()
+
+    def forget(self) -> None:
+        """The last thread has ended."""
+        for threads in self._by_device.values():
+            threads.forget()
+
+
+@asynccontextmanager
+async def open_disks(queue_size: int) -> AsyncIterator[Disks]:
+    """Leaving it waits until every thread has come back.
+
+    Args:
+        queue_size: calls that may wait, for each file system.
+    """
+    with ExitStack() as stack:
+        async with trio.open_nursery() as slots:
+            disks = Disks(slots, queue_size)
+            stack.callback(disks.forget)  # when the last thread has ended
+            try:
+                async with running(disks.oversee):
+                    yield disks
+            finally:
+                disks.close()
