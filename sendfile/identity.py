@@ -1,8 +1,8 @@
-"""Which file a descriptor stands for, without asking anybody.
+"""Which file a descriptor stands for, and what kind of file system it is in.
 
 Laws:
 
-* It never waits. fstat(2) may: on a file system of a network, or of a process (FUSE), it asks for what else it tells,
+* `identify` never waits. fstat(2) may: on a file system of a network, or of a process (FUSE), it asks for what else it tells,
   such as the size, and hangs with a server that is gone. statx(2) can be told not to.
 * Where there is no statx(2), fstat(2) has to do.
 """
@@ -13,11 +13,12 @@ import ctypes
 import os
 import sys
 
-__all__ = ["identify"]
+__all__ = ["identify", "is_in_memory"]
 
 _EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: the descriptor's own file
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 _INO = 0x100  # STATX_INO
+_IN_MEMORY = {0x01021994, 0x858458F6, 0x958458F6}  # statfs(2), f_type: tmpfs, ramfs, hugetlbfs
 
 
 class _Statx(ctypes.Structure):
@@ -47,5 +48,14 @@ def identify(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def is_in_memory(fd: int) -> bool:
+    """Whether a file system has all its bytes in memory, or swapped out. May wait for it; call it in a thread."""
+    status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
+    if _libc is None or _libc.fstatfs(fd, status):
+        return False
+    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _IN_MEMORY
+
+
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 # PyDLL: what never waits keeps the interpreter; to have it back from a busy thread takes up to 5 ms.
 _statx = getattr(ctypes.PyDLL(None), "statx", None) if sys.platform == "linux" else None

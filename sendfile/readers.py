@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import time
 from collections.abc import Callable
@@ -52,7 +53,7 @@ class Fetch:
         self.span = span
         self.count = count
         self.kernel = kernel
-        self.seconds = 0.0  # how long it took
+        self.seconds = math.inf  # how long it took, where that says how long the next bytes will take
         self.skipped = False
         self.device = 0  # whose file system
         self.done: Callable[[Exception | None], None] | None = done
@@ -114,7 +115,8 @@ class Readers:
         try:
             try:
                 self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
-                fetch.seconds = time.perf_counter() - began
+                if self._disk.is_in_memory(fd):
+                    fetch.seconds = time.perf_counter() - began
             finally:
                 os.close(fd)
         except Exception as error:

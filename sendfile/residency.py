@@ -7,9 +7,10 @@ Laws:
   at first, and up to 2 MiB after MiB upon MiB that were (looks cost some 1 % of the CPU of a warm download). Where the
   sample errs, one step waits for the disk; nothing worse.
 * What was found is believed for a second: a slow reader's next bytes may have been evicted meanwhile.
-* Where a file system cannot tell (tmpfs, some overlays, other kernels), what was not fetched in the last ten seconds
-  counts as not in memory. A thread too many costs some 0.1 ms, a disk on the event loop everybody's latency. A MiB
-  that took no longer to fetch than it takes out of memory speaks for the next 64 (tmpfs lost half its throughput else).
+* Where a file system cannot tell (tmpfs, FUSE, NFS, other kernels), what was not fetched in the last ten seconds
+  counts as not in memory. A thread too many costs some 0.1 ms, a disk on the event loop everybody's latency. On tmpfs
+  and its like, which lost half their throughput by that, a MiB that took no longer to fetch than it takes out of memory
+  speaks for the next 64: of others a beginning that is in memory says nothing of what follows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import errno
 import math
 import os
 
-from sendfile.identity import identify
+from sendfile.identity import identify, is_in_memory
 from sendfile.send import STEP
 from sendfile.span import FileSpan, HasFileno
 
@@ -47,6 +48,10 @@ class Disk:
     def device(self, fd: int) -> int:
         """Of the file system; never waits for it."""
         return identify(fd)[0]
+
+    def is_in_memory(self, fd: int) -> bool:
+        """Whether the file system has all bytes in memory, or swapped out; may wait for it, so call it in a thread."""
+        return is_in_memory(fd)
 
     def probe(self, fd: int, offset: int) -> bool | None:
         """Whether the byte at ``offset`` is in memory (or beyond the end); None where nobody can tell.
@@ -125,7 +130,7 @@ class Residency:
         return min(count, end - offset) if first <= offset < end and now - when < _REMEMBERED else 0
 
     def remember(self, fd: int, offset: int, count: int, seconds: float, now: float) -> None:
-        """So many bytes were fetched, in so many seconds."""
+        """So many bytes were fetched, in so many seconds; infinite where that says nothing of the next ones."""
         if self.disk.probe(fd, offset) is not None:
             return
         if count >= _TELLING and seconds * _MEMORY_SPEED < count:
@@ -177,7 +182,7 @@ class Frontier:
         return min(span.count, self._window, _FETCH_WINDOW)
 
     def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
-        """They are in memory now, ``seconds`` after somebody set out to bring them."""
+        """They are in memory now; ``seconds`` as for `Residency.remember`."""
         residency.remember(span.file.fileno(), span.offset, count, seconds, now)
         self._believe(span, count, now)
 

@@ -228,6 +228,25 @@ def test_where_nobody_can_tell_a_fast_fetch_speaks_for_the_next_64_mib(noise: IO
         assert residency.warm(fd, 0, 1 << 20, 16) == 0, "believed for ten seconds"
 
 
+@pytest.mark.parametrize("in_memory", [True, False], ids=["tmpfs", "another"])
+async def test_only_a_file_system_in_memory_is_taken_to_be_as_fast_farther_on(
+    in_memory: bool, pair: Pair, noise: IO[bytes]
+) -> None:
+    """Of FUSE or NFS the beginning of a file may be in memory, and the rest a second away: no step waits for that."""
+    disk = Untold(free=True)
+    disk.is_in_memory = lambda fd: in_memory  # type: ignore[method-assign]
+    size = noise.seek(0, os.SEEK_END)
+    async with trio.open_nursery() as nursery:
+        pump = Pump(disk=disk)
+        await nursery.start(pump.run)
+        nursery.start_soon(lambda: pump.deliver(pair[0], queue(FileSpan(noise, 0, size))))
+        with trio.fail_after(10):
+            await receive(pair[1], size)
+        nursery.cancel_scope.cancel()
+    fetched = sum(end - first for first, end in disk.fetched)
+    assert (fetched < size) is in_memory
+
+
 async def test_what_is_in_memory_costs_no_thread(pump: Pump, noise: IO[bytes], pair: Pair) -> None:
     if Disk().probe(noise.fileno(), 0) is None:
         pytest.skip("this file system cannot tell")
