@@ -2,8 +2,8 @@
 
 Laws:
 
-* `identify` never waits. fstat(2) may: on a file system of a network, or of a process (FUSE), it asks for what else it tells,
-  such as the size, and hangs with a server that is gone. statx(2) can be told not to.
+* `identify` never waits. fstat(2) may: on a file system of a network, or of a process (FUSE), it asks for what else it
+  tells, such as the size, and hangs with a server that is gone. statx(2) can be told not to.
 * Where there is no statx(2), fstat(2) has to do.
 """
 
