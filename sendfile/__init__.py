@@ -6,7 +6,7 @@ slow ones in one task. It knows nothing of HTTP. See README.md.
 
 from __future__ import annotations
 
-from sendfile.delivery import Stalled, Transfer
+from sendfile.delivery import DiskStalled, Stalled, Transfer
 from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow
 from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
@@ -16,6 +16,7 @@ from sendfile.tls import PIECE, TlsSender
 __all__ = [
     "PIECE",
     "STEP",
+    "DiskStalled",
     "FileSpan",
     "FileTooShort",
     "MinRate",

@@ -27,7 +27,7 @@ from sendfile.send import STEP, send_step
 from sendfile.span import FileSpan, HasFileno, Parts, size
 from sendfile.tls import BURST, TlsSender
 
-__all__ = ["Delivery", "Stalled", "Transfer"]
+__all__ = ["Delivery", "DiskStalled", "Stalled", "Transfer"]
 
 _FAST = 1 << 20  # bytes per second
 
@@ -37,6 +37,20 @@ class Stalled(TimeoutError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the peer accepted no byte for {seconds:g} seconds")
+        self.seconds = seconds
+
+
+class DiskStalled(TimeoutError):
+    """The next bytes of a file did not come from its disk for ``seconds``. It may hang (NFS, FUSE); the peer may have
+    left meanwhile, unnoticed. Close the connection.
+
+    Attributes:
+        span: what was still to be sent.
+    """
+
+    def __init__(self, span: FileSpan, seconds: float) -> None:
+        super().__init__(f"no bytes came from the disk for {seconds:g} seconds, at byte {span.offset}: {span.file!r}")
+        self.span = span
         self.seconds = seconds
 
 
@@ -139,6 +153,11 @@ class Delivery:
     def stalls_at(self, now: float) -> float:
         """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""
         return (self.moved_at if self.paused_at is None else now) + self.idle_timeout
+
+    def awaits_disk(self, now: float, patience: float) -> FileSpan | None:
+        """The bytes that were to be fetched ``patience`` seconds ago or earlier, and have not come."""
+        long = self.fetch is not None and self.paused_at is not None and now - self.paused_at >= patience
+        return self.fetch.span if long and self.fetch is not None else None
 
     def pause(self, now: float) -> None:
         """From here on it is held back."""

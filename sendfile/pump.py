@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 import trio
 
-from sendfile.delivery import Delivery, Stalled, Transfer
+from sendfile.delivery import Delivery, DiskStalled, Stalled, Transfer
 from sendfile.interest import Interest
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
@@ -48,6 +48,7 @@ _LONGEST = 8 << 20  # bytes of one step
 _FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
 _LOOK = 5.0  # seconds between two looks whether a socket was closed under its delivery, which no epoll tells
+_DISK_PATIENCE = 60.0  # seconds for 2 MiB at most: a peer that leaves meanwhile is not noticed, so it has an end
 _CLOSED = "the socket was closed on this side"
 
 
@@ -170,6 +171,7 @@ class Pump:
         Raises:
             Stalled: the peer took nothing for ``idle_timeout`` seconds (noticed within a tick more: 1/32 s).
             TooSlow: the peer took less than ``min_rate`` (noticed within a quarter of its window more).
+            DiskStalled: the next bytes of a file did not come into memory for 60 seconds (noticed 5 seconds later).
             FileTooShort: a file ended before its span.
             ConnectionError: the peer has gone; any other OSError comes from the network or from reading the
                 file.
@@ -386,6 +388,8 @@ class Pump:
         for delivery in self._stalls.pop_due(now):
             if not delivery.owns_its_descriptor():
                 self._end(delivery, trio.ClosedResourceError(_CLOSED))
+            elif (span := delivery.awaits_disk(now, _DISK_PATIENCE)) is not None:
+                self._end(delivery, DiskStalled(span, _DISK_PATIENCE))
             elif (stalls_at := delivery.stalls_at(now)) <= now:
                 self._end(delivery, Stalled(delivery.idle_timeout))
             else:

@@ -18,7 +18,7 @@ import trio
 from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
 from opened import descriptors_of
-from serving import Served, serving
+from serving import Served, receive_all, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
 from waiting import wait_until
@@ -124,6 +124,37 @@ class BrokenDisk(Disk):
 
     def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class HangingDisk(Disk):
+    """Nothing of large files is in memory, nor comes there before the test is over."""
+
+    over = threading.Event()
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return offset < 1 << 20
+
+    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        self.over.wait(30)
+
+
+async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else clients that give up and come again would leave a connection each."""
+    monkeypatch.setattr(pump, "Disk", HangingDisk)
+    monkeypatch.setattr(pump, "_DISK_PATIENCE", 0.2)
+    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    try:
+        async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+            async with await served.connect() as stream:
+                await stream.send_all(b"GET /wrapped/big HTTP/1.1\r\nHost: a\r\n\r\n")
+                with trio.fail_after(10):
+                    assert len(await receive_all(stream)) < BIG
+            record = await served.record()
+    finally:
+        HangingDisk.over.set()
+    assert record.outcome is Outcome.SERVER_ERROR
+    assert record.reason == f"{path} could not be read on: its disk gave nothing for 0.2 s"
 
 
 @pytest.mark.parametrize("way", WAYS)

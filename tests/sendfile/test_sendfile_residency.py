@@ -18,7 +18,7 @@ from sendfile_disks import SlowDisk, until, until_fetching
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sendfile import FileSpan, Part, Pump
+from sendfile import DiskStalled, FileSpan, Part, Pump
 from sendfile.residency import Disk, Frontier, Residency
 
 KIB = 1 << 10
@@ -134,13 +134,33 @@ async def test_a_file_system_that_hangs_holds_up_no_other(tmp_path: Path, pair: 
         far.close()
 
 
+async def test_a_disk_that_gives_nothing_for_a_minute_ends_the_delivery(
+    cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], mock_clock: MockClock
+) -> None:
+    """Its peer may have left long ago, and others who come and leave would pile up for as long as the disk hangs."""
+    parts = queue(FileSpan(noise, 7, 1000))
+
+    async def pass_time() -> None:
+        await until_fetching_in_mock_time(disk)
+        for _ in range(14):
+            mock_clock.jump(5)
+            await wait_all_tasks_blocked()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_time)
+        with pytest.raises(DiskStalled, match="no bytes came from the disk for 60 seconds, at byte 7:"):
+            await cold_pump.deliver(pair[0], parts)
+    disk.gate.release()
+    assert sum(map(len, parts)) == 1000
+
+
 async def test_the_disk_is_not_the_peers_fault(
     cold_pump: Pump, disk: SlowDisk, pair: Pair, noise: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     near, far = pair
     nursery.start_soon(lambda: cold_pump.deliver(near, queue(FileSpan(noise, 0, 1000)), idle_timeout=1))
     await until_fetching_in_mock_time(disk)
-    mock_clock.jump(100)
+    mock_clock.jump(50)
     await wait_all_tasks_blocked()
     (transfer,) = cold_pump.jobs()
     assert (transfer.stalled_for, transfer.left) == (0, 1000)

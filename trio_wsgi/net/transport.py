@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import trio
 
-from sendfile import FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
+from sendfile import DiskStalled, FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
 from sendfile.held import held_by_kernel
 from sendfile.send import send_unchecked
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
@@ -210,7 +210,8 @@ def _whose(exc: OSError | ValueError, parts: Parts) -> ClientGone | DiskFailed |
         return ClientGone(exc.errno, f"while sending: {exc.strerror}")
     files = (part.file for part in parts if isinstance(part, FileSpan))
     name = getattr(next(files, None), "name", "a file")
-    return DiskFailed(f"{name} could not be read on: {exc.strerror}")
+    why = f"its disk gave nothing for {exc.seconds:g} s" if isinstance(exc, DiskStalled) else exc.strerror
+    return DiskFailed(f"{name} could not be read on: {why}")
 
 
 class Taken:
