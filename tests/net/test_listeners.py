@@ -25,7 +25,7 @@ from serving import command
 
 from trio_wsgi import Address, Config, ConfigError, serve
 from trio_wsgi.address import parse_address
-from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, open_sibling, resolve
+from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, open_sibling, resolve, start_listening
 from trio_wsgi.net.owner import Owner, find_group, find_user, parse_owner
 from trio_wsgi.net.unixsocket import Access, find_access
 
@@ -154,8 +154,12 @@ def test_siblings_share_an_address_whose_port_the_kernel_chose() -> None:
     """--reuse-port (SO_REUSEPORT, socket(7)): the kernel spreads connections among them; each has its own queue."""
     with listening("127.0.0.1:0", "[::1]:0", backlog=128, reuse_port=True) as listeners:
         for listener in listeners:
-            sibling = open_sibling(listener, 128)
+            sibling = open_sibling(listener)
             assert sibling.address == listener.address
+            for _ in range(16):  # none of which is dealt to who does not listen yet
+                socket.create_connection(listener.sock.getsockname()[:2], 10).close()
+            assert accept_all(listener) == 16
+            start_listening(sibling, 128)
             clients = [socket.create_connection(listener.sock.getsockname()[:2], 10) for _ in range(64)]
             taken = [accept_all(listener), accept_all(sibling)]
             for client in clients:
@@ -168,7 +172,7 @@ def test_siblings_share_an_address_whose_port_the_kernel_chose() -> None:
 def test_without_reuse_port_an_address_is_ours_alone() -> None:
     with listening("127.0.0.1:0") as (listener,):
         with pytest.raises(ConfigError, match="Address already in use"):
-            open_sibling(listener, 8)
+            open_sibling(listener)
         refuse(str(listener.address), why="Address already in use", reuse_port=True)
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -385,6 +386,32 @@ def test_each_worker_listens_for_itself_under_reuse_port(site: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, pids)))
         assert len({answering_pid(run) for _ in range(20)} & set(pids)) == 0
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_under_reuse_port_nobody_waits_for_a_worker_that_has_not_loaded_the_application(tmp_path: Path) -> None:
+    """Nor is reset by one that never will: TTIN with a slow import, and the successor of a killed worker."""
+    app = "def app(environ, start_response):\n    start_response('200 OK', [])\n    return [b'ok']\n"
+    (tmp_path / "site_app.py").write_text(app)
+
+    def ask() -> None:
+        with urllib.request.urlopen(run.url, timeout=5) as answer:
+            assert answer.read() == b"ok"
+
+    with command("site_app:app", "-b", "127.0.0.1:0", "--reuse-port", cwd=tmp_path, workers=1) as run:
+        wait_until(lambda: len(ready_pids(run)) == 1)
+        (tmp_path / "site_app.py").write_text(f"import time\ntime.sleep(2)\n{app}")
+        run.send_signal(signal.SIGTTIN)
+        asked = 0
+        while len(ready_pids(run)) < 2:
+            ask()
+            asked += 1
+        assert asked > 20  # none of them waited for the import
+        (tmp_path / "site_app.py").write_text("raise RuntimeError('no database')\n")
+        os.kill(worker_pids(run)[1], signal.SIGKILL)
+        wait_log(run, "worker 2 cannot boot")
+        for _ in range(40):
+            ask()
         assert end(run, signal.SIGTERM) == 0
 
 

@@ -140,10 +140,11 @@ def open_listeners(
         yield listeners
 
 
-def open_sibling(listener: Listener, backlog: int) -> Listener:
+def open_sibling(listener: Listener) -> Listener:
     """One more socket at the same TCP address, among which the kernel spreads connections: for another worker.
 
-    Whoever closes one loses what is queued in it, so it is to stay open as long as its address is served.
+    It does not listen yet (`start_listening`): what the kernel gave it before anybody accepts there would wait, and be
+    lost where nobody ever does. Once it listens it is to stay open as long as its address is served.
 
     Args:
         listener: opened with `reuse_port`.
@@ -152,9 +153,15 @@ def open_sibling(listener: Listener, backlog: int) -> Listener:
         ConfigError: it cannot be opened.
     """
     try:
-        return _open_tcp(listener.sock.family, listener.sock.getsockname(), backlog, reuse_port=True)
+        return _open_tcp(listener.sock.family, listener.sock.getsockname(), None, reuse_port=True)
     except OSError as exc:
         raise _explain(listener.address, exc) from exc
+
+
+def start_listening(listener: Listener, backlog: int) -> None:
+    """Listen at a sibling that does not yet; leave any other as it is."""
+    if not listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listener.sock.listen(backlog)
 
 
 @contextmanager
@@ -230,7 +237,7 @@ def _is_connected(sock: socket.socket) -> bool:
     return True
 
 
-def _open_tcp(family: int, where: SocketAddress, backlog: int, reuse_port: bool) -> Listener:
+def _open_tcp(family: int, where: SocketAddress, backlog: int | None, reuse_port: bool) -> Listener:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -239,7 +246,8 @@ def _open_tcp(family: int, where: SocketAddress, backlog: int, reuse_port: bool)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
-        sock.listen(backlog)
+        if backlog is not None:
+            sock.listen(backlog)
         return _listener(sock)
     except BaseException:
         sock.close()

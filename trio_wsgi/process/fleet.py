@@ -149,6 +149,8 @@ class Fleet:
                 if isinstance(successor, Failed):
                     failures += 1
                     self._complain(number, successor)
+                    if serving is None or serving.state is State.ENDED:
+                        self._sockets.close_siblings_of(number)
                     if failures >= HOPELESS and not self._is_served():
                         self._give_up(successor)
                     continue

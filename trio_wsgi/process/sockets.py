@@ -6,7 +6,9 @@ Laws:
   that go once no new worker listens there.
 * As long as one is open here, what is queued in it is lost with no worker.
 * Where each worker has a socket of its own (`reuse_port`), it goes by the worker's number: a successor takes over the
-  queue, too.
+  queue, too. It is the worker that listens there, once it has loaded the application; if its successor cannot, the
+  socket is closed, for the kernel would give it connections that nobody accepts. The first worker's listens from the
+  start, for who comes before any worker.
 """
 
 from __future__ import annotations
@@ -114,16 +116,20 @@ class Sockets:
                 found += place.listeners
                 continue
             if number not in place.siblings:
-                place.siblings[number] = [open_sibling(each, config.backlog) for each in place.listeners]
+                place.siblings[number] = [open_sibling(each) for each in place.listeners]
             found += place.siblings[number]
         return found
 
     def close_siblings(self, count: int) -> None:
         """Close the sockets of workers beyond so many: what is queued there would wait for nobody."""
+        for number in {number for place in self._places.values() for number in place.siblings if number > count}:
+            self.close_siblings_of(number)
+
+    def close_siblings_of(self, number: int) -> None:
+        """Close the sockets of the worker with this number, where they are its own: nobody accepts there."""
         for place in self._places.values():
-            for number in [number for number in place.siblings if number > count]:
-                for listener in place.siblings.pop(number):
-                    listener.close()
+            for listener in place.siblings.pop(number, ()):
+                listener.close()
 
 
 def each_address(config: Config) -> list[Address]:

@@ -31,7 +31,7 @@ import trio
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.net.certificates import open_tls
-from trio_wsgi.net.listeners import Listener
+from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
@@ -152,6 +152,8 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         except Stopped as stop:
             log.debug("%s: stopped before the application was loaded", stop)
             return EXIT_CLEAN
+        for listener in listeners:
+            start_listening(listener, config.backlog)
         enable_loggers()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         server = Server(app, config.for_server(), observers=counting, tls=tls, multiprocess=config.workers > 1)
