@@ -4,20 +4,15 @@ Laws:
 
 * The event loop never waits for a log: lines pass through a bounded queue to one thread that writes them. When nobody
   reads standard output, or the disk is full, lines are dropped and counted; requests go on, and the process ends.
-* Lines are written whole, in batches, at the end of the file and by descriptor: nobody who waits for a reader holds a
-  lock of Python's own streams, which the end of the process would wait for.
+* Lines are written whole, in batches (`sinks`).
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
-* A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
-  anything may have been put in its place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
-import select
 import signal
 import sys
 import threading
@@ -25,12 +20,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.owner import Owner, find_heir
+from trio_wsgi.process.sinks import File, Sink, Stream
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -42,95 +37,6 @@ ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
 _LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-
-
-class _Stream:
-    """Standard output or error, or what stands in for it where the process has none.
-
-    Its descriptor is a duplicate: a thread left behind in a write must never find another file under the number.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self._fd: int | None = None
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._fd = os.dup(stream.fileno())
-
-    def write(self, lines: bytes) -> None:
-        """Write all of them; waits for the reader.
-
-        Raises:
-            OSError, ValueError: nobody will read them.
-        """
-        if self._fd is not None:
-            _write_all(self._fd, lines)
-        elif self._stream is not None and not self._stream.closed:
-            self._stream.write(lines.decode())
-            self._stream.flush()
-
-    def reopen(self) -> None:
-        """Nothing: a stream is not ours to open."""
-
-    def close(self) -> None:
-        """No more is written; the stream itself stays open."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-class _File:
-    """A log file, which others may move away or remove.
-
-    Args:
-        owner: of a file that is made here.
-    """
-
-    def __init__(self, path: str, owner: Owner) -> None:
-        self._path = os.path.abspath(path)  # noqa: PTH100 - the application may change directory; links stay
-        self._owner = owner
-        self._fd = self._open()
-
-    def _open(self) -> int:
-        try:
-            fd = os.open(self._path, _APPEND | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return os.open(self._path, _APPEND, 0o666)
-        with contextlib.suppress(OSError):  # it is ours already, or we may not give it away
-            os.fchown(fd, *self._owner)
-        return fd
-
-    def write(self, lines: bytes) -> None:
-        """Write all of them, to the file that has the name now.
-
-        Raises:
-            OSError: they cannot be written.
-        """
-        if not self._is_named():
-            with contextlib.suppress(OSError):  # else into the old one: better there than nowhere
-                self.reopen()
-        _write_all(self._fd, lines)
-
-    def _is_named(self) -> bool:
-        try:
-            return os.path.samestat(Path(self._path).stat(), os.fstat(self._fd))
-        except OSError:
-            return False
-
-    def reopen(self) -> None:
-        """Open what has the name now.
-
-        Raises:
-            OSError: it cannot be opened; the old file stays in use.
-        """
-        fd = self._open()
-        os.close(self._fd)
-        self._fd = fd
-
-    def close(self) -> None:
-        """No more is written."""
-        os.close(self._fd)
 
 
 class _Writer(logging.Handler):
@@ -141,7 +47,7 @@ class _Writer(logging.Handler):
         formatter: makes them of records.
     """
 
-    def __init__(self, target: _Stream | _File, formatter: logging.Formatter) -> None:
+    def __init__(self, target: Sink, formatter: logging.Formatter) -> None:
         super().__init__()
         self._target = target
         self.setFormatter(formatter)
@@ -219,7 +125,7 @@ class _Writer(logging.Handler):
             lines = [line for line in batch if line is not None]
             try:
                 if lines:
-                    self._target.write(b"".join(lines))
+                    self._target.write(lines)
             except (OSError, ValueError):  # there is nowhere left to tell it but the next line
                 self._dropped += len(lines)
             finally:
@@ -274,7 +180,7 @@ def make_log_files(config: Config) -> None:
     for path in (config.error_logfile, config.access_logfile):
         if path not in {None, "-"}:
             with contextlib.suppress(OSError, ConfigError):
-                _File(str(path), find_heir(config)).close()
+                File(str(path), find_heir(config)).close()
 
 
 @contextmanager
@@ -300,17 +206,17 @@ def open_logs(config: Config) -> Iterator[Logs]:
         yield logs
 
 
-def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> _Stream | _File:
+def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> Sink:
     if path == "-":
-        return _Stream(stream)
+        return Stream(stream)
     try:
-        return _File(path, owner)
+        return File(path, owner)
     except OSError as exc:
         raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
 
 
 @contextmanager
-def _route(name: str, level: str, target: _Stream | _File, formatter: logging.Formatter) -> Iterator[_Writer]:
+def _route(name: str, level: str, target: Sink, formatter: logging.Formatter) -> Iterator[_Writer]:
     """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
@@ -325,13 +231,3 @@ def _route(name: str, level: str, target: _Stream | _File, formatter: logging.Fo
         logger.setLevel(before[0])
         logger.propagate = before[1]
         writer.stop()
-
-
-def _write_all(fd: int, lines: bytes) -> None:
-    while lines:
-        try:
-            lines = lines[os.write(fd, lines) :]
-        except BlockingIOError:  # whoever shares the pipe with us made it non-blocking
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll()
