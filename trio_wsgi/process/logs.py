@@ -4,6 +4,8 @@ Laws:
 
 * The event loop never waits for a log: lines pass through a bounded queue to one thread that writes them. When nobody
   reads standard output, or the disk is full, lines are dropped and counted; requests go on, and the process ends.
+* Each line is written or counted, and the count is told, with the reason, before the next line that is written. That of
+  lines which found no room is kept in the queue, under its own mutex; that of those which failed is the thread's.
 * Lines are written whole, in batches (`sinks`).
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
 """
@@ -39,20 +41,39 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 _LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
 
 
+class _Waiting(queue.Queue[bytes | int | None]):
+    """Lines that wait to be written, `QUEUE_SIZE` of them; None: the end, or time to reopen.
+
+    Where lines found no room, an int stands in their place: how many they were.
+    """
+
+    def _put(self, item: bytes | int | None) -> None:  # what `put` calls while it holds the mutex
+        if item is None or len(self.queue) < QUEUE_SIZE:
+            self.queue.append(item)
+        elif isinstance(self.queue[-1], int):
+            self.queue[-1] += 1
+            self.unfinished_tasks -= 1  # `put` adds one for each item
+        else:
+            self.queue.append(1)
+
+
 class _Writer(logging.Handler):
     """Formats records where they are logged, and writes them in a thread of its own.
 
     Args:
+        source: name of the logger.
         target: where lines go.
         formatter: makes them of records.
     """
 
-    def __init__(self, target: Sink, formatter: logging.Formatter) -> None:
+    def __init__(self, source: str, target: Sink, formatter: logging.Formatter) -> None:
         super().__init__()
+        self._source = source
         self._target = target
         self.setFormatter(formatter)
-        self._lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_SIZE)  # None: the end, or time to reopen
-        self._dropped = 0
+        self._lines = _Waiting()
+        self._lost = 0  # lines that could not be written, since one could; the thread's alone, like the reason:
+        self._why = ""
         self._reopening = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trio-wsgi log", daemon=True)
@@ -70,15 +91,9 @@ class _Writer(logging.Handler):
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put its line into the queue, or count it as dropped."""
+        """Put its line into the queue."""
         try:
-            line = self.format(record)
-            if self._dropped:
-                line = f"[{self._dropped} log lines before this one were dropped: nobody took them]\n{line}"
-            self._lines.put_nowait(line.encode("utf-8", "backslashreplace") + b"\n")
-            self._dropped = 0
-        except queue.Full:
-            self._dropped += 1
+            self._lines.put_nowait(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
         except Exception:
             self.handleError(record)
 
@@ -110,7 +125,7 @@ class _Writer(logging.Handler):
         self.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(queue.Full):  # then it is awake
+        if self._lines.empty():  # else it has something to wake up for
             self._lines.put_nowait(None)
 
     def _run(self) -> None:
@@ -122,15 +137,32 @@ class _Writer(logging.Handler):
             if self._reopening:
                 self._reopening = False
                 self._reopen()
-            lines = [line for line in batch if line is not None]
             try:
-                if lines:
-                    self._target.write(lines)
-            except (OSError, ValueError):  # there is nowhere left to tell it but the next line
-                self._dropped += len(lines)
+                self._write([item for item in batch if item is not None])
             finally:
                 for _ in batch:
                     self._lines.task_done()
+
+    def _write(self, items: list[bytes | int]) -> None:
+        """Write lines, and what is to be told of those that were dropped; what fails is kept as a count."""
+        if not items:
+            return
+        records = [item if isinstance(item, bytes) else self._tell_dropped(item, "nobody took them") for item in items]
+        if self._lost:
+            items.insert(0, self._lost)
+            records.insert(0, self._tell_dropped(self._lost, self._why))
+        whole, why = self._target.write(records)
+        if why and not self._lost:
+            self._complain(why)
+        self._why = why
+        self._lost = sum([1 if isinstance(item, bytes) else item for item in items[whole:]])
+
+    def _tell_dropped(self, count: int, why: str) -> bytes:
+        return f"[{count} log lines before this one were dropped: {why}]\n".encode()
+
+    def _complain(self, why: str) -> None:
+        if self._source != log.name:  # the error log can only tell later what it could not tell
+            log.error("cannot write to %s: %s; its lines are dropped, and counted", self._target, why)
 
     def _reopen(self) -> None:
         try:
@@ -138,13 +170,13 @@ class _Writer(logging.Handler):
         except OSError as exc:
             log.error("cannot reopen %s: %s; going on in the old file", exc.filename, exc.strerror)
 
-    def _next_batch(self) -> list[bytes | None]:
+    def _next_batch(self) -> list[bytes | int | None]:
         batch = [self._lines.get()]
         size = 0
         with contextlib.suppress(queue.Empty):
             while size < BATCH_SIZE:
-                batch.append(self._lines.get_nowait())
-                size += len(batch[-1] or b"")
+                batch.append(item := self._lines.get_nowait())
+                size += len(item) if isinstance(item, bytes) else 0
         return batch
 
 
@@ -220,7 +252,7 @@ def _route(name: str, level: str, target: Sink, formatter: logging.Formatter) ->
     """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
-    writer = _Writer(target, formatter)
+    writer = _Writer(name, target, formatter)
     logger.addHandler(writer)
     logger.setLevel(level)
     logger.propagate = False

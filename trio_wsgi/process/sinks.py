@@ -18,6 +18,7 @@ import os
 import select
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
 
@@ -40,19 +41,26 @@ class Sink:
         self._fd = fd
         self._is_file = fd is not None and stat.S_ISREG(os.fstat(fd).st_mode)
 
-    def write(self, records: Sequence[bytes]) -> None:
+    def write(self, records: Sequence[bytes]) -> tuple[int, str]:
         """Write all of them; waits for the reader.
 
         Args:
             records: of one line or several, with their ends.
 
-        Raises:
-            OSError, ValueError: they cannot be written, or nobody will read them.
+        Returns:
+            How many were written whole, and why no more were; "" where all were.
         """
-        for piece in [b"".join(records)] if self._is_file else _in_pieces(records, select.PIPE_BUF):
-            data = piece
-            while data:
-                data = data[self._write_some(data) :]
+        done = 0
+        try:
+            for piece in [b"".join(records)] if self._is_file else _in_pieces(records, select.PIPE_BUF):
+                data = piece
+                while data:
+                    count = self._write_some(data)
+                    data = data[count:]
+                    done += count
+        except (OSError, ValueError) as exc:  # ValueError: the stream was closed meanwhile
+            return _count_whole(records, done), (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
+        return len(records), ""
 
     def _write_some(self, data: bytes) -> int:
         if self._fd is None:
@@ -93,6 +101,9 @@ class Stream(Sink):
                 fd = os.dup(stream.fileno())
         super().__init__(fd)
 
+    def __str__(self) -> str:
+        return str(getattr(self._stream, "name", "a stream"))
+
     def _write_some(self, data: bytes) -> int:
         if self._fd is None and self._stream is not None and not self._stream.closed:
             self._stream.write(data.decode())
@@ -115,6 +126,9 @@ class File(Sink):
         self._owner = owner
         super().__init__(self._open())
 
+    def __str__(self) -> str:
+        return self._path
+
     def _open(self) -> int:
         try:
             fd = os.open(self._path, _APPEND | os.O_EXCL, 0o666)
@@ -124,12 +138,12 @@ class File(Sink):
             os.fchown(fd, *self._owner)
         return fd
 
-    def write(self, records: Sequence[bytes]) -> None:
-        """Write all of them, to the file that has the name now."""
+    def write(self, records: Sequence[bytes]) -> tuple[int, str]:
+        """As every sink does, to the file that has the name now."""
         if not self._is_named():
             with contextlib.suppress(OSError):  # else into the old one: better there than nowhere
                 self.reopen()
-        super().write(records)
+        return super().write(records)
 
     def _is_named(self) -> bool:
         try:
@@ -161,3 +175,8 @@ def _in_pieces(records: Iterable[bytes], size: int) -> Iterator[bytes]:
             room -= len(part)
     if piece:
         yield b"".join(piece)
+
+
+def _count_whole(records: Iterable[bytes], done: int) -> int:
+    """How many of them are within the first `done` bytes."""
+    return sum(end <= done for end in accumulate(map(len, records)))
