@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import threading
@@ -89,6 +90,17 @@ def test_lines_that_found_no_room_and_lines_that_failed_are_all_counted(
     dropped = sum(int(re.findall(r"\d+", notice)[0]) for notice in notices)
     assert dropped > 0
     assert dropped + len(lines) - len(notices) == count * threads + 1
+
+
+def test_a_log_in_json_tells_of_lost_lines_in_json(disk: Disk) -> None:
+    """Else the notice would be the one line that its reader cannot parse."""
+    with open_logs(Config(access_logfile=str(disk.path), access_logformat='{"status":%(s)s}')) as logs:
+        log_lines(logs, "{}", "{}")
+        file = disk.clean()
+        log_lines(logs, "{}")
+    notice, line = map(json.loads, file.read_text().splitlines())
+    why = "2 log lines before this one were dropped: No space left on device"
+    assert (notice, line) == ({"dropped": 2, "reason": why}, {})
 
 
 def test_the_error_log_tells_once_why_the_access_log_cannot_be_written(disk: Disk, tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
-"""Rules of what lines are written to: whose lines they are, they are never mixed."""
+"""Rules of what lines are written to: lines of several writers are not mixed, and one in part is no line."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 
 import pytest
 
-from trio_wsgi.process.sinks import Sink
+from trio_wsgi.process.sinks import File, Sink
 
 PAGE = 4096  # bytes, of the smallest pipe, and PIPE_BUF
+SIZE = 64 * 1024 * 1024  # bytes, of a large file
 
 
 @contextmanager
@@ -78,3 +81,40 @@ def test_a_record_that_a_pipe_does_not_take_at_once_is_divided_between_its_lines
 def test_a_line_longer_than_a_pipe_takes_at_once_arrives() -> None:
     long = b"x" * 3 * PAGE + b"\n"
     assert write_side_by_side([[b"before\n", long, b"after\n"]]) == b"before\n" + long + b"after\n"
+
+
+# -- where there is no room for all ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def room_for(path: Path, count: int) -> Iterator[None]:
+    """The file takes so many bytes more; it is large, of holes, so that other files may grow."""
+    os.truncate(path, SIZE - count)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_line_that_is_written_in_part_is_not_counted_and_is_ended(tmp_path: Path) -> None:
+    """Those before it are counted, and whatever comes after it begins a line of its own."""
+    path = tmp_path / "log"
+    sink = File(str(path), (-1, -1))
+    with room_for(path, 20):
+        assert sink.write([b"one\n", b"a line\nand another\n", b"three\n"]) == (1, "File too large")
+        assert sink.write([b"four\n"]) == (0, "File too large")
+    assert sink.write([b"five\n", b"six\n"]) == (2, "")
+    sink.close()
+    assert path.read_bytes().lstrip(b"\0").splitlines() == [b"one", b"a line", b"and anoth", b"five", b"six"]
+
+
+def test_a_file_that_is_full_up_to_the_end_of_a_line_gets_no_empty_line(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    sink = File(str(path), (-1, -1))
+    with room_for(path, 4):
+        assert sink.write([b"one\n", b"two\n"]) == (1, "File too large")
+    assert sink.write([b"three\n"]) == (1, "")
+    sink.close()
+    assert path.read_bytes().lstrip(b"\0") == b"one\nthree\n"

@@ -13,6 +13,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import queue
 import signal
@@ -28,6 +29,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.owner import Owner, find_heir
 from trio_wsgi.process.sinks import File, Sink, Stream
+from trio_wsgi.rules.logline import writes_json
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -64,10 +66,12 @@ class _Writer(logging.Handler):
         source: name of the logger.
         target: where lines go.
         formatter: makes them of records.
+        as_json: whether they are JSON.
     """
 
-    def __init__(self, source: str, target: Sink, formatter: logging.Formatter) -> None:
+    def __init__(self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool) -> None:
         super().__init__()
+        self._json = as_json
         self._source = source
         self._target = target
         self.setFormatter(formatter)
@@ -158,7 +162,8 @@ class _Writer(logging.Handler):
         self._lost = sum([1 if isinstance(item, bytes) else item for item in items[whole:]])
 
     def _tell_dropped(self, count: int, why: str) -> bytes:
-        return f"[{count} log lines before this one were dropped: {why}]\n".encode()
+        told = f"{count} log lines before this one were dropped: {why}"
+        return (json.dumps({"dropped": count, "reason": told}) if self._json else f"[{told}]").encode() + b"\n"
 
     def _complain(self, why: str) -> None:
         if self._source != log.name:  # the error log can only tell later what it could not tell
@@ -234,7 +239,8 @@ def open_logs(config: Config) -> Iterator[Logs]:
             access_log.setLevel(logging.CRITICAL)
         else:
             target = _open("access_logfile", config.access_logfile, sys.stdout, owner)
-            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain)))
+            as_json = writes_json(config.access_logformat)
+            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain, as_json)))
         yield logs
 
 
@@ -248,11 +254,13 @@ def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> Sink:
 
 
 @contextmanager
-def _route(name: str, level: str, target: Sink, formatter: logging.Formatter) -> Iterator[_Writer]:
+def _route(
+    name: str, level: str, target: Sink, formatter: logging.Formatter, as_json: bool = False
+) -> Iterator[_Writer]:
     """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
-    writer = _Writer(name, target, formatter)
+    writer = _Writer(name, target, formatter, as_json)
     logger.addHandler(writer)
     logger.setLevel(level)
     logger.propagate = False

@@ -5,6 +5,7 @@ Laws:
 * Several processes write to one sink. Lines go to the end of a regular file in one write; elsewhere, as in a pipe, in
   writes that the kernel never mixes with those of others (PIPE_BUF, pipe(7)). A line that is longer is one write of
   its own, into which others may come while the reader lags.
+* A line of ours that was written in part, as on a full disk, is ended before the next one begins.
 * Whoever waits for a reader holds no lock of Python's own streams, which the end of the process would wait for: what is
   written to is a descriptor.
 * A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
@@ -39,6 +40,7 @@ class Sink:
 
     def _use(self, fd: int | None) -> None:
         self._fd = fd
+        self._torn = False  # the last line was written in part
         self._is_file = fd is not None and stat.S_ISREG(os.fstat(fd).st_mode)
 
     def write(self, records: Sequence[bytes]) -> tuple[int, str]:
@@ -52,10 +54,14 @@ class Sink:
         """
         done = 0
         try:
+            if self._torn:
+                self._write_some(b"\n")
+                self._torn = False
             for piece in [b"".join(records)] if self._is_file else _in_pieces(records, select.PIPE_BUF):
                 data = piece
                 while data:
                     count = self._write_some(data)
+                    self._torn = data[count - 1 : count] != b"\n"
                     data = data[count:]
                     done += count
         except (OSError, ValueError) as exc:  # ValueError: the stream was closed meanwhile

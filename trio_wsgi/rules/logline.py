@@ -79,13 +79,18 @@ def compile_format(text: str) -> Atom:
                 "access_logformat", f"{around!r} is not an atom", "write %(name)s, or %% for a percent sign"
             )
     template = "".join([*pieces, text[end:]])
-    if text.lstrip().startswith("{"):
+    if writes_json(text):
         atoms = [_as_json(atom) for atom in atoms]
 
     def line(record: RequestRecord) -> str:
         return template % tuple([atom(record) for atom in atoms])
 
     return line
+
+
+def writes_json(text: str) -> bool:
+    """Whether lines of this format are JSON."""
+    return text.lstrip().startswith("{")
 
 
 def _as_json(atom: Atom) -> Atom:
