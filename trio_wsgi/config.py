@@ -477,7 +477,8 @@ class Config:
     access_logformat: str = LOGGING.setting(
         DEFAULT_LOG_FORMAT,
         "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate. Where it begins with "
-        "{, what clients send is escaped as in JSON.",
+        "{, what clients send is escaped as in JSON. Times begin with the first byte of a request, or, where it was "
+        "asked ahead, when its turn has come.",
         metavar="FORMAT",
     )
     error_logfile: str = LOGGING.setting(

@@ -39,7 +39,7 @@ class RequestRecord:
     reason: str = ""  # one line why, when the outcome is not FINISHED
     body_sent: int = 0  # bytes of body, without framing, that the kernel took
     body_promised: int | None = None  # what Content-Length promised; None when not known ahead
-    started: float = 0.0  # UNIX time of the first byte of the request
+    started: float = 0.0  # UNIX time of the first byte of the request; of one asked ahead, when its turn has come
     duration: float = 0.0  # from that byte to the end of the response
     request_headers: tuple[tuple[bytes, bytes], ...] = ()
     response_headers: tuple[tuple[bytes, bytes], ...] = ()

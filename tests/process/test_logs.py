@@ -197,12 +197,6 @@ def test_the_reader_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
                 access_log.info("line")
 
 
-def test_a_disk_that_is_full_costs_lines_and_nothing_else() -> None:
-    with open_logs(Config(access_logfile="/dev/full")):
-        for _ in range(10):
-            access_log.info("line")
-
-
 def test_a_stream_without_a_descriptor_is_written_to(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

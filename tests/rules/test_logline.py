@@ -153,6 +153,9 @@ def test_default_format_still_reads_as_combined() -> None:
         ("%({x}z)s", ["%({x}z)s"]),
         ("%({}i)s", ["%({}i)s"]),
         ("%(h", ["'%(h'"]),
+        ("a%(m)s\n%(U)s\n", [r"'a%(m)s\n%(U)s' has a line end", "write it in one line"]),
+        ("%(m)s\r%(U)s", [r"'%(m)s\r%(U)s' has a line end"]),
+        ("%({X\n}i)s", ["has a line end"]),
     ],
 )
 def test_a_wrong_format_is_refused_when_compiled(text: str, words: list[str]) -> None:
@@ -161,6 +164,11 @@ def test_a_wrong_format_is_refused_when_compiled(text: str, words: list[str]) ->
     assert info.value.setting == "access_logformat"
     for word in words:
         assert word in str(info.value)
+
+
+def test_line_ends_around_a_format_are_none_of_it() -> None:
+    """A text of TOML between three quotes ends with one: each request would have an empty line."""
+    assert line('\n{"s": %(s)s}\r\n') == '{"s": 206}'
 
 
 @given(st.text(), st.text(), st.binary(), st.binary(), st.text())

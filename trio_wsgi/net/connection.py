@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import math
 import socket
+import time
 from collections.abc import Callable, Mapping
 
 import trio
@@ -21,7 +22,7 @@ import trio
 from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls
-from trio_wsgi.net.exchange import Exchange
+from trio_wsgi.net.exchange import Beginning, Exchange
 from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.linger import has_unread, linger
@@ -56,6 +57,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_beginning",
         "_born",
         "_brisk",
         "_coming",
@@ -90,6 +92,7 @@ class Connection:
         self._brisk = False  # its client asks without a rest
         self._ride: Ride | None = None  # while it rides
         self._trouble: Exception | None = None  # with what came meanwhile
+        self._beginning: Beginning | None = None  # of a request whose head is not whole
         self._fresh = True  # no byte of a request has come yet
         self._coming: trio.CancelScope | None = None  # around what comes before HTTP
         self._nursery: trio.Nursery | None = None  # while it runs
@@ -273,7 +276,8 @@ class Connection:
         return exchange
 
     def _begin_exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
-        return Exchange(self._service, self._wire, nursery, self._peer, head, self._is_draining)
+        beginning, self._beginning = self._beginning, None
+        return Exchange(self._service, self._wire, nursery, self._peer, head, self._is_draining, beginning)
 
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
@@ -311,7 +315,7 @@ class Connection:
             try:
                 head = wire.receive_head_nowait()
             except trio.WouldBlock:
-                return not wire.has_input
+                return not self._note_beginning()
             except ClientGone as exc:
                 if wire.has_input:
                     self._trouble = exc
@@ -380,8 +384,8 @@ class Connection:
                     self._brisk = not self._fresh and service.now() - self._idle_since <= _BRISK
                     return head
                 except trio.WouldBlock:
-                    if wire.has_input:
-                        return await self._rest_of_head()
+                    if (beginning := self._note_beginning()) is not None:
+                        return await self._rest_of_head(beginning)
                     if self._over:
                         if not self._draining:
                             log.debug("%r: no request for %g s (%s)", self, patience, setting)
@@ -400,16 +404,24 @@ class Connection:
             return now + patience
         return min(now + patience, self._born + LATE) if self._fresh else now
 
-    async def _rest_of_head(self) -> RequestHead:
+    def _note_beginning(self) -> Beginning | None:
+        """No whole head has come: when the one began that has come in part, up to now; None where there is none."""
+        if not self._wire.has_input:
+            self._beginning = None
+        elif self._beginning is None:
+            self._beginning = Beginning(time.time(), self._service.now())
+        return self._beginning
+
+    async def _rest_of_head(self, beginning: Beginning) -> RequestHead:
         self._state = State.READING_HEAD
         timeout = self._service.config.header_timeout
-        with trio.move_on_after(timeout):
+        with trio.move_on_at(beginning.clock + timeout):
             while True:
                 await self._transport.wait_readable()
                 try:
                     return self._wire.receive_head_nowait()
                 except trio.WouldBlock:
-                    continue
+                    self._note_beginning()  # anew, where what came was the second half of an empty line
         raise ClientStalled("header_timeout", timeout)
 
     async def _linger(self, until_taken: bool = False) -> None:

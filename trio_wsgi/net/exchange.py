@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -46,6 +47,18 @@ from trio_wsgi.rules.paths import MountPath
 log = logging.getLogger("trio_wsgi.error")
 
 
+class Beginning(NamedTuple):
+    """When a request began.
+
+    Args:
+        wall: UNIX time.
+        clock: Trio's, in seconds.
+    """
+
+    wall: float
+    clock: float
+
+
 class Exchange:
     """One request on one connection.
 
@@ -56,6 +69,7 @@ class Exchange:
         peer: who asks.
         head: the request, or None when what arrived was no request that could be read.
         draining: tells whether the server is about to go, so that the connection is not kept.
+        beginning: when its first byte came; None for now, where the head came in one go, or was asked ahead.
     """
 
     def __init__(
@@ -66,6 +80,7 @@ class Exchange:
         peer: Peer,
         head: RequestHead | None,
         draining: Callable[[], bool],
+        beginning: Beginning | None = None,
     ) -> None:
         self._service = service
         self._wire = wire
@@ -78,8 +93,7 @@ class Exchange:
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
         self._not_at_hand = False  # that file, as was found already
-        self._started = time.time()
-        self._clock = service.now()
+        self._started, self._clock = beginning or (time.time(), service.now())
         self._ended = 0.0  # by the same clock; 0 where it ends with its record
         self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
         self._answer: Answer | None = None

@@ -146,4 +146,5 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
 
 def _one_line(exc: BaseException) -> str:
     """An exception of the app's in one line, whatever its `__str__` does."""
-    return "".join(traceback.format_exception_only(exc)).partition("\n")[0]
+    lines = traceback.format_exception_only(exc)  # those of a SyntaxError begin with its place, indented
+    return next((line for line in lines if not line.startswith(" ")), lines[0]).partition("\n")[0]

@@ -4,20 +4,18 @@ Laws:
 
 * The event loop never waits for a log: lines pass through a bounded queue to one thread that writes them. When nobody
   reads standard output, or the disk is full, lines are dropped and counted; requests go on, and the process ends.
-* Lines are written whole, in batches, at the end of the file and by descriptor: nobody who waits for a reader holds a
-  lock of Python's own streams, which the end of the process would wait for.
+* Each line is written or counted, and the count is told, with the reason, before the next line that is written. That of
+  lines which found no room is kept in the queue, under its own mutex; that of those which failed is the thread's.
+* Lines are written whole, in batches (`sinks`).
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
-* A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
-  anything may have been put in its place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-import os
 import queue
-import select
 import signal
 import sys
 import threading
@@ -25,12 +23,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.owner import Owner, find_heir
+from trio_wsgi.process.sinks import File, Sink, Stream
+from trio_wsgi.rules.logline import writes_json
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -42,111 +41,43 @@ ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
 _LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
-class _Stream:
-    """Standard output or error, or what stands in for it where the process has none.
+class _Waiting(queue.Queue[bytes | int | None]):
+    """Lines that wait to be written, `QUEUE_SIZE` of them; None: the end, or time to reopen.
 
-    Its descriptor is a duplicate: a thread left behind in a write must never find another file under the number.
+    Where lines found no room, an int stands in their place: how many they were.
     """
 
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self._fd: int | None = None
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._fd = os.dup(stream.fileno())
-
-    def write(self, lines: bytes) -> None:
-        """Write all of them; waits for the reader.
-
-        Raises:
-            OSError, ValueError: nobody will read them.
-        """
-        if self._fd is not None:
-            _write_all(self._fd, lines)
-        elif self._stream is not None and not self._stream.closed:
-            self._stream.write(lines.decode())
-            self._stream.flush()
-
-    def reopen(self) -> None:
-        """Nothing: a stream is not ours to open."""
-
-    def close(self) -> None:
-        """No more is written; the stream itself stays open."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-class _File:
-    """A log file, which others may move away or remove.
-
-    Args:
-        owner: of a file that is made here.
-    """
-
-    def __init__(self, path: str, owner: Owner) -> None:
-        self._path = os.path.abspath(path)  # noqa: PTH100 - the application may change directory; links stay
-        self._owner = owner
-        self._fd = self._open()
-
-    def _open(self) -> int:
-        try:
-            fd = os.open(self._path, _APPEND | os.O_EXCL, 0o666)
-        except FileExistsError:
-            return os.open(self._path, _APPEND, 0o666)
-        with contextlib.suppress(OSError):  # it is ours already, or we may not give it away
-            os.fchown(fd, *self._owner)
-        return fd
-
-    def write(self, lines: bytes) -> None:
-        """Write all of them, to the file that has the name now.
-
-        Raises:
-            OSError: they cannot be written.
-        """
-        if not self._is_named():
-            with contextlib.suppress(OSError):  # else into the old one: better there than nowhere
-                self.reopen()
-        _write_all(self._fd, lines)
-
-    def _is_named(self) -> bool:
-        try:
-            return os.path.samestat(Path(self._path).stat(), os.fstat(self._fd))
-        except OSError:
-            return False
-
-    def reopen(self) -> None:
-        """Open what has the name now.
-
-        Raises:
-            OSError: it cannot be opened; the old file stays in use.
-        """
-        fd = self._open()
-        os.close(self._fd)
-        self._fd = fd
-
-    def close(self) -> None:
-        """No more is written."""
-        os.close(self._fd)
+    def _put(self, item: bytes | int | None) -> None:  # what `put` calls while it holds the mutex
+        if item is None or len(self.queue) < QUEUE_SIZE:
+            self.queue.append(item)
+        elif isinstance(self.queue[-1], int):
+            self.queue[-1] += 1
+            self.unfinished_tasks -= 1  # `put` adds one for each item
+        else:
+            self.queue.append(1)
 
 
 class _Writer(logging.Handler):
     """Formats records where they are logged, and writes them in a thread of its own.
 
     Args:
+        source: name of the logger.
         target: where lines go.
         formatter: makes them of records.
+        as_json: whether they are JSON.
     """
 
-    def __init__(self, target: _Stream | _File, formatter: logging.Formatter) -> None:
+    def __init__(self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool) -> None:
         super().__init__()
+        self._json = as_json
+        self._source = source
         self._target = target
         self.setFormatter(formatter)
-        self._lines: queue.Queue[bytes | None] = queue.Queue(QUEUE_SIZE)  # None: the end, or time to reopen
-        self._dropped = 0
+        self._lines = _Waiting()
+        self._lost = 0  # lines that could not be written, since one could; the thread's alone, like the reason:
+        self._why = ""
         self._reopening = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trio-wsgi log", daemon=True)
@@ -164,15 +95,9 @@ class _Writer(logging.Handler):
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Put its line into the queue, or count it as dropped."""
+        """Put its line into the queue."""
         try:
-            line = self.format(record)
-            if self._dropped:
-                line = f"[{self._dropped} log lines before this one were dropped: nobody took them]\n{line}"
-            self._lines.put_nowait(line.encode("utf-8", "backslashreplace") + b"\n")
-            self._dropped = 0
-        except queue.Full:
-            self._dropped += 1
+            self._lines.put_nowait(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
         except Exception:
             self.handleError(record)
 
@@ -204,7 +129,7 @@ class _Writer(logging.Handler):
         self.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(queue.Full):  # then it is awake
+        if self._lines.empty():  # else it has something to wake up for
             self._lines.put_nowait(None)
 
     def _run(self) -> None:
@@ -216,15 +141,33 @@ class _Writer(logging.Handler):
             if self._reopening:
                 self._reopening = False
                 self._reopen()
-            lines = [line for line in batch if line is not None]
             try:
-                if lines:
-                    self._target.write(b"".join(lines))
-            except (OSError, ValueError):  # there is nowhere left to tell it but the next line
-                self._dropped += len(lines)
+                self._write([item for item in batch if item is not None])
             finally:
                 for _ in batch:
                     self._lines.task_done()
+
+    def _write(self, items: list[bytes | int]) -> None:
+        """Write lines, and what is to be told of those that were dropped; what fails is kept as a count."""
+        if not items:
+            return
+        records = [item if isinstance(item, bytes) else self._tell_dropped(item, "nobody took them") for item in items]
+        if self._lost:
+            items.insert(0, self._lost)
+            records.insert(0, self._tell_dropped(self._lost, self._why))
+        whole, why = self._target.write(records)
+        if why and not self._lost:
+            self._complain(why)
+        self._why = why
+        self._lost = sum([1 if isinstance(item, bytes) else item for item in items[whole:]])
+
+    def _tell_dropped(self, count: int, why: str) -> bytes:
+        told = f"{count} log lines before this one were dropped: {why}"
+        return (json.dumps({"dropped": count, "reason": told}) if self._json else f"[{told}]").encode() + b"\n"
+
+    def _complain(self, why: str) -> None:
+        if self._source != log.name:  # the error log can only tell later what it could not tell
+            log.error("cannot write to %s: %s; its lines are dropped, and counted", self._target, why)
 
     def _reopen(self) -> None:
         try:
@@ -232,13 +175,13 @@ class _Writer(logging.Handler):
         except OSError as exc:
             log.error("cannot reopen %s: %s; going on in the old file", exc.filename, exc.strerror)
 
-    def _next_batch(self) -> list[bytes | None]:
+    def _next_batch(self) -> list[bytes | int | None]:
         batch = [self._lines.get()]
         size = 0
         with contextlib.suppress(queue.Empty):
             while size < BATCH_SIZE:
-                batch.append(self._lines.get_nowait())
-                size += len(batch[-1] or b"")
+                batch.append(item := self._lines.get_nowait())
+                size += len(item) if isinstance(item, bytes) else 0
         return batch
 
 
@@ -274,7 +217,7 @@ def make_log_files(config: Config) -> None:
     for path in (config.error_logfile, config.access_logfile):
         if path not in {None, "-"}:
             with contextlib.suppress(OSError, ConfigError):
-                _File(str(path), find_heir(config)).close()
+                File(str(path), find_heir(config)).close()
 
 
 @contextmanager
@@ -296,25 +239,28 @@ def open_logs(config: Config) -> Iterator[Logs]:
             access_log.setLevel(logging.CRITICAL)
         else:
             target = _open("access_logfile", config.access_logfile, sys.stdout, owner)
-            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain)))
+            as_json = writes_json(config.access_logformat)
+            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain, as_json)))
         yield logs
 
 
-def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> _Stream | _File:
+def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> Sink:
     if path == "-":
-        return _Stream(stream)
+        return Stream(stream)
     try:
-        return _File(path, owner)
+        return File(path, owner)
     except OSError as exc:
         raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
 
 
 @contextmanager
-def _route(name: str, level: str, target: _Stream | _File, formatter: logging.Formatter) -> Iterator[_Writer]:
+def _route(
+    name: str, level: str, target: Sink, formatter: logging.Formatter, as_json: bool = False
+) -> Iterator[_Writer]:
     """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
-    writer = _Writer(target, formatter)
+    writer = _Writer(name, target, formatter, as_json)
     logger.addHandler(writer)
     logger.setLevel(level)
     logger.propagate = False
@@ -325,13 +271,3 @@ def _route(name: str, level: str, target: _Stream | _File, formatter: logging.Fo
         logger.setLevel(before[0])
         logger.propagate = before[1]
         writer.stop()
-
-
-def _write_all(fd: int, lines: bytes) -> None:
-    while lines:
-        try:
-            lines = lines[os.write(fd, lines) :]
-        except BlockingIOError:  # whoever shares the pipe with us made it non-blocking
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            poll.poll()

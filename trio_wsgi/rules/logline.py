@@ -30,6 +30,8 @@ from trio_wsgi.record import RequestRecord
 Atom = Callable[[RequestRecord], str]
 
 _PLACE = re.compile(r"%(?:%|\((?P<name>[^)]+)\)s|)")
+_LINE_END = re.compile(r".{0,12}[\r\n].{0,12}")
+_ONE_LINE = "write it in one line; in TOML, between three quotes, a backslash at the end of a line joins it to the next"
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 _UNSAFE_BARE = re.compile(r"[^!#-\[\]-~]")  # where the usual formats put no quotes around, a space forges too
 _MONTHS = (
@@ -52,7 +54,8 @@ def compile_format(text: str) -> Atom:
     """Turn a format into the function that writes a line.
 
     Args:
-        text: gunicorn's syntax: ``%(atom)s`` and ``%%``; anything else stands for itself.
+        text: gunicorn's syntax: ``%(atom)s`` and ``%%``; anything else stands for itself. Line ends around it, as a
+            text of TOML in several lines has, are none of it.
 
     Returns:
         A function of a record, giving the line without a line end.
@@ -60,8 +63,11 @@ def compile_format(text: str) -> Atom:
     Spec: RFC 8259 §6 and §7, for JSON. What may be unknown, as %(promised)s, stands in quotes there.
 
     Raises:
-        ConfigError: for `access_logformat`: no such atom (with the nearest name), or a stray percent sign.
+        ConfigError: for `access_logformat`: no such atom (with the nearest name), a stray percent sign, or a line end.
     """
+    text = text.strip("\r\n")
+    if within := _LINE_END.search(text):
+        raise ConfigError("access_logformat", f"{within[0]!r} has a line end in it", _ONE_LINE)
     pieces: list[str] = []
     atoms: list[Atom] = []
     end = 0
@@ -79,13 +85,18 @@ def compile_format(text: str) -> Atom:
                 "access_logformat", f"{around!r} is not an atom", "write %(name)s, or %% for a percent sign"
             )
     template = "".join([*pieces, text[end:]])
-    if text.lstrip().startswith("{"):
+    if writes_json(text):
         atoms = [_as_json(atom) for atom in atoms]
 
     def line(record: RequestRecord) -> str:
         return template % tuple([atom(record) for atom in atoms])
 
     return line
+
+
+def writes_json(text: str) -> bool:
+    """Whether lines of this format are JSON."""
+    return text.lstrip().startswith("{")
 
 
 def _as_json(atom: Atom) -> Atom:
