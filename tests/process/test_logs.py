@@ -8,6 +8,7 @@ import os
 import re
 import select
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import pytest
 from trio_wsgi import Config, ConfigError
 from trio_wsgi.process import logs as logs_module
 from trio_wsgi.process.currentlogs import CurrentLogs
-from trio_wsgi.process.logs import open_logs
+from trio_wsgi.process.logs import make_log_files, open_logs
 
 error_log = logging.getLogger("trio_wsgi.error")
 access_log = logging.getLogger("trio_wsgi.access")
@@ -102,6 +103,17 @@ def test_a_log_that_cannot_be_opened_is_the_operators_error(setting: str, tmp_pa
         open_logs(Config(**{setting: str(tmp_path / "nowhere" / "log")})),
     ):
         raise AssertionError
+
+
+def test_a_pipe_whose_reader_has_gone_is_not_opened_to_make_it(tmp_path: Path) -> None:
+    """SIGUSR1 in a supervisor, on its event loop: open(2) would wait for a reader, and TERM with it (fifo(7))."""
+    os.mkfifo(tmp_path / "pipe")
+    config = Config(access_logfile=str(tmp_path / "pipe"), error_logfile=str(tmp_path / "new.log"))
+    making = threading.Thread(target=make_log_files, args=(config,), daemon=True)
+    making.start()
+    making.join(5)
+    assert not making.is_alive()
+    assert (tmp_path / "new.log").exists()
 
 
 def test_reopen_makes_the_file_anew_after_rotation(tmp_path: Path) -> None:

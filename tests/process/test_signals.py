@@ -369,6 +369,18 @@ def test_an_upgrade_without_a_supervisor_is_refused(site: Path) -> None:
             assert read_response(client).read() == b"hello"
 
 
+def test_signals_for_a_supervisor_stop_nobody_without_one(site: Path) -> None:
+    """TTIN and TTOU: their default is to stop the process, which TERM would not end then."""
+    without_terminal = (
+        "import os, runpy; os.setsid(); runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)"
+    )
+    with command("site_app:app", "-b", "127.0.0.1:0", cwd=site, program=("-c", without_terminal)) as run:
+        for number in (signal.SIGTTIN, signal.SIGTTOU):
+            run.send_signal(number)
+        with ask(run.port, "/") as client:
+            assert read_response(client).read() == b"hello"
+
+
 def test_an_application_may_have_the_signal_that_does_nothing(tmp_path: Path) -> None:
     (tmp_path / "takes.py").write_text(
         "import signal\n"

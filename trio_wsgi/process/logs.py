@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import signal
 import sys
@@ -28,7 +29,7 @@ from typing import TextIO
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.owner import Owner, find_heir
-from trio_wsgi.process.sinks import File, Sink, Stream
+from trio_wsgi.process.sinks import File, Sink, Stream, make_file
 from trio_wsgi.rules.logline import writes_json
 
 log = logging.getLogger("trio_wsgi.error")
@@ -217,7 +218,7 @@ def make_log_files(config: Config) -> None:
     for path in (config.error_logfile, config.access_logfile):
         if path not in {None, "-"}:
             with contextlib.suppress(OSError, ConfigError):
-                File(str(path), find_heir(config)).close()
+                os.close(make_file(str(path), find_heir(config)))
 
 
 @contextmanager

@@ -117,6 +117,19 @@ class Stream(Sink):
         return super()._write_some(data)
 
 
+def make_file(path: str, owner: Owner) -> int:
+    """Make a log file that is not there, and open it. Never waits, as to open what is there may: a pipe, for a reader.
+
+    Raises:
+        FileExistsError: something has the name.
+        OSError: it cannot be made.
+    """
+    fd = os.open(path, _APPEND | os.O_EXCL, 0o666)
+    with contextlib.suppress(OSError):  # it is ours already, or we may not give it away
+        os.fchown(fd, *owner)
+    return fd
+
+
 class File(Sink):
     """A log file, which others may move away or remove.
 
@@ -137,12 +150,9 @@ class File(Sink):
 
     def _open(self) -> int:
         try:
-            fd = os.open(self._path, _APPEND | os.O_EXCL, 0o666)
+            return make_file(self._path, self._owner)
         except FileExistsError:
             return os.open(self._path, _APPEND, 0o666)
-        with contextlib.suppress(OSError):  # it is ours already, or we may not give it away
-            os.fchown(fd, *self._owner)
-        return fd
 
     def write(self, records: Sequence[bytes]) -> tuple[int, str]:
         """As every sink does, to the file that has the name now."""

@@ -42,7 +42,7 @@ from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
-from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal
+from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal, without_job_control
 from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.setting import Reach
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -103,6 +103,7 @@ def serve_process(load_app: Callable[[], WSGIApplication], config: Config, syste
             resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners,
         open_pid_file(config.pid) as remove_pid_file,
+        without_job_control(),
     ):
         systemd.warn(config)
         terminal = find_terminal(early)
