@@ -11,7 +11,7 @@ import trio
 from authority import shared_authority
 from riding import ride_at_once
 
-from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, WouldBlock
+from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedDirectory, OpenedFile
 from trio_wsgi.net import lanes
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
@@ -202,7 +202,7 @@ def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a path needs besides: names that the kernel has not at hand, or a client that rides in the lane."""
 
     def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
-        raise WouldBlock
+        raise NotAtHand
 
     if "cold" in name:
         monkeypatch.setattr(AtHand, "open", would_block)

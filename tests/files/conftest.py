@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mounted import SIBLINGS, STYLE, SUFFIX
 
-from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, WouldBlock
+from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedDirectory, OpenedFile
 
 
 @pytest.fixture
@@ -35,6 +35,6 @@ def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is opened has to be waited for."""
 
     def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
-        raise WouldBlock
+        raise NotAtHand
 
     monkeypatch.setattr(AtHand, "open", would_block)

@@ -17,7 +17,7 @@ from serving import serving
 
 from trio_wsgi.disk import root as root_module
 from trio_wsgi.disk.mount import Mount
-from trio_wsgi.disk.root import AtHand, OpenedFile, Root, WouldBlock
+from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedFile, Root
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def tells(packed: Path) -> Path:
             opened = one.open([b"style.css"])
             assert isinstance(opened, OpenedFile)
             opened.file.close()
-    except WouldBlock:
+    except NotAtHand:
         pytest.skip("nothing is at hand in this file system, or with this kernel")
     finally:
         root.close()
@@ -90,7 +90,7 @@ async def test_both_ways_give_one_answer(tells: Path, monkeypatch: pytest.Monkey
 
 
 def _would_block() -> Any:
-    raise WouldBlock
+    raise NotAtHand
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EACCES, errno.EMFILE])

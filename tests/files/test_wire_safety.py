@@ -21,7 +21,7 @@ from asking import request
 from serving import Served, serving
 
 from trio_wsgi.disk import root as root_module
-from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root, WouldBlock
+from trio_wsgi.disk.root import Absent, AtHand, NotAtHand, OpenedDirectory, OpenedFile, Root
 
 SECRET = b"the secret that lies beside the root"
 
@@ -51,7 +51,7 @@ def _refuse(number: int) -> Callable[..., int]:
 
 
 def _would_block(directory: int, path: bytes, how: object) -> int:
-    raise WouldBlock
+    raise NotAtHand
 
 
 @pytest.fixture(params=["openat2", "no openat2", "openat2 forbidden", "openat2 never sure"])
@@ -430,7 +430,7 @@ async def test_a_directory_with_an_odd_name_redirects_to_itself(site: Path) -> N
 
 
 def read_at_hand(root: Root, *names: bytes) -> bytes | None:
-    """What is given at once; WouldBlock where it is not certain."""
+    """What is given at once; NotAtHand where it is not certain."""
     read(root, *names)  # now the kernel knows
     return read(root.at_hand, *names)
 
@@ -444,7 +444,7 @@ def test_what_is_at_hand_lies_within_the_root(site: Path) -> None:
             parts = [part.encode() for part in name.split("/")]
             try:
                 got = read_at_hand(root, *parts)
-            except WouldBlock:
+            except NotAtHand:
                 assert not stays, name
             else:
                 assert got == (read(root, *parts) if stays else None), name
@@ -453,7 +453,7 @@ def test_what_is_at_hand_lies_within_the_root(site: Path) -> None:
         assert read_at_hand(root) == b"<directory>"
         assert read_at_hand(root, b"nothing") is None
         for name in (b"sub", b"pipe"):
-            with pytest.raises(WouldBlock):
+            with pytest.raises(NotAtHand):
                 read_at_hand(root, name)
         assert _descriptors() == before
 
@@ -464,7 +464,7 @@ def test_nothing_is_at_hand_where_open_may_wait(follow: bool) -> None:
     with rooted(Path("/proc"), follow_symlinks=follow) as proc, rooted(Path("/"), follow_symlinks=follow) as top:
         for root, names in ((proc, [b"version"]), (top, [b"proc", b"version"])):
             assert read(root, *names) is not None
-            with pytest.raises(WouldBlock):
+            with pytest.raises(NotAtHand):
                 root.at_hand.open(names)
 
 
@@ -472,7 +472,7 @@ def test_a_name_that_was_never_looked_up_is_not_at_hand(site: Path) -> None:
     """Whether it is there is on the disk."""
     with rooted(site) as root:
         for number in range(3):
-            with pytest.raises(WouldBlock):
+            with pytest.raises(NotAtHand):
                 root.at_hand.open([b"never asked for, %d" % number])
 
 
@@ -484,7 +484,7 @@ def test_a_race_with_symlinks_at_hand(site: Path) -> None:
         while time.monotonic() < end:
             try:
                 seen.add(read_at_hand(root, b"swap", b"s.txt"))
-            except WouldBlock:
+            except NotAtHand:
                 seen.add(b"a thread is asked")
     assert seen <= {b"public", None, b"a thread is asked"}
     assert b"public" in seen

@@ -16,7 +16,7 @@ from riding import CLOSE, KEPT, TRIES, App, ask_for, board, receive, say, until
 from serving import receive_all, serving
 
 from trio_wsgi import Outcome
-from trio_wsgi.disk.root import AtHand, WouldBlock
+from trio_wsgi.disk.root import AtHand, NotAtHand
 from trio_wsgi.net.status import State
 
 SIZE = 100_000
@@ -197,7 +197,7 @@ async def test_files_that_are_not_at_hand_come_from_the_disks_thread(
 
     def would_block(at_hand: AtHand, names: Any) -> Any:
         asked.append(threading.get_ident())
-        raise WouldBlock
+        raise NotAtHand
 
     monkeypatch.setattr(AtHand, "open", would_block)
     (tmp_path / "file").write_bytes(b"from the mount")

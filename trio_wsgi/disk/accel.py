@@ -85,9 +85,6 @@ class AccelMap:
     def __init__(self, roots: Sequence[tuple[bytes, Root]]) -> None:
         self._roots = tuple(roots)
 
-    def __bool__(self) -> bool:
-        return bool(self._roots)
-
     def open(self, target: tuple[bytes, bytes]) -> tuple[OpenedFile, bytes] | None:
         """Open the file that an app named, and guess its type; None when it is not there. Blocks on the disk.
 

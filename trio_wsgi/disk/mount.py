@@ -106,7 +106,7 @@ class Mount:
         """The same, never waiting for the disk.
 
         Raises:
-            WouldBlock: not all of it is at hand; `answer` is to be asked, in a thread.
+            NotAtHand: not all of it is at hand; `answer` is to be asked, in a thread.
         """
         return self._answer(request, path, forwarding, self._root.at_hand)
 

@@ -64,7 +64,7 @@ class Absent(Exception):
     """There is nothing of this name that may be served; `str()` says why, for the log."""
 
 
-class WouldBlock(Exception):
+class NotAtHand(Exception):
     """What would answer is not at hand; ask `Root`, in a thread."""
 
 
@@ -284,7 +284,7 @@ def find_anew(root: Root | AtHand, find: Callable[[*Ts], T], *args: *Ts) -> T:
 class AtHand:
     """What of a root the kernel has in its caches: the verbs of `Root`, which never wait here.
 
-    Whatever is not known for certain is `WouldBlock`, also where it is refused: `Root` says then what it is.
+    Whatever is not known for certain is `NotAtHand`, also where it is refused: `Root` says then what it is.
     """
 
     def __init__(self, root: Root) -> None:
@@ -300,30 +300,30 @@ class AtHand:
 
         Raises:
             Absent: nothing is there.
-            WouldBlock: see above; always for a directory, but the root itself.
+            NotAtHand: see above; always for a directory, but the root itself.
         """
         if not names:
             return OpenedDirectory()
         if not self._can_tell:
-            raise WouldBlock
+            raise NotAtHand
         root, path = self._root, b"/".join(names)
         fd = _openat2_cached(root._fd, path, self._to_look)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # to open a directory reads from it in some file systems
-                raise WouldBlock
+                raise NotAtHand
         finally:
             os.close(fd)
         return root._give_out(_openat2_cached(root._fd, path, self._to_read), path, at_hand=True)
 
     def renew(self) -> bool:
-        """As `Root.renew`: WouldBlock where it is to be opened."""
+        """As `Root.renew`: NotAtHand where it is to be opened."""
         if self._can_tell and has_lost_name(self._root._fd):
-            raise WouldBlock
+            raise NotAtHand
         return False
 
     def list(self, names: Sequence[bytes]) -> list[tuple[bytes, os.stat_result]]:
         """As `Root.list`: a directory is never at hand."""
-        raise WouldBlock
+        raise NotAtHand
 
 
 def _copy(fd: int) -> int:
@@ -371,4 +371,4 @@ def _openat2_cached(directory: int, path: bytes, how: _OpenHow) -> int:
         return fd
     if ctypes.get_errno() == errno.ENOENT:
         raise Absent("no such file")
-    raise WouldBlock
+    raise NotAtHand

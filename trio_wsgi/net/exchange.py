@@ -24,7 +24,7 @@ import trio
 from sendfile import Transfer as Job
 from trio_wsgi.disk.answer import Answer, nothing
 from trio_wsgi.disk.mount import Mount, find_mount
-from trio_wsgi.disk.root import WouldBlock
+from trio_wsgi.disk.root import NotAtHand
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
 from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
@@ -239,7 +239,7 @@ class Exchange:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
         if not self._not_at_hand:
-            with suppress(WouldBlock):
+            with suppress(NotAtHand):
                 return mount.answer_nowait(head, path, self._peer.forwarding)
         self._opening = True
         call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
@@ -304,7 +304,7 @@ class Exchange:
         if found is None:
             app = self._app = self._make_app(head)
             return app.ask_in_lane(ride)
-        with suppress(WouldBlock):
+        with suppress(NotAtHand):
             return found[0].answer_nowait(head, found[1], self._peer.forwarding)
         self._not_at_hand = True
         return None
