@@ -55,7 +55,7 @@ _BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux and at least 16 (POSIX, limi
 _SMALL = 16 * 1024  # bytes
 _MSG_MORE: int = getattr(socket, "MSG_MORE", 0)
 _KERNEL_CANNOT = frozenset(
-    {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTSOCK, errno.EOVERFLOW}
+    {errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOTSOCK, errno.EOVERFLOW}
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,14 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     code = main(words)
     out, err = capsys.readouterr()
     return code, out, err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["nosuch:app"], 4), (["--no-such-flag"], 1)])
+def test_the_exit_code_tells_even_where_standard_error_takes_nothing(words: list[str], code: int) -> None:
+    """A full disk, or nobody who reads: whoever restarts goes by the code."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-m", "trio_wsgi", "--workers=0", *words], stderr=full, check=False)
+    assert done.returncode == code
 
 
 def test_help_shows_every_flag_with_its_default(

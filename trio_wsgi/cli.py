@@ -213,19 +213,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return EXIT_USAGE
     except ConfigError as error:
-        print(f"trio-wsgi: error: {error}", file=sys.stderr)
+        _tell("", str(error))
         return EXIT_USAGE
     except AppLoadError as error:
-        if error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)
-        print(f"trio-wsgi: error: {error}", file=sys.stderr)
+        _tell("" if error.__cause__ is None else "".join(traceback.format_exception(error.__cause__)), str(error))
         return EXIT_APP_LOAD
     except BootError as error:
-        *lines, last = error.text.splitlines()
-        print(*lines, f"trio-wsgi: error: {last}", sep="\n", file=sys.stderr)
+        text, _, last = error.text.rstrip().rpartition("\n")
+        _tell(text and f"{text}\n", last)
         return error.exit_code
     finally:
         _settle_output()
+
+
+def _tell(before: str, error: str) -> None:
+    """Say why nothing is served. Where standard error takes nothing, the exit code still tells which kind it was."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"{before}trio-wsgi: error: {error}", file=sys.stderr, flush=True)
 
 
 def _settle_output() -> None:

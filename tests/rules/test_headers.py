@@ -192,18 +192,17 @@ def test_length_and_connection_are_added_where_they_are_due() -> None:
 
 BODIES = [
     # RFC 9110 §6.4.1, §9.3.2
-    ("GET", 200, True),
-    ("HEAD", 200, False),
+    (b"GET", 200, True),
     (b"HEAD", 200, False),
     (b"POST", 204, False),
-    ("GET", 304, False),
-    ("GET", 103, False),
-    ("GET", 205, True),
-    ("head", 200, True),
-    ("GET", 404, True),
+    (b"GET", 304, False),
+    (b"GET", 103, False),
+    (b"GET", 205, True),
+    (b"head", 200, True),
+    (b"GET", 404, True),
 ]
 
 
 @pytest.mark.parametrize(("method", "status", "allowed"), BODIES)
-def test_which_responses_have_a_body(method: bytes | str, status: int, allowed: bool) -> None:
+def test_which_responses_have_a_body(method: bytes, status: int, allowed: bool) -> None:
     assert body_allowed(method, status) is allowed

@@ -69,7 +69,9 @@ def test_a_file_that_ended_early(pair: Pair, sparse: IO[bytes], kernel: bool) ->
     assert far.recv(100) == b"345"
 
 
-@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "ENOTSOCK", "EOVERFLOW", "missing"])
+@pytest.mark.parametrize(
+    "code", ["EPERM", "EINVAL", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "ENOTSOCK", "EOVERFLOW", "missing"]
+)
 def test_where_the_kernel_cannot_the_bytes_are_copied(
     code: str, noise: IO[bytes], monkeypatch: pytest.MonkeyPatch, pair: Pair
 ) -> None:

@@ -48,7 +48,10 @@ def _find_first() -> float:
     """The first descriptor of the reserve; infinite where there is none."""
     if resource is None:
         return math.inf
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except OSError:  # a sandbox forbids it
+        return math.inf
     if limit == resource.RLIM_INFINITY:
         return math.inf
     return limit - min(max(_LEAST, min(_MOST, limit // _SHARE)), limit // 4)

@@ -23,6 +23,7 @@ import trio
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.clock import AppClock
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
@@ -228,19 +229,21 @@ async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
 async def free_body(spool: Spool) -> None:
     """Close `spool`; giving back a large file's blocks takes its time, so that is done in a thread."""
     if spool.on_disk:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(spool.close)
-    else:
-        spool.close()
+        with trio.CancelScope(shield=True), suppress(OSError):  # no thread can be started
+            await run_in_thread(spool.close)
+    spool.close()
 
 
 async def _on_disk(spool: Spool, fn: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
-        return await trio.to_thread.run_sync(fn, *args)
+        return await run_in_thread(fn, *args)
     except OSError as exc:
         if exc.errno == errno.EFBIG:  # temp_limit, or the process's own limit of a file's size
             raise ClientError(413, f"the body is too large to be kept: {exc.strerror}") from exc
-        where = spool.directory or tempfile.gettempdir()
+        try:
+            where = spool.directory or tempfile.gettempdir()
+        except OSError:
+            raise NoRoom("no directory for temporary files can be written; name one with temp_path") from exc
         raise NoRoom(
             f"no room in {where} for a request's body: {exc.strerror}; make room, or name another temp_path"
         ) from exc

@@ -160,7 +160,7 @@ def open_sibling(listener: Listener) -> Listener:
 
 def start_listening(listener: Listener, backlog: int) -> None:
     """Listen at a sibling that does not yet; leave any other as it is."""
-    if not listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not _listens(listener.sock):
         listener.sock.listen(backlog)
 
 
@@ -224,9 +224,17 @@ def _check_listening(sock: socket.socket) -> None:
         raise OSError(errno.EAFNOSUPPORT, "it is neither a TCP nor a unix socket")
     if sock.type != socket.SOCK_STREAM:
         raise OSError(errno.EPROTOTYPE, "it is no stream socket (in its unit, write ListenStream=)")
-    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not _listens(sock):
         why = "it is a connection (in its unit, write Accept=no)" if _is_connected(sock) else "it does not listen"
         raise OSError(errno.EINVAL, why)
+
+
+def _listens(sock: socket.socket) -> bool:
+    """Whether it does, where the system tells; macOS does not (ENOPROTOOPT), and accept(2) has to."""
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return not _is_connected(sock)
 
 
 def _is_connected(sock: socket.socket) -> bool:

@@ -28,10 +28,12 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import Listener, ListeningSocket, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog, Observer, Observers
 from trio_wsgi.net.peer import build_peer
@@ -47,7 +49,10 @@ from trio_wsgi.wsgi.loading import apply_middleware, check_app
 log = logging.getLogger("trio_wsgi.error")
 
 # accept(2): the connection's own trouble, and a lack of something that others will give back
-_LOST = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH}
+_LOST = {
+    errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
+    errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP, *([errno.ENONET] if hasattr(errno, "ENONET") else []),
+}  # fmt: skip
 _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _State = Literal["not started", "serving", "draining", "ended"]
 _TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
@@ -224,7 +229,10 @@ class Server:
             ConfigError: they cannot be used; those that were loaded before stay.
         """
         if self._tls is not None:
-            self._tls.context = await trio.to_thread.run_sync(load_certificates, self.config)
+            try:
+                self._tls.context = await run_in_thread(load_certificates, self.config)
+            except OSError as exc:
+                raise ConfigError("certfile", f"cannot be read now: {exc.strerror}") from exc
 
     def statistics(self) -> Statistics:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.

@@ -103,7 +103,7 @@ def pin_worker(setting: str, slot: int) -> int | None:
     Raises:
         ConfigError: as `check_affinity`, or the kernel refused.
     """
-    allowed = allowed_cpus()
+    allowed = None if setting == "off" else allowed_cpus()
     cpu = None if allowed is None else decide_cpu(setting, slot, allowed)
     if cpu is not None:
         try:

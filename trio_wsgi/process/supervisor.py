@@ -28,6 +28,7 @@ from functools import partial
 import trio
 
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.child import EXIT_BOOT, Child, State, ignore_imports
@@ -338,8 +339,8 @@ class Supervisor:
             self._umask.follow(plan.config)
             check_affinity(plan.config.cpu_affinity)
             missing = self._sockets.missing(plan.config)
-            self._sockets.open_missing(plan.config, await trio.to_thread.run_sync(resolve, missing))
-        except ConfigError as error:
+            self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
+        except (ConfigError, OSError) as error:
             self._keep_plan(f"{why}: nothing changes: %s", error)
             return
         fleet = self._open_fleet(plan)

@@ -12,16 +12,18 @@ Laws:
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
 from trio_wsgi.disk.stamp import Stamp, discard_bytecode, take_stamp
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.process.order import Plan
 
 try:
@@ -30,6 +32,10 @@ except ImportError:  # the extra `reload` is not installed
     watch_directories = None  # type: ignore[assignment]
 
 log = logging.getLogger("trio_wsgi.error")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+_NO_THREAD_PAUSE = 1.0  # seconds until the system may have one to give
 
 POLL = 1.0  # seconds between two looks, without watchfiles
 REST = 0.1  # seconds in which nothing changes any more
@@ -46,6 +52,17 @@ class Seen(NamedTuple):
 
 
 Bell = Callable[[frozenset[str]], Awaitable[None]]  # returns when it is time for a look at files in these folders
+
+
+async def _in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call it once the system has a thread for it; until then nothing is seen, and nothing is lost."""
+    while True:
+        try:
+            return await run_in_thread(fn, *args)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            await trio.sleep(_NO_THREAD_PAUSE)
 
 
 class Watch:
@@ -87,14 +104,14 @@ class Watch:
                 now = await self._rest(now)
                 changed = list(self._differences(before, now))
             if changed:
-                await trio.to_thread.run_sync(_discard, changed)
+                await _in_thread(_discard, changed)
                 self._known = now
                 return changed
             self._known = now
             await self._bell(now.folders)
 
     async def _look(self) -> Seen:
-        return await trio.to_thread.run_sync(look_at, tuple(self._files), self._globs)
+        return await _in_thread(look_at, tuple(self._files), self._globs)
 
     async def _rest(self, now: Seen) -> Seen:
         with trio.move_on_after(RESTLESS):

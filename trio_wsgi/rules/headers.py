@@ -170,9 +170,9 @@ def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> byte
     return (b"; " if name == b"cookie" else b", ").join(values)
 
 
-def body_allowed(method: bytes | str, status: int) -> bool:
+def body_allowed(method: bytes, status: int) -> bool:
     """Whether a response has a body: not to HEAD, not with 1xx, 204, 304 (RFC 9110 §6.4.1, §9.3.2)."""
-    return method not in (b"HEAD", "HEAD") and status >= 200 and status not in (204, 304)
+    return method != b"HEAD" and status >= 200 and status not in (204, 304)
 
 
 def finish_headers(

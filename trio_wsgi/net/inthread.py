@@ -1,0 +1,28 @@
+"""A call in a thread of Trio's own, where the system may have none to give (RLIMIT_NPROC, pids limits)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_NO_THREAD = "can't start new thread"  # what threading says
+
+
+async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """`trio.to_thread.run_sync`.
+
+    Raises:
+        OSError: no thread can be started (EAGAIN), which is threading's RuntimeError else; and whatever `fn` raises.
+    """
+    try:
+        return await trio.to_thread.run_sync(fn, *args)
+    except RuntimeError as exc:
+        if str(exc) != _NO_THREAD:
+            raise
+        raise OSError(errno.EAGAIN, "no thread can be started") from exc
