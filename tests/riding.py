@@ -10,6 +10,7 @@ import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse
 from serving import Served
+from waiting import until
 
 from trio_wsgi import Server
 from trio_wsgi.net.connection import Connection
@@ -76,12 +77,6 @@ def ask_for(path: str) -> bytes:
 def say(start_response: StartResponse, body: bytes) -> list[bytes]:
     start_response("200 OK", [*PLAIN, ("Content-Length", str(len(body)))])
     return [body]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - it happens in threads
-            await trio.sleep(0.001)
 
 
 class App:

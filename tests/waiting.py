@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import trio
+
 
 def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Look again and again until it holds.
@@ -16,3 +18,14 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < patience, "it did not come to pass"
         time.sleep(0.01)
+
+
+async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """The same in a task, by Trio's clock.
+
+    Raises:
+        trio.TooSlowError: it does not within `timeout` seconds.
+    """
+    with trio.fail_after(timeout):
+        while not condition():  # noqa: ASYNC110 - it happens in threads
+            await trio.sleep(0.001)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import trio
 from downloads import Client, make_sparse
 from faults import Vanishes
 from serving import Command, command, serving
+from waiting import until
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -149,12 +149,6 @@ def produces(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any
 
 
 PRODUCES = ["list", "generator", "write", "fails"]
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("ahead", [0, 5_000_000])

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import pytest
 import trio
 from asking import Environ, StartResponse
-from riding import CLOSE, KEPT, TRIES, App, ask_for, board, receive, say, until
+from riding import CLOSE, KEPT, TRIES, App, ask_for, board, receive, say
 from serving import receive_all, serving
+from waiting import until
 
 from trio_wsgi import Outcome
 from trio_wsgi.disk.root import AtHand, NotAtHand

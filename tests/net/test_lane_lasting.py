@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import trio
 from asking import Environ, StartResponse
-from riding import KEPT, App, Gate, ask_for, board, lane_of, receive, say, until
+from riding import KEPT, App, Gate, ask_for, board, lane_of, receive, say
 from serving import serving
+from waiting import until
 
 import trio_wsgi.net.apps
 from trio_wsgi import Outcome

@@ -8,8 +8,9 @@ import select
 
 import pytest
 import trio
-from riding import CLOSE, KEPT, TRIES, App, Gate, ask_for, board, lane_of, receive, until
+from riding import CLOSE, KEPT, TRIES, App, Gate, ask_for, board, lane_of, receive
 from serving import receive_all, serving
+from waiting import until
 
 SIZE = 100_000
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ import pytest
 import sniffio
 import trio
 import trio.testing
+from waiting import until
 
 import trio_wsgi
 import trio_wsgi.net.slot
@@ -47,12 +47,6 @@ class Gate:
 
     async def wait_inside(self, count: int) -> None:
         await until(lambda: self.inside == count)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 - it happens in threads
-            await trio.sleep(0.001)
 
 
 def cancel_inside(scope: trio.CancelScope, seen: list[BaseException]) -> None:

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from authority import connect_tls, shared_authority
-from riding import KEPT, App, ask_for, board, receive, until
+from riding import KEPT, App, ask_for, board, receive
 from serving import Served, serving
+from waiting import until
 
 from trio_wsgi import Outcome, RequestRecord
 from trio_wsgi.net.status import State

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving import Command, command
+from waiting import wait_until
 
 SIZE = 64 * 1024 * 1024
 
@@ -63,13 +64,6 @@ def site(tmp_path: Path) -> Path:
 def served(site: Path, *arguments: str, **environ: str) -> Iterator[Command]:
     with command("site_app:app", "-b", "127.0.0.1:0", "--access-logfile", "-", *arguments, cwd=site, **environ) as run:
         yield run
-
-
-def until(condition: Callable[[], object], patience: float = 10) -> None:
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ask(port: int, path: str, buffer: int | None = None) -> socket.socket:
@@ -128,11 +122,11 @@ def test_term_closes_idle_connections_at_once_and_refuses_new_ones(site: Path) -
     """PAINS 39: keep-alives neither block the end nor are they served on."""
     with served(site) as run, ask(run.port, "/") as idle, ask(run.port, "/slow?1") as busy:
         assert read_response(idle).read() == b"hello"
-        until(lambda: "/slow" not in run.log)
+        wait_until(lambda: "/slow" not in run.log)
         time.sleep(0.1)
         run.send_signal(signal.SIGTERM)
         assert idle.recv(1) == b""
-        until(lambda: is_refused(run.port))  # the listener closes a moment after the idle connections
+        wait_until(lambda: is_refused(run.port))  # the listener closes a moment after the idle connections
         response = read_response(busy)
         assert response.getheader("Connection") == "close"
         assert response.read() == b"hello"
@@ -191,7 +185,7 @@ def test_a_second_signal_ends_the_process_at_once(site: Path) -> None:
     with served(site, "-b", f"unix:{path}") as run, ask(run.port, "/slow?60"):
         time.sleep(0.2)
         run.send_signal(signal.SIGTERM)
-        until(lambda: "SIGTERM: finishing" in run.log)
+        wait_until(lambda: "SIGTERM: finishing" in run.log)
         started = time.monotonic()
         run.send_signal(signal.SIGTERM)
         assert run.wait() == 1
@@ -227,7 +221,7 @@ def test_a_signal_while_the_application_is_imported_ends_the_import(tmp_path: Pa
         "app = None\n"
     )
     with command("slow_import:app", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:
-        until(lambda: "importing" in run.log)
+        wait_until(lambda: "importing" in run.log)
         run.send_signal(number)
         assert run.wait() == 0
         assert f"{number.name}: stopped before the application was loaded" in run.log
@@ -240,7 +234,7 @@ def test_rotation_while_the_application_is_imported_does_not_kill(tmp_path: Path
         "import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)\ndef app(environ, start_response): ...\n"
     )
     with command("usr1_import:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
-        until(lambda: "SIGUSR1: reopening the log files" in run.log)
+        wait_until(lambda: "SIGUSR1: reopening the log files" in run.log)
 
 
 def test_a_dump_that_fails_ends_nothing(tmp_path: Path) -> None:
@@ -252,7 +246,7 @@ def test_a_dump_that_fails_ends_nothing(tmp_path: Path) -> None:
     )
     with command("dumped:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
         run.send_signal(signal.SIGPWR)
-        until(lambda: "SIGPWR: what connections and threads are at cannot be told" in run.log)
+        wait_until(lambda: "SIGPWR: what connections and threads are at cannot be told" in run.log)
         assert "ZeroDivisionError" in run.log
         assert urllib.request.urlopen(run.url, timeout=10).read() == b"served"
 
@@ -294,16 +288,16 @@ def test_usr1_reopens_the_logs_after_rotation(site: Path) -> None:
     access, errors = site / "access.log", site / "error.log"
     with command("site_app:app", "-b", f"unix:{site}/s", "--access-logfile", str(access), "--error-logfile",
                  str(errors), cwd=site, wait=False) as run:  # fmt: skip
-        until(lambda: errors.exists() and "listening" in errors.read_text())
+        wait_until(lambda: errors.exists() and "listening" in errors.read_text())
         access.rename(site / "access.1")
         errors.rename(site / "error.1")
         run.send_signal(signal.SIGUSR1)
-        until(lambda: access.exists() and errors.exists())
+        wait_until(lambda: access.exists() and errors.exists())
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"{site}/s")
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             assert b"hello" in client.recv(9999)
-        until(lambda: "GET / HTTP/1.0" in access.read_text())
+        wait_until(lambda: "GET / HTTP/1.0" in access.read_text())
         run.send_signal(signal.SIGTERM)
         assert run.wait() == 0
         assert "SIGUSR1: reopening the log files" in errors.read_text()
@@ -318,7 +312,7 @@ def test_a_standard_output_that_nobody_reads_stops_nothing(site: Path) -> None:
         stdout=subprocess.PIPE, cwd=site, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent.parent)},
     )  # fmt: skip
     try:
-        until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
+        wait_until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
         request = b"GET /?" + b"x" * 4000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(10)
@@ -348,7 +342,7 @@ def test_a_standard_output_whose_reader_has_gone_stops_nothing(site: Path) -> No
     os.close(writing)
     os.close(reading)
     try:
-        until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
+        wait_until(lambda: (site / "errors").exists() and "listening" in (site / "errors").read_text())
         for _ in range(3):
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(f"{site}/s")
@@ -364,7 +358,7 @@ def test_a_standard_output_whose_reader_has_gone_stops_nothing(site: Path) -> No
 def test_an_upgrade_without_a_supervisor_is_refused(site: Path) -> None:
     with served(site) as run:
         run.send_signal(signal.SIGUSR2)
-        until(lambda: "SIGUSR2: nothing changes: a process without a supervisor cannot be upgraded" in run.log)
+        wait_until(lambda: "SIGUSR2: nothing changes: a process without a supervisor cannot be upgraded" in run.log)
         with ask(run.port, "/") as client:
             assert read_response(client).read() == b"hello"
 
@@ -389,7 +383,7 @@ def test_an_application_may_have_the_signal_that_does_nothing(tmp_path: Path) ->
     )
     with command("takes:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
         run.send_signal(signal.SIGUSR2)
-        until(lambda: "its own" in run.log)
+        wait_until(lambda: "its own" in run.log)
         assert "nothing changes" not in run.log
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
-import trio
+from waiting import until
 
 from sendfile.residency import Disk
 
@@ -38,15 +37,6 @@ class SlowDisk(Disk):
             raise self.error
         super().fetch(fd, offset, count, kernel)
         self.fetched.append((offset, offset + count))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    """What a thread does is seen by looking."""
-    for _ in range(5000):
-        if true():
-            return
-        await trio.sleep(0.001)
-    raise AssertionError(true)
 
 
 async def until_fetching(disk: SlowDisk, count: int = 1) -> None:

@@ -12,9 +12,10 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_disks import SlowDisk, until, until_fetching
+from sendfile_disks import SlowDisk, until_fetching
 from sendfile_wires import PLENTY, Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
+from waiting import until
 
 from sendfile import FileSpan, Pump
 from sendfile.held import held_by_kernel

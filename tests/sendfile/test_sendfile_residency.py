@@ -14,9 +14,10 @@ import pytest
 import trio
 from faults import no_descriptor_left
 from opened import descriptors_of
-from sendfile_disks import SlowDisk, until, until_fetching
+from sendfile_disks import SlowDisk, until_fetching
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
+from waiting import until
 
 from sendfile import DiskStalled, FileSpan, Part, Pump
 from sendfile.residency import Disk, Frontier, Residency

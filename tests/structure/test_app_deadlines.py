@@ -18,6 +18,7 @@ import trio
 from answers import read_answer
 from asking import PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
 from serving import Served, receive_all, serving
+from waiting import until
 
 import trio_wsgi.net.apps
 from trio_wsgi import Outcome
@@ -36,12 +37,6 @@ def sleeps(seconds: float) -> Callable[[Environ, StartResponse], list[bytes]]:
         return [b"in time"]
 
     return app
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - it happens in threads
-            await trio.sleep(0.005)
 
 
 # -- app_timeout -------------------------------------------------------------------------------------------------------

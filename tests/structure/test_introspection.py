@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import trio
 import trio.testing
 from asking import PLAIN, Environ, StartResponse
 from serving import command, serving
+from waiting import wait_until
 
 from trio_wsgi import Config, Server
 from trio_wsgi.net.status import State, Statistics
@@ -174,13 +175,6 @@ def asking(port: int, sent: bytes) -> Iterator[socket.socket]:
         yield client
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGPWR"), reason="this system has no SIGPWR; there it is SIGINFO")
 def test_sigpwr_dumps_the_tree_of_connections_to_the_error_log(busy: Busy) -> None:
     """Each with its state: how far a download is, where an application's thread stands; and it goes on serving."""
@@ -197,7 +191,7 @@ def test_sigpwr_dumps_the_tree_of_connections_to_the_error_log(busy: Busy) -> No
             time.sleep(0.1)
         time.sleep(1.1)
         running.send_signal(signal.SIGPWR)
-        until(lambda: "queued for a thread:" in running.log)
+        wait_until(lambda: "queued for a thread:" in running.log)
         dump = running.log.partition("SIGPWR: ")[2]
         for line in (
             r"server serving; 5 connections: .*1 app running.*$",
@@ -213,4 +207,4 @@ def test_sigpwr_dumps_the_tree_of_connections_to_the_error_log(busy: Busy) -> No
             assert re.search(line, dump, re.MULTILINE), (line, dump)
         with asking(running.port, b"GET / HT"):  # it lives
             running.send_signal(signal.SIGPWR)
-            until(lambda: running.log.count("SIGPWR: ") == 2)
+            wait_until(lambda: running.log.count("SIGPWR: ") == 2)
