@@ -14,6 +14,7 @@ Laws:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -132,6 +133,7 @@ class Delivery:
         if sender is not None and sender.sock is not self.sock:
             raise ValueError(f"the sender must be that of {self.sock!r}, not {sender!r}")
         self.sender = sender
+        self.frontier.copies = (sender is not None or not self.kernel) and hasattr(os, "pread")
         self.rate = rate
         self.watch = None if least is None else Watch(least)
 
@@ -169,6 +171,17 @@ class Delivery:
             self.away += now - self.paused_at
             self.paused_at = None
             self.moved_at = now
+
+    def takes_bytes(self) -> bool:
+        """Whether bytes may take the place of a file's. Not while some of a file are owed: they are read again."""
+        return self.frontier.copies and not (self.sender is not None and self.sender.owed)
+
+    def take(self, span: FileSpan, data: bytes, now: float) -> None:
+        """Its next part is ``span``, and this is how that begins."""
+        self.frontier.handed(span, len(data), now)
+        self.parts[0] = data
+        if rest := span.advance(len(data)):
+            self.parts.insert(1, rest)
 
     def push(self, limit: int, residency: Residency) -> None:
         """Before it is on a pump's table: steps until all is out, the kernel is full, it has to wait for something

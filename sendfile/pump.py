@@ -182,7 +182,7 @@ class Pump:
             TypeError: ``parts`` cannot be consumed in place.
             ValueError: the socket would block, or ``sender`` is not its own; or an argument is out of bounds.
 
-            After any of these ``parts`` holds what has not been sent.
+            After any of these ``parts`` holds what has not been sent, be it that bytes stand for some of a file.
 
         Cancellation: may happen at any time; ``parts`` then holds what has not been sent.
         """
@@ -237,7 +237,7 @@ class Pump:
                 del parts[0]
                 continue
             if isinstance(first, FileSpan):
-                most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now)
+                most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now, not kernel)
                 if not most:
                     break
             try:
@@ -352,6 +352,8 @@ class Pump:
                 return
             if fetch.skipped:
                 delivery.frontier.dare(span, now)
+            elif fetch.data:
+                delivery.take(span, fetch.data, now)
             else:
                 delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
             if self._interest is None:
@@ -362,7 +364,7 @@ class Pump:
 
         self._unwatch(delivery)
         delivery.pause(now)
-        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, done)
+        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, delivery.takes_bytes(), done)
         self._readers.ask(fetch)
 
     def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:

@@ -8,6 +8,9 @@ Laws:
   and close the file at any moment. A cancelled delivery ends at once, even where the disk never answers.
 * Where descriptors or threads have run out, nothing is fetched: whoever asked is told, and goes on without.
 * A fetch moves no byte to any socket, so forgetting one loses nothing.
+* Where a file system cannot tell what is in memory, and keeps not all in it, bytes that are to be copied are copied by
+  the thread, and handed over: what it drops may be gone (FUSE with direct_io, cache=none), or the file system's server
+  asked again (NFS), and the event loop would wait for it. They are few at a time, since slow peers hold them.
 * Whatever a file answers when it is asked for its descriptor, such as that it is closed, is the error of its own fetch:
   what comes back from a thread runs in a callback of Trio, and an exception there would end the program.
 """
@@ -26,11 +29,13 @@ from typing import Protocol
 import trio
 
 from sendfile.residency import Disk
+from sendfile.send import FileTooShort
 from sendfile.span import FileSpan
 
 __all__ = ["Fetch", "Readers"]
 
 _THREADS = 4  # of a file system
+_LEAST_HANDED = 64 << 10
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -45,14 +50,19 @@ class Fetch:
 
     If it raises, it is called again, with what it raised. That call must not.
     ``skipped`` tells by then that nothing was fetched: no descriptor or thread was left. ``kernel`` is the delivery's.
+    ``copies`` tells whether it can be handed bytes, which are in ``data`` then.
     """
 
-    __slots__ = ("count", "device", "done", "kernel", "seconds", "skipped", "span")
+    __slots__ = ("copies", "count", "data", "device", "done", "kernel", "seconds", "skipped", "span")
 
-    def __init__(self, span: FileSpan, count: int, kernel: bool, done: Callable[[Exception | None], None]) -> None:
+    def __init__(
+        self, span: FileSpan, count: int, kernel: bool, copies: bool, done: Callable[[Exception | None], None]
+    ) -> None:
         self.span = span
         self.count = count
         self.kernel = kernel
+        self.copies = copies
+        self.data = b""  # the first of them, where they are handed over
         self.seconds = math.inf  # how long it took, where that says how long the next bytes will take
         self.skipped = False
         self.device = 0  # whose file system
@@ -111,17 +121,26 @@ class Readers:
 
     def _read(self, fd: int, fetch: Fetch) -> Exception | None:
         """In a thread."""
-        began = time.perf_counter()
         try:
             try:
-                self._disk.fetch(fd, fetch.span.offset, fetch.count, fetch.kernel)
-                if self._disk.is_in_memory(fd):
-                    fetch.seconds = time.perf_counter() - began
+                self._fetch(fd, fetch)
             finally:
                 os.close(fd)
         except Exception as error:
             return error
         return None
+
+    def _fetch(self, fd: int, fetch: Fetch) -> None:
+        offset, in_memory = fetch.span.offset, self._disk.is_in_memory(fd)
+        if fetch.copies and not in_memory and self._disk.probe(fd, offset) is None:
+            fetch.data = self._disk.read(fd, offset, min(fetch.count, max(fetch.count // 4, _LEAST_HANDED)))
+            if not fetch.data:
+                raise FileTooShort(fetch.span)
+            return
+        began = time.perf_counter()
+        self._disk.fetch(fd, offset, fetch.count, fetch.kernel)
+        if in_memory:
+            fetch.seconds = time.perf_counter() - began
 
     def _report(self, token: trio.lowlevel.TrioToken, fetch: Fetch, result: _Result) -> None:
         """In a thread; the loop may have ended meanwhile, and then nobody waits."""

@@ -10,7 +10,8 @@ Laws:
 * Where a file system cannot tell (tmpfs, FUSE, NFS, other kernels), what was not fetched in the last ten seconds
   counts as not in memory. A thread too many costs some 0.1 ms, a disk on the event loop everybody's latency. On tmpfs
   and its like, which lost half their throughput by that, a MiB that took no longer to fetch than it takes out of memory
-  speaks for the next 64: of others a beginning that is in memory says nothing of what follows.
+  speaks for the next 64: of others a beginning that is in memory says nothing of what follows. And nothing in them is
+  known to stay for whoever copies: a read may ask their server again, and some keep nothing (``readers``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _FETCH_WINDOW = 2 << 20
 _BELIEVED = 1.0
 _REMEMBERED = 10.0
 _FILES = 1024
+_NOTHING = (0, 0, -math.inf, False)
 _PAGE = 4096
 _SCRAP = [bytearray(1)]
 _TELLING = 1 << 20
@@ -82,6 +84,10 @@ class Disk:
         while offset < end and hasattr(os, "pread") and (data := os.pread(fd, min(end - offset, _COPY), offset)):
             offset += len(data)
 
+    def read(self, fd: int, offset: int, count: int) -> bytes:
+        """At most ``count`` bytes, none from the end on; blocks, so call it in a thread. OSError if it cannot."""
+        return os.pread(fd, count, offset)
+
 
 def _splice(fd: int, offset: int, end: int) -> bool:
     """Fetch bytes by splicing them to /dev/null: Linux copies none. False where it cannot, or no descriptor is left."""
@@ -108,10 +114,13 @@ class Residency:
 
     def __init__(self, disk: Disk) -> None:
         self.disk = disk
-        self._fetched: dict[tuple[int, int], tuple[int, int, float]] = {}  # file: first, end, when
+        self._fetched: dict[tuple[int, int], tuple[int, int, float, bool]] = {}  # file: first, end, when, is it tmpfs
 
-    def warm(self, fd: int, offset: int, count: int, now: float) -> int:
-        """How many of ``count`` bytes at ``offset`` are in memory, from the first on."""
+    def warm(self, fd: int, offset: int, count: int, now: float, copies: bool = False) -> int:
+        """How many of ``count`` bytes at ``offset`` are in memory, from the first on.
+
+        ``copies``: they are to be read, not sent by sendfile(2).
+        """
         last = offset + count - 1
         apart = max(count // _LOOKS, _FIRST_WINDOW)
         point = offset
@@ -124,11 +133,12 @@ class Residency:
             verdict = self.disk.probe(fd, point)
             if verdict is False:
                 return before - offset
-        return self._remembered(fd, offset, count, now) if verdict is None else 0
+        return self._remembered(fd, offset, count, now, copies) if verdict is None else 0
 
-    def _remembered(self, fd: int, offset: int, count: int, now: float) -> int:
-        first, end, when = self._fetched.get(identify(fd), (0, 0, -math.inf))
-        return min(count, end - offset) if first <= offset < end and now - when < _REMEMBERED else 0
+    def _remembered(self, fd: int, offset: int, count: int, now: float, copies: bool) -> int:
+        first, end, when, in_memory = self._fetched.get(identify(fd), _NOTHING)
+        known = first <= offset < end and now - when < _REMEMBERED and (in_memory or not copies)
+        return min(count, end - offset) if known else 0
 
     def remember(self, fd: int, offset: int, count: int, seconds: float, now: float) -> None:
         """So many bytes were fetched, in so many seconds; infinite where that says nothing of the next ones."""
@@ -137,21 +147,26 @@ class Residency:
         if count >= _TELLING and seconds * _MEMORY_SPEED < count:
             count += _AHEAD  # it was there before
         key = identify(fd)
-        first, end, when = self._fetched.pop(key, (0, 0, -math.inf))
+        first, end, when, _ = self._fetched.pop(key, _NOTHING)
         if not (first <= offset <= end and now - when < _REMEMBERED):
             first = offset
             end = offset
-        self._fetched[key] = (first, max(end, offset + count), now)
+        self._fetched[key] = (first, max(end, offset + count), now, seconds < math.inf)
         if len(self._fetched) > _FILES:
             del self._fetched[next(iter(self._fetched))]
 
 
 class Frontier:
-    """How far the file of one delivery is known to be in memory. The further it gets, the rarer it asks."""
+    """How far the file of one delivery is known to be in memory. The further it gets, the rarer it asks.
 
-    __slots__ = ("_at", "_end", "_file", "_first", "_window")
+    Attributes:
+        copies: whether its files are to be read, not sent by sendfile(2).
+    """
+
+    __slots__ = ("_at", "_end", "_file", "_first", "_window", "copies")
 
     def __init__(self) -> None:
+        self.copies = False
         self._file: HasFileno | None = None
         self._first = self._end = 0
         self._at = -math.inf
@@ -172,7 +187,7 @@ class Frontier:
             self._window = _FIRST_WINDOW
             self._file, self._first, self._end, self._at = span.file, offset, offset, now
         if count := min(offset + span.count - self._end, self._window):
-            found = residency.warm(span.file.fileno(), self._end, count, now)
+            found = residency.warm(span.file.fileno(), self._end, count, now, self.copies)
             self._end += found
             if found:
                 self._at = now
@@ -185,6 +200,10 @@ class Frontier:
     def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
         """They are in memory now; ``seconds`` as for `Residency.remember`."""
         residency.remember(span.file.fileno(), span.offset, count, seconds, now)
+        self._believe(span, count, now)
+
+    def handed(self, span: FileSpan, count: int, now: float) -> None:
+        """The first ``count`` bytes of a span, which is not empty, were handed over."""
         self._believe(span, count, now)
 
     def dare(self, span: FileSpan, now: float) -> None:

@@ -39,5 +39,23 @@ class SlowDisk(Disk):
         self.fetched.append((offset, offset + count))
 
 
+class Keepless(Disk):
+    """A file system that cannot tell what is in memory, and keeps nothing: a thread that reads is given the bytes of
+    ``said``. Whoever reads the file itself, as the event loop would, finds what the test has put there instead."""
+
+    def __init__(self, said: bytes, in_memory: bool = False) -> None:
+        self.said = said
+        self.in_memory = in_memory
+
+    def is_in_memory(self, fd: int) -> bool:
+        return self.in_memory
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return None
+
+    def read(self, fd: int, offset: int, count: int) -> bytes:
+        return self.said[offset : offset + count]
+
+
 async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
     await until(lambda: len(disk.copies) >= count)

@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 from authority import shared_authority
+from sendfile_disks import Keepless
 from sendfile_wires import Pair, content, reset, tcp_pair, tighten, whole
 
 from sendfile import (
@@ -413,3 +414,17 @@ async def test_cold_bytes_are_fetched_before_they_are_read(epoll: bool, peers: P
             await trio.testing.wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
     assert sum(end - first for first, end in disk.fetched) == 1_000_000
+
+
+@ONE_VERSION
+async def test_what_a_thread_has_read_is_encrypted_from_there(peers: Peers, sparse: IO[bytes]) -> None:
+    """Where a file system keeps nothing in memory, or may ask its server again: the event loop does not read it."""
+    said = os.urandom(1_000_003)
+    sparse.truncate(len(said))
+    async with trio.open_nursery() as nursery:
+        await nursery.start((pump := Pump(disk=Keepless(said))).run)
+        nursery.start_soon(lambda: pump.deliver(peers.near, deque([whole(sparse)]), sender=peers.sender))
+        with trio.fail_after(20):
+            assert await peers.receive(len(said)) == said
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
