@@ -17,9 +17,9 @@ import enum
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -28,7 +28,7 @@ from sendfile.tls import PIECE, describe, forget_errors
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls, TlsSocket
 from trio_wsgi.net.transport import A, PlainTransport, T
-from trio_wsgi.rules.certificates import Session
+from trio_wsgi.rules.certificates import Session, parse_particulars
 
 
 class _State(enum.Enum):
@@ -101,9 +101,19 @@ class TlsTransport(PlainTransport):
             cipher=cipher,
             key_bits=bits,
             asked_name=self._tls.asked_name,
-            certificate=self._tls.getpeercert() if der else None,
+            certificate=self._read_certificate(der) if der else None,
             pem=ssl.DER_cert_to_PEM_cert(der) if der else "",
         )
+
+    def _read_certificate(self, der: bytes) -> Mapping[str, Any]:
+        try:
+            return self._tls.getpeercert() or {}
+        except (ssl.SSLError, ValueError):  # it is verified, and yet Python cannot read a name or an extension
+            forget_errors()
+        try:
+            return parse_particulars(der)
+        except ValueError:
+            return {}
 
     def give_up(self) -> PlainTransport:
         """The same connection without TLS, before its handshake; this one is closed then."""
