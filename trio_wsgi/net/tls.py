@@ -85,8 +85,12 @@ class TlsTransport(PlainTransport):
                 except ssl.SSLWantWriteError:
                     await trio.lowlevel.wait_writable(self.sock)
                 except OSError as exc:
-                    if isinstance(exc, ssl.SSLError) and exc.reason == "HTTP_REQUEST":
+                    reason = exc.reason if isinstance(exc, ssl.SSLError) else None
+                    if reason == "HTTP_REQUEST":
                         raise ClientError(400, "this is plain HTTP, sent to a port for HTTPS; use https://") from None
+                    if reason == "CALLBACK_FAILED":  # of Python's before ours, which has nothing that can
+                        why = "in the handshake: the server name that it asks for is not ASCII"
+                        raise ClientGone(errno.EPROTO, why) from None
                     _raise_gone(exc, "in the handshake")
                 else:
                     self._state = _State.OPEN
