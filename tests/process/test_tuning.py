@@ -47,7 +47,7 @@ def app(environ, start_response): ...
 def settings():
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     frozen = gc.get_freeze_count() // 1000  # Python 3.12 has frozen some hundred itself, which is no matter
-    return sys.getswitchinterval(), gc.get_threshold(), frozen, files
+    return sys.getswitchinterval(), gc.get_threshold(), frozen, files, sys.unraisablehook
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
 before = settings()

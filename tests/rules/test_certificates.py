@@ -11,7 +11,14 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wsgi.rules.certificates import Session, build_variables, find_named, format_name, parse_dns_names
+from trio_wsgi.rules.certificates import (
+    Session,
+    build_variables,
+    find_named,
+    format_name,
+    parse_dns_names,
+    parse_particulars,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +53,22 @@ def test_a_common_name_is_no_name(ca: trustme.CA) -> None:
     assert parse_dns_names(der_of(ca)) == ()
 
 
+def test_particulars_are_as_python_reads_them(ca: trustme.CA) -> None:
+    """Who a client is does not depend on which of the two could read its certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ca.cert_pem.bytes().decode())
+    context.load_default_certs()
+    ours = [parse_particulars(der) for der in context.get_ca_certs(binary_form=True)]
+    theirs = [{key: certificate[key] for key in ours[0]} for certificate in context.get_ca_certs()]
+    assert ours == theirs
+
+
 @given(st.binary(max_size=200))
 def test_what_is_no_certificate_is_told(der: bytes) -> None:
     with contextlib.suppress(ValueError):
         assert isinstance(parse_dns_names(der), tuple)
+    with contextlib.suppress(ValueError):
+        assert parse_particulars(der)
 
 
 @given(st.data())
@@ -57,8 +76,10 @@ def test_a_damaged_certificate_never_fails_otherwise(data: st.DataObject) -> Non
     der = bytearray(_DER)
     for _ in range(data.draw(st.integers(1, 4))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
-    with contextlib.suppress(ValueError):
-        parse_dns_names(bytes(der[: data.draw(st.integers(0, len(der)))]))
+    damaged = bytes(der[: data.draw(st.integers(0, len(der)))])
+    for parse in (parse_dns_names, parse_particulars):
+        with contextlib.suppress(ValueError):
+            parse(damaged)
 
 
 _DER = der_of(trustme.CA().issue_cert("a.test", "b.test"))
@@ -115,6 +136,15 @@ def test_the_variables_of_a_connection_without_a_client_certificate() -> None:
         "SSL_SERVER_NAME": "a.test",
     }
     assert "SSL_TLS_SNI" not in build_variables(Session("TLSv1.2", "X", 128))
+
+
+def test_of_a_client_that_nobody_can_describe_the_certificate_itself_is_told() -> None:
+    """It is verified all the same."""
+    shown = build_variables(Session("TLSv1.3", "X", 256, None, {}, "PEM"))
+    assert {key: value for key, value in shown.items() if "CLIENT" in key} == {
+        "SSL_CLIENT_VERIFY": "SUCCESS",
+        "SSL_CLIENT_CERT": "PEM",
+    }
 
 
 def test_the_variables_of_a_client_certificate() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import resource
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ _PYTHONS_FROZEN = 1000  # objects at most that Python freezes itself: 3.12 does,
 @contextmanager
 def tuned_process() -> Iterator[None]:
     """All of it, for as long as the block runs."""
-    with raised_descriptor_limit(), calm_collector(), shared_interpreter():
+    with raised_descriptor_limit(), calm_collector(), shared_interpreter(), quiet_handshakes():
         yield
 
 
@@ -84,3 +85,36 @@ def shared_interpreter() -> Iterator[None]:
     finally:
         if before == _PYTHONS_SWITCH_INTERVAL and sys.getswitchinterval() == _SWITCH_INTERVAL:
             sys.setswitchinterval(before)
+
+
+@contextmanager
+def quiet_handshakes() -> Iterator[None]:
+    """Have no traceback printed for a client that asks for a server name (SNI) which is not ASCII.
+
+    `ssl` cannot decode it for our callback, and tells nobody but this hook; the handshake has failed then, and our log
+    says of whom. All else goes where it went before.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _is_asked_name(unraisable):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+
+
+def _is_asked_name(unraisable: sys.UnraisableHookArgs) -> bool:
+    """Whether the handshake itself could not decode something; its callbacks have frames of their own."""
+    inner = unraisable.exc_traceback
+    while inner is not None and inner.tb_next is not None:
+        inner = inner.tb_next
+    return (
+        isinstance(unraisable.exc_value, UnicodeDecodeError)
+        and inner is not None
+        and inner.tb_frame.f_code is ssl.SSLSocket.do_handshake.__code__
+    )

@@ -2,7 +2,7 @@
 
 Laws:
 
-* A certificate is read as far as its names (RFC 5280 §4.1); whether it is to be trusted is OpenSSL's matter.
+* A certificate is read as far as its names and dates (RFC 5280 §4.1); whether it is to be trusted is OpenSSL's matter.
 * Names are its dNSNames and nothing else: a common name is not one (RFC 9525 §2). A wildcard stands for exactly one
   label, the left-most (§6.3).
 * The variables are Apache's mod_ssl's, as far as they go.
@@ -17,11 +17,24 @@ from trio_wsgi.rules.environ import wsgi_str
 
 T = TypeVar("T")
 
-_SEQUENCE, _OCTETS, _OID = 0x30, 0x04, 0x06
-_EXTENSIONS = 0xA3  # [3] of a TBSCertificate
+_SEQUENCE, _OCTETS, _OID, _UTC_TIME = 0x30, 0x04, 0x06, 0x17
+_VERSION, _EXTENSIONS = 0xA0, 0xA3  # [0] and [3] of a TBSCertificate
 _DNS_NAME = 0x82  # [2] of a GeneralName
 _SUBJECT_ALT_NAME = b"\x55\x1d\x11"  # 2.5.29.17
 
+_CODINGS = {  # of the strings in names (X.680 §8.6), as OpenSSL takes them
+    0x0C: "utf-8", 0x12: "latin-1", 0x13: "latin-1", 0x14: "latin-1", 0x16: "latin-1", 0x1A: "latin-1",
+    0x1C: "utf-32-be", 0x1E: "utf-16-be",
+}  # fmt: skip
+_KINDS = {  # of what names consist of, by their OIDs, as OpenSSL calls them
+    "0.9.2342.19200300.100.1.1": "userId", "0.9.2342.19200300.100.1.25": "domainComponent",
+    "1.2.840.113549.1.9.1": "emailAddress", "2.5.4.3": "commonName", "2.5.4.4": "surname", "2.5.4.5": "serialNumber",
+    "2.5.4.6": "countryName", "2.5.4.7": "localityName", "2.5.4.8": "stateOrProvinceName",
+    "2.5.4.9": "streetAddress", "2.5.4.10": "organizationName", "2.5.4.11": "organizationalUnitName",
+    "2.5.4.12": "title", "2.5.4.17": "postalCode", "2.5.4.42": "givenName", "2.5.4.43": "initials",
+    "2.5.4.46": "dnQualifier", "2.5.4.65": "pseudonym", "2.5.4.97": "organizationIdentifier",
+}  # fmt: skip
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SHORT = {  # RFC 4514 §3, and what OpenSSL calls the others
     "commonName": "CN",
     "countryName": "C",
@@ -45,7 +58,8 @@ class Session(NamedTuple):
         cipher: its name.
         key_bits: of the cipher.
         asked_name: the server name that the client asked for (SNI); None without one.
-        certificate: the client's, verified, as `ssl.SSLSocket.getpeercert` has it; None without one.
+        certificate: what the client's says, verified, as `ssl.SSLSocket.getpeercert` has it; empty where nobody can
+            read it, None without one.
         pem: the same as text.
     """
 
@@ -68,10 +82,8 @@ def parse_dns_names(der: bytes) -> tuple[str, ...]:
 
     Spec: RFC 5280 §4.2.1.6; X.690 §8.1.
     """
-    (_, certificate), *_ = _read(der)
-    (_, signed), *_ = _read(certificate)
     names: list[str] = []
-    for tag, extensions in _read(signed):
+    for tag, extensions in _read_signed(der):
         if tag == _EXTENSIONS:
             for _, extension in _read(next(_read(extensions))[1]):
                 (kind, oid), *rest = _read(extension)
@@ -79,6 +91,83 @@ def parse_dns_names(der: bytes) -> tuple[str, ...]:
                     general_names = next(_read(rest[-1][1]))[1]
                     names += [name.decode("ascii").lower() for tag, name in _read(general_names) if tag == _DNS_NAME]
     return tuple(names)
+
+
+def parse_particulars(der: bytes) -> dict[str, Any]:
+    """Subject, issuer, serial number and dates of a certificate, as `ssl.SSLSocket.getpeercert` has them.
+
+    That function looks at the extensions as well, and fails where one of them holds text that is not UTF-8.
+
+    Args:
+        der: the certificate.
+
+    Raises:
+        ValueError: that is no certificate, or a name in it is not what it says it is.
+
+    Spec: RFC 5280 §4.1.2.
+    """
+    signed = list(_read_signed(der))
+    if signed[0][0] == _VERSION:
+        del signed[0]
+    if len(signed) < 5:
+        raise ValueError("the certificate ends too early")
+    (_, serial), _, (_, issuer), (_, validity), (_, subject), *_ = signed
+    begins, ends, *_ = [*_read(validity), (0, b"")]
+    return {
+        "subject": _parse_name(subject),
+        "issuer": _parse_name(issuer),
+        "serialNumber": _format_serial(int.from_bytes(serial, "big", signed=True)),
+        "notBefore": _parse_time(*begins),
+        "notAfter": _parse_time(*ends),
+    }
+
+
+def _parse_name(name: bytes) -> Name:
+    return tuple(
+        tuple(_parse_part(part) for _, part in _read(relative)) for _, relative in (_read(name) if name else ())
+    )
+
+
+def _parse_part(part: bytes) -> tuple[str, str]:
+    (_, oid), (tag, value), *_ = [*_read(part), (0, b"")]
+    dotted = _parse_oid(oid)
+    if tag not in _CODINGS:
+        raise ValueError(f"{dotted} in a name is no text")
+    return _KINDS.get(dotted, dotted), value.decode(_CODINGS[tag])
+
+
+def _parse_oid(oid: bytes) -> str:
+    """X.690 §8.19."""
+    numbers = [0]
+    for byte in oid:
+        numbers[-1] = numbers[-1] << 7 | byte & 0x7F
+        if not byte & 0x80:
+            numbers.append(0)
+    first = min(numbers[0] // 40, 2)
+    return ".".join(map(str, (first, numbers[0] - 40 * first, *numbers[1:-1])))
+
+
+def _format_serial(number: int) -> str:
+    digits = f"{abs(number):X}"
+    return "-" * (number < 0) + "0" * (len(digits) % 2) + digits
+
+
+def _parse_time(tag: int, value: bytes) -> str:
+    """RFC 5280 §4.1.2.5: with seconds, and in UTC."""
+    text = value.decode("ascii")
+    if tag == _UTC_TIME:
+        text = ("19" if text[:2] >= "50" else "20") + text
+    if len(text) != 15 or not (text[:14].isdecimal() and text.endswith("Z") and 1 <= int(text[4:6]) <= 12):
+        raise ValueError(f"{text!r} is no time of a certificate")
+    month = _MONTHS[int(text[4:6]) - 1]
+    return f"{month} {int(text[6:8]):2} {text[8:10]}:{text[10:12]}:{text[12:14]} {int(text[:4])} GMT"
+
+
+def _read_signed(der: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a certificate that its issuer has signed."""
+    (_, certificate), *_ = _read(der)
+    (_, signed), *_ = _read(certificate)
+    return _read(signed)
 
 
 def _read(der: bytes) -> Iterator[tuple[int, bytes]]:
@@ -123,7 +212,7 @@ def build_variables(session: Session) -> dict[str, str]:
     }
     if session.asked_name:
         variables["SSL_TLS_SNI"] = variables["SSL_SERVER_NAME"] = wsgi_str(session.asked_name)
-    if session.certificate:
+    if session.certificate is not None:
         variables |= _describe_client(session.certificate, session.pem)
     return variables
 
@@ -131,9 +220,10 @@ def build_variables(session: Session) -> dict[str, str]:
 def _describe_client(certificate: Mapping[str, Any], pem: str) -> dict[str, str]:
     subject = certificate.get("subject", ())
     common = [value for relative in subject for kind, value in relative if kind == "commonName"]
-    described = {
-        "SSL_CLIENT_VERIFY": "SUCCESS",
-        "SSL_CLIENT_CERT": pem,
+    described = {"SSL_CLIENT_VERIFY": "SUCCESS", "SSL_CLIENT_CERT": pem}
+    if not certificate:
+        return described
+    described |= {
         "SSL_CLIENT_S_DN": wsgi_str(format_name(subject)),
         "SSL_CLIENT_I_DN": wsgi_str(format_name(certificate.get("issuer", ()))),
         "SSL_CLIENT_M_SERIAL": certificate.get("serialNumber", ""),
