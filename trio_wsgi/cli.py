@@ -278,28 +278,34 @@ def _run(argv: Sequence[str]) -> int:
         raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
     if options.paste_global and options.paste is None:
         raise ConfigError("--paste-global", "there is no --paste that it could be for", "write --paste FILE, too")
-    find_home()  # everything else counts from there
+    if options.print_config or options.check_config:
+        return _inspect(options, flags)
+    systemd = take_systemd(os.environ)
+
+    def read_plan() -> Plan:
+        home = find_home()  # everything else counts from there
+        loaded = _load(options, flags)
+        if options.app is None and options.paste is None:
+            raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
+        files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
+        config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
+        return Plan(_name_app(options), config, home, tuple(str(Path(file).absolute()) for file in files))
+
+    return serve_plan(read_plan, systemd)
+
+
+def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> int:
+    """Print or check what would be served, and serve nothing."""
+    home = find_home()  # everything else counts from there
     loaded = _load(options, flags)
     if options.print_config:
         with _printing():
             print(format_toml(loaded), end="")
-        if not options.check_config:
-            return 0
-    if options.app is None and options.paste is None and not options.check_config:
-        raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
     if options.check_config:
         prepare_process(loaded.config)
         with _printing():
-            return _check(options, Plan(_name_app(options), loaded.config, find_home()), loaded)
-    systemd = take_systemd(os.environ)
-
-    def read_plan() -> Plan:
-        loaded = _load(options, flags)
-        files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
-        config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
-        return Plan(_name_app(options), config, find_home(), tuple(str(Path(file).absolute()) for file in files))
-
-    return serve_plan(read_plan(), read_plan, systemd)
+            return _check(options, Plan(_name_app(options), loaded.config, home), loaded)
+    return 0
 
 
 def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> Loaded:

@@ -18,7 +18,7 @@ import pytest
 
 from trio_wsgi import Config, ConfigError
 from trio_wsgi.process import logs as logs_module
-from trio_wsgi.process.currentlogs import CurrentLogs
+from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.logs import make_log_files, open_logs
 
 error_log = logging.getLogger("trio_wsgi.error")
@@ -242,3 +242,35 @@ def test_a_name_that_means_another_file_by_now_is_followed(tmp_path: Path, monke
         error_log.error("third")
     assert [line.split()[-1] for line in (tmp_path / "one" / "log").read_text().splitlines()] == ["first"]
     assert [line.split()[-1] for line in (tmp_path / "two" / "log").read_text().splitlines()] == ["second", "third"]
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for_on_the_event_loop(tmp_path: Path) -> None:
+    """HUP in a supervisor: open(2) would wait for a reader, and TERM with it. One that is read is a log like others."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with CurrentLogs(Config(error_logfile=str(tmp_path / "log"))) as logs:
+        with pytest.raises(ConfigError, match=f"nobody reads the pipe {path}"):
+            logs.follow(Config(error_logfile=str(path)))
+        error_log.error("first")
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        logs.follow(Config(error_logfile=str(path)))
+        error_log.error("second")
+    assert (tmp_path / "log").read_text().split()[-1] == "first"
+    assert os.read(reader, 99).split()[-1] == b"second"
+    os.close(reader)
+
+
+def test_a_log_that_has_to_be_is_standard_error_if_it_can_be_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After exec(2), and where a reload finds neither the new file nor the old: somebody has to say so."""
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    with open_somehow(Config(error_logfile=str(tmp_path / "no" / "log"))) as logs:
+        error_log.error("first")
+        (tmp_path / "made").mkdir()
+        logs.follow(Config(error_logfile=str(tmp_path / "made" / "log")))
+        (tmp_path / "made").rename(tmp_path / "away")
+        with pytest.raises(ConfigError, match="cannot write"):
+            logs.follow(Config(error_logfile=str(tmp_path / "no" / "log")))
+        error_log.error("second")
+    assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["first", "second"]

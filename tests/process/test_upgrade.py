@@ -31,6 +31,16 @@ if os.path.getsize("boots") > {allowed}:
     raise ValueError("once too often")
 """
 
+# Does, when the program is tried, what somebody else may do in the moment after.
+BREAKING = """
+import os
+if os.path.exists("then"):
+    with open("then") as file:
+        then = file.read()
+    os.unlink("then")
+    exec(then)
+"""
+
 
 def upgrade(run: Command) -> None:
     before = run.log.count("listening at ")
@@ -132,6 +142,74 @@ def test_when_only_its_workers_cannot_boot_the_old_ones_go_on(tmp_path: Path) ->
         wait_log(run, f"worker 1 (pid {pid}) died: signal SIGKILL")
         wait_log(run, "is ready", 2)
         assert ask(run).startswith("two ")
+        assert end(run, signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(
+    ("then", "why"),
+    [
+        ("open('site.toml', 'w').write('threads = ')", "site.toml is not TOML"),
+        ("os.rename('logs', 'away')", "logs/error.log: No such file or directory"),
+        ("os.unlink('logs/error.log'); os.mkfifo('logs/error.log')", "nobody reads the pipe "),
+        ("open('site.toml', 'w').write('cpu_affinity = \"7777\"')", "CPU 7777 is not to be had"),
+    ],
+)
+def test_what_breaks_after_the_trial_ends_nobody(then: str, why: str, tmp_path: Path) -> None:
+    """An editor or a deployment that is half way: after exec(2) there is no other program to go back to."""
+    write_app(tmp_path)
+    app = tmp_path / "workers_app.py"
+    app.write_text(BREAKING + app.read_text())
+    (tmp_path / "site.toml").write_text("")
+    with supervised(tmp_path, "-c", "site.toml", "--pid", "pid") as run:
+        pid = answering_pid(run)
+        (tmp_path / "site.toml").write_text("error_logfile = 'logs/error.log'\n")
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "then").write_text(then)
+        run.send_signal(signal.SIGUSR2)
+        wait_log(run, "SIGUSR2: nothing changes: ")
+        assert why in run.log
+        assert f"the program has replaced itself (pid {run.process.pid})" in run.log
+        assert answering_pid(run) == pid
+        (tmp_path / "site.toml").write_text("")
+        write_app(tmp_path, "two")
+        run.send_signal(signal.SIGHUP)
+        wait_until(lambda: ask(run).startswith("two "))
+        assert (tmp_path / "pid").read_text() == f"{run.process.pid}\n"
+        assert end(run, signal.SIGTERM) == 0
+        assert not (tmp_path / "pid").exists()
+
+
+def test_a_pid_file_that_cannot_be_written_after_the_trial_is_done_without(tmp_path: Path) -> None:
+    write_app(tmp_path, "two")
+    app = tmp_path / "workers_app.py"
+    app.write_text(BREAKING + app.read_text())
+    (tmp_path / "run").mkdir()
+    with supervised(tmp_path, "--pid", "run/pid") as run:
+        pid = answering_pid(run)
+        (tmp_path / "then").write_text("import shutil; shutil.rmtree('run')")
+        upgrade(run)
+        assert "SIGUSR2: the pid file stays as it is: pid: cannot write run/pid" in run.log
+        assert answering_pid(run) != pid
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_an_upgrade_that_cannot_be_executed_changes_nothing(tmp_path: Path) -> None:
+    """Its directory is removed after the trial; the workers are those of before."""
+    site = tmp_path / "site"
+    site.mkdir()
+    write_app(site)
+    app = site / "workers_app.py"
+    app.write_text(BREAKING + app.read_text())
+    with supervised(site) as run:
+        pid = answering_pid(run)
+        (site / "then").write_text("os.rename('../site', '../away')")
+        run.send_signal(signal.SIGUSR2)
+        wait_log(run, "SIGUSR2: nothing changes: upgrade: the new program cannot be executed: ")
+        assert "replaced itself" not in run.log
+        assert answering_pid(run) == pid
+        (tmp_path / "away").rename(site)
+        upgrade(run)
+        assert answering_pid(run) != pid
         assert end(run, signal.SIGTERM) == 0
 
 

@@ -19,15 +19,16 @@ class CurrentLogs:
 
     Args:
         config: where they are now.
+        patient: whether to wait for who reads a log that is a pipe.
 
     Raises:
         ConfigError: a log file cannot be opened.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, patient: bool = True) -> None:
         self._stack = ExitStack()
         self._config = _placed(config)
-        self._logs: Logs = self._stack.enter_context(open_logs(self._config))
+        self._logs: Logs = self._stack.enter_context(open_logs(self._config, patient=patient))
 
     def __enter__(self) -> Self:
         return self
@@ -44,21 +45,40 @@ class CurrentLogs:
         self._logs.flush()
 
     def follow(self, config: Config) -> None:
-        """Log where this configuration says.
+        """Log where this configuration says. Waits for nobody, as it is called on the event loop.
 
         Raises:
-            ConfigError: a log file cannot be opened; the old ones stay in use.
+            ConfigError: a log file cannot be opened; the old ones stay in use, or standard error in place of those.
         """
         new = _placed(config)
         if (new.error_logfile, new.log_level) == (self._config.error_logfile, self._config.log_level):
             return
         self._stack.close()  # first, for what it puts back is how the loggers were before any of them
         try:
-            self._logs = self._stack.enter_context(open_logs(new))
-            self._config = new
+            self._open(new)
         except ConfigError:
-            self._logs = self._stack.enter_context(open_logs(self._config))
+            try:
+                self._open(self._config)
+            except ConfigError:
+                self._open(_at_least(self._config))
             raise
+
+    def _open(self, config: Config) -> None:
+        self._logs = self._stack.enter_context(open_logs(config, patient=False))
+        self._config = config
+
+
+def open_somehow(config: Config) -> CurrentLogs:
+    """Log where this says, or to standard error if that cannot be. Waits for nobody."""
+    try:
+        return CurrentLogs(config, patient=False)
+    except ConfigError:
+        return CurrentLogs(_at_least(config))
+
+
+def _at_least(config: Config) -> Config:
+    """Of these settings, what can always be: standard error, which is nobody's to own."""
+    return config.replace(error_logfile="-", user=None, group=None)
 
 
 def _placed(config: Config) -> Config:

@@ -13,6 +13,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from trio_wsgi.config import Config
@@ -222,8 +224,11 @@ def make_log_files(config: Config) -> None:
 
 
 @contextmanager
-def open_logs(config: Config) -> Iterator[Logs]:
+def open_logs(config: Config, *, patient: bool = True) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
+
+    Args:
+        patient: whether to wait for who reads a log that is a pipe.
 
     Raises:
         ConfigError: a log file cannot be opened, or `user` or `group` is not known.
@@ -232,25 +237,27 @@ def open_logs(config: Config) -> Iterator[Logs]:
     plain = logging.Formatter("%(message)s")
     owner = find_heir(config)
     with contextlib.ExitStack() as stack:
-        target = _open("error_logfile", config.error_logfile, sys.stderr, owner)
+        target = _open("error_logfile", config.error_logfile, sys.stderr, owner, patient)
         logs = Logs([stack.enter_context(_route("trio_wsgi.error", config.log_level.upper(), target, errors))])
         if config.access_logfile is None:
             access_log = logging.getLogger("trio_wsgi.access")
             stack.callback(access_log.setLevel, access_log.level)
             access_log.setLevel(logging.CRITICAL)
         else:
-            target = _open("access_logfile", config.access_logfile, sys.stdout, owner)
+            target = _open("access_logfile", config.access_logfile, sys.stdout, owner, patient)
             as_json = writes_json(config.access_logformat)
             logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain, as_json)))
         yield logs
 
 
-def _open(setting: str, path: str, stream: TextIO | None, owner: Owner) -> Sink:
+def _open(setting: str, path: str, stream: TextIO | None, owner: Owner, patient: bool) -> Sink:
     if path == "-":
         return Stream(stream)
     try:
-        return File(path, owner)
+        return File(path, owner, patient=patient)
     except OSError as exc:
+        if exc.errno == errno.ENXIO and Path(path).is_fifo():
+            raise ConfigError(setting, f"nobody reads the pipe {path}", "start its reader first") from exc
         raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
 
 

@@ -135,24 +135,27 @@ class File(Sink):
 
     Args:
         owner: of a file that is made here.
+        patient: whether to wait for who reads it, if it is a pipe; else that is an error (ENXIO).
 
     Raises:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path: str, owner: Owner) -> None:
+    def __init__(self, path: str, owner: Owner, *, patient: bool = True) -> None:
         self._path = os.path.abspath(path)  # noqa: PTH100 - the application may change directory; links stay
         self._owner = owner
-        super().__init__(self._open())
+        super().__init__(self._open(0 if patient else os.O_NONBLOCK))
 
     def __str__(self) -> str:
         return self._path
 
-    def _open(self) -> int:
+    def _open(self, flags: int = 0) -> int:
         try:
             return make_file(self._path, self._owner)
         except FileExistsError:
-            return os.open(self._path, _APPEND, 0o666)
+            fd = os.open(self._path, _APPEND | flags, 0o666)
+            os.set_blocking(fd, True)
+            return fd
 
     def write(self, records: Sequence[bytes]) -> tuple[int, str]:
         """As every sink does, to the file that has the name now."""

@@ -3,7 +3,8 @@
 Laws:
 
 * `workers` = 0 serves here. Else this process binds, has workers serve, and imports nothing of the application.
-* When a supervisor is to become a new program and cannot, it goes on as if it had.
+* A supervisor that is to become a new program and cannot goes on. So does the new program, whatever was broken since
+  its trial: it looks after the workers that it was left, by the plan that they serve, and the log says why.
 """
 
 from __future__ import annotations
@@ -12,88 +13,160 @@ import contextlib
 import logging
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 
-from trio_wsgi.errors import BootError
+from trio_wsgi.config import Config
+from trio_wsgi.errors import BootError, ConfigError
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.currentlogs import CurrentLogs
+from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
-from trio_wsgi.process.prepare import change_directory, load_plan, prepare_process
+from trio_wsgi.process.prepare import change_directory, enter_directory, go_home, load_plan, prepare_process
 from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets
-from trio_wsgi.process.supervisor import JOBS, SIGNALS, Ending, ReadPlan, Supervisor
+from trio_wsgi.process.supervisor import JOBS, SIGNALS, Ending, ReadPlan, Supervisor, check_supervised
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
-from trio_wsgi.process.upgrade import STATE_VARIABLE, execute, format_legacy, let_go, parse_legacy
+from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, execute, format_legacy, let_go, parse_legacy
 from trio_wsgi.process.worker import serve_process
 
 log = logging.getLogger("trio_wsgi.error")
 
 
-def serve_plan(plan: Plan, read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a supervisor starts with.
+
+    Args:
+        plan: of the workers to come.
+        legacy: what a former self has left.
+        wrong: why `plan` is the one that was left.
+    """
+
+    plan: Plan
+    umask: Umask
+    logs: CurrentLogs
+    legacy: Legacy | None = None
+    wrong: ConfigError | None = None
+
+
+def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     """Serve until a signal ends it. Must run in the main thread, and in the directory that the program was started in.
 
     Args:
-        read_plan: gives the plan anew, for a reload.
+        read_plan: gives the plan; for a reload, anew.
         systemd: to be told when we serve, reload and stop.
 
     Returns:
         The exit code.
 
     Raises:
-        ConfigError: an address, a directory or a log file cannot be used.
+        ConfigError: a setting, an address, a directory or a log file cannot be used.
         AppLoadError: without workers: the application cannot be loaded.
         BootError: with workers: none could boot.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
     if os.environ.pop(TRIAL_VARIABLE, ""):
-        be_tried(plan, state)
+        be_tried(read_plan(), state)
+    if state:
+        return _supervise(_prepare_anew(parse_legacy(state), read_plan, Umask()), read_plan, systemd)
+    plan = read_plan()
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_process(lambda: load_plan(plan), plan.config, systemd)
-    return _supervise(plan, read_plan, systemd, state)
+    umask = Umask()
+    return _supervise(_Start(plan, umask, _prepare(plan, umask)), read_plan, systemd)
 
 
-def _supervise(plan: Plan, read_plan: ReadPlan, systemd: Systemd, state: str) -> int:
-    """Serve by workers. Only they become another user: who may bind today can do so after a reload.
+def _prepare(plan: Plan, umask: Umask, *, patient: bool = True) -> CurrentLogs:
+    """Be where a plan is served from, and open the log. We must be in its home.
 
     Args:
-        state: what a former self has left, or nothing.
+        patient: whether to wait for who reads a log that is a pipe.
+
+    Raises:
+        ConfigError: workers could not serve it, or the log cannot be opened.
     """
     change_directory(plan.config)
-    umask = Umask()
     umask.follow(plan.config)
     decide_identity(plan.config)  # before anything is bound: whom a worker could not become is a mistake
     check_affinity(plan.config.cpu_affinity)
+    return CurrentLogs(plan.config, patient=patient)
+
+
+def _prepare_anew(legacy: Legacy, read_plan: ReadPlan, umask: Umask) -> _Start:
+    """Do as at the first start, or keep what is: by now there are workers that somebody has to look after."""
+    try:
+        go_home(legacy.plan.home)
+        plan = read_plan()
+        check_supervised(plan)
+        return _Start(plan, umask, _prepare(plan, umask, patient=False), legacy)
+    except ConfigError as error:
+        wrong = error
+    umask.follow(legacy.plan.config)
+    with contextlib.suppress(ConfigError):  # the directory is gone
+        enter_directory(legacy.plan)
+    return _Start(legacy.plan, umask, open_somehow(legacy.plan.config), legacy, wrong)
+
+
+def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
+    """Serve by workers. Only they become another user: who may bind today can do so after a reload."""
+    plan, legacy, wrong = start.plan, start.legacy, start.wrong
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
-    with CurrentLogs(plan.config) as logs, EarlySignals(SIGNALS) as early:
+    with start.logs as logs, EarlySignals(SIGNALS) as early:
         systemd.warn(plan.config)
+        if legacy is not None:
+            log.info("the program has replaced itself (pid %d)", os.getpid())
         while True:
-            legacy = parse_legacy(state) if state else None
             with (
                 contextlib.closing(Sockets(legacy.places if legacy else ())) as sockets,
                 contextlib.ExitStack() as told,
             ):
                 if legacy is None:
                     sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
-                told.enter_context(open_pid_file(plan.config.pid))
-                supervisor = Supervisor(plan, read_plan, sockets, logs, umask, systemd)
-                ending = trio.run(supervisor.run, early, legacy)
+                told.enter_context(_tell_pid(plan.config, is_anew=legacy is not None))
+                supervisor = Supervisor(plan, read_plan, sockets, logs, start.umask, systemd)
+                ending = trio.run(supervisor.run, early, legacy, wrong)
                 if ending is not Ending.UPGRADE:
                     break
-                state = _become_new(supervisor, early, logs, umask, systemd)
+                legacy, wrong = _become_new(supervisor, early, logs, start.umask, systemd)
+                plan = legacy.plan
         log.info("stopped")
     if supervisor.failure is not None:
         raise BootError(supervisor.failure.text, supervisor.exit_code)
     return supervisor.exit_code
 
 
-def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> str:
-    """Replace this program by itself; returns what it leaves to itself if that cannot be."""
+@contextmanager
+def _tell_pid(config: Config, *, is_anew: bool) -> Iterator[None]:
+    """Have the pid file name us.
+
+    Args:
+        is_anew: whether a former self has seen to it, so that we can do without.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(open_pid_file(config.pid))
+        except ConfigError as error:
+            if not is_anew:
+                raise
+            log.error("SIGUSR2: the pid file stays as it is: %s", error)
+        yield
+
+
+def _become_new(
+    supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd
+) -> tuple[Legacy, ConfigError]:
+    """Replace this program by itself; returns what it leaves to itself if that cannot be, and why."""
     legacy = supervisor.leave()
     environ = dict(os.environ)
     systemd.give_back(environ)
@@ -106,6 +179,7 @@ def _become_new(supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, 
         try:
             execute(state, legacy.plan.home, environ)
         except OSError as error:
-            log.error("the new program cannot be executed: %s", error)
+            why = f"the new program cannot be executed: {error}"
+            wrong = ConfigError("upgrade", why, "see that its interpreter and its directory are there")
     umask.follow(legacy.plan.config)
-    return state
+    return parse_legacy(state), wrong

@@ -58,6 +58,17 @@ Job = Callable[[], Awaitable[None]]
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
 
 
+def check_supervised(plan: Plan) -> None:
+    """See that a plan has workers.
+
+    Raises:
+        ConfigError: a supervisor that runs cannot follow it.
+    """
+    if plan.config.workers == 0:
+        why = "what runs cannot do without its supervisor"
+        raise ConfigError("workers", why, "stop it, and start it anew")
+
+
 class Ending(enum.Enum):
     """Why the supervisor's work is over."""
 
@@ -100,11 +111,12 @@ class Supervisor:
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
-    async def run(self, early: EarlySignals, legacy: Legacy | None = None) -> Ending:
+    async def run(self, early: EarlySignals, legacy: Legacy | None = None, wrong: ConfigError | None = None) -> Ending:
         """Have workers serve until a signal ends it.
 
         Args:
             legacy: what a former self has left.
+            wrong: why its workers are not replaced.
 
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
@@ -118,7 +130,7 @@ class Supervisor:
                     listening.start_soon(collect_orphans)
                 async with trio.open_nursery() as self._processes:
                     with self._governing:
-                        await self._govern(early, legacy)
+                        await self._govern(early, legacy, wrong)
                     if self._ending is Ending.UPGRADE:
                         self._processes.cancel_scope.cancel()
                     else:
@@ -201,7 +213,7 @@ class Supervisor:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def _govern(self, early: EarlySignals, legacy: Legacy | None) -> None:
+    async def _govern(self, early: EarlySignals, legacy: Legacy | None, wrong: ConfigError | None) -> None:
         """Start, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
@@ -215,7 +227,7 @@ class Supervisor:
                 if legacy is None:
                     await self._start()
                 else:
-                    await self._succeed(legacy)
+                    await self._succeed(legacy, wrong)
                 async for job in jobs:
                     await job()
 
@@ -265,16 +277,18 @@ class Supervisor:
         self._fleet = self._open_fleet(self._plan)
         await self._keepers.start(self._keep, self._fleet)
 
-    async def _succeed(self, legacy: Legacy) -> None:
-        """Take over what a former self has left, and replace its workers by our own."""
+    async def _succeed(self, legacy: Legacy, wrong: ConfigError | None) -> None:
+        """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
         plan, self._plan = self._plan, legacy.plan
         fleet = self._fleet = self._open_fleet(legacy.plan)
         fleet.count = legacy.count
         for child in legacy.children:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
-        log.info("the program has replaced itself (pid %d)", os.getpid())
-        await self._replace(plan, signal.SIGUSR2.name)
+        if wrong is None:
+            await self._replace(plan, signal.SIGUSR2.name)
+        else:
+            self._keep_plan("SIGUSR2: nothing changes: %s", wrong)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
         self._fleets = self._current_fleets()
@@ -323,8 +337,7 @@ class Supervisor:
         try:
             go_home(self._plan.home)
             plan = self._read_plan()
-            if plan.config.workers == 0:
-                raise ConfigError("workers", "a reload cannot do without its supervisor", "stop it, and start it anew")
+            check_supervised(plan)
         except ConfigError as error:
             self._keep_plan("SIGHUP: nothing changes: %s", error)
         else:
