@@ -433,6 +433,28 @@ def test_a_worker_whose_loop_is_blocked_is_replaced_with_its_stacks_in_the_log(s
         assert end(run, signal.SIGTERM) == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_worker_that_hangs_when_it_is_told_to_end_gets_graceful_timeout(number: int, tmp_path: Path) -> None:
+    """And no more, however long `timeout` is."""
+    write_app(tmp_path)
+    app = tmp_path / "workers_app.py"
+    app.write_text(app.read_text().replace("time.sleep, ", "lambda it: (open('stuck', 'w').close(), time.sleep(it)), "))
+    with (
+        supervised(tmp_path, "--timeout", "none", "--graceful-timeout", "0.2") as run,
+        socket.create_connection(("127.0.0.1", run.port), timeout=30) as client,
+    ):
+        (pid,) = worker_pids(run)
+        client.sendall(b"GET /block?60 HTTP/1.0\r\n\r\n")
+        wait_until((tmp_path / "stuck").exists)
+        run.send_signal(number)
+        wait_until(lambda: not is_alive(pid))
+        assert f"worker 1 (pid {pid}) gave no sign of life for 3.2 s (graceful_timeout): it is killed" in run.log
+        if number == signal.SIGHUP:
+            assert answering_pid(run) != pid
+            run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
+
+
 @pytest.mark.slow
 def test_requests_may_take_longer_than_timeout(site: Path) -> None:
     """PAINS 28: it is the event loop that has to live, not a request that has to be quick."""

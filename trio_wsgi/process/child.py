@@ -5,7 +5,7 @@ Laws:
 * A worker is a fresh interpreter: it has our flags, our import path, the listening sockets, its end of the channel, a
   place for its stacks, and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
 * Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
-  killed.
+  killed. So is who was told to leave, after `graceful_timeout`; who does give signs may have a download that moves.
 * It is known by its number, its channel and its stacks; so a supervisor that has become another program can go on
   with it.
 """
@@ -37,6 +37,7 @@ EXIT_BOOT = 3  # gunicorn's: the application cannot boot
 SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
+END_SLACK = 3.0  # seconds beyond `graceful_timeout`: two signs, and for who is well to end without us
 _TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that were told to leave, maybe as they booted
 PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
@@ -82,6 +83,8 @@ class Child:
         self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
         self.lived = math.inf  # seconds, once it has ended, or is worn
+        self._last_silence = math.inf  # seconds without a sign of life, since it was told to leave
+        self._listening = trio.CancelScope()  # until that changes
         self._hear_imports: HearImports = ignore_imports
         self._born = time.monotonic()
         if state is not State.BOOTING:
@@ -110,19 +113,26 @@ class Child:
             graceful_timeout, drain_max: in place of the settings of these names; 0 for no limit of the latter.
         """
         booting = self.state is State.BOOTING
-        self._is_leaving()
+        self._is_leaving(graceful_timeout)
         self.channel.tell(Drain(graceful_timeout, drain_max))
         if booting:
             self.send_signal(signal.SIGTERM)
 
-    def stop(self, number: int) -> None:
-        """Let it go as this signal says."""
-        self._is_leaving()
+    def stop(self, number: int, graceful_timeout: float = math.inf) -> None:
+        """Let it go as this signal says.
+
+        Args:
+            graceful_timeout: seconds after which it is to have ended, or to give signs of life.
+        """
+        self._is_leaving(graceful_timeout)
         self.send_signal(number)
 
-    def _is_leaving(self) -> None:
+    def _is_leaving(self, graceful_timeout: float) -> None:
         if self.state is not State.ENDED:
             self.state = State.LEAVING
+        if graceful_timeout + END_SLACK < self._last_silence:
+            self._last_silence = graceful_timeout + END_SLACK
+            self._listening.cancel()
 
     async def watch(self, config: Config, order: bytes = b"", hear_imports: HearImports = ignore_imports) -> None:
         """Look after it until it has ended.
@@ -186,8 +196,13 @@ class Child:
             why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
             self.failure = Failed(f"it {why}", EXIT_BOOT)
             return why
-        await self._wait_silent(config.timeout)
-        return f"gave no sign of life for {config.timeout:g} s (timeout)"
+        while True:
+            with trio.CancelScope() as self._listening:
+                if self._last_silence < config.timeout:
+                    await self._wait_silent(self._last_silence)
+                    return f"gave no sign of life for {self._last_silence:g} s (graceful_timeout)"
+                await self._wait_silent(config.timeout)
+                return f"gave no sign of life for {config.timeout:g} s (timeout)"
 
     async def _wait_silent(self, timeout: float) -> None:
         spells = 0

@@ -204,8 +204,9 @@ class Supervisor:
         number = signal.SIGTERM if graceful else signal.SIGINT
         children = self._children()
         hurried = [child for child in children if number == signal.SIGINT or not child.has_booted]
+        patience = self._plan.config.graceful_timeout if graceful else math.inf
         for child in children:
-            child.stop(number if child.has_booted else signal.SIGTERM)
+            child.stop(number if child.has_booted else signal.SIGTERM, patience)
         self._sockets.close()  # whoever comes now is refused, once the workers have closed theirs
         await trio.sleep(QUICK_TIMEOUT)
         for child in hurried:
