@@ -15,7 +15,7 @@ import ssl
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from sendfile.tls import PIECE
 from trio_wsgi.config import Config
@@ -37,7 +37,18 @@ class Tls:
     """
 
     context: ssl.SSLContext
-    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE))
+    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE), repr=False)
+
+
+def is_ours(tls: object) -> TypeGuard[Tls]:
+    """Whether it is what `open_tls` gives: another's context has other rules, and sockets that are not ours."""
+    return (
+        isinstance(tls, Tls)
+        and isinstance(tls.context, ssl.SSLContext)
+        and tls.context.sslsocket_class is TlsSocket
+        and isinstance(tls.buffer, bytearray)
+        and len(tls.buffer) > 0
+    )
 
 
 class TlsSocket(ssl.SSLSocket):

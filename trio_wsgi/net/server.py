@@ -28,7 +28,8 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.net.certificates import Tls, describe_kernel_tls, load_certificates, open_tls
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.certificates import Tls, describe_kernel_tls, is_ours, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
@@ -74,8 +75,9 @@ class Server:
         multiprocess: whether other processes serve the application, too: `wsgi.multiprocess`.
 
     Raises:
-        ConfigError: a certificate, or what belongs to it, cannot be used; or a setting has no effect here, such as
-            those of processes, reloading and log files: docs/configuration.md lists them.
+        ConfigError: a certificate, or what belongs to it, cannot be used, or `tls` is given and the settings name none;
+            or a setting has no effect here, such as those of processes, reloading and log files: docs/configuration.md
+            lists them.
         AppLoadError: a middleware cannot be loaded.
         TypeError: `app` is no WSGI application, or another argument is not what it should be.
     """
@@ -95,7 +97,7 @@ class Server:
         self._app = apply_middleware(app, self.config.middleware)
         self._multiprocess = multiprocess
         self._observers = Observers(AccessLog(self.config.access_logformat), tuple(observers))
-        self._tls = open_tls(self.config) if tls is None else tls
+        self._tls = open_tls(self.config) if tls is None else _check_tls(tls, self.config)
         self._accepting = trio.CancelScope()
         self._drain_limits = DrainLimits(
             self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate
@@ -362,6 +364,14 @@ def _check_config(config: object) -> Config:
 def _check_observers(observers: object) -> None:
     if not isinstance(observers, Collection) or not all(map(callable, observers)):
         raise TypeError(f"observers are a list of functions of one record, not {observers!r}")
+
+
+def _check_tls(tls: object, config: Config) -> Tls:
+    if not is_ours(tls):
+        raise TypeError(f"tls is what trio_wsgi.open_tls(config) gives, with rules of its own, and not {tls!r}")
+    if not config.certfile:
+        raise ConfigError("certfile", "there is none, and yet tls is given", "use the settings that open_tls was given")
+    return tls
 
 
 def _check_listeners(listeners: object) -> None:
