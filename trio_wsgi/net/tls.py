@@ -5,7 +5,8 @@ Laws:
 * OpenSSL works on the socket itself, never waits, and is used by one thread at a time: while the loop may be sending,
   an application's thread has the loop receive for it (`duplex`).
 * Bytes count as sent when the kernel has the last of their records.
-* Nothing is negotiated once hands are shaken: a peer that asks for it is refused, and one that insists has gone.
+* Nothing is negotiated once hands are shaken: a peer that asks for it is refused, and one that insists has gone. New
+  keys are no negotiation: who asks for ours has them as soon as the kernel takes the answer, and is heard only then.
 * The end of TCP without a close_notify is a cut, and told as one. Our own end says close_notify, unless the connection
   is aborted or was cut within a record: then the peer is to see that.
 * Not a byte leaves unencrypted, but for the answer to a client that spoke plain HTTP (`give_up`).
@@ -51,7 +52,7 @@ class TlsTransport(PlainTransport):
     bare = False
     takes_blocks = False  # what is owed has to stay at the head of its queue
 
-    __slots__ = ("_state", "_tls")
+    __slots__ = ("_answering", "_state", "_tls")
 
     def __init__(self, sock: socket.socket, tls: Tls, pump: Pump) -> None:
         wrapped = tls.context.wrap_socket(
@@ -62,6 +63,7 @@ class TlsTransport(PlainTransport):
         self._tls = wrapped
         self._sender: TlsSender = TlsSender(wrapped, tls.buffer)
         self._state = _State.NEW
+        self._answering = False  # the kernel has not taken our side of a KeyUpdate, and OpenSSL reads nothing before
 
     def __repr__(self) -> str:
         return f"<TlsTransport {self._state.value}, {self._sender.owed} bytes owed>"
@@ -136,6 +138,9 @@ class TlsTransport(PlainTransport):
             return receive(what)
         except (BlockingIOError, ssl.SSLWantReadError):
             raise trio.WouldBlock from None
+        except ssl.SSLWantWriteError:
+            self._answering = True
+            raise trio.WouldBlock from None
         except OSError as exc:
             _raise_gone(exc, "while receiving")
 
@@ -153,10 +158,13 @@ class TlsTransport(PlainTransport):
         return sent
 
     async def wait_readable(self) -> None:
-        """As `PlainTransport`; where our close_notify is still to be sent, that is seen to first."""
+        """As `PlainTransport`; where something of TLS's own is still to be sent, that is seen to first."""
         if self._state is _State.ENDING:
             await trio.lowlevel.wait_writable(self.sock)
             self.end_sending()
+        elif self._state is _State.OPEN and self._answering:
+            await trio.lowlevel.wait_writable(self.sock)
+            self._answering = False
         elif self._state is _State.OPEN and self._tls.pending():
             await trio.lowlevel.checkpoint()
         else:
