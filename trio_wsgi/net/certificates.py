@@ -5,14 +5,16 @@ Laws:
 * All contexts have the same rules (versions, ciphers, whose client certificates are accepted): which of them is chosen
   decides the certificate and nothing else.
 * A context is complete before the first connection sees it and is never changed afterwards: new certificates are new
-  contexts, and connections keep those they began with.
+  contexts, and connections keep those they began with. What nobody keeps is freed at once: no context leads to itself.
 * What cannot be loaded is told with the setting, the file and the fix; nobody is asked for a password.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
@@ -95,26 +97,33 @@ def load_certificates(config: Config) -> ssl.SSLContext:
             "name one for each certfile, in the same order",
         )
     contexts: list[ssl.SSLContext] = []
-    named: dict[str, ssl.SSLContext] = {}
+    places: dict[str, int] = {}  # of names, in `contexts`
     for certfile, keyfile in zip_longest(config.certfile, config.keyfile):
         context = _open_context(config)
         names = _load_pair(context, certfile, keyfile)
         if contexts and not names:
             why = f"{certfile!r} names no host, so no client can ask for it"
             raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
-        contexts.append(context)
         for name in names:
-            named.setdefault(name, context)
+            places.setdefault(name, len(contexts))
+        contexts.append(context)
+    first, *others = contexts
+    first.sni_callback = partial(_choose, places, others)
+    return first
 
-    def choose(sock: ssl.SSLSocket | ssl.SSLObject, asked: str | None, _: ssl.SSLContext) -> None:
-        assert isinstance(sock, TlsSocket)
-        sock.asked_name = asked
-        found = find_named(named, asked)
-        if found is not None:
-            sock.context = found
 
-    contexts[0].sni_callback = choose
-    return contexts[0]
+def _choose(
+    places: Mapping[str, int],
+    others: Sequence[ssl.SSLContext],
+    sock: ssl.SSLSocket | ssl.SSLObject,
+    asked: str | None,
+    _: ssl.SSLContext,
+) -> None:
+    """Show the certificate for the name that is asked for: one of `others`, or of place 0, which is shown anyway."""
+    assert isinstance(sock, TlsSocket)
+    sock.asked_name = asked
+    if place := find_named(places, asked):
+        sock.context = others[place - 1]
 
 
 def _open_context(config: Config) -> ssl.SSLContext:
