@@ -33,7 +33,7 @@ from sendfile import (
     send_some_nowait,
 )
 from sendfile.residency import Disk
-from sendfile.tls import BURST, PIECE
+from sendfile.tls import BURST, PIECE, describe
 
 ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -413,3 +413,13 @@ async def test_cold_bytes_are_fetched_before_they_are_read(epoll: bool, peers: P
             await trio.testing.wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
     assert sum(end - first for first, end in disk.fetched) == 1_000_000
+
+
+def test_what_is_said_of_an_error_is_about_the_peer() -> None:
+    """Not about a line of Python's own source, nor only that something failed."""
+    cut = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol (_ssl.c:2427)")
+    cut.reason = None  # type: ignore[assignment]  # as it comes from there
+    assert describe(cut) == "TLS: eof occurred in violation of protocol"
+    refused = ssl.SSLCertVerificationError(1, "[SSL: X] certificate verify failed: it is old (_ssl.c:1006)")
+    refused.reason, refused.verify_message = "CERTIFICATE_VERIFY_FAILED", "certificate has expired"
+    assert describe(refused) == "TLS: certificate verify failed: certificate has expired"
