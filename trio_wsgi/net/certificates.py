@@ -11,6 +11,7 @@ Laws:
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +23,13 @@ from typing import Any, NoReturn, TypeGuard
 from sendfile.tls import PIECE
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.rules.certificates import find_named, parse_dns_names
+from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_particulars
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CLIENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _KERNEL_OFFERS = Path("/proc/sys/net/ipv4/tcp_available_ulp")
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_MAY_BE_TRUSTED = re.compile("-----BEGIN (TRUSTED|X509) CERTIFICATE-----")  # by what it says itself (openssl-x509(1))
 
 
 @dataclass(slots=True)
@@ -147,20 +150,38 @@ def _open_context(config: Config) -> ssl.SSLContext:
     if config.ca_certs is not None:
         if config.cert_reqs == "none":
             raise ConfigError("ca_certs", "no client is asked for a certificate", "set cert_reqs to required")
-        try:
-            context.load_verify_locations(cafile=config.ca_certs)
-        except OSError as exc:  # an SSLError is one
-            raise ConfigError("ca_certs", f"{config.ca_certs!r}: {_reason(exc)}", "name a PEM file") from None
+        _load_authorities(context, config.ca_certs)
     context.verify_mode = _CLIENTS[config.cert_reqs]
     return context
+
+
+def _load_authorities(context: ssl.SSLContext, path: str) -> None:
+    """Load the certificates of those who issue our clients', and what they have revoked."""
+    text = _read("ca_certs", path)
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as exc:  # an SSLError is one
+        raise ConfigError("ca_certs", f"{path!r}: {_reason(exc)}", "name a PEM file") from None
+    if context.cert_store_stats()["crl"]:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    if not _MAY_BE_TRUSTED.search(text) and not any(map(_is_root, _CERTIFICATE.findall(text))):
+        why = f"{path!r} holds no certificate that has signed itself, so no client's leads to one that is trusted"
+        raise ConfigError("ca_certs", why, "add that of the authority itself")
+
+
+def _is_root(pem: str) -> bool:
+    try:
+        particulars = parse_particulars(ssl.PEM_cert_to_DER_cert(pem))
+    except ValueError:  # OpenSSL could read it
+        return True
+    return bool(particulars["subject"] == particulars["issuer"])
 
 
 def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[str, ...]:
     """Load a certificate with its key, and return the names it is for."""
     text = _read("certfile", certfile)
-    beginning, ending = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    first = text[text.find(beginning) : text.find(ending) + len(ending)]
-    if not first.startswith(beginning):
+    first = _CERTIFICATE.search(text)
+    if first is None:
         raise ConfigError("certfile", f"{certfile!r} holds no certificate", "name a PEM file")
     setting, path = ("certfile", certfile) if keyfile is None else ("keyfile", keyfile)
     key = text if keyfile is None else _read("keyfile", keyfile)
@@ -169,7 +190,7 @@ def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> t
         raise ConfigError(setting, f"{path!r} holds no private key", hint)
     try:
         context.load_cert_chain(certfile, keyfile, password=_refuse_password)
-        return parse_dns_names(ssl.PEM_cert_to_DER_cert(first))
+        return parse_dns_names(ssl.PEM_cert_to_DER_cert(first[0]))
     except _Encrypted:
         hint = "write it without: openssl pkey -in KEY -out NEW"
         raise ConfigError(setting, f"the key in {path!r} is encrypted", hint) from None
