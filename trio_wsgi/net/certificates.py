@@ -1,4 +1,4 @@
-"""The certificates of a server, as OpenSSL takes them: one context for each, chosen by the name that a client asks for.
+"""The certificates of a server, as OpenSSL takes them: a context for each set of names, chosen by the one asked for.
 
 Laws:
 
@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from sendfile.tls import PIECE
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_particulars
+from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_key_algorithm, parse_particulars
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CLIENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
@@ -99,20 +99,46 @@ def load_certificates(config: Config) -> ssl.SSLContext:
             f"{len(config.keyfile)} for {len(config.certfile)} of certfile",
             "name one for each certfile, in the same order",
         )
-    contexts: list[ssl.SSLContext] = []
-    places: dict[str, int] = {}  # of names, in `contexts`
+    shown: list[_Shown] = []
+    places: dict[str, int] = {}  # of names, in `shown`
     for certfile, keyfile in zip_longest(config.certfile, config.keyfile):
         context = _open_context(config)
-        names = _load_pair(context, certfile, keyfile)
-        if contexts and not names:
-            why = f"{certfile!r} names no host, so no client can ask for it"
-            raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
+        names, algorithm = _load_pair(context, certfile, keyfile)
+        beside = next((each for each in shown if each.takes(names, algorithm)), None)
+        if beside is not None:
+            _load_pair(beside.context, certfile, keyfile)
+            beside.algorithms.add(algorithm)
+            continue
+        if shown:
+            _check_shown(certfile, names, places)
         for name in names:
-            places.setdefault(name, len(contexts))
-        contexts.append(context)
-    first, *others = contexts
+            places.setdefault(name, len(shown))
+        shown.append(_Shown(context, names, {algorithm}))
+    first, *others = (each.context for each in shown)
     first.sni_callback = partial(_choose, places, others)
     return first
+
+
+class _Shown(NamedTuple):
+    """Certificates for the same names: OpenSSL shows the one that the client can verify."""
+
+    context: ssl.SSLContext
+    names: frozenset[str]
+    algorithms: set[str]  # of their keys; OpenSSL has room for one certificate of each
+
+    def takes(self, names: frozenset[str], algorithm: str) -> bool:
+        """Whether one more certificate can be shown beside these."""
+        return bool(names) and names == self.names and algorithm not in self.algorithms
+
+
+def _check_shown(certfile: str, names: Collection[str], taken: Collection[str]) -> None:
+    """Whether a certificate that is not the first would be shown to anybody."""
+    if not names:
+        why = f"{certfile!r} names no host, so no client can ask for it"
+        raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
+    if all(name in taken for name in names):
+        why = f"{certfile!r} would never be shown: there are others before it for {', '.join(sorted(names))}"
+        raise ConfigError("certfile", why, "leave it out; two for the same names have keys of two kinds, RSA and ECDSA")
 
 
 def _choose(
@@ -177,8 +203,8 @@ def _is_root(pem: str) -> bool:
     return bool(particulars["subject"] == particulars["issuer"])
 
 
-def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[str, ...]:
-    """Load a certificate with its key, and return the names it is for."""
+def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[frozenset[str], str]:
+    """Load a certificate with its key, and return the names it is for, and the algorithm that its key is for."""
     text = _read("certfile", certfile)
     first = _CERTIFICATE.search(text)
     if first is None:
@@ -190,7 +216,8 @@ def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> t
         raise ConfigError(setting, f"{path!r} holds no private key", hint)
     try:
         context.load_cert_chain(certfile, keyfile, password=_refuse_password)
-        return parse_dns_names(ssl.PEM_cert_to_DER_cert(first[0]))
+        der = ssl.PEM_cert_to_DER_cert(first[0])
+        return frozenset(parse_dns_names(der)), parse_key_algorithm(der)
     except _Encrypted:
         hint = "write it without: openssl pkey -in KEY -out NEW"
         raise ConfigError(setting, f"the key in {path!r} is encrypted", hint) from None
