@@ -20,7 +20,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
-from sendfile.tls import PIECE
+from sendfile.tls import PIECE, describe
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_key_algorithm, parse_particulars
@@ -169,8 +169,10 @@ def _open_context(config: Config) -> ssl.SSLContext:
         try:
             context.set_ciphers(config.ciphers)
         except ssl.SSLError:
-            why = f"OpenSSL knows no cipher of {config.ciphers!r}"
-            raise ConfigError("ciphers", why, "see openssl ciphers -v 'LIST'") from None
+            why, hint = f"OpenSSL knows no cipher of {config.ciphers!r}", "see openssl ciphers -v 'LIST'"
+            if "TLS_" in config.ciphers:
+                why, hint = f"{config.ciphers!r} is of TLS 1.3, whose ciphers OpenSSL chooses", "name those for TLS 1.2"
+            raise ConfigError("ciphers", why, hint) from None
     if config.cert_reqs != "none" and config.ca_certs is None:
         raise ConfigError("cert_reqs", f"{config.cert_reqs!r} without ca_certs", "name the authorities of your clients")
     if config.ca_certs is not None:
@@ -222,12 +224,30 @@ def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> t
         hint = "write it without: openssl pkey -in KEY -out NEW"
         raise ConfigError(setting, f"the key in {path!r} is encrypted", hint) from None
     except ssl.SSLError as exc:
-        if exc.reason == "KEY_VALUES_MISMATCH":
-            why = f"the key in {path!r} is not that of the certificate {certfile!r}"
-            raise ConfigError(setting, why, "name each key in the order of certfile") from None
+        if exc.reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
+            why = f"the key in {path!r} is not that of the first certificate in {certfile!r}"
+            hint = "the server's own comes before its chain; name each key in the order of certfile"
+            raise ConfigError(setting, why, hint) from None
+        if exc.reason is None:  # of whatever OpenSSL could not make sense of
+            setting, what = (
+                (setting, f"the key in {path!r}") if _is_readable(certfile) else ("certfile", repr(certfile))
+            )
+            raise ConfigError(setting, f"{what} is cut off or damaged", "have it copied or made anew") from None
         raise ConfigError("certfile", f"{certfile!r} with the key in {path!r}: {_reason(exc)}") from None
+    except UnicodeDecodeError as exc:
+        why = f"{certfile!r} is for {exc.object.decode('utf-8', 'backslashreplace')!r}, and clients ask in ASCII"
+        raise ConfigError("certfile", why, "have one made for that name as it is in the DNS, xn--...") from None
     except ValueError as exc:
         raise ConfigError("certfile", f"{certfile!r}: {exc}", "name a PEM file") from None
+
+
+def _is_readable(certfile: str) -> bool:
+    """Whether OpenSSL can read the certificates, whatever there may be to say of the key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=certfile)
+    except OSError:
+        return False
+    return True
 
 
 def _read(setting: str, path: str) -> str:
@@ -242,9 +262,7 @@ def _refuse_password() -> NoReturn:
 
 
 def _reason(exc: OSError) -> str:
-    if isinstance(exc, ssl.SSLError):
-        return (exc.reason or str(exc)).lower().replace("_", " ")
-    return exc.strerror or str(exc)
+    return describe(exc).removeprefix("TLS: ") if isinstance(exc, ssl.SSLError) else exc.strerror or str(exc)
 
 
 def describe_kernel_tls() -> str:
