@@ -22,6 +22,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import ssl
 
 import trio
@@ -40,6 +41,7 @@ PIECE = BURST
 """Most bytes of one write. Four of 64 KiB each took a quarter more CPU for eight clients that read fast, an eighth more
 for one."""
 
+_PLACE = re.compile(r" \(_ssl\.c:\d+\)")  # that Python adds, of its own source
 _LEAST = 1 << 16  # that `PIECE` shrinks to: four records; one at a time took a seventh more CPU
 
 
@@ -165,8 +167,9 @@ def describe(error: ssl.SSLError) -> str:
     """What TLS has to complain of, in one line."""
     if isinstance(error, ssl.SSLWantReadError | ssl.SSLWantWriteError):
         return "TLS: the peer asks to negotiate anew"
-    said = error.reason or error.strerror or str(error)
-    return "TLS: " + said.lower().replace("_", " ")
+    said = error.reason or _PLACE.sub("", error.strerror or str(error))
+    why = f": {error.verify_message}" if isinstance(error, ssl.SSLCertVerificationError) else ""
+    return "TLS: " + said.lower().replace("_", " ") + why
 
 
 def forget_errors() -> None:

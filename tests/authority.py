@@ -14,6 +14,9 @@ from pathlib import Path
 
 import trio
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclass
@@ -53,6 +56,12 @@ class Authority:
         Path(cert).write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(key))
         return cert, str(key)
+
+    def signer(self) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """Its certificate and key, for what trustme does not make."""
+        key = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return x509.load_pem_x509_certificate(self.ca.cert_pem.bytes()), key
 
     def client_context(self, certfile: str | None = None) -> ssl.SSLContext:
         """What a client that trusts this authority uses; `certfile` is the client's own."""

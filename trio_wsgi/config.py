@@ -288,7 +288,10 @@ class Config:
         (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile.", metavar="FILE"
     )
     ca_certs: str | None = TLS.setting(
-        None, "PEM file of the authorities whose client certificates are accepted.", metavar="FILE"
+        None,
+        "PEM file of the authorities whose client certificates are accepted, and of the lists (CRL) of those they have "
+        "revoked.",
+        metavar="FILE",
     )
     cert_reqs: str = TLS.setting(
         "none", "Whether clients must show a certificate.", choices=("none", "optional", "required")

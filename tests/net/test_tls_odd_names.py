@@ -46,9 +46,7 @@ def authority() -> Iterator[Authority]:
 
 def issue(authority: Authority, oid: x509.ObjectIdentifier, value: bytes) -> str:
     """A file with the certificate of Jürgen, which has this extension, and its key."""
-    ca = x509.load_pem_x509_certificate(authority.ca.cert_pem.bytes())
-    signer = serialization.load_pem_private_key(authority.ca.private_key_pem.bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    ca, signer = authority.signer()
     key = ec.generate_private_key(ec.SECP256R1())
     parts = {NameOID.ORGANIZATION_NAME: "A, B", NameOID.COMMON_NAME: "Jürgen"}
     name = x509.Name([x509.NameAttribute(kind, text) for kind, text in parts.items()])

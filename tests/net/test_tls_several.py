@@ -8,9 +8,14 @@ import weakref
 from collections.abc import Iterator
 
 import pytest
-from authority import Authority, open_authority
+import trio
+import trustme
+from asking import PLAIN, Environ, StartResponse
+from authority import Authority, connect_tls, open_authority
+from serving import Served, serving
 
 from trio_wsgi import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import load_certificates
 
 
@@ -18,6 +23,69 @@ from trio_wsgi.net.certificates import load_certificates
 def authority() -> Iterator[Authority]:
     with open_authority() as opened:
         yield opened
+
+
+def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", PLAIN)
+    return [b"hello"]
+
+
+def issue(authority: Authority, kind: trustme.KeyType, *names: str) -> str:
+    path = authority.file(f"{len(list(authority.folder.iterdir()))}.pem")
+    issued = authority.ca.issue_cert(*names, key_type=kind)
+    issued.private_key_and_cert_chain_pem.write_to_path(str(path))
+    return str(path)
+
+
+async def shown_to(served: Served, authority: Authority, name: str | None, kind: str) -> set[str]:
+    """The names in the certificate that a client gets who can verify only those of this kind."""
+    context = authority.client_context()
+    context.check_hostname = False
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
+    stream = await connect_tls(served.port, context, name)  # type: ignore[arg-type]
+    certificate = stream.getpeercert()
+    await trio.aclose_forcefully(stream)
+    return {value for _, value in certificate["subjectAltName"]}
+
+
+async def test_of_two_for_the_same_names_each_client_gets_the_one_that_it_can_verify(authority: Authority) -> None:
+    """As other servers do it for clients without ECDSA; whichever comes first, and for those who name nobody, too."""
+    first = issue(authority, trustme.KeyType.ECDSA, "a.test", "b.test")
+    second = issue(authority, trustme.KeyType.RSA, "b.test", "a.test")
+    third = issue(authority, trustme.KeyType.RSA, "c.test")
+    for certfile in ((first, second, third), (second, third, first)):
+        async with serving(hello, certfile=certfile) as served:
+            for kind in ("ECDSA", "RSA"):
+                for name in ("a.test", "b.test", "unknown.test", None):
+                    assert await shown_to(served, authority, name, kind) == {"a.test", "b.test"}
+            assert await shown_to(served, authority, "c.test", "RSA") == {"c.test"}
+            with pytest.raises(trio.BrokenResourceError):
+                await shown_to(served, authority, "c.test", "ECDSA")
+
+
+async def test_of_two_that_share_a_name_the_first_is_shown_for_it(authority: Authority) -> None:
+    certfile = (authority.issue("a.test", "b.test"), authority.issue("b.test", "c.test"))
+    async with serving(hello, certfile=certfile) as served:
+        assert await shown_to(served, authority, "b.test", "ECDSA") == {"a.test", "b.test"}
+        assert await shown_to(served, authority, "c.test", "ECDSA") == {"b.test", "c.test"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        (trustme.KeyType.ECDSA, ("a.test", "b.test")),
+        (trustme.KeyType.ECDSA, ("b.test",)),
+        (trustme.KeyType.RSA, ("b.test",)),
+    ],
+)
+def test_a_certificate_that_nobody_would_ever_get_is_refused(
+    kind: trustme.KeyType, names: tuple[str, ...], authority: Authority
+) -> None:
+    """Else who names a second one, to replace the first, would go on with the first and not hear of it."""
+    never = issue(authority, kind, *names)
+    with pytest.raises(ConfigError, match=f"certfile: '{never}' would never be shown: there are others before it for "):
+        load_certificates(Config(certfile=(issue(authority, trustme.KeyType.ECDSA, "a.test", "b.test"), never)))
 
 
 @pytest.mark.parametrize("names", [["a.test"], ["a.test", "b.test"]], ids=["one", "two"])

@@ -17,6 +17,7 @@ from trio_wsgi.rules.certificates import (
     find_named,
     format_name,
     parse_dns_names,
+    parse_key_algorithm,
     parse_particulars,
 )
 
@@ -53,6 +54,14 @@ def test_a_common_name_is_no_name(ca: trustme.CA) -> None:
     assert parse_dns_names(der_of(ca)) == ()
 
 
+@pytest.mark.parametrize(
+    ("kind", "oid"),  # RFC 3279 §2.3.1, RFC 5480 §2.1.1
+    [(trustme.KeyType.RSA, "1.2.840.113549.1.1.1"), (trustme.KeyType.ECDSA, "1.2.840.10045.2.1")],
+)
+def test_the_algorithm_of_a_key(kind: trustme.KeyType, oid: str, ca: trustme.CA) -> None:
+    assert parse_key_algorithm(der_of(ca.issue_cert("a.test", key_type=kind))) == oid
+
+
 def test_particulars_are_as_python_reads_them(ca: trustme.CA) -> None:
     """Who a client is does not depend on which of the two could read its certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -77,7 +86,7 @@ def test_a_damaged_certificate_never_fails_otherwise(data: st.DataObject) -> Non
     for _ in range(data.draw(st.integers(1, 4))):
         der[data.draw(st.integers(0, len(der) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(der[: data.draw(st.integers(0, len(der)))])
-    for parse in (parse_dns_names, parse_particulars):
+    for parse in (parse_dns_names, parse_particulars, parse_key_algorithm):
         with contextlib.suppress(ValueError):
             parse(damaged)
 

@@ -34,7 +34,7 @@ from sendfile import (
     send_some_nowait,
 )
 from sendfile.residency import Disk
-from sendfile.tls import BURST, PIECE
+from sendfile.tls import BURST, PIECE, describe
 
 ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -428,3 +428,13 @@ async def test_what_a_thread_has_read_is_encrypted_from_there(peers: Peers, spar
             assert await peers.receive(len(said)) == said
         await trio.testing.wait_all_tasks_blocked(0.01)
         nursery.cancel_scope.cancel()
+
+
+def test_what_is_said_of_an_error_is_about_the_peer() -> None:
+    """Not about a line of Python's own source, nor only that something failed."""
+    cut = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol (_ssl.c:2427)")
+    cut.reason = None  # type: ignore[assignment]  # as it comes from there
+    assert describe(cut) == "TLS: eof occurred in violation of protocol"
+    refused = ssl.SSLCertVerificationError(1, "[SSL: X] certificate verify failed: it is old (_ssl.c:1006)")
+    refused.reason, refused.verify_message = "CERTIFICATE_VERIFY_FAILED", "certificate has expired"
+    assert describe(refused) == "TLS: certificate verify failed: certificate has expired"

@@ -1,4 +1,4 @@
-"""The certificates of a server, as OpenSSL takes them: one context for each, chosen by the name that a client asks for.
+"""The certificates of a server, as OpenSSL takes them: a context for each set of names, chosen by the one asked for.
 
 Laws:
 
@@ -11,22 +11,25 @@ Laws:
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NamedTuple, NoReturn, TypeGuard
 
-from sendfile.tls import PIECE
+from sendfile.tls import PIECE, describe
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.rules.certificates import find_named, parse_dns_names
+from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_key_algorithm, parse_particulars
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 _CLIENTS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 _KERNEL_OFFERS = Path("/proc/sys/net/ipv4/tcp_available_ulp")
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_MAY_BE_TRUSTED = re.compile("-----BEGIN (TRUSTED|X509) CERTIFICATE-----")  # by what it says itself (openssl-x509(1))
 
 
 @dataclass(slots=True)
@@ -39,7 +42,7 @@ class Tls:
     """
 
     context: ssl.SSLContext
-    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE))
+    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE), repr=False)
 
 
 def is_ours(tls: object) -> TypeGuard[Tls]:
@@ -96,20 +99,46 @@ def load_certificates(config: Config) -> ssl.SSLContext:
             f"{len(config.keyfile)} for {len(config.certfile)} of certfile",
             "name one for each certfile, in the same order",
         )
-    contexts: list[ssl.SSLContext] = []
-    places: dict[str, int] = {}  # of names, in `contexts`
+    shown: list[_Shown] = []
+    places: dict[str, int] = {}  # of names, in `shown`
     for certfile, keyfile in zip_longest(config.certfile, config.keyfile):
         context = _open_context(config)
-        names = _load_pair(context, certfile, keyfile)
-        if contexts and not names:
-            why = f"{certfile!r} names no host, so no client can ask for it"
-            raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
+        names, algorithm = _load_pair(context, certfile, keyfile)
+        beside = next((each for each in shown if each.takes(names, algorithm)), None)
+        if beside is not None:
+            _load_pair(beside.context, certfile, keyfile)
+            beside.algorithms.add(algorithm)
+            continue
+        if shown:
+            _check_shown(certfile, names, places)
         for name in names:
-            places.setdefault(name, len(contexts))
-        contexts.append(context)
-    first, *others = contexts
+            places.setdefault(name, len(shown))
+        shown.append(_Shown(context, names, {algorithm}))
+    first, *others = (each.context for each in shown)
     first.sni_callback = partial(_choose, places, others)
     return first
+
+
+class _Shown(NamedTuple):
+    """Certificates for the same names: OpenSSL shows the one that the client can verify."""
+
+    context: ssl.SSLContext
+    names: frozenset[str]
+    algorithms: set[str]  # of their keys; OpenSSL has room for one certificate of each
+
+    def takes(self, names: frozenset[str], algorithm: str) -> bool:
+        """Whether one more certificate can be shown beside these."""
+        return bool(names) and names == self.names and algorithm not in self.algorithms
+
+
+def _check_shown(certfile: str, names: Collection[str], taken: Collection[str]) -> None:
+    """Whether a certificate that is not the first would be shown to anybody."""
+    if not names:
+        why = f"{certfile!r} names no host, so no client can ask for it"
+        raise ConfigError("certfile", why, "put it first, or have one made with a subjectAltName")
+    if all(name in taken for name in names):
+        why = f"{certfile!r} would never be shown: there are others before it for {', '.join(sorted(names))}"
+        raise ConfigError("certfile", why, "leave it out; two for the same names have keys of two kinds, RSA and ECDSA")
 
 
 def _choose(
@@ -140,27 +169,47 @@ def _open_context(config: Config) -> ssl.SSLContext:
         try:
             context.set_ciphers(config.ciphers)
         except ssl.SSLError:
-            why = f"OpenSSL knows no cipher of {config.ciphers!r}"
-            raise ConfigError("ciphers", why, "see openssl ciphers -v 'LIST'") from None
+            why, hint = f"OpenSSL knows no cipher of {config.ciphers!r}", "see openssl ciphers -v 'LIST'"
+            if "TLS_" in config.ciphers:
+                why, hint = f"{config.ciphers!r} is of TLS 1.3, whose ciphers OpenSSL chooses", "name those for TLS 1.2"
+            raise ConfigError("ciphers", why, hint) from None
     if config.cert_reqs != "none" and config.ca_certs is None:
         raise ConfigError("cert_reqs", f"{config.cert_reqs!r} without ca_certs", "name the authorities of your clients")
     if config.ca_certs is not None:
         if config.cert_reqs == "none":
             raise ConfigError("ca_certs", "no client is asked for a certificate", "set cert_reqs to required")
-        try:
-            context.load_verify_locations(cafile=config.ca_certs)
-        except OSError as exc:  # an SSLError is one
-            raise ConfigError("ca_certs", f"{config.ca_certs!r}: {_reason(exc)}", "name a PEM file") from None
+        _load_authorities(context, config.ca_certs)
     context.verify_mode = _CLIENTS[config.cert_reqs]
     return context
 
 
-def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[str, ...]:
-    """Load a certificate with its key, and return the names it is for."""
+def _load_authorities(context: ssl.SSLContext, path: str) -> None:
+    """Load the certificates of those who issue our clients', and what they have revoked."""
+    text = _read("ca_certs", path)
+    try:
+        context.load_verify_locations(cafile=path)
+    except OSError as exc:  # an SSLError is one
+        raise ConfigError("ca_certs", f"{path!r}: {_reason(exc)}", "name a PEM file") from None
+    if context.cert_store_stats()["crl"]:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    if not _MAY_BE_TRUSTED.search(text) and not any(map(_is_root, _CERTIFICATE.findall(text))):
+        why = f"{path!r} holds no certificate that has signed itself, so no client's leads to one that is trusted"
+        raise ConfigError("ca_certs", why, "add that of the authority itself")
+
+
+def _is_root(pem: str) -> bool:
+    try:
+        particulars = parse_particulars(ssl.PEM_cert_to_DER_cert(pem))
+    except ValueError:  # OpenSSL could read it
+        return True
+    return bool(particulars["subject"] == particulars["issuer"])
+
+
+def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> tuple[frozenset[str], str]:
+    """Load a certificate with its key, and return the names it is for, and the algorithm that its key is for."""
     text = _read("certfile", certfile)
-    beginning, ending = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    first = text[text.find(beginning) : text.find(ending) + len(ending)]
-    if not first.startswith(beginning):
+    first = _CERTIFICATE.search(text)
+    if first is None:
         raise ConfigError("certfile", f"{certfile!r} holds no certificate", "name a PEM file")
     setting, path = ("certfile", certfile) if keyfile is None else ("keyfile", keyfile)
     key = text if keyfile is None else _read("keyfile", keyfile)
@@ -169,17 +218,36 @@ def _load_pair(context: ssl.SSLContext, certfile: str, keyfile: str | None) -> t
         raise ConfigError(setting, f"{path!r} holds no private key", hint)
     try:
         context.load_cert_chain(certfile, keyfile, password=_refuse_password)
-        return parse_dns_names(ssl.PEM_cert_to_DER_cert(first))
+        der = ssl.PEM_cert_to_DER_cert(first[0])
+        return frozenset(parse_dns_names(der)), parse_key_algorithm(der)
     except _Encrypted:
         hint = "write it without: openssl pkey -in KEY -out NEW"
         raise ConfigError(setting, f"the key in {path!r} is encrypted", hint) from None
     except ssl.SSLError as exc:
-        if exc.reason == "KEY_VALUES_MISMATCH":
-            why = f"the key in {path!r} is not that of the certificate {certfile!r}"
-            raise ConfigError(setting, why, "name each key in the order of certfile") from None
+        if exc.reason in {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}:
+            why = f"the key in {path!r} is not that of the first certificate in {certfile!r}"
+            hint = "the server's own comes before its chain; name each key in the order of certfile"
+            raise ConfigError(setting, why, hint) from None
+        if exc.reason is None:  # of whatever OpenSSL could not make sense of
+            setting, what = (
+                (setting, f"the key in {path!r}") if _is_readable(certfile) else ("certfile", repr(certfile))
+            )
+            raise ConfigError(setting, f"{what} is cut off or damaged", "have it copied or made anew") from None
         raise ConfigError("certfile", f"{certfile!r} with the key in {path!r}: {_reason(exc)}") from None
+    except UnicodeDecodeError as exc:
+        why = f"{certfile!r} is for {exc.object.decode('utf-8', 'backslashreplace')!r}, and clients ask in ASCII"
+        raise ConfigError("certfile", why, "have one made for that name as it is in the DNS, xn--...") from None
     except ValueError as exc:
         raise ConfigError("certfile", f"{certfile!r}: {exc}", "name a PEM file") from None
+
+
+def _is_readable(certfile: str) -> bool:
+    """Whether OpenSSL can read the certificates, whatever there may be to say of the key."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=certfile)
+    except OSError:
+        return False
+    return True
 
 
 def _read(setting: str, path: str) -> str:
@@ -194,9 +262,7 @@ def _refuse_password() -> NoReturn:
 
 
 def _reason(exc: OSError) -> str:
-    if isinstance(exc, ssl.SSLError):
-        return (exc.reason or str(exc)).lower().replace("_", " ")
-    return exc.strerror or str(exc)
+    return describe(exc).removeprefix("TLS: ") if isinstance(exc, ssl.SSLError) else exc.strerror or str(exc)
 
 
 def describe_kernel_tls() -> str:

@@ -106,12 +106,7 @@ def parse_particulars(der: bytes) -> dict[str, Any]:
 
     Spec: RFC 5280 §4.1.2.
     """
-    signed = list(_read_signed(der))
-    if signed[0][0] == _VERSION:
-        del signed[0]
-    if len(signed) < 5:
-        raise ValueError("the certificate ends too early")
-    (_, serial), _, (_, issuer), (_, validity), (_, subject), *_ = signed
+    serial, _, issuer, validity, subject, *_ = _read_fields(der)
     begins, ends, *_ = [*_read(validity), (0, b"")]
     return {
         "subject": _parse_name(subject),
@@ -120,6 +115,29 @@ def parse_particulars(der: bytes) -> dict[str, Any]:
         "notBefore": _parse_time(*begins),
         "notAfter": _parse_time(*ends),
     }
+
+
+def parse_key_algorithm(der: bytes) -> str:
+    """The OID of the algorithm that a certificate's key is for, such as that of RSA or of elliptic curves.
+
+    Args:
+        der: the certificate.
+
+    Raises:
+        ValueError: that is no certificate.
+
+    Spec: RFC 5280 §4.1.2.7.
+    """
+    _, algorithm = next(_read(_read_fields(der)[5]))
+    return _parse_oid(next(_read(algorithm))[1])
+
+
+def _read_fields(der: bytes) -> list[bytes]:
+    """What every certificate has, in its order: from the serial number to the public key."""
+    fields = [value for tag, value in _read_signed(der) if tag != _VERSION]
+    if len(fields) < 6:
+        raise ValueError("the certificate ends too early")
+    return fields
 
 
 def _parse_name(name: bytes) -> Name:
