@@ -92,6 +92,38 @@ def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: C
     (site / "site.toml").write_text("")
 
 
+def test_a_unix_socket_that_somebody_has_removed_is_made_anew(tmp_path: Path) -> None:
+    """Its address stays, but nobody could connect. Where the reload fails, what was queued is served all the same."""
+    write_app(tmp_path)
+    path = tmp_path / "socket"
+    with supervised(tmp_path, "-b", f"unix:{path}") as run, socket.socket(socket.AF_UNIX) as early:
+        early.connect(str(path))
+        path.unlink()
+        (tmp_path / "workers_app.py").write_text("def app(:\n")
+        refuse(run, "SyntaxError")
+        assert not path.exists()
+        assert ask_through(early).endswith(b"one %d" % answering_pid(run))
+        write_app(tmp_path, "two")
+        reload(run)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            assert ask_through(client).endswith(b"two %d" % answering_pid(run))
+        inode = path.stat().st_ino
+        reload(run)
+        assert path.stat().st_ino == inode
+        path.unlink()
+        path.write_text("another's")
+        refuse(run, "there is a file that is no socket")
+        assert end(run, signal.SIGTERM) == 0
+        assert path.read_text() == "another's"
+
+
+def ask_through(client: socket.socket) -> bytes:
+    client.settimeout(30)
+    client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
 def test_workers_that_come_after_a_reload_has_failed_while_there_were_none_are_ended_as_well(tmp_path: Path) -> None:
     write_app(tmp_path)
     with supervised(tmp_path) as run:

@@ -80,6 +80,15 @@ class SocketFile(NamedTuple):
             if find_file(self.path) == self:  # else somebody replaced it: then it is theirs
                 file.unlink()
 
+    def has_gone(self) -> bool:
+        """Whether it was removed, or replaced: nobody can connect there any more."""
+        try:
+            return find_file(self.path) != self
+        except FileNotFoundError:
+            return True
+        except OSError:  # it cannot be told
+            return False
+
 
 def find_file(path: str) -> SocketFile:
     """The file that is there now.

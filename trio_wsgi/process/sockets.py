@@ -4,6 +4,7 @@ Laws:
 
 * They go by the address as it is configured. A reload keeps those that stay, opens those that come, and closes those
   that go once no new worker listens there.
+* One whose file somebody has removed is opened anew by a reload, which closes the old one, or puts it back.
 * As long as one is open here, what is queued in it is lost with no worker.
 * Where each worker has a socket of its own (`reuse_port`), it goes by the worker's number: a successor takes over the
   queue, too. It is the worker that listens there, once it has loaded the application; if its successor cannot, the
@@ -14,6 +15,7 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener, Resolved, open_listeners, open_sibling
 from trio_wsgi.net.unixsocket import find_access
+
+log = logging.getLogger("trio_wsgi.error")
 
 
 @dataclass(slots=True)
@@ -39,6 +43,10 @@ class Place:
     spread: bool = False
     siblings: dict[int, list[Listener]] = field(default_factory=dict)
     opening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)  # of what we opened
+
+    def has_gone(self) -> bool:
+        """Whether nobody can connect there any more."""
+        return any(listener.file is not None and listener.file.has_gone() for listener in self.listeners)
 
     def close(self) -> None:
         """Refuse whoever comes from now on, once no worker has them any more."""
@@ -57,6 +65,7 @@ class Sockets:
 
     def __init__(self, places: Iterable[Place] = ()) -> None:
         self._places = {place.address: place for place in places}
+        self._former: dict[Address, Place] = {}  # that workers still have, where a reload has opened others
 
     def places(self) -> list[Place]:
         """What is open now."""
@@ -64,10 +73,14 @@ class Sockets:
 
     def missing(self, config: Config) -> list[Address]:
         """The addresses that are to be opened."""
-        return [address for address in each_address(config) if address not in self._places]
+        return [
+            address
+            for address in each_address(config)
+            if address not in self._places or self._places[address].has_gone()
+        ]
 
     def open_missing(self, config: Config, resolved: Sequence[Resolved]) -> None:
-        """Open them.
+        """Open them. Either `close_others` or `put_back` is to follow, if anything was open.
 
         Args:
             resolved: what `resolve` found for the missing ones.
@@ -87,17 +100,30 @@ class Sockets:
             for place in opened.values():
                 place.close()
             raise
+        self._former = {address: self._places[address] for address in opened if address in self._places}
+        for address in self._former:
+            log.warning("%s was removed, or replaced: it is made anew", address)
         self._places |= opened
+
+    def put_back(self) -> None:
+        """Close what was opened in place of others: those are still served."""
+        for address in self._former:
+            self._places[address].close()
+        self._places |= self._former
+        self._former = {}
 
     def close_others(self, config: Config) -> None:
         """Close what is not configured, but for what was handed to us: nobody could hand it to us again."""
+        for place in self._former.values():
+            place.close()
+        self._former = {}
         for address in self._places.keys() - set(config.addresses):
             if address.kind != "fd":
                 self._places.pop(address).close()
 
     def close(self) -> None:
         """Close all of them."""
-        for place in self._places.values():
+        for place in (*self._places.values(), *self._former.values()):
             place.close()
 
     def listeners(self, config: Config) -> list[Listener]:

@@ -379,6 +379,7 @@ class Supervisor:
         self._umask.follow(self._plan.config)
         with contextlib.suppress(ConfigError):  # the directory is gone
             enter_directory(self._plan)
+        self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
         self._sockets.close_siblings(self._fleet.count)
         self._tell_ready()
