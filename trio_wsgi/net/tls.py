@@ -111,9 +111,9 @@ class TlsTransport(PlainTransport):
             pem=ssl.DER_cert_to_PEM_cert(der) if der else "",
         )
 
-    def _read_certificate(self, der: bytes) -> Mapping[str, Any]:
+    def _read_certificate(self, der: bytes) -> Mapping[str, Any] | None:
         try:
-            return self._tls.getpeercert() or {}
+            return self._tls.getpeercert() or None  # an empty one is that of a client whom nobody has verified
         except (ssl.SSLError, ValueError):  # it is verified, and yet Python cannot read a name or an extension
             forget_errors()
         try:
