@@ -15,6 +15,7 @@ Laws:
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ from sendfile.tls import BURST, TlsSender
 __all__ = ["Delivery", "DiskStalled", "Stalled", "Transfer"]
 
 _FAST = 1 << 20  # bytes per second
+_POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
 
 
 class Stalled(TimeoutError):
@@ -43,7 +45,7 @@ class Stalled(TimeoutError):
 
 class DiskStalled(TimeoutError):
     """The next bytes of a file did not come from its disk for ``seconds``. It may hang (NFS, FUSE); the peer may have
-    left meanwhile, unnoticed. Close the connection.
+    left meanwhile, unnoticed where a half-close could not be told from that. Close the connection.
 
     Attributes:
         span: what was still to be sent.
@@ -158,8 +160,20 @@ class Delivery:
 
     def awaits_disk(self, now: float, patience: float) -> FileSpan | None:
         """The bytes that were to be fetched ``patience`` seconds ago or earlier, and have not come."""
-        long = self.fetch is not None and self.paused_at is not None and now - self.paused_at >= patience
-        return self.fetch.span if long and self.fetch is not None else None
+        if self.fetch is None or self.paused_at is None or now - self.paused_at < patience:
+            return None
+        return self.fetch.span
+
+    def has_no_peer(self, half_close: bool) -> bool:
+        """Whether its peer has closed or reset the connection; never waits. False where that cannot be asked.
+
+        ``half_close``: or has ended its sending side, at least.
+        """
+        if not hasattr(select, "poll"):  # Windows
+            return False
+        look = select.poll()
+        look.register(self.fd, _POLLRDHUP if half_close else 0)
+        return bool(look.poll(0))
 
     def pause(self, now: float) -> None:
         """From here on it is held back."""

@@ -14,13 +14,15 @@ Laws:
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
 * A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
 * Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk, unless no
-  descriptor or thread is left to fetch with. Who waits for them is in no epoll, and may be cancelled at any time.
+  descriptor or thread is left to fetch with. Who waits for them is in no epoll, and may be cancelled at any time. From
+  its fifth second on, a look every five tells whether the peer is still there; the sixtieth ends it.
 * Only its own epoll is closed here, never a socket or a file.
 """
 
 from __future__ import annotations
 
 import enum
+import errno
 import math
 import select
 import time
@@ -47,8 +49,8 @@ _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebod
 _LONGEST = 8 << 20  # bytes of one step
 _FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
-_LOOK = 5.0  # seconds between two looks whether a socket was closed under its delivery, which no epoll tells
-_DISK_PATIENCE = 60.0  # seconds for 2 MiB at most: a peer that leaves meanwhile is not noticed, so it has an end
+_LOOK = 5.0  # seconds between two looks at what no epoll tells: a socket closed under its delivery, a peer that left
+_DISK_PATIENCE = 60.0  # seconds for 2 MiB at most: a peer that leaves meanwhile may not be noticed, so it has an end
 _CLOSED = "the socket was closed on this side"
 
 
@@ -80,11 +82,14 @@ class Pump:
             task waits for its own socket: the same behaviour, at the price of a wake-up per writable socket. (A Trio
             socket's ``close()`` is told at once then.)
         disk: tells what is in memory and fetches what is not; None for the real one.
+        half_close: whether a peer that has ended its sending side counts as gone when a disk makes it wait for long.
+            Else it goes unnoticed until the next bytes are sent to it, if all it did was to close.
 
     Start it with ``await nursery.start(pump.run)``; it runs until it is cancelled, once.
     """
 
-    def __init__(self, *, epoll: bool | None = None, disk: Disk | None = None) -> None:
+    def __init__(self, *, epoll: bool | None = None, disk: Disk | None = None, half_close: bool = False) -> None:
+        self._half_close = half_close
         disk = Disk() if disk is None else disk
         self._residency = Residency(disk)
         self._readers = Readers(disk)
@@ -171,10 +176,10 @@ class Pump:
         Raises:
             Stalled: the peer took nothing for ``idle_timeout`` seconds (noticed within a tick more: 1/32 s).
             TooSlow: the peer took less than ``min_rate`` (noticed within a quarter of its window more).
-            DiskStalled: the next bytes of a file did not come into memory for 60 seconds (noticed 5 seconds later).
+            DiskStalled: the next bytes of a file did not come into memory for 60 seconds (noticed within 5 more).
             FileTooShort: a file ended before its span.
-            ConnectionError: the peer has gone; any other OSError comes from the network or from reading the
-                file.
+            ConnectionError: the peer has gone (while a disk makes it wait noticed within ten seconds, see
+                ``half_close``); any other OSError comes from the network or from reading the file.
             trio.BusyResourceError: there is a delivery on this socket already.
             trio.ClosedResourceError: the socket was closed on this side (noticed within some five seconds, unless
                 ``notify_closing`` was called), or the pump has ended.
@@ -388,14 +393,20 @@ class Pump:
             else:
                 self._looks.set(delivery, now + delivery.watch.interval)
         for delivery in self._stalls.pop_due(now):
-            if not delivery.owns_its_descriptor():
-                self._end(delivery, trio.ClosedResourceError(_CLOSED))
-            elif (span := delivery.awaits_disk(now, _DISK_PATIENCE)) is not None:
-                self._end(delivery, DiskStalled(span, _DISK_PATIENCE))
-            elif (stalls_at := delivery.stalls_at(now)) <= now:
-                self._end(delivery, Stalled(delivery.idle_timeout))
+            if (failure := self._look_at(delivery, now)) is not None:
+                self._end(delivery, failure)
             else:
-                self._stalls.set(delivery, min(stalls_at, now + _LOOK))
+                self._stalls.set(delivery, min(delivery.stalls_at(now), now + _LOOK))
+
+    def _look_at(self, delivery: Delivery, now: float) -> Exception | None:
+        """What has ended it, of all that nobody tells."""
+        if not delivery.owns_its_descriptor():
+            return trio.ClosedResourceError(_CLOSED)
+        if delivery.awaits_disk(now, _LOOK) is not None and delivery.has_no_peer(self._half_close):
+            return ConnectionResetError(errno.ECONNRESET, "the peer closed the connection while its file's disk hung")
+        if (span := delivery.awaits_disk(now, _DISK_PATIENCE)) is not None:
+            return DiskStalled(span, _DISK_PATIENCE)
+        return Stalled(delivery.idle_timeout) if delivery.stalls_at(now) <= now else None
 
     def _remove(self, delivery: Delivery) -> None:
         """Take it off the table, out of the epoll and off the wheels: from here on it is never stepped.

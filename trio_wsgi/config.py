@@ -457,8 +457,8 @@ class Config:
     )
     half_close: str = REQUESTS.setting(
         "abort",
-        "A client that ends its sending side while the application works: abort takes it for gone and cancels the "
-        "request, serve answers it.",
+        "A client that ends its sending side while the application works, or a disk makes it wait for 5 seconds: abort "
+        "takes it for gone and cancels the request, serve answers it.",
         choices=("abort", "serve"),
     )
     body_buffer_size: Size = REQUESTS.setting(

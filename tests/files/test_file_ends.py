@@ -129,12 +129,13 @@ class BrokenDisk(Disk):
 class HangingDisk(Disk):
     """Nothing of large files is in memory, nor comes there before the test is over."""
 
-    over = threading.Event()
+    asked, over = threading.Event(), threading.Event()
 
     def probe(self, fd: int, offset: int) -> bool | None:
         return offset < 1 << 20
 
     def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+        self.asked.set()
         self.over.wait(30)
 
 
@@ -155,6 +156,32 @@ async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypa
         HangingDisk.over.set()
     assert record.outcome is Outcome.SERVER_ERROR
     assert record.reason == f"{path} could not be read on: its disk gave nothing for 0.2 s"
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is not kept until the disk answers, or has had its time."""
+    monkeypatch.setattr(pump, "Disk", HangingDisk)
+    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    HangingDisk.over.clear()
+    HangingDisk.asked.clear()
+    make_sparse(tmp_path / "big", BIG, {0: b"first"})
+    try:
+        async with serving(three_ways(tmp_path), half_close="abort", **three_settings(tmp_path)) as served:
+            async with await served.connect() as stream:
+                client = Client(stream)
+                await client.send(f"/{way}/big")
+                await client.read_head()
+                while not HangingDisk.asked.is_set():
+                    with trio.move_on_after(0.05):
+                        await client.read_some()
+            record = await served.record()
+    finally:
+        HangingDisk.over.set()
+    assert record.outcome is Outcome.CLIENT_GONE
+    assert record.reason == "while sending: the peer closed the connection while its file's disk hung"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -71,10 +71,11 @@ async def open_service(
     Raises:
         ConfigError: a directory that is to be served is not there, or what is to read HTTP.
     """
-    pump = Pump()
+    half_close = config.half_close == "abort"
+    pump = Pump(half_close=half_close)
     alarms = Alarms()
     limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
-    watch = DisconnectWatch(half_close=config.half_close == "abort")
+    watch = DisconnectWatch(half_close)
     make_codec = choose_codec(config.http, limits.total)
     with open_directories(config) as directories:
         async with (
