@@ -50,11 +50,11 @@ def test_new_workers_have_the_new_code_and_the_new_settings(site: Path, running:
     write_app(site, "two")
     (site / "site.toml").write_text("ident = 'another'\n[env]\nRELOADED = 'yes'\n")
     reload(running)
+    wait_until(lambda: not old & set(worker_pids(running)))  # one that has not heard of it yet may still accept
     assert ask(running).startswith("two ")
     with socket.create_connection(("127.0.0.1", running.port), timeout=30) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert b"\r\nServer: another\r\n" in client.recv(9999)
-    wait_until(lambda: not old & set(worker_pids(running)))
     assert b"RELOADED=yes" in Path(f"/proc/{answering_pid(running)}/environ").read_bytes()
 
 

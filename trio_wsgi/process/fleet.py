@@ -148,9 +148,9 @@ class Fleet:
                 successor = await self._boot(number)
                 if isinstance(successor, Failed):
                     failures += 1
-                    self._complain(number, successor)
                     if serving is None or serving.state is State.ENDED:
                         self._sockets.close_siblings_of(number)
+                    self._complain(number, successor)
                     if failures >= HOPELESS and not self._is_served():
                         self._give_up(successor)
                     continue
