@@ -5,13 +5,12 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse, error_lines
-from authority import Authority, connect_tls, open_authority, shared_authority
+from authority import Authority, connect_tls, shared_authority
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -24,12 +23,6 @@ from trio_wsgi.errors import ConfigError
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(1)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with open_authority() as opened:
-        yield opened
 
 
 def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -5,24 +5,17 @@ from __future__ import annotations
 import gc
 import ssl
 import weakref
-from collections.abc import Iterator
 
 import pytest
 import trio
 import trustme
 from asking import PLAIN, Environ, StartResponse
-from authority import Authority, connect_tls, open_authority
+from authority import Authority, connect_tls
 from serving import Served, serving
 
 from trio_wsgi import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import load_certificates
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with open_authority() as opened:
-        yield opened
 
 
 def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:

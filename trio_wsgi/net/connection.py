@@ -55,28 +55,9 @@ class Connection:
         peer: who is at the other end.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_beginning",
-        "_born",
-        "_brisk",
-        "_coming",
-        "_draining",
-        "_fresh",
-        "_idle_since",
-        "_nursery",
-        "_over",
-        "_peer",
-        "_ride",
-        "_service",
-        "_serving",
-        "_state",
-        "_transport",
-        "_trouble",
-        "_until",
-        "_waiting",
-        "_wire",
-    )  # fmt: skip
+    __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_coming", "_draining", "_fresh", "_idle_since",
+                 "_nursery", "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport", "_trouble",
+                 "_until", "_waiting", "_wire")  # fmt: skip
 
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service

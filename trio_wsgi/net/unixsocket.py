@@ -73,10 +73,8 @@ class SocketFile(NamedTuple):
     def remove(self) -> None:
         """Take it away, if it still is the one of then; it may be called on the event loop."""
         file = Path(self.path)
-        with (
-            contextlib.suppress(OSError),
-            _taking_turns(file.parent, _BRIEF),
-        ):  # somebody removed it, or we may no longer
+        # OSError: somebody has removed it, or we may no longer.
+        with contextlib.suppress(OSError), _taking_turns(file.parent, _BRIEF):
             if find_file(self.path) == self:  # else somebody replaced it: then it is theirs
                 file.unlink()
 
