@@ -10,7 +10,7 @@ from sendfile.delivery import DiskStalled, Stalled, Transfer
 from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow
 from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
-from sendfile.span import FileSpan, Part, Parts
+from sendfile.span import FileSpan, HasFileno, Part, Parts
 from sendfile.tls import PIECE, TlsSender
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "DiskStalled",
     "FileSpan",
     "FileTooShort",
+    "HasFileno",
     "MinRate",
     "Part",
     "Parts",

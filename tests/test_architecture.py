@@ -60,7 +60,7 @@ FORBIDDEN_IMPORTS = {
     "wsgi": {"trio", "h11", "socket"},
     "process": {"h11"},
 }
-SENDFILE_NOUNS = {"FileSpan", "Part"}  # all that rules/, disk/ and wsgi/ know of sendfile: what to send, not how
+SENDFILE_NOUNS = {"FileSpan", "HasFileno", "Part"}  # all that rules/, disk/ and wsgi/ know of sendfile: what to send, not how
 FORBIDDEN_CALLS = {  # in rules/: files, output, clocks
     *("open", "print", "input"),
     *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "sleep")),

@@ -17,7 +17,7 @@ import pytest
 from downloads import known_bytes, make_file, make_sparse
 
 from sendfile import FileSpan
-from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.closing import closing_file
 from trio_wsgi.errors import AppError
 from trio_wsgi.wsgi.filewrapper import DEFAULT_BLOCK_SIZE, FileWrapper, closes_at_once, is_nameless, plain_file
 
@@ -282,10 +282,9 @@ def test_a_file_that_the_app_closed_is_closed_at_once(tmp_path: Path) -> None:
     with make_sparse(tmp_path / "large", 8 << 20).open("rb") as file:
         status = os.fstat(file.fileno())
     for closed in (file, Gone()):
-        answer = Answer(None)
-        answer.hold(FileSpan(closed, 0, 1), status, local=True)
-        assert answer.large is not None
-        assert answer.close_at_once
+        closing = closing_file(lambda: None, closed, status, local=True)
+        assert closing.large is not None
+        assert closing.at_once
 
 
 def test_make_file_tells_what_it_wrote(tmp_path: Path) -> None:

@@ -189,14 +189,14 @@ class Mount:
                     opened = siblings.pop(coding)
             span = FileSpan(opened.file, 0, opened.status.st_size)
             head, options = Head(200, b"OK", headers), self._options.files
-            answer = answer_file(request, head, span, opened.status, opened.local, options, variant)
+            answer = answer_file(request, head, span, opened.status, options, variant)
         except BaseException:
             opened.file.close()
             raise
         finally:
             for sibling in siblings.values():
                 sibling.file.close()
-        answer.close = opened.file.close
+        answer.closing = opened.closing()
         return answer
 
     def _open_siblings(

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
+from trio_wsgi.disk.closing import Closing, closing_file
 from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
 
 log = logging.getLogger("trio_wsgi.error")
@@ -85,6 +86,10 @@ class OpenedFile:
     file: io.FileIO
     status: os.stat_result
     local: bool  # to close it asks nobody (`filesystem.is_local`)
+
+    def closing(self) -> Closing:
+        """For an answer that consists of it, or of a part."""
+        return closing_file(self.file.close, self.file, self.status, self.local)
 
 
 class OpenedDirectory:

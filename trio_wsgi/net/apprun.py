@@ -21,7 +21,8 @@ from typing import IO, Any
 
 import trio
 
-from trio_wsgi.disk.answer import Answer, nothing
+from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.closing import Closing
 from trio_wsgi.errors import ClientError, ClientGone
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
@@ -29,7 +30,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Abandoned, Call, Running
+from trio_wsgi.net.slot import Abandoned, Call, Running, nothing
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
@@ -81,7 +82,7 @@ class AppRun:
         self.call: Running | None = None  # while the app runs, or is to
         self._clock: AppClock | None = None
         self._watched: int | None = None  # by the watch for disconnects
-        self._abandon: Callable[[], None] = nothing
+        self._abandon: Callable[[], None] | None = None  # while there is a call to be given up
         self._gone = False  # the client, while the app ran
 
     @property
@@ -153,17 +154,18 @@ class AppRun:
         finally:
             if self._watched is not None:
                 service.watch.end(self._watched)
-            clock, self._clock, self._abandon = self._clock, None, nothing  # thousands are sending then
+            clock, self._clock, self._abandon = self._clock, None, None  # thousands are sending then
             if clock is not None:
                 clock.end()
             self.end_call()
             self._outlet.delivering = True
         if answer is not None:
-            if running is not None and not answer.quick:
-                answer.close = partial(running.context.run, answer.close)  # which goes on with what the app has set
+            closing = answer.closing
+            if closing is not None and running is not None and not closing.quick:
+                closing.close = partial(running.context.run, closing.close)  # which goes on with what the app has set
             if self._outlet.complete or not (self._gone or (clock is not None and clock.expired)):
                 return answer
-            await close_answer(service, answer)  # the app did not mind being cancelled
+            await close(service, answer.closing)  # the app did not mind being cancelled
         if self._gone or clock is None:
             raise ClientGone(0, "closed by the client while the application ran")
         raise AppTimedOut(clock.seconds)
@@ -224,7 +226,8 @@ class AppRun:
         self._give_up()
 
     def _give_up(self) -> None:
-        if not self._outlet.complete:  # else nobody waits for what still runs: close(), or what follows the last block
+        # Nobody waits for what runs on once all has left: close(), or what follows the last block.
+        if self._abandon is not None and not self._outlet.complete:
             self._abandon()
 
     def _app_timeout(self) -> float:
@@ -237,17 +240,18 @@ class AppRun:
         return config.app_timeout
 
 
-async def close_answer(service: Service, answer: Answer) -> None:
+async def close(service: Service, closing: Closing | None) -> None:
     """Close what an answer holds open, also when cancelled: it is the app's own clean-up."""
-    close = partial(close_logging, answer.close)
-    if answer.close_at_once:
-        close()
+    if closing is None:
+        return
+    if closing.at_once:
+        close_logging(closing)
         return
     # What is no code of the app's keeps no thread of the app's, where a file system hangs.
-    threads = service.disks.of(answer.device) if answer.quick and answer.device else service.threads
+    threads = service.disks.of(closing.device) if closing.is_for_disk else service.threads
     # It is run in any case; this only bounds the wait for it.
     with trio.move_on_after(service.config.linger_timeout, shield=True):
-        await threads.run_closing(close, answer.thread)
+        await threads.run_closing(partial(close_logging, closing), closing.thread)
 
 
 def _call_app(
@@ -260,7 +264,8 @@ def _call_app(
     """
     try:
         answer = call_app(app, environ, response)
-        answer.thread = threading.get_ident()
+        if answer.closing is not None:
+            answer.closing.thread = threading.get_ident()
         if len(answer.parts) > _MANY and not running.cancelled:
             outlet.leave(answer)
         return answer
@@ -282,11 +287,13 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
 
 def dispose_answer(answer: Answer) -> None:
     """An answer that came after its request had been given up."""
-    answer.close()
+    if answer.closing is not None:
+        answer.closing.close()
 
 
-def close_logging(close: Callable[[], object]) -> None:
+def close_logging(closing: Closing) -> None:
+    """Close what an answer holds open, here and now; what that raises is no more than a line in the log."""
     try:
-        close()
+        closing.close()
     except BaseException:  # SystemExit, too, would end the server
         log.exception("close() of the application's file failed")

@@ -33,11 +33,10 @@ from typing import Any
 
 import trio
 
-from trio_wsgi.disk.answer import nothing
 from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import running
-from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, raise_error
+from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, nothing, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
 

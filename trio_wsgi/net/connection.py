@@ -10,7 +10,6 @@ Laws:
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import socket
@@ -21,21 +20,17 @@ import trio
 
 from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
-from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.exchange import Beginning, Exchange
+from trio_wsgi.net.greeting import LATE, Greeting
 from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.linger import has_unread, linger
 from trio_wsgi.net.peer import Peer
-from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
-from trio_wsgi.net.tls import TlsTransport
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.rules.certificates import build_variables
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.proxies import Proxies
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -43,7 +38,6 @@ _BRISK = 0.1  # seconds from an answer to the next request: then the one after t
 _KEPT_LONG = 2 * SILENT_AFTER  # seconds of keep_alive that leave time for a ride
 _IN_A_ROW = 16  # requests of one client who asks ahead, before others have their turn
 _RESTS_AFTER = 1.0  # seconds without a request; what is given up then costs the next one some µs
-LATE = 1.0  # seconds for a client that had only just come when the server began to drain: to say what it came for
 
 
 class Connection:
@@ -55,7 +49,7 @@ class Connection:
         peer: who is at the other end.
     """
 
-    __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_coming", "_draining", "_fresh", "_idle_since",
+    __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_draining", "_fresh", "_greeting", "_idle_since",
                  "_nursery", "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport", "_trouble",
                  "_until", "_waiting", "_wire")  # fmt: skip
 
@@ -75,7 +69,7 @@ class Connection:
         self._trouble: Exception | None = None  # with what came meanwhile
         self._beginning: Beginning | None = None  # of a request whose head is not whole
         self._fresh = True  # no byte of a request has come yet
-        self._coming: trio.CancelScope | None = None  # around what comes before HTTP
+        self._greeting: Greeting | None = None  # what comes before HTTP
         self._nursery: trio.Nursery | None = None  # while it runs
         self._serving: Exchange | None = None
         self._state = State.IDLE
@@ -92,7 +86,7 @@ class Connection:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                if await self._begin(self._nursery):
+                if await self._greet(self._nursery):
                     await self._serve(self._nursery)
         except Exception:
             log.exception("%r failed; please report this", self)
@@ -107,8 +101,8 @@ class Connection:
         self._draining = True
         if self._ride is not None:
             self._ride.recall()
-        if self._coming is not None:
-            self._coming.deadline = trio.current_time() + LATE
+        if self._greeting is not None:
+            self._greeting.hurry()
         now = self._service.now()
         self._until = until = self._patient_until(now, math.inf)
         if until > now:
@@ -149,55 +143,26 @@ class Connection:
             else self._serving.status(who, jobs.get(id(self._transport.sock)))
         )
 
-    async def _begin(self, nursery: trio.Nursery) -> bool:
+    async def _greet(self, nursery: trio.Nursery) -> bool:
         """What comes before HTTP; False where nothing comes after it."""
-        proxies, tls, begun = self._service.proxy_protocol, self._service.tls, False
-        if proxies is None and tls is None:
+        service = self._service
+        if service.proxy_protocol is None and service.tls is None:
             return True
-        with trio.CancelScope() as self._coming:
-            if self._draining:
-                self._coming.deadline = trio.current_time() + LATE
-            begun = (proxies is None or await self._meet_client(proxies)) and (
-                tls is None or await self._shake_hands(nursery, tls)
-            )
-        self._coming = None
-        if begun and tls is not None and self._draining:  # what it came for could not be asked before
-            with trio.move_on_after(LATE):
-                await self._transport.wait_readable()
-        return begun
-
-    async def _meet_client(self, proxies: Proxies) -> bool:
-        """Where the peer is a proxy that names its client first, take the client for the peer; False without one."""
-        service, sock = self._service, self._transport.sock
         self._state = State.HANDSHAKE
-        timeout = service.config.handshake_timeout
-        client = await meet_client(sock, self._peer, proxies, service.forwarding, timeout)
-        if client is not None:
-            self._peer = client
-        return client is not None
-
-    async def _shake_hands(self, nursery: trio.Nursery, tls: Tls) -> bool:
-        """Go over to TLS; False when nothing came of it."""
-        config = self._service.config
-        self._state = State.HANDSHAKE
+        greeting = self._greeting = Greeting(service, self._transport, self._peer)
+        if self._draining:
+            greeting.hurry()
         try:
-            self._use(transport := TlsTransport(self._transport.sock, tls, self._service.pump))
-            session = await transport.shake_hands(config.handshake_timeout)
+            return await greeting.run()
         except ClientError as exc:
-            self._use(transport.give_up())
-            await self._refuse(nursery, exc)
-            await self._linger()
-            return False
-        except OSError as exc:  # ClientGone is one; whoever wants certificates wants to know who has none
-            level = logging.DEBUG if config.cert_reqs == "none" else logging.INFO
-            log.log(level, "%s: no TLS: %s", self._peer, exc.strerror or exc)
-            return False
-        variables = {**self._peer.variables, **build_variables(session)}
-        self._peer = dataclasses.replace(self._peer, variables=variables)
-        return True
-
-    def _use(self, transport: PlainTransport) -> None:
-        self._transport = self._wire.transport = transport
+            refused = exc
+        finally:
+            self._greeting = None
+            self._peer = greeting.peer
+            self._transport = self._wire.transport = greeting.transport
+        await self._refuse(nursery, refused)
+        await self._linger()
+        return False
 
     async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
         exchange = self._serving = self._begin_exchange(nursery, None)

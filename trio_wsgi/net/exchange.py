@@ -22,12 +22,12 @@ from typing import NamedTuple
 import trio
 
 from sendfile import Transfer as Job
-from trio_wsgi.disk.answer import Answer, nothing
+from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import NotAtHand
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
-from trio_wsgi.net.apprun import AppRun, close_answer, close_logging, dispose_answer
+from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
 from trio_wsgi.net.lane import Ride
@@ -258,11 +258,8 @@ class Exchange:
                 raise AppFailed from AppError(f"the body ended {answer.missing} bytes before its Content-Length")
             self._sent = True
         finally:
-            if answer.close_at_once:
-                if answer.close is not nothing:
-                    close_logging(answer.close)
-            else:
-                await close_answer(self._service, answer)
+            if answer.closing is not None:
+                await close(self._service, answer.closing)
 
     def _slim(self) -> None:
         """What is left takes its time: where nobody is to be told of headers, keep those that `_resume_at` reads."""
@@ -314,11 +311,12 @@ class Exchange:
 
         False also where the file system may keep who closes it: the loop waits for that, and not for long.
         """
-        if not self._outlet.leave(answer) or answer.device:
+        closing = answer.closing
+        if not self._outlet.leave(answer) or (closing is not None and closing.device):
             return False
-        close, answer.close, answer.quick = answer.close, nothing, True
-        if close is not nothing:
-            close_logging(close)
+        if closing is not None:
+            answer.closing = None
+            close_logging(closing)
         self._ended = self._service.now()
         return True
 

@@ -30,8 +30,7 @@ from typing import Protocol
 
 import trio
 
-from trio_wsgi.disk.answer import nothing
-from trio_wsgi.net.slot import context_of_thread, stack_of
+from trio_wsgi.net.slot import context_of_thread, nothing, stack_of
 
 _WAKE = 1  # to an eventfd(2)
 

@@ -47,6 +47,10 @@ class LostThread(Exception):
     """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
 
 
+def nothing() -> None:
+    """What is to be called where there is nothing to call, not yet or no more: it keeps nothing alive."""
+
+
 async def raise_error(error: BaseException, cancelled: bool) -> NoReturn:
     """Raise what a thread's work for a request ended with.
 

@@ -14,14 +14,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeGuard
 
 from trio_wsgi.disk.answer import Answer
+from trio_wsgi.disk.closing import Closing, closing_file
+from trio_wsgi.disk.filesystem import is_local
 from trio_wsgi.errors import AppError
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, is_nameless, is_temporary
 from trio_wsgi.wsgi.response import ExcInfo, Response, Write
-from trio_wsgi.wsgi.unwrap import find_file
+from trio_wsgi.wsgi.unwrap import FoundFile, find_file
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -46,14 +49,16 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         else:
             nameless = is_nameless(found.span, found.status)
             passing = nameless or is_temporary(found.filelike)  # it was made for this one answer
+            local = is_local(found.span.file.fileno(), found.status.st_dev)
             answer = response.finish_with_file(found.span, found.status, passing)
     except BaseException:
         response.close()
         _close(result)
         raise
     if found is not None:
-        at_once = type(result) is FileWrapper and not nameless and closes_at_once(found.filelike)
-        return _closing_too(answer, result, at_once)
+        quick = type(result) is FileWrapper and not nameless and closes_at_once(found.filelike)
+        answer.closing = _closing(result, found, local, quick, answer.closing)
+        return answer
     if type(result) not in (list, tuple):
         response.leave(answer)
         _close(result)
@@ -98,24 +103,15 @@ def _is_all_known(result: Iterable[Any]) -> bool:
     return False
 
 
-def _closing_too(answer: Answer, result: object, at_once: bool) -> Answer:
-    answer.close = _Closing(answer.close, result)
-    answer.quick = at_once and answer.quick
-    return answer
+def _closing(result: object, found: FoundFile, local: bool, quick: bool, spooled: Closing | None) -> Closing:
+    """What closes the app's object with its file, and what was buffered before it."""
+    close = partial(_close, result) if spooled is None else partial(_close_both, spooled.close, result)
+    return closing_file(close, found.span.file, found.status, local, quick and (spooled is None or spooled.quick))
 
 
-class _Closing:
-    """Closes what an answer consists of, and the app's iterable; a closure would take six times as much."""
-
-    __slots__ = ("_finish", "_result")
-
-    def __init__(self, finish: Callable[[], object], result: object) -> None:
-        self._finish = finish
-        self._result = result
-
-    def __call__(self) -> None:
-        self._finish()
-        _close(self._result)
+def _close_both(close_first: Callable[[], object], result: object) -> None:
+    close_first()
+    _close(result)
 
 
 def _close(result: object) -> None:

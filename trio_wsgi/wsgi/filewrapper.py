@@ -163,5 +163,5 @@ def is_temporary(filelike: object) -> bool:
 
 def closes_at_once(filelike: object) -> bool:
     """Whether closing it runs no code of the app's, and so may happen on the event loop; unless it frees its disk, or
-    its file system may keep it waiting (`Answer.close_at_once`)."""
+    its file system may keep it waiting (`closing.Closing`)."""
     return type(filelike) in {io.BufferedReader, io.FileIO} and "close" not in getattr(filelike, "__dict__", ())

@@ -1,10 +1,9 @@
-"""One response as the app builds it: `start_response`, `write`, and the account of its length (PEP 3333).
+"""One response as the app builds it: `start_response`, `write`, and what is left to send (PEP 3333).
 
 Laws:
 
 * The head leaves with the first non-empty block, never before; until then `start_response` with `exc_info` begins the
   answer anew: head, and what was buffered of the body.
-* Never a byte more than Content-Length: what is too much is cut off, and logged once.
 * After HEAD, and with 204 and 304, no byte of a body leaves.
 * Whoever finds that the app broke a rule raises `AppError` and says which.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import math
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
@@ -22,13 +20,14 @@ from typing import Any
 
 from sendfile import FileSpan, Part
 from trio_wsgi.disk.accel import AccelMap, read_order
-from trio_wsgi.disk.answer import Answer, answer_file, nothing, say
-from trio_wsgi.disk.filesystem import is_local
+from trio_wsgi.disk.answer import Answer, answer_file, say
+from trio_wsgi.disk.closing import Closing
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all, get_length
+from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
@@ -95,21 +94,18 @@ class Response:
         self.options = options
         self._phase = Phase.NO_HEAD
         self._head: Head | None = None
-        self._promised: int | None = None  # Content-Length, where the app set it
-        self._taken = 0  # bytes of body that the app gave and that count
+        self._length = BodyLength(request)
         self._has_body = True
         self._named: tuple[bytes, bytes] | None = None  # the file that is sent in place of the app's body
         self._limit_rate: int | None = None
         self._push = self._choose_push(buffering.output_buffering > 0)
         self._write: Write = outlet.send  # `write`'s, once the policy is known
-        self._overrun = False
         self._flows = False  # a block has left, and nothing needs to be said or decided before the next one does
-        self._allowed: float = math.inf  # bytes of body, once it flows
         self._policy: WritePolicy | None = None  # known at the first write()
         self._spool: Spool | None = None
 
     def __repr__(self) -> str:
-        return f"<Response {self._phase.value}, {self._taken} of {self._promised} bytes>"
+        return f"<Response {self._phase.value}, {self._length.given} of {self._length.promised} bytes>"
 
     @property
     def head_sent(self) -> bool:
@@ -134,10 +130,8 @@ class Response:
         self._phase = Phase.HEAD_KNOWN
         if self.options.accel is not None:
             self._head = self._take_orders(self._head)
-        self._promised = get_length(self._head.headers)
+        self._length.promise(get_length(self._head.headers))
         self._has_body = body_allowed(self._request.method, code)
-        self._taken = 0  # nothing was sent yet, and what is buffered belongs to the answer that this one replaces
-        self._overrun = False
         if self._spool is not None:
             self._spool.close()
             self._spool = self._open_spool()
@@ -156,9 +150,10 @@ class Response:
             if self._policy is WritePolicy.BUFFER:
                 self._spool = self._open_spool()
                 self._flows = False
-        if self._flows and type(data) is bytes and 0 < len(data) <= self._allowed - self._taken:
+        length = self._length
+        if self._flows and type(data) is bytes and 0 < len(data) <= length.allowed - length.given:
             self._write(data)
-            self._taken += len(data)
+            length.given += len(data)
         else:
             self._take(data, self._write, "write()")
 
@@ -166,13 +161,14 @@ class Response:
 
     def send_block(self, block: bytes) -> bool:
         """Send one block of the app's iterable; False when no more of them is wanted."""
-        if self._flows and type(block) is bytes and 0 < len(block) <= self._allowed - self._taken:
+        length = self._length
+        if self._flows and type(block) is bytes and 0 < len(block) <= length.allowed - length.given:
             self._push(block)
-            self._taken += len(block)
+            length.given += len(block)
             return True
         self._take(block, self._push, "the iterable")
         wanted = (self._has_body and self._named is None) or not self.options.optimize_send_headers
-        return wanted and not self._overrun
+        return wanted and not length.overrun
 
     def finish(self, rest: list[Part]) -> Answer:
         """The app is done: what is left to send is what was buffered, then `rest`, the last of the body."""
@@ -182,36 +178,34 @@ class Response:
             return self._finish_with_named(self._head, self._named)
         head = None if self._phase is Phase.SENT else self._settle_head(self._head)
         parts = self._spool.parts() if self._spool is not None else []
-        parts += self._clip_parts(rest)
-        length = self._promised
+        parts += self._length.count_parts(rest)
+        length, given = self._length.promised, self._length.given
         # An empty body after HEAD says nothing of GET's: many apps drop it themselves.
-        if length is None and self._head.status not in (204, 304) and (self._has_body or self._taken):
-            length = self._taken
+        if length is None and self._head.status not in (204, 304) and (self._has_body or given):
+            length = given
         self._phase = Phase.FINISHED
         self._flows = False
         return Answer(
             head=head,
             parts=parts if self._has_body else [],
             length=length,
-            missing=(self._promised or self._taken) - self._taken if self._has_body else 0,
-            close=nothing if self._spool is None else self.close,
+            missing=self._length.missing if self._has_body else 0,
+            closing=None if self._spool is None else Closing(self.close, quick=not self._spool.on_disk),
             limit_rate=self._asked_rate(),
-            quick=self._spool is None or not self._spool.on_disk,
         )
 
     def finish_with_file(self, span: FileSpan, status: FileStatus, passing: bool = False) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
 
+        To close the file is the caller's affair, whatever the answer.
+
         Args:
             passing: the file was made for this answer; another answer's is another file.
         """
-        local = is_local(span.file.fileno(), status.st_dev)
-        if self._head is None or self.head_sent or self._taken or self._named is not None:
-            answer = self.finish([span])
-            answer.hold(span, status, local)
-            return answer
+        if self._head is None or self.head_sent or self._length.given or self._named is not None:
+            return self.finish([span])
         options = _without_ranges(self.options.files, self._head) if passing else self.options.files
-        answer = answer_file(self._request, self._head, span, status, local, options)
+        answer = answer_file(self._request, self._head, span, status, options)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED
         return answer
@@ -236,11 +230,11 @@ class Response:
             if not get_all(head.headers, b"content-type"):
                 head = Head(head.status, head.reason, [*head.headers, (b"Content-Type", content_type)])
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            answer = answer_file(self._request, head, span, opened.status, opened.local, self.options.files)
+            answer = answer_file(self._request, head, span, opened.status, self.options.files)
         except BaseException:
             opened.file.close()
             raise
-        answer.close = opened.file.close
+        answer.closing = opened.closing()
         answer.limit_rate = limit_rate
         return answer
 
@@ -282,10 +276,10 @@ class Response:
         if instead is not None:
             head = self._head = Head(instead.status, instead.reason, instead.headers)
             self._has_body = False
-            self._promised = None
+            self._length.promise(None)
         return head
 
-    # -- the account of bytes ------------------------------------------------------------------------------------
+    # -- one block after the other -------------------------------------------------------------------------------
 
     def _take(self, data: bytes, send: Write, source: str) -> None:
         if self._phase is not Phase.SENT or self._spool is not None or not self._has_body:
@@ -298,13 +292,12 @@ class Response:
             raise AppError(f"{source} came after the application had returned: the answer is complete")
         if self._named is not None:  # a file is sent in its place
             return
-        if self._promised is not None:
-            data = self._clip(data)
+        data = self._length.clip(data)
         if data and self._spool is None:
             self._send(data, send)
         elif data and self._spool is not None and self._has_body:
             self._spool.write(data)
-        self._taken += len(data)
+        self._length.given += len(data)
 
     def _send(self, data: bytes, send: Write) -> None:
         first = self._phase is not Phase.SENT
@@ -321,41 +314,6 @@ class Response:
                 self._phase = Phase.HEAD_KNOWN
             raise
         self._flows = self._has_body
-        self._allowed = math.inf if self._promised is None else self._promised
-
-    def _clip(self, data: bytes) -> bytes:
-        room = self._room()
-        if room is None or len(data) <= room:
-            return data
-        self._note_overrun()
-        return data[:room]
-
-    def _clip_parts(self, parts: list[Part]) -> list[Part]:
-        kept: list[Part] = []
-        for part in parts:
-            room = self._room()
-            if room is not None and len(part) > room:
-                # More of a file than Content-Length is how a range is served, and no error.
-                if not isinstance(part, FileSpan):
-                    self._note_overrun()
-                part = part.split(room)[0] if isinstance(part, FileSpan) else part[:room]
-            self._taken += len(part)
-            if part:
-                kept.append(part)
-        return kept
-
-    def _room(self) -> int | None:
-        return None if self._promised is None else self._promised - self._taken
-
-    def _note_overrun(self) -> None:
-        if not self._overrun:
-            self._overrun = True
-            log.warning(
-                "%s %s: the body is longer than its Content-Length of %s bytes; the rest is not sent",
-                self._request.method.decode("ascii"),
-                self._request.target.decode("latin-1"),
-                self._promised,
-            )
 
 
 def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
