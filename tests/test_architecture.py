@@ -60,7 +60,8 @@ FORBIDDEN_IMPORTS = {
     "wsgi": {"trio", "h11", "socket"},
     "process": {"h11"},
 }
-SENDFILE_NOUNS = {"FileSpan", "HasFileno", "Part"}  # all that rules/, disk/ and wsgi/ know of sendfile: what to send, not how
+# All that rules/, disk/ and wsgi/ know of sendfile: what to send, not how.
+SENDFILE_NOUNS = {"FileSpan", "HasFileno", "Part"}
 FORBIDDEN_CALLS = {  # in rules/: files, output, clocks
     *("open", "print", "input"),
     *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "sleep")),

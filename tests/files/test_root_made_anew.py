@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,21 @@ async def test_a_root_that_is_gone_has_no_entries(tmp_path: Path) -> None:
     async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
         shutil.rmtree(site)
         assert (await ask(served, "/static/")).status == 404
+
+
+def test_the_file_system_of_a_root_is_that_of_what_is_there_now(tmp_path: Path) -> None:
+    """Its threads are those that wait for it."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        path, first = tmp_path / "dist", Path(elsewhere) / "first"
+        first.mkdir()
+        path.symlink_to(first)
+        root = Root(str(path))
+        try:
+            assert root.device == first.stat().st_dev
+            first.rmdir()
+            path.unlink()
+            path.mkdir()
+            assert root.renew()
+            assert root.device == path.stat().st_dev
+        finally:
+            root.close()

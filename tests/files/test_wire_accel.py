@@ -285,3 +285,10 @@ async def test_longest_internal_prefix_wins(root: Path) -> None:
     app = Names("X-Accel-Redirect", "/p/q/f.bin")
     async with serving(app, accel=(f"/p/={root}", f"/p/q/={root / 'sub'}")) as served:
         assert (await ask(served)).body == b"below"
+
+
+@pytest.mark.parametrize("value", ["fast", "-1", "9" * 19, "9" * 30, ""])
+async def test_a_rate_that_is_none_says_nothing(value: str, root: Path) -> None:
+    """As in nginx: the file is sent."""
+    answer = await named(root, "X-Accel-Redirect", "/protected/f.bin", headers=[("X-Accel-Limit-Rate", value)])
+    assert (answer.status, answer.body) == (200, DATA)

@@ -358,3 +358,13 @@ async def test_a_client_that_resets_while_it_uploads(caplog: pytest.LogCaptureFi
         assert record.outcome.value == "client-gone"
         assert read_answer(await served.exchange(NEXT)).status == 200
     assert not [line for line in caplog.records if line.exc_info]
+
+
+async def test_what_the_app_left_of_a_body_and_never_comes_ends_the_connection_and_nothing_else() -> None:
+    """The response was sent: its record does not tell of a body that nobody wanted."""
+    async with serving(deaf, request_buffering=False, body_timeout=0.1, linger_timeout=1) as served:
+        with trio.fail_after(5):
+            async with await served.connect() as stream:
+                await stream.send_all(_put(b"Content-Length: 100") + b"some")
+                assert read_answer(await receive_all(stream), "PUT").status == 403
+        assert (await served.record()).outcome is Outcome.FINISHED

@@ -224,9 +224,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
     assert condition()
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("block", [b"block", b""], ids=["block", "empty"])
 @pytest.mark.parametrize("ahead", [0, 1000])
-async def test_no_further_block_is_asked_for_and_close_still_runs(block: bytes, ahead: int) -> None:
+async def test_no_further_block_is_asked_for_and_close_still_runs(block: bytes, ahead: int, before: bool) -> None:
     """PEP 3333: close() is called whatever happened; a generator's `finally` is its clean-up."""
     entered = threading.Event()
     told: list[str] = []
@@ -234,6 +235,8 @@ async def test_no_further_block_is_asked_for_and_close_still_runs(block: bytes, 
     def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", PLAIN)
         try:
+            if before:
+                yield b"first"
             entered.set()
             wait_until(environ["trio_wsgi.cancelled"])
             told.append("cancelled")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 from asking import PLAIN, App, Environ, StartResponse, error_lines, request
-from serving import receive_all, serving
+from serving import receive_all, receive_to_end, serving
 
 from trio_wsgi import Outcome, State
 from trio_wsgi.net.watch import RIPE
@@ -154,3 +154,53 @@ async def test_what_comes_after_the_last_block_is_the_applications_own_affair(tm
             await receive_until(stream, b"whole")
         last.set()
         assert (await served.record()).outcome is Outcome.FINISHED
+
+
+class Standing(Hooked):
+    """Its close() waits until it is cancelled."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        super().__init__(self.stand)
+
+    def stand(self) -> None:
+        self.entered.set()
+        trio.from_thread.run(trio.sleep_forever)
+
+    async def until_entered(self) -> None:
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(self.entered.wait)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_answer_that_is_whole_is_not_cut_by_the_end_of_the_server(version: str) -> None:
+    """RFC 9112 §6.3: where the end of the connection is that of the body, a reset says that something is missing."""
+    body = Standing()
+    async with serving(hooked(lambda _: body, None)) as served:
+        stream = await served.connect()
+        await stream.send_all(request(version=version))
+        await body.until_entered()
+    async with stream:
+        received, end = await receive_to_end(stream)
+    assert received.endswith(b"whole" if version == "1.0" else CHUNKED)
+    assert end == "closed"
+    assert [record.outcome for record in served.records] == [Outcome.FINISHED]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named file", "spooled"])
+async def test_what_an_answer_holds_is_closed_when_close_is_cancelled(named: bool, tmp_path: Path) -> None:
+    """By us, not by the garbage collector, which would warn."""
+    (tmp_path / "f").write_bytes(b"whole")
+    body = Standing()
+
+    def app(environ: Environ, start_response: StartResponse) -> Standing:
+        write = start_response("200 OK", [("X-Accel-Redirect", "/named/f")] if named else [])
+        write(b"x" * 200_000)
+        return body
+
+    settings = {"write_policy": "buffer", "write_buffer_size": 1000, "temp_path": str(tmp_path)}
+    async with serving(app, accel=(f"/named={tmp_path}",), **settings) as served:
+        stream = await served.connect()
+        await stream.send_all(request())
+        await body.until_entered()
+    await stream.aclose()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
@@ -335,3 +336,24 @@ async def test_a_body_is_read_while_the_answer_is_under_way() -> None:
             await stream.send_all(b"0\r\n\r\n")
             received += await receive_all(stream)
     assert received.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_body_that_is_there_can_be_read_for_as_long_as_anybody_wants_to_know(method: str) -> None:
+    """Be it empty: an application that only reads notices that its request was cancelled."""
+    seen = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        try:
+            while True:
+                environ["wsgi.input"].read()
+                time.sleep(0.001)
+        except BaseException as exc:
+            seen.append(type(exc))
+            raise
+
+    with trio.fail_after(5):
+        asked = await ask(app, request(method, body=b"some" if method == "POST" else b""), app_timeout=0.2)
+    assert asked.answer.status == 504
+    assert seen == [trio.Cancelled]

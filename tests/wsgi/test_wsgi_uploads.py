@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from asking import PLAIN, Environ, StartResponse, ask, error_lines, request
 from riding import receive
 from serving import receive_all, serving
+from waiting import until
 
 from trio_wsgi import Outcome
+from trio_wsgi.net import apprun
 from trio_wsgi.net.buffers import Buffers
+from trio_wsgi.wsgi.spool import Spool
 
 HALF = b"x" * 4096
 
@@ -278,3 +282,31 @@ def _send_blocking(sock: trio.socket.SocketType, data: bytes) -> None:
         while view:
             select.select([], [mine], [])
             view = view[mine.send(view) :]
+
+
+async def test_the_threads_that_the_whole_program_shares_are_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """However many uploads wait for the disk: an embedding program uses `trio.to_thread` for its own."""
+    go_on = threading.Event()
+
+    class Slow(Spool):
+        def write_blocks(self, blocks: Any) -> None:
+            go_on.wait(10)
+            super().write_blocks(blocks)
+
+    monkeypatch.setattr(apprun, "Spool", Slow)
+    shared = trio.to_thread.current_default_thread_limiter()
+    async with serving(digest, body_buffer_size=0, temp_path=str(tmp_path)) as served, AsyncExitStack() as clients:
+        streams = [await clients.enter_async_context(await served.connect()) for _ in range(20)]
+        try:
+            for stream in streams:
+                await stream.send_all(request("POST", "/", f"Content-Length: {len(HALF)}") + HALF)
+            with trio.fail_after(5):
+                await until(lambda: len(served.server.statistics().connections) == 20)
+                await trio.testing.wait_all_tasks_blocked(0.1)
+            assert shared.borrowed_tokens == 0
+        finally:
+            go_on.set()
+        for stream in streams:
+            assert (await receive_all(stream)).endswith(hashlib.sha256(HALF).hexdigest().encode())

@@ -25,10 +25,13 @@ from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.rules.mediatypes import guess_type
 from trio_wsgi.rules.paths import MountPath, split_internal
 
+RATE_MAX = 2**63 - 1  # bytes per second; far beyond it there is no float
+
 _REDIRECT = b"x-accel-redirect"
 _SENDFILE = b"x-sendfile"
 _LIMIT_RATE = b"x-accel-limit-rate"
 _BUFFERING = b"x-accel-buffering"
+_DIGITS_MAX = 19  # of RATE_MAX
 _OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING, b"x-accel-expires", b"x-accel-charset"}
 _OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"content-range"}
 _NOT_OF_THE_FILE = {_REDIRECT: _OF_THE_BODY | {b"etag", b"last-modified"}, _SENDFILE: _OF_THE_BODY}
@@ -70,9 +73,15 @@ def read_order(head: Head) -> AccelOrder:
     return AccelOrder(
         head=Head(200, b"OK", headers) if target and is_range else Head(head.status, head.reason, headers),
         target=target,
-        limit_rate=0 if rate == b"off" else int(rate) if rate.isdigit() else None,
+        limit_rate=0 if rate == b"off" else _read_rate(rate),
         buffering={b"yes": True, b"no": False}.get(buffering),
     )
+
+
+def _read_rate(value: bytes) -> int | None:
+    """Bytes per second; None for what is no rate, which says nothing, as in nginx."""
+    rate = int(value) if value.isdigit() and len(value) <= _DIGITS_MAX else None
+    return rate if rate is None or rate <= RATE_MAX else None
 
 
 class AccelMap:

@@ -140,6 +140,7 @@ class Root:
         finally:
             os.close(fd)
         self.real_path = os.path.realpath(self.path)
+        self.device = os.fstat(self._fd).st_dev
         self.at_hand = AtHand(self)
         log.info("%s had been removed and is there anew: opened again", self.path)
         return True

@@ -5,7 +5,8 @@ sets one says what is to be done.
 
 Laws:
 
-* One alarm a thing. Setting it again moves it; what is called off does not ring.
+* One alarm a thing. Setting it again moves it; what is called off does not ring, but where it is due in
+  the very tick.
 * Nothing rings early; all that is due within a tick rings together.
 * What rings is done on the event loop, at once, and does not raise.
 """

@@ -9,7 +9,6 @@ Laws:
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import threading
@@ -41,7 +40,7 @@ from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import WSGIApplication, call_app
 from trio_wsgi.wsgi.errorlog import ErrorLog
 from trio_wsgi.wsgi.filewrapper import FileWrapper
-from trio_wsgi.wsgi.input import open_gathered, open_input
+from trio_wsgi.wsgi.input import open_empty, open_gathered, open_input
 from trio_wsgi.wsgi.policies import ENVIRON_KEY
 from trio_wsgi.wsgi.response import Response
 from trio_wsgi.wsgi.spool import Spool
@@ -99,14 +98,15 @@ class AppRun:
     @asynccontextmanager
     async def receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:
         """The body as the app's `wsgi.input`, and its length if it is known."""
-        config, head = self._service.config, self._head
+        service, head = self._service, self._head
+        config, threads = service.config, service.upload_threads
         if config.request_buffering and not head.expects_continue:
             spool = Spool(config.body_buffer_size, config.temp_limit, config.temp_path)
             try:
-                body = await gather_body(self._wire, spool, config.body_timeout, self._service.buffers)
+                body = await gather_body(self._wire, spool, config.body_timeout, service.buffers, threads)
                 yield open_gathered(body), len(spool)
             finally:
-                await free_body(spool)
+                await free_body(spool, threads)
         else:
             self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
             try:
@@ -135,7 +135,7 @@ class AppRun:
 
     def ask_in_lane(self, ride: Ride) -> Answer:
         """Call the app, here in the lane's thread, with no body; the loop may `attend` meanwhile. Raises as the app."""
-        call = self._prepare(ride, io.BytesIO(), self._head.content_length)
+        call = self._prepare(ride, open_empty(), self._head.content_length)
         ride.begin()
         return call()
 

@@ -320,6 +320,7 @@ class AppThreads:
         if when < self._nap.deadline:
             self._nap.deadline = when
 
+    @trio.lowlevel.enable_ki_protection
     async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Free the calls that are stuck behind others, and turn away those that have waited too long."""
         task_status.started()

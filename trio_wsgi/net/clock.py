@@ -92,6 +92,6 @@ class AppClock:
             self._run()
 
     def _run(self) -> None:
-        if self._left != math.inf:
+        if self._left != math.inf and not self.expired:
             self._due = self._alarms.now() + self._left
             self._alarms.set(self, self._due)

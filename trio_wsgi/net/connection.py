@@ -127,21 +127,21 @@ class Connection:
     @property
     def state(self) -> State:
         """What it is doing."""
-        return self._state if self._serving is None else self._serving.state
+        serving = self._serving  # looked at once, here as below: the lane's thread may end it meanwhile
+        return self._state if serving is None else serving.state
 
     @property
     def taken(self) -> int:
         """Bytes of the present response that the client itself has taken; falls when the next one begins."""
-        return 0 if self._serving is None else self._serving.taken
+        serving = self._serving
+        return 0 if serving is None else serving.taken
 
     def status(self, jobs: Mapping[int, Job]) -> ConnectionStatus:
         """A snapshot; `jobs` are the pump's, by the identity of their sockets."""
-        who = str(self._peer)
-        return (
-            ConnectionStatus(who, self._state)
-            if self._serving is None
-            else self._serving.status(who, jobs.get(id(self._transport.sock)))
-        )
+        who, serving = str(self._peer), self._serving
+        if serving is None:
+            return ConnectionStatus(who, self._state)
+        return serving.status(who, jobs.get(id(self._transport.sock)))
 
     async def _greet(self, nursery: trio.Nursery) -> bool:
         """What comes before HTTP; False where nothing comes after it."""
@@ -281,8 +281,9 @@ class Connection:
 
     def attend(self, ride: Ride, since: float) -> None:
         """On the loop: look after the present request (`lane.Rider`)."""
-        if self._serving is not None:
-            self._serving.attend(ride, since)
+        serving = self._serving
+        if serving is not None:
+            serving.attend(ride, since)
 
     def lose(self, ride: Ride) -> Callable[[], None]:
         """On the loop: do without the end of the present request (`lane.Rider`)."""

@@ -11,7 +11,6 @@ Laws:
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from collections.abc import Callable
@@ -43,6 +42,7 @@ from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
+from trio_wsgi.wsgi.input import open_empty
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -183,7 +183,7 @@ class Exchange:
                 await self._fail(exc)
         except trio.Cancelled:
             self.keep = False
-            if not self._sent:
+            if not (self._sent or self._outlet.left):  # else it is close() that was cancelled
                 self.cut = self._wire.response_started
                 self._set_outcome(Outcome.SHUTDOWN, self._shutdown_reason())
                 log.warning("%s: %s", self._label(), self._reason)
@@ -213,7 +213,7 @@ class Exchange:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                await self._send(await app.ask(io.BytesIO(), head.content_length))
+                await self._send(await app.ask(open_empty(), head.content_length))
         if self._app is not None:
             await self._app.work.end()
         if self.keep and not self._wire.body_done:

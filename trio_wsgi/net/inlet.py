@@ -128,12 +128,15 @@ async def wait_body(wire: Wire, timeout: float) -> None:
         raise ClientStalled("body_timeout", timeout)
 
 
-async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers) -> IO[bytes]:
+async def gather_body(
+    wire: Wire, spool: Spool, timeout: float, buffers: Buffers, threads: trio.CapacityLimiter
+) -> IO[bytes]:
     """Receive the whole body into `spool`.
 
     Args:
         timeout: seconds without a byte (body_timeout).
         buffers: of `WRITE_SIZE`.
+        threads: limits those that write to the disk.
 
     Returns:
         the body as a file to read from its start.
@@ -152,7 +155,7 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers
                 with buffers.lend() as buffer:
                     filled = buffer[: _fill(wire, buffer)]
                     if len(filled) >= LARGE:
-                        await _keep(spool, [*blocks, filled])
+                        await _keep(spool, [*blocks, filled], threads)
                         blocks, size = [], 0
                         continue
                     block = bytes(filled)
@@ -164,11 +167,11 @@ async def gather_body(wire: Wire, spool: Spool, timeout: float, buffers: Buffers
         if not block:
             # One visit to a thread for the last bytes and the reader; none where there is nothing to do.
             at_hand = spool.fits(size) or (spool.settled and not blocks)
-            return spool.open_reader(blocks) if at_hand else await _on_disk(spool, spool.open_reader, blocks)
+            return spool.open_reader(blocks) if at_hand else await _on_disk(spool, threads, spool.open_reader, blocks)
         _append(blocks, block)
         size += len(block)
         if size >= WRITE_SIZE:
-            await _keep(spool, blocks)
+            await _keep(spool, blocks, threads)
             blocks, size = [], 0
 
 
@@ -183,13 +186,13 @@ def _fill(wire: Wire, buffer: memoryview) -> int:
     return filled
 
 
-async def _keep(spool: Spool, blocks: Sequence[Block]) -> None:
+async def _keep(spool: Spool, blocks: Sequence[Block], threads: trio.CapacityLimiter) -> None:
     """Write them; others get their turn."""
     if spool.fits(sum(map(len, blocks))):
         spool.write_blocks(blocks)
         await trio.lowlevel.checkpoint()
     else:
-        await _on_disk(spool, spool.write_blocks, blocks)
+        await _on_disk(spool, threads, spool.write_blocks, blocks)
 
 
 def _append(blocks: list[Block], block: bytes) -> None:
@@ -210,11 +213,8 @@ async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
     Args:
         timeout: seconds for all of it.
         body_timeout: seconds without a byte.
-
-    Raises:
-        ClientStalled: none came for so long.
     """
-    with trio.move_on_after(timeout):
+    with trio.move_on_after(timeout), suppress(ClientError, ClientGone):
         unread, turn = 0, Turn()
         while not wire.body_done and unread < UNREAD_MAX:
             await turn.give_way()
@@ -222,21 +222,19 @@ async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
                 unread += max(_LEAST, len(wire.receive_body_nowait()))
             except trio.WouldBlock:
                 await wait_body(wire, body_timeout)
-            except (ClientError, ClientGone):
-                return
 
 
-async def free_body(spool: Spool) -> None:
+async def free_body(spool: Spool, threads: trio.CapacityLimiter) -> None:
     """Close `spool`; giving back a large file's blocks takes its time, so that is done in a thread."""
     if spool.on_disk:
         with trio.CancelScope(shield=True), suppress(OSError):  # no thread can be started
-            await run_in_thread(spool.close)
+            await run_in_thread(spool.close, limiter=threads)
     spool.close()
 
 
-async def _on_disk(spool: Spool, fn: Callable[[*Ts], T], *args: *Ts) -> T:
+async def _on_disk(spool: Spool, threads: trio.CapacityLimiter, fn: Callable[[*Ts], T], *args: *Ts) -> T:
     try:
-        return await run_in_thread(fn, *args)
+        return await run_in_thread(fn, *args, limiter=threads)
     except OSError as exc:
         if exc.errno == errno.EFBIG:  # temp_limit, or the process's own limit of a file's size
             raise ClientError(413, f"the body is too large to be kept: {exc.strerror}") from exc

@@ -14,14 +14,14 @@ Ts = TypeVarTuple("Ts")
 _NO_THREAD = "can't start new thread"  # what threading says
 
 
-async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> T:
     """`trio.to_thread.run_sync`.
 
     Raises:
         OSError: no thread can be started (EAGAIN), which is threading's RuntimeError else; and whatever `fn` raises.
     """
     try:
-        return await trio.to_thread.run_sync(fn, *args)
+        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
     except RuntimeError as exc:
         if str(exc) != _NO_THREAD:
             raise

@@ -90,11 +90,13 @@ class Outlet:
         self._lent = False  # known to the owner alone: the backlog has the baton
         self._unsent: Parts = []  # framed, and not taken by the kernel
         self._framed = 0  # bytes of body
-        self._tried: tuple[Exception | None] | None = None  # by `leave`, and what came in between
+        self._tried = False  # by `leave`,
+        self._trouble: Exception | None = None  # and what came in between
+        self.left = False  # then all of the response has left
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
         self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.call: Running | None = None  # in whose thread the app runs
-        self.delivering = False  # the loop sends, and no thread is busy with it
+        self.delivering = False  # what is left of the response is being sent
         self._ended = False  # the app has given all: what comes now would reach into the next response
         self.promised: int | None = None  # bytes of body, by the head as it went out
         self.failure: Exception | None = None
@@ -188,21 +190,23 @@ class Outlet:
         bridge.run_sync(self._allow_seconds, float(seconds), token=self._token)
 
     def leave(self, answer: Answer) -> bool:
-        """The last of the response: send what the kernel takes of it now; whether that is all. Again: whether it was.
+        """Frame the whole rest of the response, and send what the kernel takes at once.
 
-        What is left, and what went wrong, is `deliver`'s, which is to be called in any case.
+        Called again it does nothing. What has not left, and what went wrong, is `deliver`'s, which is to be called in
+        any case.
+
+        Returns:
+            whether everything has left.
         """
-        if self._lent or self.failure is not None:
-            return False
-        if self._tried is None:
-            self.delivering = True
+        if not (self._tried or self._lent or self.failure is not None):
+            self._tried = self.delivering = True
             try:
                 self._send_answer(answer)
             except Exception as exc:
-                self._tried = (exc,)
+                self._trouble = exc
             else:
-                self._tried = (None,)
-        return self._tried[0] is None and not (self._unsent or answer.missing)
+                self.left = not (self._unsent or answer.missing)
+        return self.left
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
@@ -273,10 +277,10 @@ class Outlet:
         if self._lent:
             return self._deliver_settled(answer)
         self._raise_failure()
-        if self._tried is None:
+        if not self._tried:
             self._send_answer(answer, _AT_ONCE)
-        else:
-            self._raise_trouble(*self._tried)
+        elif self._trouble is not None:
+            self._raise_trouble()
         if not self._unsent:
             return None
         self._wire.rest()
@@ -332,7 +336,7 @@ class Outlet:
         """
         self._unsent.clear()
         self._dress = _undressed
-        self._tried = None
+        self._trouble = None
         if self._lending is not None:
             self._lending.forget()
         if self.failure is not None:
@@ -342,11 +346,12 @@ class Outlet:
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # or it would keep the frame, and the block, of every attempt
 
-    def _raise_trouble(self, trouble: Exception | None) -> None:
-        self._tried = None
+    def _raise_trouble(self) -> None:
+        """Nothing of the answer has left, it may be: another one can still be tried."""
+        trouble, self._trouble, self._tried = self._trouble, None, False
+        assert trouble is not None
         try:
-            if trouble is not None:
-                raise trouble
+            raise trouble
         finally:
             del trouble  # or it would keep this frame, and the frame the error
 
@@ -399,7 +404,8 @@ class Outlet:
 
     def attended(self) -> bool:
         """Have the loop look after the app's call; False where it is just ending without."""
-        return self.call is None or self.call.attend()
+        call = self.call  # looked at once: the lane's thread may end it meanwhile
+        return call is None or call.attend()
 
     def _allow_seconds(self, seconds: float) -> None:
         if self.attended() and self.clock is not None:

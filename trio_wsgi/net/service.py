@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import trio
@@ -33,6 +33,8 @@ from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.policies import Buffering
 from trio_wsgi.wsgi.response import AnswerOptions
 
+_UPLOAD_THREADS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -45,6 +47,7 @@ class Service:
     lanes: Lanes | None  # where the system has epoll
     pump: Pump
     buffers: Buffers  # for uploads
+    upload_threads: trio.CapacityLimiter  # that put them on disk: not those that the whole program shares
     watch: DisconnectWatch
     alarms: Alarms
     work: Work  # that apps start for as long as the server runs
@@ -77,7 +80,8 @@ async def open_service(
     limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
     watch = DisconnectWatch(half_close)
     make_codec = choose_codec(config.http, limits.total)
-    with open_directories(config) as directories:
+    with ExitStack() as stack:  # a directory may be on a disk that hangs
+        directories = await trio.to_thread.run_sync(stack.enter_context, open_directories(config))
         async with (
             running(pump.run),
             running(watch.run),
@@ -98,6 +102,7 @@ async def open_service(
                 disks=disks,
                 pump=pump,
                 buffers=Buffers(WRITE_SIZE),
+                upload_threads=trio.CapacityLimiter(_UPLOAD_THREADS),
                 watch=watch,
                 alarms=alarms,
                 observers=observers,

@@ -10,6 +10,7 @@ Laws:
 
 from __future__ import annotations
 
+import itertools
 import math
 import queue
 import sys
@@ -25,6 +26,7 @@ from typing import Any, NoReturn, Protocol
 import trio
 
 from trio_wsgi.wsgi import bridge
+from trio_wsgi.wsgi.call import call_app
 
 try:
     import anyio
@@ -35,8 +37,6 @@ try:
     from sniffio import current_async_library_cvar as _library
 except ImportError:  # Trio brings it for as long as it needs it
     _library = None  # type: ignore[assignment]
-
-_OUTERMOST = "call_app"  # the function of ours that calls the app
 
 
 class Abandoned(Exception):
@@ -253,14 +253,21 @@ class Slot:
         return stack_of(self.thread)
 
 
+_OUTERMOST = {call_app.__code__, Slot.loop_in_thread.__code__}  # below them all is ours
+
+
 def stack_of(thread: int) -> str:
-    """Where an application's thread is at this moment, as lines of a Python stack; `thread` is its identifier."""
+    """Where a thread is at this moment in what it was given to do, as lines of a Python stack.
+
+    Args:
+        thread: its identifier.
+    """
     frame = sys._current_frames().get(thread)
     if frame is None:
         return ""
-    stack = traceback.extract_stack(frame)
-    ours = [index for index, summary in enumerate(stack) if summary.name == _OUTERMOST]
-    return "".join(traceback.format_list(stack[ours[-1] + 1 :] if ours else stack)).rstrip()
+    called = itertools.takewhile(lambda at: at[0].f_code not in _OUTERMOST, traceback.walk_stack(frame))
+    stack = traceback.StackSummary.extract(iter(list(called)[::-1]))
+    return "".join(stack.format()).rstrip()
 
 
 def choose_park() -> Callable[..., Awaitable[None]]:

@@ -61,7 +61,12 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
         return answer
     if type(result) not in (list, tuple):
         response.leave(answer)
-        _close(result)
+        try:
+            _close(result)
+        except BaseException:  # the request was cancelled
+            if answer.closing is not None:
+                answer.closing.close()
+            raise
     return answer
 
 

@@ -83,8 +83,13 @@ def open_input(inlet: Inlet) -> io.BufferedReader:
     return _Buffered(_Arriving(inlet), READ_AHEAD)
 
 
+def open_empty() -> IO[bytes]:
+    """`wsgi.input` of a request without a body."""
+    return _InMemory()
+
+
 def open_gathered(file: IO[bytes]) -> IO[bytes]:
-    """The file that holds a gathered body, as `wsgi.input`; nothing is copied, and closing `file` closes it, too."""
+    """The file that holds a gathered body, as `wsgi.input`. Nothing is copied; one on disk closes `file` with it."""
     if isinstance(file, io.BytesIO):
         return _InMemory(file.getvalue())
     assert isinstance(file, io.FileIO)

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from sendfile import FileSpan, Part
-from trio_wsgi.disk.accel import AccelMap, read_order
+from trio_wsgi.disk.accel import RATE_MAX, AccelMap, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.errors import AppError
@@ -41,7 +41,6 @@ Write = Callable[[bytes], None]
 
 
 LIMIT_RATE_KEY = "trio_wsgi.limit_rate"  # in the environ, from the app: bytes per second
-_RATE_MAX = 2**63 - 1  # bytes per second; far beyond it there is no float
 
 
 class Phase(enum.Enum):
@@ -265,7 +264,7 @@ class Response:
 
     def _asked_rate(self) -> int | None:
         asked = self._environ.get(LIMIT_RATE_KEY, self._limit_rate)
-        if asked is not None and (type(asked) is not int or not 0 <= asked <= _RATE_MAX):
+        if asked is not None and (type(asked) is not int or not 0 <= asked <= RATE_MAX):
             raise AppError(f"environ[{LIMIT_RATE_KEY!r}] is {asked!r}: it must be bytes per second, 0 for no limit")
         return asked
 
@@ -282,8 +281,8 @@ class Response:
     # -- one block after the other -------------------------------------------------------------------------------
 
     def _take(self, data: bytes, send: Write, source: str) -> None:
-        if self._phase is not Phase.SENT or self._spool is not None or not self._has_body:
-            check_cancelled()  # also where the block is not sent now: nobody wants it any more
+        if not data or self._phase is not Phase.SENT or self._spool is not None or not self._has_body:
+            check_cancelled()  # also where no block is sent now: nobody wants it any more
         if not isinstance(data, bytes):
             raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
         if self._head is None:
