@@ -149,7 +149,7 @@ class Fleet:
                 if isinstance(successor, Failed):
                     failures += 1
                     if serving is None or serving.state is State.ENDED:
-                        self._sockets.close_siblings_of(number)
+                        self._sockets.abandon(self.plan.config, number)
                     self._complain(number, successor)
                     if failures >= HOPELESS and not self._is_served():
                         self._give_up(successor)

@@ -331,7 +331,7 @@ class Supervisor:
     def _resize(self, count: int, why: str) -> None:
         log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
         self._fleet.resize(count)
-        self._sockets.close_siblings(count)
+        self._sockets.close_siblings(self._plan.config, count)
 
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
@@ -366,7 +366,7 @@ class Supervisor:
         old, self._fleet, self._plan = self._fleet, fleet, plan
         old.leave()
         self._sockets.close_others(plan.config)
-        self._sockets.close_siblings(fleet.count)
+        self._sockets.close_siblings(plan.config, fleet.count)
         try:
             self._logs.follow(plan.config)
         except ConfigError as error:
@@ -381,7 +381,7 @@ class Supervisor:
             enter_directory(self._plan)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
-        self._sockets.close_siblings(self._fleet.count)
+        self._sockets.close_siblings(self._plan.config, self._fleet.count)
         self._tell_ready()
 
     async def _upgrade(self) -> None:
