@@ -41,7 +41,7 @@ from trio_wsgi.process.order import (
     parse_order,
 )
 from trio_wsgi.process.stacks import open_stacks
-from trio_wsgi.process.supervised import describe_failure
+from trio_wsgi.process.worker import describe_failure
 
 UNUSUAL = Config(
     bind=("127.0.0.1:0", "unix:/tmp/ü"),

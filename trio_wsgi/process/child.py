@@ -43,7 +43,7 @@ PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
 _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
-    "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 

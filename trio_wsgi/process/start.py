@@ -30,11 +30,11 @@ from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.prepare import change_directory, enter_directory, go_home, load_plan, prepare_process
 from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.supervisor import JOBS, SIGNALS, Ending, ReadPlan, Supervisor, check_supervised
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, execute, format_legacy, let_go, parse_legacy
-from trio_wsgi.process.worker import serve_process
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -79,7 +79,7 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     plan = read_plan()
     if plan.config.workers == 0:
         prepare_process(plan.config)
-        return serve_process(lambda: load_plan(plan), plan.config, systemd)
+        return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
     umask = Umask()
     return _supervise(_Start(plan, umask, _prepare(plan, umask)), read_plan, systemd)
 

@@ -40,13 +40,13 @@ from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.serving import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
-from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
 
 log = logging.getLogger("trio_wsgi.error")
 

@@ -29,9 +29,9 @@ from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.prepare import load_plan, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
-from trio_wsgi.process.supervised import describe_failure
+from trio_wsgi.process.serving import EXIT_CLEAN
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
-from trio_wsgi.process.worker import EXIT_CLEAN
+from trio_wsgi.process.worker import describe_failure
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
 
