@@ -27,13 +27,12 @@ import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
-from trio_wsgi.process.exits import describe_exit, wait_exit
+from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
 from trio_wsgi.process.order import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
 from trio_wsgi.process.stacks import Stacks, open_stacks
 
 log = logging.getLogger("trio_wsgi.error")
 
-EXIT_BOOT = 3  # gunicorn's: the application cannot boot
 SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
@@ -169,7 +168,7 @@ class Child:
         elif self.state is State.LEAVING:
             log.info("%s has ended", self)
         if not self.settled.is_set() and self.failure is None:
-            self.failure = Failed(f"it ended while it booted: {how}", EXIT_BOOT)
+            self.failure = Failed(f"it ended while it booted: {how}", ExitCode.BOOT_ERROR)
         self.state = State.ENDED
         self.lived = min(self.lived, self._age())
         for event in (self.settled, self.unwanted, self.ended):
@@ -194,7 +193,7 @@ class Child:
                 await self._hear()
         if booting.cancelled_caught and not self.settled.is_set():
             why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
-            self.failure = Failed(f"it {why}", EXIT_BOOT)
+            self.failure = Failed(f"it {why}", ExitCode.BOOT_ERROR)
             return why
         while True:
             with trio.CancelScope() as self._listening:

@@ -18,7 +18,8 @@ import sys
 import trio
 
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.child import EXIT_BOOT, Child, HearImports, State, start_child
+from trio_wsgi.process.child import Child, HearImports, State, start_child
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.order import Failed, Inherited, Order, Plan
 from trio_wsgi.process.sockets import Sockets
 
@@ -163,7 +164,7 @@ class Fleet:
         try:
             child, line = self._start(number)
         except (OSError, ConfigError) as error:
-            return Failed(f"it cannot be started: {error}", EXIT_BOOT)
+            return Failed(f"it cannot be started: {error}", ExitCode.BOOT_ERROR)
         self._look_after(child, line)
         await child.settled.wait()
         return child.failure or child

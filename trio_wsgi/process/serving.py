@@ -28,14 +28,13 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import ENDING, EarlySignals
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.logs import Logs
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
 
 log = logging.getLogger("trio_wsgi.error")
 
-EXIT_CLEAN = 0
-EXIT_FORCED = 1  # ended by a second signal, with requests under way
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
 SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
 SIGNAL_UPGRADE = signal.SIGUSR2
@@ -99,7 +98,7 @@ class Process:
         await self.server.connections_ended.wait()
         await trio.sleep(LOST_THREADS_TIMEOUT)
         log.error("application threads did not stop within %g s of being cancelled: leaving them", LOST_THREADS_TIMEOUT)
-        self.exit_now(EXIT_CLEAN)
+        self.exit_now(ExitCode.CLEAN)
 
 
 Beside = Callable[[Process], Awaitable[None]]
@@ -180,7 +179,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             await reload_certificates(process)
         elif ending and process.alone:
             log.warning("%s: stopping at once", name)
-            process.exit_now(EXIT_FORCED)
+            process.exit_now(ExitCode.ERROR)
         elif number in {signal.SIGTERM, signal.SIGHUP}:
             if number == signal.SIGHUP:
                 process.say("%s: the terminal has gone", name)

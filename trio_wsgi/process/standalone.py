@@ -23,11 +23,12 @@ from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
-from trio_wsgi.process.serving import EXIT_CLEAN, SIGNAL_UPGRADE, SIGNALS, Outside, Process, run_serving
+from trio_wsgi.process.serving import SIGNAL_UPGRADE, SIGNALS, Outside, Process, run_serving
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import find_terminal, without_job_control
@@ -96,14 +97,14 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
                 app = load_app()
         except Stopped as stop:
             log.info("%s: stopped before the application was loaded", stop)
-            return EXIT_CLEAN
+            return ExitCode.CLEAN
         enable_loggers()
         outside = Outside(systemd, remove_pid_file, terminal)
         server = Server(app, config.for_server(), tls=tls)
         with tuned_process():
             run_serving(Process(server, listeners, logs, outside=outside), early, _announce)
         log.info("stopped")
-    return EXIT_CLEAN
+    return ExitCode.CLEAN
 
 
 async def _announce(process: Process) -> None:

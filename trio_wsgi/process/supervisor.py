@@ -31,16 +31,16 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.child import EXIT_BOOT, Child, State, ignore_imports
+from trio_wsgi.process.child import Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import ENDING, EarlySignals
-from trio_wsgi.process.exits import collect_orphans
+from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.order import Failed, Plan
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.privileges import Umask
-from trio_wsgi.process.serving import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
+from trio_wsgi.process.serving import SIGNAL_DUMP, describe_grace
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
@@ -96,7 +96,7 @@ class Supervisor:
         systemd: Systemd = UNKNOWN,
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
-        self.exit_code = EXIT_CLEAN
+        self.exit_code: int = ExitCode.CLEAN
         self._plan = plan
         self._read_plan = read_plan
         self._sockets = sockets
@@ -171,7 +171,7 @@ class Supervisor:
         name = signal.Signals(number).name
         if self._ending not in {None, Ending.UPGRADE}:
             log.warning("%s: stopping at once", name)
-            self.exit_code = EXIT_FORCED
+            self.exit_code = ExitCode.ERROR
             for child in self._children():
                 child.stop(signal.SIGKILL)
         elif number == signal.SIGTERM:
@@ -315,7 +315,7 @@ class Supervisor:
             await self._wait_for_change()
         else:
             log.critical("no worker is left, and none can boot: giving up")
-            self._fail(failure, EXIT_BOOT)
+            self._fail(failure, ExitCode.BOOT_ERROR)
 
     def _where(self) -> str:
         config = self._plan.config

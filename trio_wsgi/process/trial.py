@@ -23,13 +23,12 @@ import trio
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.exits import describe_exit
+from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.prepare import load_plan, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
-from trio_wsgi.process.serving import EXIT_CLEAN
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 from trio_wsgi.process.worker import describe_failure
 
@@ -89,7 +88,7 @@ def be_tried(plan: Plan, legacy: str) -> NoReturn:
     Args:
         legacy: as in `try_program`.
     """
-    code = EXIT_CLEAN
+    code: int = ExitCode.CLEAN
     try:
         _rehearse(plan, legacy)
     except Exception as error:

@@ -35,8 +35,9 @@ from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
-from trio_wsgi.process.child import EXIT_BOOT, SIGNAL_STACKS, SILENT_SPELLS
+from trio_wsgi.process.child import SIGNAL_STACKS, SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.order import (
@@ -53,14 +54,12 @@ from trio_wsgi.process.order import (
 from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
-from trio_wsgi.process.serving import EXIT_CLEAN, SIGNALS, Process, run_serving
+from trio_wsgi.process.serving import SIGNALS, Process, run_serving
 from trio_wsgi.process.sockets import take_socket
 from trio_wsgi.process.tuning import tuned_process
 
 log = logging.getLogger("trio_wsgi.error")
 
-EXIT_CONFIG = 1
-EXIT_IMPORT = 4  # gunicorn's: there is no such application
 SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
@@ -84,11 +83,11 @@ def main(channel: int, stacks: int) -> NoReturn:
     try:
         order = parse_order(receive_first_line(sock))
     except EOFError:
-        sys.exit(EXIT_CLEAN)
+        sys.exit(ExitCode.CLEAN)
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         hint = "if trio-wsgi was updated, send USR2 to the supervisor"
-        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", EXIT_BOOT))
-        sys.exit(EXIT_BOOT)
+        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR))
+        sys.exit(ExitCode.BOOT_ERROR)
     sys.argv[:] = order.argv
     started = time.time()
     try:
@@ -151,7 +150,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
                 app = load_plan(order.plan, recycling.ask)
         except Stopped as stop:
             log.debug("%s: stopped before the application was loaded", stop)
-            return EXIT_CLEAN
+            return ExitCode.CLEAN
         for listener in listeners:
             start_listening(listener, config.backlog)
         enable_loggers()
@@ -161,7 +160,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         tell = functools.partial(_report, config=config, channel=Channel(sock), recycling=recycling, started=started)
         with tuned_process():
             run_serving(process, early, tell)
-    return EXIT_CLEAN
+    return ExitCode.CLEAN
 
 
 def _take_listener(inherited: Inherited) -> Listener:
@@ -215,10 +214,10 @@ def _innermost(error: BaseException) -> list[str]:
 def describe_failure(error: Exception) -> Failed:
     """What the supervisor is told of an error that ended the boot."""
     if isinstance(error, ConfigError):
-        return Failed(str(error), EXIT_CONFIG)
+        return Failed(str(error), ExitCode.ERROR)
     if not isinstance(error, AppLoadError):
-        return Failed("".join([*traceback.format_exception(error), *_innermost(error)]).rstrip(), EXIT_BOOT)
+        return Failed("".join([*traceback.format_exception(error), *_innermost(error)]).rstrip(), ExitCode.BOOT_ERROR)
     cause = error.__cause__
     wrong_name = cause is None or isinstance(cause, ImportError | SyntaxError | AttributeError)
     lines = [] if cause is None else traceback.format_exception(cause)
-    return Failed("".join([*lines, str(error)]), EXIT_IMPORT if wrong_name else EXIT_BOOT)
+    return Failed("".join([*lines, str(error)]), ExitCode.APP_LOAD_ERROR if wrong_name else ExitCode.BOOT_ERROR)
