@@ -26,7 +26,7 @@ from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.exits import ExitCode
-from trio_wsgi.process.order import Plan
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable

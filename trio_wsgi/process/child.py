@@ -28,7 +28,7 @@ import trio
 from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
 from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
-from trio_wsgi.process.order import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.messages import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
 from trio_wsgi.process.stacks import Stacks, open_stacks
 
 log = logging.getLogger("trio_wsgi.error")

@@ -25,8 +25,8 @@ from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
-from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import change_directory, enter_directory, go_home, load_plan, prepare_process
 from trio_wsgi.process.privileges import Umask, decide_identity
 from trio_wsgi.process.sockets import Sockets

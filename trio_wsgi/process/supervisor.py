@@ -37,7 +37,8 @@ from trio_wsgi.process.early import ENDING, EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
-from trio_wsgi.process.order import Failed, Plan
+from trio_wsgi.process.messages import Failed
+from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.serving import SIGNAL_DUMP, describe_grace
@@ -56,17 +57,6 @@ SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
 
 Job = Callable[[], Awaitable[None]]
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
-
-
-def check_supervised(plan: Plan) -> None:
-    """See that a plan has workers.
-
-    Raises:
-        ConfigError: a supervisor that runs cannot follow it.
-    """
-    if plan.config.workers == 0:
-        why = "what runs cannot do without its supervisor"
-        raise ConfigError("workers", why, "stop it, and start it anew")
 
 
 class Ending(enum.Enum):

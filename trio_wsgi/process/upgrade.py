@@ -28,7 +28,7 @@ from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.unixsocket import SocketFile
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
-from trio_wsgi.process.order import Plan, plan_from_json, plan_to_json
+from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.sockets import Place, take_socket
 from trio_wsgi.process.stacks import Stacks, take_stacks
 

@@ -40,7 +40,7 @@ from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
-from trio_wsgi.process.order import (
+from trio_wsgi.process.messages import (
     Booted,
     Drain,
     Failed,
