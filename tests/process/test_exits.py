@@ -16,14 +16,10 @@ from trio_wsgi.process import exits
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.fleet import STEADY
-from trio_wsgi.process.messages import (
-    Booted,
-    Replace,
-    format_message,
-)
+from trio_wsgi.process.messages import Booted, Replace, format_message
 from trio_wsgi.process.stacks import open_stacks
-from trio_wsgi.process.worker import describe_failure
 
 
 @pytest.fixture(params=["pidfd", "thread"])

@@ -29,6 +29,7 @@ from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import ENDING, EarlySignals
 from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.failure import find_first
 from trio_wsgi.process.logs import Logs
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
@@ -119,9 +120,7 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         wrong, others = group.split(ConfigError)
         if wrong is None or others is not None:
             raise
-        error: BaseException = wrong
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = find_first(wrong)
         raise error from error.__cause__
 
 

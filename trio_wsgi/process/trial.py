@@ -23,13 +23,13 @@ import trio
 
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.exits import ExitCode, describe_exit
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import load_plan, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
-from trio_wsgi.process.worker import describe_failure
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
 

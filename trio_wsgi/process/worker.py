@@ -23,13 +23,12 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from typing import NoReturn
 
 import trio
 
 from trio_wsgi.config import Config
-from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
@@ -38,6 +37,7 @@ from trio_wsgi.process.channel import Channel, receive_first_line
 from trio_wsgi.process.child import SIGNAL_STACKS, SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.messages import (
@@ -200,24 +200,3 @@ async def _beat(channel: Channel, timeout: float) -> None:
     while True:
         channel.beat()
         await trio.sleep(min(BEAT, timeout / SILENT_SPELLS / 2) if math.isfinite(timeout) else BEAT)
-
-
-def _innermost(error: BaseException) -> list[str]:
-    """The first error that a group is made of, in short: the traceback of a group ends in lines of its frame."""
-    if not isinstance(error, BaseExceptionGroup):
-        return []
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return traceback.format_exception_only(error)
-
-
-def describe_failure(error: Exception) -> Failed:
-    """What the supervisor is told of an error that ended the boot."""
-    if isinstance(error, ConfigError):
-        return Failed(str(error), ExitCode.ERROR)
-    if not isinstance(error, AppLoadError):
-        return Failed("".join([*traceback.format_exception(error), *_innermost(error)]).rstrip(), ExitCode.BOOT_ERROR)
-    cause = error.__cause__
-    wrong_name = cause is None or isinstance(cause, ImportError | SyntaxError | AttributeError)
-    lines = [] if cause is None else traceback.format_exception(cause)
-    return Failed("".join([*lines, str(error)]), ExitCode.APP_LOAD_ERROR if wrong_name else ExitCode.BOOT_ERROR)
