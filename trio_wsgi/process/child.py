@@ -29,11 +29,11 @@ from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
 from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
 from trio_wsgi.process.messages import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.signals import SIGNAL_STACKS
 from trio_wsgi.process.stacks import Stacks, open_stacks
 
 log = logging.getLogger("trio_wsgi.error")
 
-SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
 END_SLACK = 3.0  # seconds beyond `graceful_timeout`: two signs, and for who is well to end without us

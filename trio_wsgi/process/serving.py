@@ -27,19 +27,17 @@ import trio
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
-from trio_wsgi.process.early import ENDING, EarlySignals
+from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import find_first
 from trio_wsgi.process.logs import Logs
+from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
 
 log = logging.getLogger("trio_wsgi.error")
 
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
-SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
-SIGNAL_UPGRADE = signal.SIGUSR2
-SIGNALS = tuple(filter(None, (*ENDING, signal.SIGHUP, signal.SIGUSR1, SIGNAL_DUMP)))
 
 
 def _do_nothing() -> None:

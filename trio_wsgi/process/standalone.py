@@ -28,7 +28,8 @@ from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
-from trio_wsgi.process.serving import SIGNAL_UPGRADE, SIGNALS, Outside, Process, run_serving
+from trio_wsgi.process.serving import Outside, Process, run_serving
+from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_UPGRADE
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import find_terminal, without_job_control
@@ -80,7 +81,7 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
     identity = decide_identity(config)
     with (
         open_logs(config) as logs,
-        EarlySignals(SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SIGNALS, SIGNAL_UPGRADE)) as early,
+        EarlySignals(SERVER_SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SERVER_SIGNALS, SIGNAL_UPGRADE)) as early,
         open_listeners(
             resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners,

@@ -33,7 +33,7 @@ from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.child import Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
-from trio_wsgi.process.early import ENDING, EarlySignals
+from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
@@ -41,7 +41,8 @@ from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.privileges import Umask
-from trio_wsgi.process.serving import SIGNAL_DUMP, describe_grace
+from trio_wsgi.process.serving import describe_grace
+from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
@@ -52,8 +53,6 @@ from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 log = logging.getLogger("trio_wsgi.error")
 
 QUICK_TIMEOUT = 10.0  # seconds for workers to end that were told to be quick, or have not booted
-JOBS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # one after another
-SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
 
 Job = Callable[[], Awaitable[None]]
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
@@ -112,7 +111,7 @@ class Supervisor:
             Why it ended. All workers have, too, but for an upgrade.
         """
         self._terminal = find_terminal(early)
-        with trio.open_signal_receiver(*set(SIGNALS).difference(JOBS)) as signals:
+        with trio.open_signal_receiver(*set(SUPERVISOR_SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
                 listening.start_soon(self._systemd.keep_alive, self._is_well)
@@ -240,7 +239,7 @@ class Supervisor:
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:
             await self._reload()
-        elif number == signal.SIGUSR2:
+        elif number == SIGNAL_UPGRADE:
             await self._upgrade()
         elif number == signal.SIGTTIN:
             self._resize(count + 1 if count else self._plan.config.workers, name)
@@ -277,7 +276,7 @@ class Supervisor:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
         if wrong is None:
-            await self._replace(plan, signal.SIGUSR2.name)
+            await self._replace(plan, SIGNAL_UPGRADE.name)
         else:
             self._keep_plan("SIGUSR2: nothing changes: %s", wrong)
 

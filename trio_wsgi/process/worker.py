@@ -34,7 +34,7 @@ from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
-from trio_wsgi.process.child import SIGNAL_STACKS, SILENT_SPELLS
+from trio_wsgi.process.child import SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
@@ -54,7 +54,8 @@ from trio_wsgi.process.messages import (
 from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
-from trio_wsgi.process.serving import SIGNALS, Process, run_serving
+from trio_wsgi.process.serving import Process, run_serving
+from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
 from trio_wsgi.process.sockets import take_socket
 from trio_wsgi.process.tuning import tuned_process
 
@@ -98,7 +99,7 @@ def main(channel: int, stacks: int) -> NoReturn:
         failed = describe_failure(error)
         _send(sock, failed)
         code = failed.exit_code
-    for number in SIGNALS:  # the end has come; what the application does at exit is for the supervisor to cut short
+    for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
@@ -139,7 +140,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     identity = decide_identity(config)
     enter_directory(order.plan)
     prepare_imports(config)
-    with open_logs(config) as logs, EarlySignals(SIGNALS) as early:
+    with open_logs(config) as logs, EarlySignals(SERVER_SIGNALS) as early:
         listeners = [_take_listener(each) for each in order.listeners]
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
