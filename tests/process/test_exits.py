@@ -62,7 +62,7 @@ async def test_who_is_worn_soon_is_as_one_that_died_soon(worn: bool) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(child.watch, Config())
             theirs.sendall(format_message(Booted()) + format_message(Replace("why", worn)))
-            await child.unwanted.wait()
+            await child.needs_successor.wait()
             assert child.state is State.SERVING
             assert (child.lived < STEADY) == worn
             child.stop(signal.SIGKILL)

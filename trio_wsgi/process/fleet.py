@@ -61,7 +61,7 @@ class Fleet:
 
     def adopt(self, child: Child) -> None:
         """Look after a worker that a former self has started."""
-        self._look_after(child, b"")
+        self._look_after(child)
         if child.state is State.BOOTING and child.number in self._serving:
             self._dismiss(child)  # a successor; another will be started
         elif child.state in {State.SERVING, State.BOOTING}:
@@ -143,7 +143,7 @@ class Fleet:
             while True:
                 serving = self._serving.get(number)
                 if serving is not None:
-                    await serving.unwanted.wait()
+                    await serving.needs_successor.wait()
                 slowly = failures > 0 or (serving is not None and serving.lived < STEADY)
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE) if slowly else 0.0
                 await trio.sleep(pause)
@@ -163,14 +163,14 @@ class Fleet:
 
     async def _boot(self, number: int) -> Child | Failed:
         try:
-            child, line = self._start(number)
+            child = self._start(number)
         except (OSError, ConfigError) as error:
             return Failed(f"it cannot be started: {error}", ExitCode.BOOT_ERROR)
-        self._look_after(child, line)
+        self._look_after(child)
         await child.settled.wait()
         return child.failure or child
 
-    def _start(self, number: int) -> tuple[Child, bytes]:
+    def _start(self, number: int) -> Child:
         listeners = self._sockets.listeners_of(self.plan.config, number)
         order = Order(
             number=number,
@@ -180,9 +180,9 @@ class Fleet:
         )
         return start_child(order, {**os.environ, **dict(self.plan.config.env)})
 
-    def _look_after(self, child: Child, order: bytes) -> None:
+    def _look_after(self, child: Child) -> None:
         async def watch() -> None:
-            await child.watch(self.plan.config, order, self._hear_imports)
+            await child.watch(self.plan.config, self._hear_imports)
             self.children.discard(child)
 
         self.children.add(child)

@@ -95,7 +95,7 @@ class Supervisor:
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()
         self._ask: trio.MemorySendChannel[Job]  # for what is done one after another, while we govern
-        self._asked: deque[signal.Signals] = deque()  # by whom, as far as that is signals
+        self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
@@ -217,7 +217,7 @@ class Supervisor:
                 if legacy is None:
                     await self._start()
                 else:
-                    await self._succeed(legacy, wrong)
+                    await self._take_over(legacy, wrong)
                 async for job in jobs:
                     await job()
 
@@ -267,7 +267,7 @@ class Supervisor:
         self._fleet = self._open_fleet(self._plan)
         await self._keepers.start(self._keep, self._fleet)
 
-    async def _succeed(self, legacy: Legacy, wrong: ConfigError | None) -> None:
+    async def _take_over(self, legacy: Legacy, wrong: ConfigError | None) -> None:
         """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
         plan, self._plan = self._plan, legacy.plan
         fleet = self._fleet = self._open_fleet(legacy.plan)
@@ -278,7 +278,7 @@ class Supervisor:
         if wrong is None:
             await self._replace(plan, SIGNAL_UPGRADE.name)
         else:
-            self._keep_plan("SIGUSR2: nothing changes: %s", wrong)
+            self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
         self._fleets = self._current_fleets()
@@ -329,7 +329,7 @@ class Supervisor:
             plan = self._read_plan()
             check_supervised(plan)
         except ConfigError as error:
-            self._keep_plan("SIGHUP: nothing changes: %s", error)
+            self._change_nothing("SIGHUP: nothing changes: %s", error)
         else:
             self._systemd.warn(plan.config)
             await self._replace(plan, "SIGHUP")
@@ -344,12 +344,12 @@ class Supervisor:
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
         except (ConfigError, OSError) as error:
-            self._keep_plan(f"{why}: nothing changes: %s", error)
+            self._change_nothing(f"{why}: nothing changes: %s", error)
             return
         fleet = self._open_fleet(plan)
         failure = await fleet.boot(plan.config.workers)
         if failure is not None:
-            self._keep_plan(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
+            self._change_nothing(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
             return
         await self._keepers.start(self._keep, fleet)
         old, self._fleet, self._plan = self._fleet, fleet, plan
@@ -362,7 +362,7 @@ class Supervisor:
             log.error("%s: the supervisor goes on logging where it did: %s", why, error)
         self._announce()
 
-    def _keep_plan(self, text: str, *values: object) -> None:
+    def _change_nothing(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
         self._umask.follow(self._plan.config)

@@ -77,7 +77,7 @@ def format_legacy(legacy: Legacy) -> str:
                 child.channel.fileno(),
                 child.stacks.fileno(),
                 child.state.value,
-                child.unwanted.is_set(),
+                child.needs_successor.is_set(),
                 base64.b64encode(child.channel.received).decode(),
             ]
             for child in sorted(legacy.children, key=lambda child: child.state is State.BOOTING)
@@ -149,12 +149,12 @@ def _parse_child(
     channel: int,
     stacks: int,
     state: str,
-    unwanted: bool,
+    needs_successor: bool,
     received: str,
 ) -> Child:
     child = Child(number, pid, Channel(take(channel), base64.b64decode(received)), read(stacks), State(state))
-    if unwanted:
-        child.unwanted.set()
+    if needs_successor:
+        child.needs_successor.set()
     return child
 
 
