@@ -93,10 +93,13 @@ class Supervisor:
         self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
-        self._governing = trio.CancelScope()
-        self._ask: trio.MemorySendChannel[Job]  # for what is done one after another, while we govern
+        self._processes: trio.Nursery  # where workers are looked after until they have ended
+        self._governing = trio.CancelScope()  # of what is to be done about them:
+        self._keepers: trio.Nursery  # where slots are kept filled
+        self._ask: trio.MemorySendChannel[Job]  # for what is done one after another
         self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
+        self._fleet: Fleet  # the one of them that is to serve
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
@@ -204,7 +207,7 @@ class Supervisor:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def _govern(self, early: EarlySignals, legacy: Legacy | None, wrong: ConfigError | None) -> None:
-        """Start, and then do what is asked for, one after another."""
+        """Start, or take over, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
             self._ask, jobs = trio.open_memory_channel[Job](math.inf)
@@ -249,6 +252,7 @@ class Supervisor:
             self._resize(0, name)
 
     async def _start(self) -> None:
+        """Have the first workers boot; if they cannot, that is our end, or under `reload` a file's to mend."""
         fleet = self._fleet = self._open_fleet(self._plan)
         failure = await fleet.boot(self._plan.config.workers)
         if failure is None:
@@ -292,6 +296,7 @@ class Supervisor:
         return [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep its slots filled; giving up, where that is hopeless, waits for its turn: another job may mend it."""
         failure = await fleet.keep(task_status=task_status)
         if failure is not None:
             self._ask.send_nowait(partial(self._give_up, fleet, failure))
