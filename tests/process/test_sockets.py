@@ -70,6 +70,6 @@ def test_of_sockets_that_workers_have_of_their_own_one_listens_at_all_times() ->
             assert heard() == [False, True]
         without = config.replace(reuse_port=False)  # after a reload: who listens there is to go on
         assert sockets.listeners_of(without, 2) == [second]
-        sockets.close_siblings(config, 1)
+        sockets.abandon_beyond(config, 1)
         assert heard() == [True, False]
         assert sockets.listeners_of(config, 1)[0].sock.getsockname() == where

@@ -49,11 +49,11 @@ class Fleet:
         self._sockets = sockets
         self._processes = processes
         self._hear_imports = hear_imports
-        self._serving: dict[int, Child] = {}
-        self._slots: dict[int, trio.CancelScope] = {}
-        self._keeping: trio.Nursery | None = None
-        self._said: Failed | None = None
-        self._hopeless: Failed | None = None
+        self._serving: dict[int, Child] = {}  # by slot: the last that has booted there
+        self._slots: dict[int, trio.CancelScope] = {}  # by number, of what keeps each filled
+        self._keeping: trio.Nursery | None = None  # of the slots, once `keep` runs
+        self._complained: Failed | None = None  # of what the log says why in whole
+        self._hopeless: Failed | None = None  # why there is no point in going on
 
     def __repr__(self) -> str:
         workers = ", ".join(f"{child} {child.state.value}" for child in self.children)
@@ -193,8 +193,8 @@ class Fleet:
 
     def _complain(self, number: int, failure: Failed) -> None:
         """Say why a worker did not boot: in whole once, and then in short."""
-        text = failure.text if failure != self._said else failure.text.splitlines()[-1]
-        self._said = failure
+        text = failure.text if failure != self._complained else failure.text.splitlines()[-1]
+        self._complained = failure
         log.error("worker %d cannot boot: %s", number, text)
 
     def _give_up(self, failure: Failed) -> None:

@@ -161,8 +161,8 @@ class Sockets:
             found += place.siblings[number]
         return found
 
-    def close_siblings(self, config: Config, count: int) -> None:
-        """Close the sockets of workers beyond so many: what is queued there would wait for nobody."""
+    def abandon_beyond(self, config: Config, count: int) -> None:
+        """Close the sockets of workers beyond so many, where they are their own: there will be no such workers."""
         for number in {number for place in self._places.values() for number in place.siblings if number > count}:
             self.abandon(config, number)
 

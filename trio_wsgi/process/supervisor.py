@@ -325,7 +325,7 @@ class Supervisor:
     def _resize(self, count: int, why: str) -> None:
         log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
         self._fleet.resize(count)
-        self._sockets.close_siblings(self._plan.config, count)
+        self._sockets.abandon_beyond(self._plan.config, count)
 
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
@@ -360,7 +360,7 @@ class Supervisor:
         old, self._fleet, self._plan = self._fleet, fleet, plan
         old.leave()
         self._sockets.close_others(plan.config)
-        self._sockets.close_siblings(plan.config, fleet.count)
+        self._sockets.abandon_beyond(plan.config, fleet.count)
         try:
             self._logs.follow(plan.config)
         except ConfigError as error:
@@ -375,7 +375,7 @@ class Supervisor:
             enter_directory(self._plan)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
-        self._sockets.close_siblings(self._plan.config, self._fleet.count)
+        self._sockets.abandon_beyond(self._plan.config, self._fleet.count)
         self._tell_ready()
 
     async def _upgrade(self) -> None:
