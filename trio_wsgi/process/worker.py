@@ -81,14 +81,7 @@ def main(channel: int, stacks: int) -> NoReturn:
     signal.signal(signal.SIGHUP, _ignore)
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
-    try:
-        order = parse_order(receive_first_line(sock))
-    except EOFError:
-        sys.exit(ExitCode.CLEAN)
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
-        hint = "if trio-wsgi was updated, send USR2 to the supervisor"
-        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR))
-        sys.exit(ExitCode.BOOT_ERROR)
+    order = _receive_order(sock)
     sys.argv[:] = order.argv
     started = time.time()
     try:
@@ -104,6 +97,18 @@ def main(channel: int, stacks: int) -> NoReturn:
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
+
+
+def _receive_order(sock: socket.socket) -> Order:
+    """What we are to do; the process ends where nobody says it, or in words that we do not know."""
+    try:
+        return parse_order(receive_first_line(sock))
+    except EOFError:
+        sys.exit(ExitCode.CLEAN)
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        hint = "if trio-wsgi was updated, send USR2 to the supervisor"
+        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR))
+        sys.exit(ExitCode.BOOT_ERROR)
 
 
 def _limit_end(seconds: float, fd: int) -> None:
