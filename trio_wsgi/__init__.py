@@ -16,7 +16,7 @@ from trio_wsgi.net.certificates import Tls, open_tls
 from trio_wsgi.net.observe import Observer
 from trio_wsgi.net.server import Server, serve
 from trio_wsgi.net.status import ConnectionStatus, State, Statistics, Transfer
-from trio_wsgi.process.worker import run
+from trio_wsgi.process.standalone import run
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.version import __version__
 

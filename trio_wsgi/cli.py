@@ -3,8 +3,7 @@
 Laws:
 
 * Flags are made from `SETTINGS`; only what is no setting (the application, --config, ...) is written here.
-* Exit codes are gunicorn's: 0 clean, 1 for a wrong command line or setting, 3 for workers that cannot boot, 4 for an
-  application that is not there.
+* Whatever is wrong is told on standard error, and by the exit code (`ExitCode`).
 * The process is prepared (environment, working directory, import path) before the application is imported.
 * `files DIR` is the same command with a mount and other defaults: every flag means the same.
 """
@@ -26,7 +25,8 @@ from trio_wsgi.foreign import find_hint
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.order import Plan
+from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
@@ -37,9 +37,6 @@ from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.setting import Setting, nearest
 from trio_wsgi.sources import Loaded, load_config
 from trio_wsgi.version import __version__
-
-EXIT_USAGE = 1
-EXIT_APP_LOAD = 4
 
 _LEAVES = "trio_wsgi.integrations."
 _RELOAD = "write --reload instead"
@@ -211,13 +208,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
-        return EXIT_USAGE
+        return ExitCode.ERROR
     except ConfigError as error:
         _tell("", str(error))
-        return EXIT_USAGE
+        return ExitCode.ERROR
     except AppLoadError as error:
         _tell("" if error.__cause__ is None else "".join(traceback.format_exception(error.__cause__)), str(error))
-        return EXIT_APP_LOAD
+        return ExitCode.APP_LOAD_ERROR
     except BootError as error:
         text, _, last = error.text.rstrip().rpartition("\n")
         _tell(text and f"{text}\n", last)
@@ -273,7 +270,7 @@ def _run(argv: Sequence[str]) -> int:
         with _printing():
             options, flags = parse_arguments(parser, argv)
     except SystemExit:  # --help and --version have printed
-        return 0
+        return ExitCode.CLEAN
     if options.paste is not None and options.app is not None:
         raise ConfigError("--paste", f"it names the application, and so does {options.app!r}", "name one application")
     if options.paste_global and options.paste is None:
@@ -305,7 +302,7 @@ def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) 
         prepare_process(loaded.config)
         with _printing():
             return _check(options, Plan(_name_app(options), loaded.config, home), loaded)
-    return 0
+    return ExitCode.CLEAN
 
 
 def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> Loaded:
@@ -367,7 +364,7 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
         app = load_plan(plan)
         print(f"application: {plan.reference} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
-    return 0
+    return ExitCode.CLEAN
 
 
 def _count_origins(origins: Mapping[str, str]) -> str:

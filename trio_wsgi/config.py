@@ -38,7 +38,7 @@ from trio_wsgi.checks import (
 )
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
-from trio_wsgi.setting import Reach, Section, nearest, read_settings
+from trio_wsgi.setting import Reach, Section, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.
 DEFAULT_LOG_FORMAT = (
@@ -47,8 +47,10 @@ DEFAULT_LOG_FORMAT = (
 )
 
 BINDING = Section("Binding", "Where connections come from.")
-PROCESSES = Section("Processes", "Workers are fresh interpreters behind one supervisor, which owns the sockets.")
-RELOADING = Section("Reloading", "For development, and for those who edit what is being served.")
+PROCESSES = Section(
+    "Processes", "Workers are fresh interpreters behind one supervisor, which owns the sockets.", reach=Reach.COMMAND
+)
+RELOADING = Section("Reloading", "For development, and for those who edit what is being served.", reach=Reach.COMMAND)
 THREADS = Section("Threads", "The application runs in threads; downloads that are under way hold none.")
 DEADLINES = Section("Deadlines", "None of them cuts a transfer that makes progress. 'none' switches a deadline off.")
 TLS = Section("TLS", "Used where a certificate is named.")
@@ -58,9 +60,8 @@ WSGI = Section("WSGI", "The application and what it sees.")
 RESPONSES = Section("Responses", "How what the application produces leaves.")
 FILES = Section("Files", "How files leave: the application's own, and those of mounts.")
 REQUESTS = Section("Requests", "How request bodies arrive.")
-LOGGING = Section("Logging")
+LOGGING = Section("Logging", reach=Reach.PROCESS)
 
-_IN_PROGRAM = "do it in your program"
 _BEFORE_IMPORT = "it counts before an application is imported: do it in your program"
 
 
@@ -123,7 +124,6 @@ class Config:
         flags=("-w",),
         high=1000,
         familiar="WEB_CONCURRENCY",
-        reach=Reach.COMMAND,
         instead="use the command; several processes of your own can share a port by reuse_port",
     )
     timeout: Seconds = PROCESSES.setting(
@@ -132,24 +132,19 @@ class Config:
         "downloads may take as long as they like.",
         flags=("-t",),
         low=1,
-        reach=Reach.COMMAND,
         instead="it is for workers that hang; requests have app_timeout",
     )
-    boot_timeout: Seconds = PROCESSES.setting(
-        120.0, "For a worker to import the application and listen.", low=0.1, reach=Reach.COMMAND
-    )
+    boot_timeout: Seconds = PROCESSES.setting(120.0, "For a worker to import the application and listen.", low=0.1)
     max_requests: int = PROCESSES.setting(
-        0, "Requests after which a worker is replaced; nothing under way is cut. 0: never.", reach=Reach.COMMAND
+        0, "Requests after which a worker is replaced; nothing under way is cut. 0: never."
     )
     max_requests_jitter: int = PROCESSES.setting(
         0,
         "Up to so many requests more, at random, so that workers are not all replaced at once.",
-        reach=Reach.COMMAND,
     )
     max_rss: Size = PROCESSES.setting(
         0,
         "Resident memory of a worker beyond which it is replaced; nothing under way is cut. 0: no limit.",
-        reach=Reach.COMMAND,
     )
     cpu_affinity: str = PROCESSES.setting(
         "off",
@@ -165,7 +160,6 @@ class Config:
         flags=("-p",),
         metavar="FILE",
         reach=Reach.PROCESS,
-        instead=_IN_PROGRAM,
     )
     user: str | None = PROCESSES.setting(
         None,
@@ -174,7 +168,7 @@ class Config:
         flags=("-u",),
         metavar="USER",
         reach=Reach.PROCESS,
-        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_owner",
+        instead="do it in your program; unix sockets have unix_socket_owner",
     )
     group: str | None = PROCESSES.setting(
         None,
@@ -182,7 +176,7 @@ class Config:
         flags=("-g",),
         metavar="GROUP",
         reach=Reach.PROCESS,
-        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_owner",
+        instead="do it in your program; unix sockets have unix_socket_owner",
     )
     umask: str = PROCESSES.setting(
         "",
@@ -191,22 +185,20 @@ class Config:
         metavar="MODE",
         check=check_mode,
         reach=Reach.PROCESS,
-        instead=f"{_IN_PROGRAM}; unix sockets have unix_socket_perms",
+        instead="do it in your program; unix sockets have unix_socket_perms",
     )
 
     # Reloading
     reload: bool = RELOADING.setting(
         False,
         "Replace the workers when a file that the application has imported changes. For development.",
-        reach=Reach.COMMAND,
     )
     reload_extra_file: Strings = RELOADING.setting(
-        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB", reach=Reach.COMMAND
+        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB"
     )
     script_reloading: bool = RELOADING.setting(
         False,
         "Look at each request whether the application's file has changed, and reload it if so.",
-        reach=Reach.COMMAND,
         instead="it has no name: use the command",
     )
     reload_mechanism: str = RELOADING.setting(
@@ -214,7 +206,6 @@ class Config:
         "How script_reloading does it: module imports it anew in place, process answers this request with the old "
         "code and Refresh: 0, and replaces the worker.",
         choices=("module", "process"),
-        reach=Reach.COMMAND,
     )
 
     # Threads
@@ -474,7 +465,6 @@ class Config:
         None,
         "File for the access log; '-' is stdout. Without it, none.",
         metavar="FILE",
-        reach=Reach.PROCESS,
         instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
@@ -483,20 +473,19 @@ class Config:
         "{, what clients send is escaped as in JSON. Times begin with the first byte of a request, or, where it was "
         "asked ahead, when its turn has come.",
         metavar="FORMAT",
+        reach=Reach.SERVER,
     )
     error_logfile: str = LOGGING.setting(
         "-",
         "File for the error log; '-' is stderr.",
         flags=("--log-file",),
         metavar="FILE",
-        reach=Reach.PROCESS,
         instead="give the logger trio_wsgi.error a handler",
     )
     log_level: str = LOGGING.setting(
         "info",
         "Least severity in the error log.",
         choices=("debug", "info", "warning", "error", "critical"),
-        reach=Reach.PROCESS,
         instead="give the logger trio_wsgi.error a level",
     )
 
@@ -546,11 +535,10 @@ class Config:
         Raises:
             ConfigError: as `make_config`.
         """
-        return dataclasses.replace(self, **_known(changes, ""))
+        return dataclasses.replace(self, **SETTINGS.accept(changes))
 
 
 SETTINGS = read_settings(Config)
-_ALIASES = {flag[2:].replace("-", "_"): s.name for s in SETTINGS.values() for flag in s.flags if flag.startswith("--")}
 
 
 def make_config(values: Mapping[str, Any], source: str = "") -> Config:
@@ -563,24 +551,4 @@ def make_config(values: Mapping[str, Any], source: str = "") -> Config:
     Raises:
         ConfigError: no such setting (with the nearest name), or a value that cannot be used.
     """
-    return Config(**_known(values, source))
-
-
-def find_setting(name: str) -> str | None:
-    """The name of the setting a key means, written with dashes or underscores; None when there is none.
-
-    Args:
-        name: that of the setting, or of another flag of it, such as ``log-file`` for error_logfile.
-    """
-    spelt = name.replace("-", "_")
-    return spelt if spelt in SETTINGS else _ALIASES.get(spelt)
-
-
-def _known(values: Mapping[str, Any], source: str) -> dict[str, Any]:
-    known = {}
-    for key, value in values.items():
-        name, label = find_setting(key), f"{key} in {source}" if source else key
-        if name is None:
-            raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), SETTINGS))
-        known[name] = SETTINGS[name].accept(value, label)
-    return known
+    return Config(**SETTINGS.accept(values, source))

@@ -8,7 +8,7 @@ Laws:
   application blocked in `write()` or in a read of `wsgi.input` is prepared for.
 * `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says where there is no room.
 * `DiskFailed` is the operator's, too: the connection is cut, and the log names the file.
-* `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process with exit code 1.
+* `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process.
 
 Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
 """
@@ -93,7 +93,7 @@ class ConfigError(Exception):
 
 
 class AppLoadError(Exception):
-    """The application, or a middleware, cannot be imported, found or called: exit code 4.
+    """The application, or a middleware, cannot be imported, found or called.
 
     The text says what was tried and what to do; where the module's own code failed, that error is the
     ``__cause__``: show its traceback.
@@ -105,7 +105,7 @@ class BootError(Exception):
 
     Args:
         text: why, as the worker told it; may hold a traceback. Its last line says it in short.
-        exit_code: 1, 3 or 4, as gunicorn has them.
+        exit_code: that of the process, as the worker told it.
     """
 
     def __init__(self, text: str, exit_code: int) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT, join_host
-from trio_wsgi.config import SETTINGS, find_setting
+from trio_wsgi.config import SETTINGS
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.kind import parse_pair
@@ -102,7 +102,7 @@ def read_settings(local: Mapping[str, str], where: str) -> dict[str, str]:
     for key, value in local.items():
         if key in _PLACES:
             continue
-        name, label = find_setting(key), f"{key} in {where}"
+        name, label = SETTINGS.find(key), f"{key} in {where}"
         if name is None:
             hint = find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
             raise ConfigError(label, "there is no such setting", hint)

@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import enum
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ class Reach(enum.IntEnum):
     SERVER = 0  # in a program of somebody's own: Server, serve
     PROCESS = 1  # for the whole process: run, which is handed an application
     COMMAND = 2  # which imports the application itself, and has workers serve it
+
+
+_INSTEAD = {Reach.SERVER: "", Reach.PROCESS: "do it in your program", Reach.COMMAND: "use the command"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class Setting:
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Its other names, such as log_file for error_logfile: those of its further flags."""
+        return tuple(flag[2:].replace("-", "_") for flag in self.flags if flag.startswith("--"))
 
     @property
     def variable(self) -> str:
@@ -131,10 +139,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A block of settings under one heading in `--help` and the docs."""
+    """A block of settings under one heading in `--help` and the docs.
+
+    Args:
+        reach: that of its settings, where they do not say otherwise.
+    """
 
     title: str
     intro: str = ""
+    reach: Reach = Reach.SERVER
 
     def setting(
         self,
@@ -150,8 +163,8 @@ class Section:
         check: Callable[[Any], object] | None = None,
         familiar: str = "",
         familiar_form: str = "{}",
-        reach: Reach = Reach.SERVER,
-        instead: str = "use the command",
+        reach: Reach | None = None,
+        instead: str = "",
     ) -> Any:
         """Declare a setting: the right-hand side of a field whose annotation is a key of `KINDS`.
 
@@ -166,9 +179,10 @@ class Section:
             check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
             familiar: an environment variable other servers know, heeded when nothing else sets this.
             familiar_form: how its value becomes this setting's text.
-            reach: who can use it.
-            instead: what others do.
+            reach: who can use it; else those who can use its section.
+            instead: what others do; else do it themselves, or use the command.
         """
+        reach = self.reach if reach is None else reach
         draft = Setting(
             "",
             TEXT,
@@ -185,18 +199,44 @@ class Section:
             familiar,
             familiar_form,
             reach,
-            instead,
+            instead or _INSTEAD[reach],
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 
 
-def read_settings(declaration: type) -> dict[str, Setting]:
-    """The settings a dataclass declares, by name, in order.
+class Settings(dict[str, Setting]):
+    """All that are declared, by name, in order."""
+
+    def find(self, key: str) -> str | None:
+        """The name of the setting that a key means, written with dashes or underscores; None when there is none."""
+        spelt = key.replace("-", "_")
+        return spelt if spelt in self else next((each.name for each in self.values() if spelt in each.aliases), None)
+
+    def accept(self, values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+        """The checked values of keys that nobody has checked, by the names of their settings.
+
+        Args:
+            source: where they come from, for the error; may be empty.
+
+        Raises:
+            ConfigError: no such setting (with the nearest name), or a value that cannot be used.
+        """
+        accepted = {}
+        for key, value in values.items():
+            name, label = self.find(key), f"{key} in {source}" if source else key
+            if name is None:
+                raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), self))
+            accepted[name] = self[name].accept(value, label)
+        return accepted
+
+
+def read_settings(declaration: type) -> Settings:
+    """The settings that a dataclass declares.
 
     Raises:
         KeyError: a field's annotation is not a key of `KINDS` (our mistake).
     """
-    settings = {}
+    settings = Settings()
     for field in dataclasses.fields(declaration):
         draft: Setting = field.metadata["setting"]
         kind = KINDS[str(field.type)]

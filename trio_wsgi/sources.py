@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from trio_wsgi.config import SETTINGS, Config, find_setting
+from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
@@ -118,7 +118,7 @@ def _read_environment(environ: Mapping[str, str]) -> Layer:
         rest = variable.removeprefix(ENVIRONMENT_PREFIX)
         if _OF_A_SERVICE.fullmatch(rest) or _PORT_OF_A_SERVICE.fullmatch(f"{rest}={text}"):
             continue
-        name = find_setting(rest.lower())
+        name = SETTINGS.find(rest.lower())
         if name is None or variable != variable.upper():
             known = [setting.variable for setting in SETTINGS.values()]
             raise ConfigError(variable, "there is no such setting", nearest(variable.upper(), known))
@@ -185,7 +185,7 @@ def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
     if others:
         raise ConfigError(f"{others[0][0]} in {path}", f"{label} is there, too", "keep one")
     for key, value in content.items() if path.name != DEFAULT_FILE else ():
-        if not isinstance(value, dict) or find_setting(key) is not None:
+        if not isinstance(value, dict) or SETTINGS.find(key) is not None:
             raise ConfigError(f"{key} in {path}", f"it stands outside of {label}", "move it into that table")
     return table
 
@@ -199,7 +199,7 @@ def _find_flag(key: str) -> str:
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
     layer: Layer = {}
     for key, value in table.items():
-        name, label = find_setting(key), f"{key} in {path}"
+        name, label = SETTINGS.find(key), f"{key} in {path}"
         if name is None:
             tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
             near = tables if isinstance(value, dict) else nearest(key.replace("-", "_"), SETTINGS)

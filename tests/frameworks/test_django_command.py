@@ -154,6 +154,26 @@ def test_a_mistake_is_a_command_error(words: list[str], told: str) -> None:
         translated(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--worker-class", "gevent"], "--worker-class: there is no such flag (there is one kind of worker"),
+        (["8000", "--harakiri=30"], "--harakiri: there is no such flag (write --app-timeout"),
+        (["--thread", "3"], "--thread: there is no such flag (did you mean --threads?)"),
+    ],
+)
+def test_an_unknown_flag_is_told_what_to_write_instead(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the command does: those of other servers, and the nearest of ours."""
+    with pytest.raises(SystemExit) as ended:
+        Command().run_from_argv(["manage.py", "trio_wsgi", *words])
+    assert ended.value.code == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert err.count("\n") == 1
+
+
 def test_the_import_path_is_that_of_manage_py(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python has put its directory first, Django's --pythonpath before it; the last of ours is put first."""
     monkeypatch.setattr(sys, "path", ["/srv/extra", "/srv/site", "/usr/lib/python"])

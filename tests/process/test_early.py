@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
+from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.signals import ENDING
 
 
 @pytest.mark.parametrize("becomes", ["nothing", "another error"])

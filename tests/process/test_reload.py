@@ -19,7 +19,7 @@ from waiting import wait_until
 from workers import ask, end, wait_log, worker_pids
 
 from trio_wsgi.process.imported import LINE, build_messages
-from trio_wsgi.process.order import Imported, format_message, parse_message
+from trio_wsgi.process.messages import Imported, format_message, parse_message
 
 APP = """
 import os

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from trio_wsgi.process.sinks import File, Sink
+from trio_wsgi.process.sinks import File, Sink, Stream
 
 PAGE = 4096  # bytes, of the smallest pipe, and PIPE_BUF
 SIZE = 64 * 1024 * 1024  # bytes, of a large file
@@ -88,14 +88,21 @@ def test_a_line_longer_than_a_pipe_takes_at_once_arrives() -> None:
 
 @contextmanager
 def room_for(path: Path, count: int) -> Iterator[None]:
-    """The file takes so many bytes more; it is large, of holes, so that other files may grow."""
-    os.truncate(path, SIZE - count)
+    """The file takes so many bytes more; it is large, of holes before its last line, so that other files may grow."""
+    with path.open("r+b") as file:
+        file.seek(SIZE - count - 1)
+        file.write(b"\n")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, limits[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def written(path: Path) -> bytes:
+    """What has been written to the file since `room_for` began."""
+    return path.read_bytes().lstrip(b"\0").removeprefix(b"\n")
 
 
 def test_a_line_that_is_written_in_part_is_not_counted_and_is_ended(tmp_path: Path) -> None:
@@ -107,7 +114,7 @@ def test_a_line_that_is_written_in_part_is_not_counted_and_is_ended(tmp_path: Pa
         assert sink.write([b"four\n"]) == (0, "File too large")
     assert sink.write([b"five\n", b"six\n"]) == (2, "")
     sink.close()
-    assert path.read_bytes().lstrip(b"\0").splitlines() == [b"one", b"a line", b"and anoth", b"five", b"six"]
+    assert written(path).splitlines() == [b"one", b"a line", b"and anoth", b"five", b"six"]
 
 
 def test_a_file_that_is_full_up_to_the_end_of_a_line_gets_no_empty_line(tmp_path: Path) -> None:
@@ -117,4 +124,20 @@ def test_a_file_that_is_full_up_to_the_end_of_a_line_gets_no_empty_line(tmp_path
         assert sink.write([b"one\n", b"two\n"]) == (1, "File too large")
     assert sink.write([b"three\n"]) == (1, "")
     sink.close()
-    assert path.read_bytes().lstrip(b"\0") == b"one\nthree\n"
+    assert written(path) == b"one\nthree\n"
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_half_a_line_of_one_process_is_ended_by_the_next_that_writes(tmp_path: Path, as_stream: bool) -> None:
+    """Workers share a file, by its name or as standard output; none of them gets its line behind half of another's."""
+    path = tmp_path / "log"
+    with path.open("a") as shared:
+        torn, other = (Stream(shared) if as_stream else File(str(path), (-1, -1)) for _ in range(2))
+        with room_for(path, 8):
+            assert torn.write([b"one\n", b"the second\n"]) == (1, "File too large")
+            assert other.write([b"lost\n"]) == (0, "File too large")
+        assert other.write([b"three\n"]) == (1, "")
+        assert torn.write([b"four\n"]) == (1, "")
+        torn.close()
+        other.close()
+    assert written(path) == b"one\nthe \nthree\nfour\n"

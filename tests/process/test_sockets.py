@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from trio_wsgi.config import Config
-from trio_wsgi.net.listeners import resolve
+from trio_wsgi.net.listeners import resolve, start_listening
 from trio_wsgi.process.sockets import Sockets
 
 
@@ -49,3 +49,27 @@ def test_an_inherited_socket_leaves_the_number_of_a_standard_stream() -> None:
     finally:
         os.dup2(before, 0)
         os.close(before)
+
+
+def test_of_sockets_that_workers_have_of_their_own_one_listens_at_all_times() -> None:
+    """Under --reuse-port, who cannot boot is given nothing; where nobody else listens, clients wait in the queue."""
+    config = Config(bind=("127.0.0.1:0",), reuse_port=True)
+    with opened(config) as sockets:
+        (second,) = sockets.listeners_of(config, 2)
+        where = second.sock.getsockname()
+
+        def heard() -> list[bool]:
+            return [sockets.listeners_of(config, number)[0].is_listening for number in (1, 2)]
+
+        assert heard() == [True, False]
+        sockets.abandon(config, 1)
+        assert heard() == [True, False]
+        start_listening(second, 8)
+        for _ in range(2):
+            sockets.abandon(config, 1)
+            assert heard() == [False, True]
+        without = config.replace(reuse_port=False)  # after a reload: who listens there is to go on
+        assert sockets.listeners_of(without, 2) == [second]
+        sockets.abandon_beyond(config, 1)
+        assert heard() == [True, False]
+        assert sockets.listeners_of(config, 1)[0].sock.getsockname() == where

@@ -71,7 +71,7 @@ def assert_whole(stacks: str) -> None:
     """faulthandler tells the main thread last, which is the event loop."""
     assert stacks.count(" in hold\n") == THREADS - 1
     assert stacks.count(" in deep\n") >= 30 * (THREADS - 1)
-    assert re.search(r"supervised\.py\", line \d+ in main\n  File \"<string>\", line 1 in <module>$", stacks.rstrip())
+    assert re.search(r"worker\.py\", line \d+ in main\n  File \"<string>\", line 1 in <module>$", stacks.rstrip())
 
 
 def test_usr2_to_a_worker_tells_all_its_threads_in_one_entry(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from trio_wsgi.config import Config
 from trio_wsgi.net.listeners import open_listeners, resolve
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
-from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.sockets import Place
 from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.trial import try_program

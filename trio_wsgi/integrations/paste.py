@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.pasteini import SERVER, is_ours, read_settings
-from trio_wsgi.process import worker
 from trio_wsgi.process.prepare import prepare_process
+from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.sources import load_config
@@ -60,7 +60,7 @@ def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = No
         raise ConfigError("script_reloading", "an application that is handed over has no name", "write pserve --reload")
     compile_format(config.access_logformat)
     prepare_process(config)
-    code = worker.serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
+    code = serve_standalone(lambda: apply_middleware(app, config.middleware), config, systemd)
     if code:
         raise SystemExit(code)
 

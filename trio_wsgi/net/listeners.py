@@ -63,6 +63,11 @@ class Listener:
             self.sock.close()
 
     @property
+    def is_listening(self) -> bool:
+        """Whether the kernel gives it connections, as to all but new siblings."""
+        return _listens(self.sock)
+
+    @property
     def server_name(self) -> str:
         """SERVER_NAME for its requests: the address, or this host's name where it is bound to all of them."""
         if self.address.kind != "tcp":
@@ -160,7 +165,7 @@ def open_sibling(listener: Listener) -> Listener:
 
 def start_listening(listener: Listener, backlog: int) -> None:
     """Listen at a sibling that does not yet; leave any other as it is."""
-    if not _listens(listener.sock):
+    if not _tells_listening(listener.sock):
         listener.sock.listen(backlog)
 
 
@@ -230,11 +235,17 @@ def _check_listening(sock: socket.socket) -> None:
 
 
 def _listens(sock: socket.socket) -> bool:
-    """Whether it does, where the system tells; macOS does not (ENOPROTOOPT), and accept(2) has to."""
+    """Whether it does, where the system tells; else accept(2) has to."""
+    told = _tells_listening(sock)
+    return not _is_connected(sock) if told is None else told
+
+
+def _tells_listening(sock: socket.socket) -> bool | None:
+    """Whether it listens; None where the system does not tell, as macOS (ENOPROTOOPT)."""
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        return not _is_connected(sock)
+        return None
 
 
 def _is_connected(sock: socket.socket) -> bool:

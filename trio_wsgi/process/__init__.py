@@ -1,1 +1,11 @@
-"""What runs in the process around the server: logging, signals, limits, exit codes. It serves no requests."""
+"""What runs in the process around the server. It serves no requests.
+
+* Who runs: `start` has `standalone` serve in this process, or `supervisor` have workers do so. Its `fleet` is made of
+  `child`ren, processes of their own in which `worker` runs. `serving` is what standalone and worker have in common.
+* What supervisor and workers tell each other: `messages`, the `plan` in one of them, through a `channel`; which files
+  were `imported`; `stacks`.
+* How each of them begins: `prepare`, `privileges`, `affinity`, `sockets`, `pidfile`, `systemd`, `terminal`, `tuning`.
+* How they end: `signals`, `early`, `exits`, `failure`, `recycling`.
+* How they become others: `watch` sees files change, `trial` and `upgrade` make a supervisor a new program.
+* What they log: `logs` to `sinks`; `currentlogs` are the supervisor's.
+"""

@@ -15,7 +15,7 @@ import socket
 
 import trio
 
-from trio_wsgi.process.order import SIGN_OF_LIFE, Message, format_message
+from trio_wsgi.process.messages import SIGN_OF_LIFE, Message, format_message
 
 _CHUNK = 65536  # bytes
 

@@ -27,14 +27,13 @@ import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.process.channel import Channel, open_pair
-from trio_wsgi.process.exits import describe_exit, wait_exit
-from trio_wsgi.process.order import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
+from trio_wsgi.process.messages import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.signals import SIGNAL_STACKS
 from trio_wsgi.process.stacks import Stacks, open_stacks
 
 log = logging.getLogger("trio_wsgi.error")
 
-EXIT_BOOT = 3  # gunicorn's: the application cannot boot
-SIGNAL_STACKS = signal.SIGUSR2  # has a worker write its stacks, be the loop blocked or not
 SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
 END_SLACK = 3.0  # seconds beyond `graceful_timeout`: two signs, and for who is well to end without us
@@ -43,7 +42,7 @@ PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
 _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
-    "from trio_wsgi.process.supervised import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+    "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
 
@@ -70,19 +69,29 @@ class Child:
         number: from 1; its successors have the same.
         pid: of its process, which is our child.
         channel, stacks: closed when it has ended.
+        order: the first line that it is told; empty where it has been.
     """
 
-    def __init__(self, number: int, pid: int, channel: Channel, stacks: Stacks, state: State = State.BOOTING) -> None:
+    def __init__(
+        self,
+        number: int,
+        pid: int,
+        channel: Channel,
+        stacks: Stacks,
+        state: State = State.BOOTING,
+        order: bytes = b"",
+    ) -> None:
         self.number = number
         self.pid = pid
         self.channel = channel
         self.stacks = stacks
         self.state = state
         self.settled = trio.Event()  # it serves, or never will
-        self.unwanted = trio.Event()  # it is to have a successor: it asked, or has ended
+        self.needs_successor = trio.Event()  # it asked for one, or has ended
         self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
         self.lived = math.inf  # seconds, once it has ended, or is worn
+        self._order = order
         self._last_silence = math.inf  # seconds without a sign of life, since it was told to leave
         self._listening = trio.CancelScope()  # until that changes
         self._hear_imports: HearImports = ignore_imports
@@ -113,7 +122,7 @@ class Child:
             graceful_timeout, drain_max: in place of the settings of these names; 0 for no limit of the latter.
         """
         booting = self.state is State.BOOTING
-        self._is_leaving(graceful_timeout)
+        self._begin_leaving(graceful_timeout)
         self.channel.tell(Drain(graceful_timeout, drain_max))
         if booting:
             self.send_signal(signal.SIGTERM)
@@ -124,21 +133,20 @@ class Child:
         Args:
             graceful_timeout: seconds after which it is to have ended, or to give signs of life.
         """
-        self._is_leaving(graceful_timeout)
+        self._begin_leaving(graceful_timeout)
         self.send_signal(number)
 
-    def _is_leaving(self, graceful_timeout: float) -> None:
+    def _begin_leaving(self, graceful_timeout: float) -> None:
         if self.state is not State.ENDED:
             self.state = State.LEAVING
         if graceful_timeout + END_SLACK < self._last_silence:
             self._last_silence = graceful_timeout + END_SLACK
             self._listening.cancel()
 
-    async def watch(self, config: Config, order: bytes = b"", hear_imports: HearImports = ignore_imports) -> None:
+    async def watch(self, config: Config, hear_imports: HearImports = ignore_imports) -> None:
         """Look after it until it has ended.
 
         Args:
-            order: its first line.
             hear_imports: is told which files it consists of, under `reload`.
 
         Cancellation: the process goes on, its channel and stacks stay open; it can be looked after again.
@@ -146,21 +154,21 @@ class Child:
         self._hear_imports = hear_imports
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, config, order)
+                nursery.start_soon(self._listen, config)
                 code = await wait_exit(self.pid)
                 nursery.cancel_scope.cancel()
         finally:
             self._tell_stacks()
         with contextlib.suppress(BlockingIOError):
             while (lines := self.channel.receive_nowait()) is not None:
-                self._take(lines)
+                self._heed(lines)
         self.channel.close()
         self.stacks.close()
         self._note_end(code)
 
     def _note_end(self, code: int) -> None:
         how = describe_exit(code)
-        if self.state is State.SERVING and self.unwanted.is_set() and code == 0:  # by TERM to it alone
+        if self.state is State.SERVING and self.needs_successor.is_set() and code == 0:  # by TERM to it alone
             self.state = State.LEAVING
         if self.state is State.SERVING:
             log.error("%s died: %s", self, how)
@@ -169,40 +177,45 @@ class Child:
         elif self.state is State.LEAVING:
             log.info("%s has ended", self)
         if not self.settled.is_set() and self.failure is None:
-            self.failure = Failed(f"it ended while it booted: {how}", EXIT_BOOT)
+            self.failure = Failed(f"it ended while it booted: {how}", ExitCode.BOOT_ERROR)
         self.state = State.ENDED
         self.lived = min(self.lived, self._age())
-        for event in (self.settled, self.unwanted, self.ended):
+        for event in (self.settled, self.needs_successor, self.ended):
             event.set()
 
     def _age(self) -> float:
         return time.monotonic() - self._born
 
-    async def _listen(self, config: Config, order: bytes) -> None:
+    async def _listen(self, config: Config) -> None:
+        """Listen to it until there is a reason to kill it, and kill it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hear_stacks)
-            why = await self._heed(config, order)
+            why = await self._hear_boot(config) or await self._hear_signs_of_life(config.timeout)
             nursery.cancel_scope.cancel()
         await self._kill(why)
 
-    async def _heed(self, config: Config, order: bytes) -> str:
-        """Heed what it says; why it is to be killed, if it is so."""
+    async def _hear_boot(self, config: Config) -> str:
+        """Give it its order, and listen until it serves or leaves; why it is to be killed, if that takes too long."""
         with trio.move_on_after(config.boot_timeout) as booting:
             with contextlib.suppress(OSError):
-                await self.channel.send_all(order)
+                await self.channel.send_all(self._order)
             while not self.settled.is_set() and self.state is State.BOOTING:
                 await self._hear()
-        if booting.cancelled_caught and not self.settled.is_set():
-            why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
-            self.failure = Failed(f"it {why}", EXIT_BOOT)
-            return why
+        if self.settled.is_set() or not booting.cancelled_caught:
+            return ""
+        why = f"did not boot within {config.boot_timeout:g} s (boot_timeout)"
+        self.failure = Failed(f"it {why}", ExitCode.BOOT_ERROR)
+        return why
+
+    async def _hear_signs_of_life(self, timeout: float) -> str:
+        """Listen for as long as it gives signs of life; why it is to be killed then."""
         while True:
             with trio.CancelScope() as self._listening:
-                if self._last_silence < config.timeout:
-                    await self._wait_silent(self._last_silence)
-                    return f"gave no sign of life for {self._last_silence:g} s (graceful_timeout)"
-                await self._wait_silent(config.timeout)
-                return f"gave no sign of life for {config.timeout:g} s (timeout)"
+                limit, setting = timeout, "timeout"
+                if self._last_silence < timeout:
+                    limit, setting = self._last_silence, "graceful_timeout"
+                await self._wait_silent(limit)
+                return f"gave no sign of life for {limit:g} s ({setting})"
 
     async def _wait_silent(self, timeout: float) -> None:
         spells = 0
@@ -217,7 +230,7 @@ class Child:
         lines = await self.channel.receive()
         if not lines:
             await trio.sleep_forever()
-        self._take(lines)
+        self._heed(lines)
 
     async def _kill(self, why: str) -> None:
         """Kill it, with its stacks in the log."""
@@ -238,7 +251,7 @@ class Child:
         if text := self.stacks.take():
             log.warning("%s says:\n%s", self, text)
 
-    def _take(self, lines: Iterable[bytes]) -> None:
+    def _heed(self, lines: Iterable[bytes]) -> None:
         """Heed what it says."""
         texts: list[str] = []
         for line in filter(None, lines):
@@ -253,10 +266,10 @@ class Child:
                     self.failure = failure
                     self.state = State.LEAVING
                     self.settled.set()
-                case Replace(reason, worn) if self.state is State.SERVING and not self.unwanted.is_set():
+                case Replace(reason, worn) if self.state is State.SERVING and not self.needs_successor.is_set():
                     log.info("%s asks for a successor: %s", self, reason)
                     self.lived = self._age() if worn else math.inf
-                    self.unwanted.set()
+                    self.needs_successor.set()
                 case Imported(files, since):
                     self._hear_imports(files, since)
                 case None:
@@ -265,11 +278,8 @@ class Child:
             log.warning("%s says:\n%s", self, "\n".join(texts))
 
 
-def start_child(order: Order, environ: Mapping[str, str]) -> tuple[Child, bytes]:
-    """Start a worker.
-
-    Returns:
-        It, and the line that `Child.watch` is to send first.
+def start_child(order: Order, environ: Mapping[str, str]) -> Child:
+    """Start a worker, which gets its order from `Child.watch`.
 
     Raises:
         OSError: no process can be started.
@@ -294,7 +304,7 @@ def start_child(order: Order, environ: Mapping[str, str]) -> tuple[Child, bytes]
             setsigmask=(),
         )
         failing.pop_all()
-    return Child(order.number, pid, channel, stacks), format_order(order)
+    return Child(order.number, pid, channel, stacks, order=format_order(order))
 
 
 def build_command(channel: int, stacks: int, order: Order) -> list[str]:

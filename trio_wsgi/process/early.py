@@ -14,7 +14,7 @@ import signal
 from collections.abc import Collection, Iterator
 from typing import Any, Self
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+from trio_wsgi.process.signals import ENDING
 
 
 class Stopped(BaseException):

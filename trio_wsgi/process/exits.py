@@ -1,10 +1,14 @@
-"""The end of a process: waited for by its number alone, so that children of our former self count as well.
+"""The end of a process: what its exit code says, and how it is waited for.
 
-Law: a number stays its process's until the end has been collected here; who sends signals looks at that first.
+Laws:
+
+* Children are waited for by their number alone, so that those of our former self count as well.
+* A number stays its process's until the end has been collected here; who sends signals looks at that first.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 
@@ -13,6 +17,15 @@ import trio
 UNKNOWN = 255  # somebody else has collected it
 ORPHANS_LOOK = 10.0  # seconds between two looks for orphans
 ORPHANS_PATIENCE = 1.0  # seconds
+
+
+class ExitCode(enum.IntEnum):
+    """How the command, and each of its workers, ends: gunicorn's numbers. README.md tells them to operators."""
+
+    CLEAN = 0
+    ERROR = 1  # the command line or a setting cannot be used; or a second signal has cut what was under way
+    BOOT_ERROR = 3  # a worker cannot boot: the application's code raises, the process dies, or hangs
+    APP_LOAD_ERROR = 4  # there is no such application; without a worker, also where its code raises
 
 
 async def wait_exit(pid: int) -> int:

@@ -18,8 +18,10 @@ import sys
 import trio
 
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.child import EXIT_BOOT, Child, HearImports, State, start_child
-from trio_wsgi.process.order import Failed, Inherited, Order, Plan
+from trio_wsgi.process.child import Child, HearImports, State, start_child
+from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.messages import Failed, Inherited, Order
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.sockets import Sockets
 
 log = logging.getLogger("trio_wsgi.error")
@@ -47,11 +49,11 @@ class Fleet:
         self._sockets = sockets
         self._processes = processes
         self._hear_imports = hear_imports
-        self._serving: dict[int, Child] = {}
-        self._slots: dict[int, trio.CancelScope] = {}
-        self._keeping: trio.Nursery | None = None
-        self._said: Failed | None = None
-        self._hopeless: Failed | None = None
+        self._serving: dict[int, Child] = {}  # by slot: the last that has booted there
+        self._slots: dict[int, trio.CancelScope] = {}  # by number, of what keeps each filled
+        self._keeping: trio.Nursery | None = None  # of the slots, once `keep` runs
+        self._complained: Failed | None = None  # of what the log says why in whole
+        self._hopeless: Failed | None = None  # why there is no point in going on
 
     def __repr__(self) -> str:
         workers = ", ".join(f"{child} {child.state.value}" for child in self.children)
@@ -59,7 +61,7 @@ class Fleet:
 
     def adopt(self, child: Child) -> None:
         """Look after a worker that a former self has started."""
-        self._look_after(child, b"")
+        self._look_after(child)
         if child.state is State.BOOTING and child.number in self._serving:
             self._dismiss(child)  # a successor; another will be started
         elif child.state in {State.SERVING, State.BOOTING}:
@@ -141,7 +143,7 @@ class Fleet:
             while True:
                 serving = self._serving.get(number)
                 if serving is not None:
-                    await serving.unwanted.wait()
+                    await serving.needs_successor.wait()
                 slowly = failures > 0 or (serving is not None and serving.lived < STEADY)
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE) if slowly else 0.0
                 await trio.sleep(pause)
@@ -149,7 +151,7 @@ class Fleet:
                 if isinstance(successor, Failed):
                     failures += 1
                     if serving is None or serving.state is State.ENDED:
-                        self._sockets.close_siblings_of(number)
+                        self._sockets.abandon(self.plan.config, number)
                     self._complain(number, successor)
                     if failures >= HOPELESS and not self._is_served():
                         self._give_up(successor)
@@ -161,14 +163,14 @@ class Fleet:
 
     async def _boot(self, number: int) -> Child | Failed:
         try:
-            child, line = self._start(number)
+            child = self._start(number)
         except (OSError, ConfigError) as error:
-            return Failed(f"it cannot be started: {error}", EXIT_BOOT)
-        self._look_after(child, line)
+            return Failed(f"it cannot be started: {error}", ExitCode.BOOT_ERROR)
+        self._look_after(child)
         await child.settled.wait()
         return child.failure or child
 
-    def _start(self, number: int) -> tuple[Child, bytes]:
+    def _start(self, number: int) -> Child:
         listeners = self._sockets.listeners_of(self.plan.config, number)
         order = Order(
             number=number,
@@ -178,9 +180,9 @@ class Fleet:
         )
         return start_child(order, {**os.environ, **dict(self.plan.config.env)})
 
-    def _look_after(self, child: Child, order: bytes) -> None:
+    def _look_after(self, child: Child) -> None:
         async def watch() -> None:
-            await child.watch(self.plan.config, order, self._hear_imports)
+            await child.watch(self.plan.config, self._hear_imports)
             self.children.discard(child)
 
         self.children.add(child)
@@ -191,8 +193,8 @@ class Fleet:
 
     def _complain(self, number: int, failure: Failed) -> None:
         """Say why a worker did not boot: in whole once, and then in short."""
-        text = failure.text if failure != self._said else failure.text.splitlines()[-1]
-        self._said = failure
+        text = failure.text if failure != self._complained else failure.text.splitlines()[-1]
+        self._complained = failure
         log.error("worker %d cannot boot: %s", number, text)
 
     def _give_up(self, failure: Failed) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import trio
 
 from trio_wsgi.process.channel import Channel
-from trio_wsgi.process.order import Imported, format_message
+from trio_wsgi.process.messages import Imported, format_message
 
 LOOK = 1.0  # seconds between two looks at what has been imported since
 LINE = 2048  # bytes of paths in one message

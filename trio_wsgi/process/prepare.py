@@ -14,7 +14,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.order import Plan
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script

@@ -5,7 +5,7 @@ Laws:
 * Several processes write to one sink. Lines go to the end of a regular file in one write; elsewhere, as in a pipe, in
   writes that the kernel never mixes with those of others (PIPE_BUF, pipe(7)). A line that is longer is one write of
   its own, into which others may come while the reader lags.
-* A line of ours that was written in part, as on a full disk, is ended before the next one begins.
+* A line that was written in part, as on a full disk, is ended before the next one begins: in a file, whoever's it is.
 * Whoever waits for a reader holds no lock of Python's own streams, which the end of the process would wait for: what is
   written to is a descriptor.
 * A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
@@ -40,8 +40,9 @@ class Sink:
 
     def _use(self, fd: int | None) -> None:
         self._fd = fd
-        self._torn = False  # the last line was written in part
+        self._torn = False  # our last line was written in part
         self._is_file = fd is not None and stat.S_ISREG(os.fstat(fd).st_mode)
+        self._reading = _open_to_read(fd) if fd is not None and self._is_file else None
 
     def write(self, records: Sequence[bytes]) -> tuple[int, str]:
         """Write all of them; waits for the reader.
@@ -54,9 +55,9 @@ class Sink:
         """
         done = 0
         try:
-            if self._torn:
+            if self._would_continue_a_line():
                 self._write_some(b"\n")
-                self._torn = False
+            self._torn = False
             for piece in [b"".join(records)] if self._is_file else _in_pieces(records, select.PIPE_BUF):
                 data = piece
                 while data:
@@ -67,6 +68,14 @@ class Sink:
         except (OSError, ValueError) as exc:  # ValueError: the stream was closed meanwhile
             return _count_whole(records, done), (exc.strerror if isinstance(exc, OSError) else None) or str(exc)
         return len(records), ""
+
+    def _would_continue_a_line(self) -> bool:
+        """Whether what is written next comes behind half a line: in a file, that of any process that writes to it."""
+        if self._reading is not None:
+            with contextlib.suppress(OSError):
+                end = os.fstat(self._reading).st_size
+                return end > 0 and os.pread(self._reading, 1, end - 1) not in {b"\n", b""}  # b"": truncated meanwhile
+        return self._torn
 
     def _write_some(self, data: bytes) -> int:
         if self._fd is None:
@@ -88,9 +97,10 @@ class Sink:
 
     def close(self) -> None:
         """No more is written."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        for fd in (self._fd, self._reading):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._reading = None
 
 
 class Stream(Sink):
@@ -179,6 +189,14 @@ class File(Sink):
         fd = self._open()
         self.close()
         self._use(fd)
+
+
+def _open_to_read(fd: int) -> int | None:
+    """Another descriptor of an open file, to read from (proc_pid_fd(5)); None where we may not, or cannot."""
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _in_pieces(records: Iterable[bytes], size: int) -> Iterator[bytes]:

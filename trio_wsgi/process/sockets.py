@@ -9,7 +9,7 @@ Laws:
 * Where each worker has a socket of its own (`reuse_port`), it goes by the worker's number: a successor takes over the
   queue, too. It is the worker that listens there, once it has loaded the application; if its successor cannot, the
   socket is closed, for the kernel would give it connections that nobody accepts. The first worker's listens from the
-  start, for who comes before any worker.
+  start, for who comes before any worker, and whenever no other does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.listeners import Listener, Resolved, open_listeners, open_sibling
+from trio_wsgi.net.listeners import Listener, Resolved, open_listeners, open_sibling, start_listening
 from trio_wsgi.net.unixsocket import find_access
 
 log = logging.getLogger("trio_wsgi.error")
@@ -52,8 +52,23 @@ class Place:
         """Refuse whoever comes from now on, once no worker has them any more."""
         self.opening.close()
         for listeners in (self.listeners, *self.siblings.values()):
-            for listener in listeners:
-                listener.close()
+            _close(listeners)
+
+    def abandon(self, number: int, backlog: int) -> None:
+        """Let the kernel give nothing to the worker with this number, where others listen."""
+        if number in self.siblings:
+            _close(self.siblings.pop(number))
+        elif number == 1 and self._is_heard_by_others():
+            with contextlib.suppress(ConfigError):  # there is no descriptor for it: then they wait
+                silent = [open_sibling(each) for each in self.listeners]
+                _close(self.listeners)
+                self.listeners[:] = silent
+        if not self._is_heard_by_others():
+            for listener in self.listeners:
+                start_listening(listener, backlog)
+
+    def _is_heard_by_others(self) -> bool:
+        return any(listener.is_listening for listeners in self.siblings.values() for listener in listeners)
 
 
 class Sockets:
@@ -138,7 +153,7 @@ class Sockets:
         """
         found: list[Listener] = []
         for place in map(self._places.__getitem__, each_address(config)):
-            if number == 1 or not (config.reuse_port and place.spread):
+            if number == 1 or not place.spread:
                 found += place.listeners
                 continue
             if number not in place.siblings:
@@ -146,16 +161,21 @@ class Sockets:
             found += place.siblings[number]
         return found
 
-    def close_siblings(self, count: int) -> None:
-        """Close the sockets of workers beyond so many: what is queued there would wait for nobody."""
+    def abandon_beyond(self, config: Config, count: int) -> None:
+        """Close the sockets of workers beyond so many, where they are their own: there will be no such workers."""
         for number in {number for place in self._places.values() for number in place.siblings if number > count}:
-            self.close_siblings_of(number)
+            self.abandon(config, number)
 
-    def close_siblings_of(self, number: int) -> None:
-        """Close the sockets of the worker with this number, where they are its own: nobody accepts there."""
+    def abandon(self, config: Config, number: int) -> None:
+        """Let the kernel give nothing to the worker with this number, where its sockets are its own: it cannot boot."""
         for place in self._places.values():
-            for listener in place.siblings.pop(number, ()):
-                listener.close()
+            if place.spread:
+                place.abandon(number, config.backlog)
+
+
+def _close(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        listener.close()
 
 
 def each_address(config: Config) -> list[Address]:

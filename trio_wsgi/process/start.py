@@ -25,16 +25,17 @@ from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
-from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import change_directory, enter_directory, go_home, load_plan, prepare_process
 from trio_wsgi.process.privileges import Umask, decide_identity
+from trio_wsgi.process.signals import JOBS, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
-from trio_wsgi.process.supervisor import JOBS, SIGNALS, Ending, ReadPlan, Supervisor, check_supervised
+from trio_wsgi.process.standalone import serve_standalone
+from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, execute, format_legacy, let_go, parse_legacy
-from trio_wsgi.process.worker import serve_process
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -79,7 +80,7 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     plan = read_plan()
     if plan.config.workers == 0:
         prepare_process(plan.config)
-        return serve_process(lambda: load_plan(plan), plan.config, systemd)
+        return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
     umask = Umask()
     return _supervise(_Start(plan, umask, _prepare(plan, umask)), read_plan, systemd)
 
@@ -119,7 +120,7 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
     """Serve by workers. Only they become another user: who may bind today can do so after a reload."""
     plan, legacy, wrong = start.plan, start.legacy, start.wrong
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
-    with start.logs as logs, EarlySignals(SIGNALS) as early:
+    with start.logs as logs, EarlySignals(SUPERVISOR_SIGNALS) as early:
         systemd.warn(plan.config)
         if legacy is not None:
             log.info("the program has replaced itself (pid %d)", os.getpid())

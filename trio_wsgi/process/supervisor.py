@@ -31,42 +31,31 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.child import EXIT_BOOT, Child, State, ignore_imports
+from trio_wsgi.process.child import Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
-from trio_wsgi.process.early import ENDING, EarlySignals
-from trio_wsgi.process.exits import collect_orphans
+from trio_wsgi.process.early import EarlySignals
+from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
-from trio_wsgi.process.order import Failed, Plan
+from trio_wsgi.process.messages import Failed
+from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import enter_directory, go_home
 from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.serving import describe_grace
+from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
-from trio_wsgi.process.worker import EXIT_CLEAN, EXIT_FORCED, SIGNAL_DUMP, describe_grace
 
 log = logging.getLogger("trio_wsgi.error")
 
 QUICK_TIMEOUT = 10.0  # seconds for workers to end that were told to be quick, or have not booted
-JOBS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH)  # one after another
-SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
 
 Job = Callable[[], Awaitable[None]]
 ReadPlan = Callable[[], Plan]  # the configuration anew, in the directory that the program was started in
-
-
-def check_supervised(plan: Plan) -> None:
-    """See that a plan has workers.
-
-    Raises:
-        ConfigError: a supervisor that runs cannot follow it.
-    """
-    if plan.config.workers == 0:
-        why = "what runs cannot do without its supervisor"
-        raise ConfigError("workers", why, "stop it, and start it anew")
 
 
 class Ending(enum.Enum):
@@ -96,7 +85,7 @@ class Supervisor:
         systemd: Systemd = UNKNOWN,
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
-        self.exit_code = EXIT_CLEAN
+        self.exit_code: int = ExitCode.CLEAN
         self._plan = plan
         self._read_plan = read_plan
         self._sockets = sockets
@@ -104,10 +93,13 @@ class Supervisor:
         self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
-        self._governing = trio.CancelScope()
-        self._ask: trio.MemorySendChannel[Job]  # for what is done one after another, while we govern
-        self._asked: deque[signal.Signals] = deque()  # by whom, as far as that is signals
+        self._processes: trio.Nursery  # where workers are looked after until they have ended
+        self._governing = trio.CancelScope()  # of what is to be done about them:
+        self._keepers: trio.Nursery  # where slots are kept filled
+        self._ask: trio.MemorySendChannel[Job]  # for what is done one after another
+        self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
         self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
+        self._fleet: Fleet  # the one of them that is to serve
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
@@ -122,7 +114,7 @@ class Supervisor:
             Why it ended. All workers have, too, but for an upgrade.
         """
         self._terminal = find_terminal(early)
-        with trio.open_signal_receiver(*set(SIGNALS).difference(JOBS)) as signals:
+        with trio.open_signal_receiver(*set(SUPERVISOR_SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
                 listening.start_soon(self._systemd.keep_alive, self._is_well)
@@ -171,7 +163,7 @@ class Supervisor:
         name = signal.Signals(number).name
         if self._ending not in {None, Ending.UPGRADE}:
             log.warning("%s: stopping at once", name)
-            self.exit_code = EXIT_FORCED
+            self.exit_code = ExitCode.ERROR
             for child in self._children():
                 child.stop(signal.SIGKILL)
         elif number == signal.SIGTERM:
@@ -215,7 +207,7 @@ class Supervisor:
     # -- jobs --------------------------------------------------------------------------------------------------------
 
     async def _govern(self, early: EarlySignals, legacy: Legacy | None, wrong: ConfigError | None) -> None:
-        """Start, and then do what is asked for, one after another."""
+        """Start, or take over, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
             self._ask, jobs = trio.open_memory_channel[Job](math.inf)
@@ -228,7 +220,7 @@ class Supervisor:
                 if legacy is None:
                     await self._start()
                 else:
-                    await self._succeed(legacy, wrong)
+                    await self._take_over(legacy, wrong)
                 async for job in jobs:
                     await job()
 
@@ -250,7 +242,7 @@ class Supervisor:
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:
             await self._reload()
-        elif number == signal.SIGUSR2:
+        elif number == SIGNAL_UPGRADE:
             await self._upgrade()
         elif number == signal.SIGTTIN:
             self._resize(count + 1 if count else self._plan.config.workers, name)
@@ -260,6 +252,7 @@ class Supervisor:
             self._resize(0, name)
 
     async def _start(self) -> None:
+        """Have the first workers boot; if they cannot, that is our end, or under `reload` a file's to mend."""
         fleet = self._fleet = self._open_fleet(self._plan)
         failure = await fleet.boot(self._plan.config.workers)
         if failure is None:
@@ -278,7 +271,7 @@ class Supervisor:
         self._fleet = self._open_fleet(self._plan)
         await self._keepers.start(self._keep, self._fleet)
 
-    async def _succeed(self, legacy: Legacy, wrong: ConfigError | None) -> None:
+    async def _take_over(self, legacy: Legacy, wrong: ConfigError | None) -> None:
         """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
         plan, self._plan = self._plan, legacy.plan
         fleet = self._fleet = self._open_fleet(legacy.plan)
@@ -287,9 +280,9 @@ class Supervisor:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
         if wrong is None:
-            await self._replace(plan, signal.SIGUSR2.name)
+            await self._replace(plan, SIGNAL_UPGRADE.name)
         else:
-            self._keep_plan("SIGUSR2: nothing changes: %s", wrong)
+            self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
         self._fleets = self._current_fleets()
@@ -303,6 +296,7 @@ class Supervisor:
         return [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep its slots filled; giving up, where that is hopeless, waits for its turn: another job may mend it."""
         failure = await fleet.keep(task_status=task_status)
         if failure is not None:
             self._ask.send_nowait(partial(self._give_up, fleet, failure))
@@ -315,7 +309,7 @@ class Supervisor:
             await self._wait_for_change()
         else:
             log.critical("no worker is left, and none can boot: giving up")
-            self._fail(failure, EXIT_BOOT)
+            self._fail(failure, ExitCode.BOOT_ERROR)
 
     def _where(self) -> str:
         config = self._plan.config
@@ -331,7 +325,7 @@ class Supervisor:
     def _resize(self, count: int, why: str) -> None:
         log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
         self._fleet.resize(count)
-        self._sockets.close_siblings(count)
+        self._sockets.abandon_beyond(self._plan.config, count)
 
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
@@ -340,7 +334,7 @@ class Supervisor:
             plan = self._read_plan()
             check_supervised(plan)
         except ConfigError as error:
-            self._keep_plan("SIGHUP: nothing changes: %s", error)
+            self._change_nothing("SIGHUP: nothing changes: %s", error)
         else:
             self._systemd.warn(plan.config)
             await self._replace(plan, "SIGHUP")
@@ -355,25 +349,25 @@ class Supervisor:
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
         except (ConfigError, OSError) as error:
-            self._keep_plan(f"{why}: nothing changes: %s", error)
+            self._change_nothing(f"{why}: nothing changes: %s", error)
             return
         fleet = self._open_fleet(plan)
         failure = await fleet.boot(plan.config.workers)
         if failure is not None:
-            self._keep_plan(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
+            self._change_nothing(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
             return
         await self._keepers.start(self._keep, fleet)
         old, self._fleet, self._plan = self._fleet, fleet, plan
         old.leave()
         self._sockets.close_others(plan.config)
-        self._sockets.close_siblings(fleet.count)
+        self._sockets.abandon_beyond(plan.config, fleet.count)
         try:
             self._logs.follow(plan.config)
         except ConfigError as error:
             log.error("%s: the supervisor goes on logging where it did: %s", why, error)
         self._announce()
 
-    def _keep_plan(self, text: str, *values: object) -> None:
+    def _change_nothing(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
         self._umask.follow(self._plan.config)
@@ -381,7 +375,7 @@ class Supervisor:
             enter_directory(self._plan)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
-        self._sockets.close_siblings(self._fleet.count)
+        self._sockets.abandon_beyond(self._plan.config, self._fleet.count)
         self._tell_ready()
 
     async def _upgrade(self) -> None:

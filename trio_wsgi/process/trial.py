@@ -21,17 +21,15 @@ from typing import NoReturn
 
 import trio
 
-from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.affinity import check_affinity
-from trio_wsgi.process.exits import describe_exit
+from trio_wsgi.process.exits import ExitCode, describe_exit
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
-from trio_wsgi.process.order import Plan
 from trio_wsgi.process.pidfile import check_pid_file
+from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import load_plan, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
-from trio_wsgi.process.supervised import describe_failure
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
-from trio_wsgi.process.worker import EXIT_CLEAN
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
 
@@ -89,7 +87,7 @@ def be_tried(plan: Plan, legacy: str) -> NoReturn:
     Args:
         legacy: as in `try_program`.
     """
-    code = EXIT_CLEAN
+    code: int = ExitCode.CLEAN
     try:
         _rehearse(plan, legacy)
     except Exception as error:
@@ -109,8 +107,7 @@ def _rehearse(plan: Plan, legacy: str) -> None:
         ConfigError, AppLoadError: they could not.
     """
     config = plan.config
-    if config.workers == 0:
-        raise ConfigError("workers", "an upgrade cannot do without its supervisor", "stop it, and start it anew")
+    check_supervised(plan)
     check_legacy(legacy)
     prepare_process(config)
     set_umask(config)

@@ -28,7 +28,7 @@ from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.unixsocket import SocketFile
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
-from trio_wsgi.process.order import Plan, plan_from_json, plan_to_json
+from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.sockets import Place, take_socket
 from trio_wsgi.process.stacks import Stacks, take_stacks
 
@@ -77,7 +77,7 @@ def format_legacy(legacy: Legacy) -> str:
                 child.channel.fileno(),
                 child.stacks.fileno(),
                 child.state.value,
-                child.unwanted.is_set(),
+                child.needs_successor.is_set(),
                 base64.b64encode(child.channel.received).decode(),
             ]
             for child in sorted(legacy.children, key=lambda child: child.state is State.BOOTING)
@@ -149,12 +149,12 @@ def _parse_child(
     channel: int,
     stacks: int,
     state: str,
-    unwanted: bool,
+    needs_successor: bool,
     received: str,
 ) -> Child:
     child = Child(number, pid, Channel(take(channel), base64.b64decode(received)), read(stacks), State(state))
-    if unwanted:
-        child.unwanted.set()
+    if needs_successor:
+        child.needs_successor.set()
     return child
 
 

@@ -24,7 +24,7 @@ import trio
 
 from trio_wsgi.disk.stamp import Stamp, discard_bytecode, take_stamp
 from trio_wsgi.net.inthread import run_in_thread
-from trio_wsgi.process.order import Plan
+from trio_wsgi.process.plan import Plan
 
 try:
     from watchfiles import watch as watch_directories

@@ -1,292 +1,208 @@
-"""The process that serves: its limits and signals around one server.
+"""The process of a worker: told by its supervisor what to serve and where, and never without it for long.
 
 Laws:
 
-* TERM drains: it takes no new connection, lets what is under way finish up to `graceful_timeout`, exits 0.
-* INT and QUIT are quick: everything under way is cut, cleanly. A second signal of any of the three ends the process at
-  once.
-* These hold from the moment that logs are open: a signal while the application is imported ends the process, one that
-  comes before the loop runs is obeyed by the loop.
-* HUP reads the certificates anew; where there is a supervisor, it is the supervisor's. When the terminal has gone, that
-  HUP is a TERM.
-* USR2 does nothing without a supervisor, and says so, unless it is the application's.
-* An application thread that ignores all this does not keep the process alive.
-* However the process ends, the files of its unix sockets and its pid file are gone.
-* What only root may do is done first: logs, sockets, keys and the pid file are open before we become somebody else, and
-  only then is any code of the application imported.
+* The first line of the channel is the order; it holds all that this process has to know.
+* Signs of life come from the event loop, so that one which is blocked gives none.
+* When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
+* A failure to boot goes up the channel in words; it is the supervisor who shows it.
+* Once nothing is served any more, what the application does at exit, and threads that it has left, get
+  `graceful_timeout`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import functools
 import logging
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
 
 import trio
 
-from trio_wsgi.config import Config, make_config
+from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import open_tls
-from trio_wsgi.net.listeners import Listener, open_listeners, resolve
+from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
-from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.affinity import pin_worker
-from trio_wsgi.process.early import ENDING, EarlySignals, Stopped
-from trio_wsgi.process.logs import Logs, enable_loggers, open_logs
-from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.channel import Channel, receive_first_line
+from trio_wsgi.process.child import SILENT_SPELLS
+from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.failure import describe_failure
+from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
+from trio_wsgi.process.logs import enable_loggers, open_logs
+from trio_wsgi.process.messages import (
+    Booted,
+    Drain,
+    Failed,
+    Inherited,
+    Order,
+    Replace,
+    format_message,
+    parse_message,
+    parse_order,
+)
+from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
-from trio_wsgi.process.recycling import check_replaceable
-from trio_wsgi.process.sockets import each_address
-from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
-from trio_wsgi.process.terminal import NO_TERMINAL, Terminal, find_terminal, without_job_control
+from trio_wsgi.process.recycling import Recycling
+from trio_wsgi.process.serving import Process, run_serving
+from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
+from trio_wsgi.process.sockets import take_socket
 from trio_wsgi.process.tuning import tuned_process
-from trio_wsgi.setting import Reach
-from trio_wsgi.wsgi.call import WSGIApplication
-from trio_wsgi.wsgi.loading import apply_middleware, check_app
 
 log = logging.getLogger("trio_wsgi.error")
 
-EXIT_CLEAN = 0
-EXIT_FORCED = 1  # ended by a second signal, with requests under way
-LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
-SIGNAL_DUMP = getattr(signal, "SIGPWR", getattr(signal, "SIGINFO", None))  # as Puma has it: on Linux, on BSD
-SIGNAL_UPGRADE = signal.SIGUSR2
-SIGNALS = tuple(filter(None, (*ENDING, signal.SIGHUP, signal.SIGUSR1, SIGNAL_DUMP)))
+SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
+BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
-def run(app: WSGIApplication, **settings: Any) -> int:
-    """Serve `app` until a signal ends it: for scripts.
+def main(channel: int, stacks: int) -> NoReturn:
+    """Be a worker.
 
     Args:
-        settings: those of `Config`, by name.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
-        AppLoadError: a middleware cannot be loaded.
-        TypeError: `app` is no WSGI application.
+        channel: its descriptor.
+        stacks: the descriptor that those of our threads are written to.
     """
-    check_app(app)
-    config = make_config(settings)
-    config.check_reach(Reach.PROCESS)
-    systemd = take_systemd(os.environ)
-    config = systemd.choose_sockets(config, "bind" in settings)
-    return serve_process(lambda: apply_middleware(app, config.middleware), config, systemd)
+    os.set_inheritable(stacks, False)
+    faulthandler.enable(file=stacks)
+    faulthandler.register(SIGNAL_STACKS, file=stacks, all_threads=True, chain=False)
+    sock = socket.socket(fileno=channel)
+    sock.set_inheritable(False)
+    # For the supervisor, when they are sent to all of us by our common name.
+    signal.signal(signal.SIGHUP, _ignore)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
+    order = _receive_order(sock)
+    sys.argv[:] = order.argv
+    started = time.time()
+    try:
+        code = serve_order(order, sock)
+    except Exception as error:
+        if order.plan.config.reload:
+            send_imports(sock, files_of_failure(error) | imported_files(), started)
+        failed = describe_failure(error)
+        _send(sock, failed)
+        code = failed.exit_code
+    for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
+        signal.signal(number, _ignore)
+    sock.detach()  # open to the end, which it tells
+    _limit_end(order.plan.config.graceful_timeout, stacks)
+    sys.exit(code)
 
 
-def serve_process(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
-    """Serve what `load_app` gives until a signal ends it. Must run in the main thread.
+def _receive_order(sock: socket.socket) -> Order:
+    """What we are to do; the process ends where nobody says it, or in words that we do not know."""
+    try:
+        return parse_order(receive_first_line(sock))
+    except EOFError:
+        sys.exit(ExitCode.CLEAN)
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        hint = "if trio-wsgi was updated, send USR2 to the supervisor"
+        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR))
+        sys.exit(ExitCode.BOOT_ERROR)
 
-    Args:
-        load_app: called once, as the user we become; what it raises is passed on.
-        systemd: to be told when we serve and stop.
+
+def _limit_end(seconds: float, fd: int) -> None:
+    """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
+    if math.isfinite(seconds):  # neither 0, nor more than C can count
+        faulthandler.dump_traceback_later(min(max(seconds, SHORTEST_END), threading.TIMEOUT_MAX), exit=True, file=fd)
+
+
+def _send(sock: socket.socket, message: Failed) -> None:
+    """Say it in whole, if the supervisor is still there."""
+    sock.setblocking(True)
+    with contextlib.suppress(OSError):
+        sock.sendall(format_message(message))
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A handler, since what is ignored would be so for programs that the application starts."""
+
+
+def serve_order(order: Order, sock: socket.socket) -> int:
+    """Load the application and serve it until a signal or the channel ends it.
 
     Returns:
         The exit code.
 
     Raises:
-        ConfigError: an address, a file or a user cannot be used.
+        ConfigError, AppLoadError: what is ordered cannot be served.
     """
-    check_replaceable(config)
+    config = order.plan.config
+    started = time.time()
+    recycling = Recycling(config.max_requests, config.max_requests_jitter, config.max_rss)
+    pin_worker(config.cpu_affinity, order.number - 1)
     set_umask(config)
     identity = decide_identity(config)
-    with (
-        open_logs(config) as logs,
-        EarlySignals(SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SIGNALS, SIGNAL_UPGRADE)) as early,
-        open_listeners(
-            resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
-        ) as listeners,
-        open_pid_file(config.pid) as remove_pid_file,
-        without_job_control(),
-    ):
-        systemd.warn(config)
-        terminal = find_terminal(early)
-        pin_worker(config.cpu_affinity, 0)
+    enter_directory(order.plan)
+    prepare_imports(config)
+    with open_logs(config) as logs, EarlySignals(SERVER_SIGNALS) as early:
+        listeners = [_take_listener(each) for each in order.listeners]
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
+        if config.reload and order.plan.reference is not None:
+            send_imports(sock, find_places(order.plan.reference), started)
         try:
             with early.interrupting():
-                app = load_app()
+                app = load_plan(order.plan, recycling.ask)
         except Stopped as stop:
-            log.info("%s: stopped before the application was loaded", stop)
-            return EXIT_CLEAN
+            log.debug("%s: stopped before the application was loaded", stop)
+            return ExitCode.CLEAN
+        for listener in listeners:
+            start_listening(listener, config.backlog)
         enable_loggers()
-        outside = Outside(systemd, remove_pid_file, terminal)
-        server = Server(app, config.for_server(), tls=tls)
+        counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
+        server = Server(app, config.for_server(), observers=counting, tls=tls, multiprocess=config.workers > 1)
+        process = Process(server, listeners, logs, alone=False)
+        tell = functools.partial(_report, config=config, channel=Channel(sock), recycling=recycling, started=started)
         with tuned_process():
-            run_serving(Process(server, listeners, logs, outside=outside), early, announce)
-        log.info("stopped")
-    return EXIT_CLEAN
+            run_serving(process, early, tell)
+    return ExitCode.CLEAN
 
 
-def _is_taken(number: int) -> bool:
-    return signal.getsignal(number) is not signal.SIG_DFL
+def _take_listener(inherited: Inherited) -> Listener:
+    """Ours alone to close: the supervisor has its own descriptor, and removes the file of a unix socket."""
+    return Listener(take_socket(inherited.fd), inherited.address)
 
 
-def _do_nothing() -> None:
-    """For a process that has no pid file."""
+async def _report(process: Process, config: Config, channel: Channel, recycling: Recycling, started: float) -> None:
+    """Tell the supervisor how we are, and heed what it says, until the server has ended."""
+    channel.tell(Booted())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_beat, channel, config.timeout)
+        nursery.start_soon(_ask_for_successor, channel, recycling)
+        nursery.start_soon(_ask_when_told_to_end, process, recycling)
+        if config.reload:
+            nursery.start_soon(report_imports, channel, started)
+        while lines := await channel.receive():
+            for message in map(parse_message, lines):
+                if isinstance(message, Drain):
+                    process.server.drain(message.graceful_timeout, message.drain_max)
+        log.warning("the supervisor has gone: finishing what is under way")
+        process.server.drain()
 
 
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Who knows of this process; nobody of a worker, as its supervisor speaks for it."""
-
-    systemd: Systemd = UNKNOWN
-    remove_pid_file: Callable[[], None] = _do_nothing
-    terminal: Terminal = NO_TERMINAL
+async def _ask_for_successor(channel: Channel, recycling: Recycling) -> None:
+    reason = await recycling.wait_due()
+    channel.tell(Replace(reason, recycling.worn))
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """What the process consists of, for whoever ends it.
-
-    Args:
-        alone: whether no supervisor says what happens, and decides what is urgent.
-    """
-
-    server: Server
-    listeners: list[Listener]
-    logs: Logs
-    alone: bool = True
-    outside: Outside = Outside()
-    serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
-    told_to_end: trio.Event = field(default_factory=trio.Event, init=False)  # by TERM
-
-    def where(self) -> str:
-        """The addresses that we listen at."""
-        return ", ".join(listener.address.url(self.server.config.wire_scheme) for listener in self.listeners)
-
-    def say(self, text: str, *values: object) -> None:
-        """Log what a signal brings about."""
-        log.log(logging.INFO if self.alone else logging.DEBUG, text, *values)
-
-    def log_statistics(self, why: str) -> None:
-        """Log what connections and threads are at; whatever becomes of that, the process goes on."""
-        try:
-            log.info("%s: %s", why, self.server.statistics())
-        except Exception:
-            log.exception("%s: what connections and threads are at cannot be told", why)
-
-    def exit_now(self, code: int) -> NoReturn:
-        """End without waiting for anything."""
-        for listener in self.listeners:
-            listener.close()
-        self.outside.remove_pid_file()
-        self.logs.flush()
-        os._exit(code)
-
-    async def exit_when_stuck(self) -> None:
-        """End the process when an application's thread ignores that all connections have ended."""
-        await self.server.connections_ended.wait()
-        await trio.sleep(LOST_THREADS_TIMEOUT)
-        log.error("application threads did not stop within %g s of being cancelled: leaving them", LOST_THREADS_TIMEOUT)
-        self.exit_now(EXIT_CLEAN)
+async def _ask_when_told_to_end(process: Process, recycling: Recycling) -> None:
+    """Whoever ends a single worker by TERM is not to wait for its last download until there is another."""
+    await process.told_to_end.wait()
+    recycling.ask("SIGTERM")
 
 
-Beside = Callable[[Process], Awaitable[None]]
-
-
-def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
-    """Run the event loop until a signal, or what runs beside the server, has ended that.
-
-    Args:
-        beside: runs from when connections are accepted; cancelled when the server has ended.
-
-    Raises:
-        ConfigError: a directory that is to be served is not there.
-    """
-    try:
-        trio.run(_serve, process, early, beside)
-    except BaseExceptionGroup as group:
-        wrong, others = group.split(ConfigError)
-        if wrong is None or others is not None:
-            raise
-        error: BaseException = wrong
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from error.__cause__
-
-
-def describe_grace(timeout: float) -> str:
-    """How long that may take which is under way at the end, in words; seconds."""
-    return f"for up to {timeout:g} s" if math.isfinite(timeout) else "for as long as it takes"
-
-
-def _find_ours(early: EarlySignals) -> list[signal.Signals]:
-    """The signals that we obey; of USR2, we only say that it does nothing, so an application may have it."""
-    return [number for number in early.handled if number != SIGNAL_UPGRADE or early.keeps(number)]
-
-
-async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
-    with trio.open_signal_receiver(*_find_ours(early)) as signals:
-        early.repeat()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, process)
-            nursery.start_soon(process.exit_when_stuck)
-            with process.serving:
-                async with trio.open_nursery() as servers:
-                    await servers.start(process.server.serve_opened, process.listeners)
-                    nursery.start_soon(beside, process)
-            nursery.cancel_scope.cancel()
-
-
-async def announce(process: Process) -> None:
-    """Say where we listen, and to systemd that we live."""
-    where = process.where()
-    log.info("listening at %s (pid %d)", where, os.getpid())
-    process.outside.systemd.tell_ready(f"listening at {where}")
-    await process.outside.systemd.keep_alive()
-
-
-async def reload_certificates(process: Process) -> None:
-    """HUP, where there is no supervisor that could start new workers; code and settings stay as they are."""
-    process.outside.systemd.tell_reloading()
-    try:
-        await process.server.reload_certificates()
-    except ConfigError as error:
-        log.error("SIGHUP: the certificates stay as they were: %s", error)
-    else:
-        read = process.server.config.certfile
-        log.info("SIGHUP: %s", f"read {', '.join(read)} anew" if read else "nothing to reload without a supervisor")
-    process.outside.systemd.tell_ready(f"listening at {process.where()}")
-
-
-async def _obey(signals: AsyncIterator[int], process: Process) -> None:
-    """Do what the signals say, until the server has ended."""
-    ending = False
-    async for number in signals:
-        name = signal.Signals(number).name
-        if number == SIGNAL_DUMP:
-            process.log_statistics(name)
-        elif number == signal.SIGUSR1:
-            process.say("%s: reopening the log files", name)
-            process.logs.reopen()
-        elif number == SIGNAL_UPGRADE:
-            log.warning("%s: nothing changes: a process without a supervisor cannot be upgraded", name)
-        elif number == signal.SIGHUP and (ending or not process.alone):
-            continue  # a supervisor sees to it
-        elif number == signal.SIGHUP and not process.outside.terminal.has_gone():
-            await reload_certificates(process)
-        elif ending and process.alone:
-            log.warning("%s: stopping at once", name)
-            process.exit_now(EXIT_FORCED)
-        elif number in {signal.SIGTERM, signal.SIGHUP}:
-            if number == signal.SIGHUP:
-                process.say("%s: the terminal has gone", name)
-            timeout = process.server.config.graceful_timeout
-            process.say("%s: finishing what is under way, %s", name, describe_grace(timeout))
-            process.outside.systemd.tell_stopping("finishing what is under way")
-            process.server.drain()
-            process.told_to_end.set()
-            ending = True
-        else:
-            process.say("%s: stopping", name)
-            process.outside.systemd.tell_stopping("stopping")
-            process.serving.cancel()
-            ending = True
+async def _beat(channel: Channel, timeout: float) -> None:
+    while True:
+        channel.beat()
+        await trio.sleep(min(BEAT, timeout / SILENT_SPELLS / 2) if math.isfinite(timeout) else BEAT)

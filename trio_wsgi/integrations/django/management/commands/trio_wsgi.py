@@ -5,6 +5,7 @@ Laws:
 * Workers import the application by the name in WSGI_APPLICATION, with DJANGO_SETTINGS_MODULE from the environment and
   the import path of ``manage.py``.
 * Flags are those of ``trio-wsgi``, but for the few that Django has itself: ``-v``, ``--version``, ``--pythonpath``.
+  Others' flags are answered with what to write instead, as there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from trio_wsgi.cli import add_flags, format_words, main
+from trio_wsgi.cli import add_flags, find_unknown, format_words, main
+from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.exits import ExitCode
 
 ANY_APPLICATION = "django.core.wsgi:get_wsgi_application()"  # where the settings name none
 
@@ -33,6 +36,22 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         parser.allow_abbrev = False  # a later flag would change what an abbreviation means
         parser.add_argument("addrport", nargs="?", help="port, or address:port; more of them with --bind")
         add_flags(parser, taken=parser._option_string_actions)
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run as every command of Django does, unless a flag is unknown: Django would say no more of it than that.
+
+        Raises:
+            SystemExit: with the exit code, unless that is 0.
+        """
+        parser = self.create_parser(argv[0], argv[1])
+        try:
+            find_unknown(parser, parser.parse_known_args(argv[2:])[1])
+        except ConfigError as error:
+            self.stderr.write(f"CommandError: {error}")
+            raise SystemExit(ExitCode.ERROR) from None
+        except CommandError:  # something else is wrong, and told below
+            pass
+        super().run_from_argv(argv)
 
     def handle(self, *_: object, **options: Any) -> None:
         """Serve until a signal ends it.

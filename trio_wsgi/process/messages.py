@@ -4,37 +4,20 @@ Laws:
 
 * A message is one line: a JSON list, its kind first. An empty line is a sign of life.
 * Every other line is text for people: a message of a version to come, or of an application that found the channel.
-* What is read is checked as everything that comes from outside: a Config is made anew.
+* What is read is checked as everything that comes from outside.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trio_wsgi.address import Address
-from trio_wsgi.config import SETTINGS, Config, make_config
+from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 
 SIGN_OF_LIFE = b"\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is served, and how: all workers of one start or reload have the same.
-
-    Args:
-        reference: of the application; None where mounts are all there is.
-        home: the directory that the program was started in; the configuration's `chdir` counts from there.
-        files: that the configuration was read from, or would be if they were there; absolute.
-    """
-
-    reference: str | None
-    config: Config
-    home: str
-    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +99,6 @@ class Imported:
 
 
 Message = Booted | Failed | Replace | Imported | Drain
-_KINDS: Mapping[str, type[Message]] = {
-    "booted": Booted,
-    "failed": Failed,
-    "replace": Replace,
-    "imported": Imported,
-    "drain": Drain,
-}
 
 
 def _text(value: object) -> str:
@@ -155,18 +131,19 @@ def _truth(value: object) -> bool:
     return value
 
 
-_VALUES: Mapping[str, tuple[Callable[[object], object], ...]] = {
-    "booted": (),
-    "failed": (_text, _code),
-    "replace": (_text, _truth),
-    "imported": (_texts, _number),
-    "drain": (_number, _number),
+# What makes each, and what reads its values.
+_KINDS: Mapping[str, tuple[Callable[..., Message], Sequence[Callable[[object], object]]]] = {
+    "booted": (Booted, ()),
+    "failed": (Failed, (_text, _code)),
+    "replace": (Replace, (_text, _truth)),
+    "imported": (Imported, (_texts, _number)),
+    "drain": (Drain, (_number, _number)),
 }
 
 
 def format_message(message: Message) -> bytes:
     """The line that says it."""
-    (kind,) = (name for name, cls in _KINDS.items() if type(message) is cls)
+    (kind,) = (name for name, (cls, _) in _KINDS.items() if type(message) is cls)
     values = [getattr(message, field.name) for field in dataclasses.fields(message)]
     return json.dumps([kind, *values]).encode() + b"\n"
 
@@ -175,8 +152,8 @@ def parse_message(line: bytes) -> Message | None:
     """What a line says; None when it is text for people."""
     try:
         kind, *values = json.loads(line)
-        message: Callable[..., Message] = _KINDS[kind]
-        return message(*(read(value) for read, value in zip(_VALUES[kind], values, strict=True)))
+        message, readers = _KINDS[kind]
+        return message(*(read(value) for read, value in zip(readers, values, strict=True)))
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
 
@@ -206,20 +183,3 @@ def parse_order(line: bytes) -> Order:
         listeners=tuple(Inherited(fd, Address(**address)) for fd, address in value["listeners"]),
         argv=tuple(value["argv"]),
     )
-
-
-def plan_to_json(plan: Plan) -> dict[str, Any]:
-    """What `plan_from_json` makes the same plan of: of the settings, those that are not at their default."""
-    values = {name: getattr(plan.config, name) for name in SETTINGS}
-    changed = {name: value for name, value in values.items() if value != SETTINGS[name].default}
-    return {"reference": plan.reference, "config": changed, "home": plan.home, "files": plan.files}
-
-
-def plan_from_json(value: Mapping[str, Any]) -> Plan:
-    """The plan that was written down.
-
-    Raises:
-        ConfigError: a setting that is unknown here.
-        KeyError: it is none.
-    """
-    return Plan(value["reference"], make_config(value["config"]), value["home"], tuple(value["files"]))

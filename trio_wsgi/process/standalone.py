@@ -1,0 +1,120 @@
+"""A process that serves without a supervisor: `run`, `--workers 0`, pserve.
+
+Laws:
+
+* What only root may do is done first: logs, sockets, keys and the pid file are open before we become somebody else, and
+  only then is any code of the application imported.
+* From the moment that logs are open, a signal that is to end the process is obeyed, also while that is imported.
+* However the process ends, the files of its unix sockets and its pid file are gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from trio_wsgi.config import Config, make_config
+from trio_wsgi.net.certificates import open_tls
+from trio_wsgi.net.listeners import open_listeners, resolve
+from trio_wsgi.net.server import Server
+from trio_wsgi.net.unixsocket import find_access
+from trio_wsgi.process.affinity import pin_worker
+from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.logs import enable_loggers, open_logs
+from trio_wsgi.process.pidfile import open_pid_file
+from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.serving import Outside, Process, run_serving
+from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_UPGRADE
+from trio_wsgi.process.sockets import each_address
+from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
+from trio_wsgi.process.terminal import find_terminal, without_job_control
+from trio_wsgi.process.tuning import tuned_process
+from trio_wsgi.setting import Reach
+from trio_wsgi.wsgi.call import WSGIApplication
+from trio_wsgi.wsgi.loading import apply_middleware, check_app
+
+log = logging.getLogger("trio_wsgi.error")
+
+
+def run(app: WSGIApplication, **settings: Any) -> int:
+    """Serve `app` until a signal ends it: for scripts.
+
+    Args:
+        settings: those of `Config`, by name.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
+        AppLoadError: a middleware cannot be loaded.
+        TypeError: `app` is no WSGI application.
+    """
+    check_app(app)
+    config = make_config(settings)
+    config.check_reach(Reach.PROCESS)
+    systemd = take_systemd(os.environ)
+    config = systemd.choose_sockets(config, "bind" in settings)
+    return serve_standalone(lambda: apply_middleware(app, config.middleware), config, systemd)
+
+
+def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
+    """Serve what `load_app` gives until a signal ends it. Must run in the main thread.
+
+    Args:
+        load_app: called once, as the user we become; what it raises is passed on.
+        systemd: to be told when we serve and stop.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: an address, a file or a user cannot be used.
+    """
+    check_replaceable(config)
+    set_umask(config)
+    identity = decide_identity(config)
+    with (
+        open_logs(config) as logs,
+        EarlySignals(SERVER_SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SERVER_SIGNALS, SIGNAL_UPGRADE)) as early,
+        open_listeners(
+            resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
+        ) as listeners,
+        open_pid_file(config.pid) as remove_pid_file,
+        without_job_control(),
+    ):
+        systemd.warn(config)
+        terminal = find_terminal(early)
+        pin_worker(config.cpu_affinity, 0)
+        tls = open_tls(config)  # keys are root's alone to read
+        become(identity)
+        try:
+            with early.interrupting():
+                app = load_app()
+        except Stopped as stop:
+            log.info("%s: stopped before the application was loaded", stop)
+            return ExitCode.CLEAN
+        enable_loggers()
+        outside = Outside(systemd, remove_pid_file, terminal)
+        server = Server(app, config.for_server(), tls=tls)
+        with tuned_process():
+            run_serving(Process(server, listeners, logs, outside=outside), early, _announce)
+        log.info("stopped")
+    return ExitCode.CLEAN
+
+
+async def _announce(process: Process) -> None:
+    """Say where we listen, and to systemd that we live."""
+    where = process.where()
+    log.info("listening at %s (pid %d)", where, os.getpid())
+    process.outside.systemd.tell_ready(f"listening at {where}")
+    await process.outside.systemd.keep_alive()
+
+
+def _is_taken(number: int) -> bool:
+    return signal.getsignal(number) is not signal.SIG_DFL
