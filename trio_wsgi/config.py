@@ -240,7 +240,8 @@ class Config:
     )
     linger_timeout: Seconds = DEADLINES.setting(
         5.0,
-        "Reading on after the last answer, so that a client that still sends can see it. 0: close at once.",
+        "Reading on what was left of a body, or after the last answer, so that a client that still sends can see it. 0"
+        ": close at once.",
         high=3600,
     )
     app_timeout: Seconds = DEADLINES.setting(

@@ -7,6 +7,8 @@ Laws:
 * A failure is answered if no byte of a response was framed; otherwise the connection is cut, so that the client can
   tell.
 * The connection may be kept only when the request was read, and the response sent, to the end.
+* A response that does not say `close` is a promise: a request that is sent after it, and lost, may not be sent again.
+  What is left unread of a body is then read on, as long as one would linger.
 """
 
 from __future__ import annotations
@@ -235,6 +237,17 @@ class Exchange:
         """Whether nobody can tell what comes next on the wire: a body that was not asked for, or is not whole."""
         return self._app is not None and self._app.body_refused
 
+    @property
+    def _body_is_left(self) -> bool:
+        """Whether, now that the head is about to leave, more of the body will stay unread than is read on."""
+        wire = self._wire
+        # Who begins an answer and has read a part (an echo, a transformation) may read the rest: to close on each of
+        # them would cost more than to read on what the others leave. Who has read nothing refuses it, nearly always.
+        if wire.body_done or (wire.body_size and not self._outlet.complete):
+            return False
+        # How long a chunked one is nobody knows; most are small.
+        return wire.body_left > UNREAD_MAX or not self._service.config.linger_timeout
+
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
@@ -248,8 +261,6 @@ class Exchange:
         return answer
 
     async def _send(self, answer: Answer) -> None:
-        if not self._wire.body_done and self._wire.body_left > UNREAD_MAX:
-            self.keep = False  # nobody reads it any more
         try:
             if (left := self._outlet.deliver_nowait(answer)) is not None:
                 self._slim()
@@ -363,7 +374,7 @@ class Exchange:
     def _dress(self, head: Head, length: int | None) -> tuple[Headers, int | None]:
         """The app's headers, completed for the wire, and what they say of the body's length."""
         request = self._head
-        if self._draining() or self._body_refused:
+        if self._draining() or self._body_refused or self._body_is_left:
             self.keep = False
         headers = finish_headers(
             head.headers,

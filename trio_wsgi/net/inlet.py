@@ -32,8 +32,7 @@ from trio_wsgi.wsgi.spool import Block, Spool
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
 LARGE = 256 * 1024  # bytes that have come at once, and go there without being copied
 SMALL = 16 * 1024  # bytes of a block below which it is copied
-UNREAD_MAX = 64 * 1024  # bytes of a body that the app left unread that are read on
-_LEAST = 64  # bytes that each piece of those counts for at least: tiny ones cost as much
+UNREAD_MAX = 64 * 1024  # bytes of a body that nobody has read, beyond which a connection is not worth reading them
 _PIECES = 64  # received at once into one buffer: TLS gives a record at a time, which may hold a byte
 
 T = TypeVar("T")
@@ -206,7 +205,7 @@ def _append(blocks: list[Block], block: bytes) -> None:
 
 
 async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
-    """Read and drop what the app has left of the body, up to `UNREAD_MAX`, beyond which a connection is not worth it.
+    """Read and drop what the app has left of the body, for the next request's sake.
 
     What is left then, or is wrong, ends the connection and nothing else: the response was sent (`Wire.body_done`).
 
@@ -215,11 +214,11 @@ async def finish_body(wire: Wire, timeout: float, body_timeout: float) -> None:
         body_timeout: seconds without a byte.
     """
     with trio.move_on_after(timeout), suppress(ClientError, ClientGone):
-        unread, turn = 0, Turn()
-        while not wire.body_done and unread < UNREAD_MAX:
+        turn = Turn()
+        while not wire.body_done:
             await turn.give_way()
             try:
-                unread += max(_LEAST, len(wire.receive_body_nowait()))
+                wire.receive_body_nowait()
             except trio.WouldBlock:
                 await wait_body(wire, body_timeout)
 
