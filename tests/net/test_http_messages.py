@@ -13,6 +13,8 @@ import trio.testing
 from answers import read_answer, read_answers
 from serving import receive_all, serving
 
+from trio_wsgi.net.codec import PARSED_MAX
+
 pytestmark = pytest.mark.usefixtures("each_engine")
 
 Environ = dict[str, Any]
@@ -190,6 +192,23 @@ async def test_http10_keep_alive_with_a_known_length(method: str) -> None:
     said = b"" if method == "HEAD" else f"{method} /? ".encode() + body
     assert [answer.body for answer in answers] == [said, said, b"GET /? "]
     assert [answer.values("connection") for answer in answers] == [["keep-alive"]] * 2 + [["close"]]
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["all", "nothing"])
+@pytest.mark.parametrize("length", [5, PARSED_MAX + 5], ids=["parsed", "not parsed"])
+async def test_http10_keep_alive_of_a_body_that_the_app_reads_itself(length: int, reads: bool) -> None:
+    """Kept where all of the body was read, by an app that asks for just so many bytes as there are; else told."""
+
+    def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        got = environ["wsgi.input"].read(length) if reads else b""
+        start_response("200 OK", [])
+        return [b"%d" % len(got)]
+
+    request = b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n" % length + bytes(length)
+    async with serving(app, request_buffering=False) as served:
+        answers = read_answers(await served.exchange(request * 2), ["POST", "POST"])
+    said = [["keep-alive"]] * 2 if reads else [["close"]]
+    assert [answer.values("connection") for answer in answers] == said
 
 
 async def test_http10_keep_alive_after_204() -> None:

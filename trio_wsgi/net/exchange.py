@@ -376,6 +376,10 @@ class Exchange:
         request = self._head
         if self._draining() or self._body_refused or self._body_is_left:
             self.keep = False
+        of_old = request is not None and request.version == b"1.0"
+        if of_old and self.keep:
+            told = length is not None or get_length(head.headers) is not None or head.status in (204, 304)
+            self.keep = told and self._wire.body_done
         headers = finish_headers(
             head.headers,
             status=head.status,
@@ -384,13 +388,9 @@ class Exchange:
             length=length,
             close=not self.keep,
         )
-        promised = get_length(headers)
-        if request is not None and request.version == b"1.0" and self.keep:
-            if self._wire.body_done and (promised is not None or head.status in (204, 304)):
-                headers.append((b"Connection", b"keep-alive"))
-            else:
-                self.keep = False
-        return headers, promised
+        if of_old and self.keep:
+            headers.append((b"Connection", b"keep-alive"))
+        return headers, get_length(headers)
 
     # -- what went wrong -----------------------------------------------------------------------------------------
 

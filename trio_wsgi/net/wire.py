@@ -172,17 +172,23 @@ class Wire:
         codec = self._codec
         while (body := self._body) is not None:
             if self._unparsed:
-                if self.body_left:
-                    return self._receive_body(body, UNPARSED_SIZE)
-                codec.end_request()
-                self._body = None
-            elif (data := codec.next_data()) is None:
-                codec.feed(self._receive_body(body, codec.body_size))
-            elif data:
+                data = self._receive_body(body, UNPARSED_SIZE)
+                self._note_end(body)
                 return data
+            if (parsed := codec.next_data()) is None:
+                codec.feed(self._receive_body(body, codec.body_size))
+            elif parsed:
+                self._note_end(body)
+                return parsed
             else:
                 self._body = None
         return b""
+
+    def _note_end(self, body: _Counted | ChunkScanner) -> None:
+        """A body of known length ends with its last byte: who reads just so many does not ask whether that is all."""
+        if isinstance(body, _Counted) and not self.body_left:
+            self._codec.end_request()
+            self._body = None
 
     def receive_body_into(self, buffer: memoryview) -> int:
         """Fill a buffer with the next bytes of the body, where `body_comes_as_it_is`; at least one.
@@ -192,7 +198,8 @@ class Wire:
         Raises:
             trio.WouldBlock, ClientGone: as `receive_body_nowait`.
         """
-        assert self._body is not None
+        body = self._body
+        assert body is not None
         buffer = buffer[: self.body_left]
         if self._received:
             count = min(len(buffer), len(self._received))
@@ -202,7 +209,8 @@ class Wire:
             count = self.transport.receive_into_nowait(buffer)
             if not count:
                 raise self._broken_off()
-        self.body_size += self._body.feed(buffer[:count])
+        self.body_size += body.feed(buffer[:count])
+        self._note_end(body)
         return count
 
     def _broken_off(self) -> ClientGone:
