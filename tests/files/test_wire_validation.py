@@ -245,9 +245,11 @@ async def test_validators_can_be_switched_off(way: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(BODY)
     app = three_ways(tmp_path)
     async with serving(app, file_validators=False, **three_settings(tmp_path)) as served:
-        answer = read_answer(await served.exchange(request("GET", f"/{way}/f", "If-None-Match: *")))
+        answer = read_answer(await served.exchange(request("GET", f"/{way}/f", f"If-Modified-Since: {AFTER}")))
         assert (answer.status, answer.body) == (200, BODY)
         assert answer.values("etag") + answer.values("last-modified") == []
+        other = read_answer(await served.exchange(request("GET", f"/{way}/f", 'If-Match: "x"', "Range: bytes=0-1")))
+        assert other.status == 412  # RFC 9110 §13.1.1: there is a file, and no tag of it that would match
 
 
 async def test_the_apps_own_validators_stay(tmp_path: Path) -> None:

@@ -221,9 +221,26 @@ def test_options() -> None:
     assert answer(request=ranged, options=FileOptions(max_ranges=0)).status == 200
     two = [(b"range", b"bytes=0-1,3-4")]
     assert answer(request=two, options=FileOptions(max_ranges=1)).status == 200
-    bare = answer(request=[(b"if-none-match", b"*")], options=FileOptions(add_validators=False))
+    bare = answer(options=FileOptions(add_validators=False))
     assert bare.status == 200
     assert {b"etag", b"last-modified"}.isdisjoint(fields(bare))
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "status"),
+    [
+        ({"if-match": b'"old"', "range": b"bytes=0-1"}, 412),
+        ({"if-match": b"*", "range": b"bytes=0-1"}, 206),
+        ({"if-none-match": b"*"}, 304),
+        ({"if-none-match": b'"old"'}, 200),
+        ({"if-modified-since": IMF}, 200),
+        ({"if-unmodified-since": IMF}, 200),
+    ],
+)
+def test_a_file_without_validators_is_there_all_the_same(request_fields: dict[str, bytes], status: int) -> None:
+    """§13.1.1: a tag that is not the file's does not match, so that nobody joins the parts of two; §13.1.2."""
+    request = [(name.encode(), value) for name, value in request_fields.items()]
+    assert answer(request=request, options=FileOptions(add_validators=False)).status == status
 
 
 def test_the_application_can_switch_ranges_off() -> None:

@@ -120,17 +120,13 @@ def decide_app_answer(
             break
     else:
         return None
-    decision = _evaluate(method, request_headers, validators_of(headers), now)
+    known = validators_of(headers)
+    if known.etag is None and known.last_modified is None:  # it takes no part in validation
+        return None
+    decision = decide_precondition(method, request_headers, known, now=now)
     if decision is Precondition.PROCEED or (decision is Precondition.NOT_MODIFIED and status != 200):
         return None
     return _bodiless(decision, headers)
-
-
-def _evaluate(method: bytes, request_headers: Headers, validators: Validators, now: int | None) -> Precondition:
-    """Evaluate preconditions where the answer takes part in validation at all: by having a validator."""
-    if validators.etag is None and validators.last_modified is None:
-        return Precondition.PROCEED
-    return decide_precondition(method, request_headers, validators, now=now)
 
 
 def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
@@ -188,7 +184,8 @@ def decide_file_answer(
         return _everything(method, status, reason, headers, whole)
 
     known = validators_of(headers)
-    decision = _evaluate(method, request_headers, known, now)
+    # A file is there, with validators or without: If-Match of a tag fails then, and `*` matches (section 13.1.1).
+    decision = decide_precondition(method, request_headers, known, now=now)
     if decision is not Precondition.PROCEED:
         short = _bodiless(decision, headers)
         return FileAnswer(short.status, short.reason, short.headers, [], 0)
