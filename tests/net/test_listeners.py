@@ -530,6 +530,7 @@ async def test_an_ipv4_client_of_a_socket_for_both_is_not_called_ffff() -> None:
 
 
 async def test_one_server_serves_all_kinds_at_once(short_path: Path) -> None:
+    """SERVER_NAME of each is such that a URL can be made of it."""
     config = Config(bind=("127.0.0.1:0", "[::1]:0", f"unix:{short_path}", f"unix:@trio-wsgi-{os.getpid()}-all"))
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -549,7 +550,7 @@ async def test_one_server_serves_all_kinds_at_once(short_path: Path) -> None:
                 answers.append(answer.partition(b"\r\n\r\n")[2].decode())
             nursery.cancel_scope.cancel()
     assert answers[0] == f"['127.0.0.1', '{addresses[0].port}', '127.0.0.1']"
-    assert answers[1] == f"['::1', '{addresses[1].port}', '::1']"
+    assert answers[1] == f"['[::1]', '{addresses[1].port}', '::1']"  # RFC 3875 §4.1.14, §4.1.8
     assert answers[2] == answers[3] == "['localhost', '80', '']"
 
 

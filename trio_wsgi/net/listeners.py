@@ -69,10 +69,16 @@ class Listener:
 
     @property
     def server_name(self) -> str:
-        """SERVER_NAME for its requests: the address, or this host's name where it is bound to all of them."""
+        """SERVER_NAME for its requests: the address, or this host's name where it is bound to all of them.
+
+        Spec: RFC 3875 §4.1.14: an IPv6 address stands in brackets, as in a URL.
+        """
         if self.address.kind != "tcp":
             return "localhost"
-        return socket.gethostname() if self.address.host in {"0.0.0.0", "::"} else self.address.host
+        host = self.address.host
+        if host in {"0.0.0.0", "::"}:
+            return socket.gethostname()
+        return f"[{host}]" if ":" in host else host
 
     def server_port(self, scheme: str) -> str:
         """SERVER_PORT for its requests; a unix socket has none, and gets the scheme's own."""
