@@ -105,7 +105,8 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
     cause = (exc.__cause__ or exc) if isinstance(exc, AppFailed) else exc
     match cause:
         case ClientError():
-            return Verdict(Outcome.REFUSED, cause.reason, cause.status, cause.reason)
+            # What is not here says nothing against what comes next; all others broke a rule.
+            return Verdict(Outcome.REFUSED, cause.reason, cause.status, cause.reason, keeps=cause.status == 404)
         case Overloaded():
             said = "the server is busy, try again"
             return Verdict(Outcome.REFUSED, str(cause), 503, said, retry=True, keeps=True)
