@@ -288,6 +288,18 @@ async def test_too_many_empty_lines_are_no_request() -> None:
     assert (answer.status, answer.closes) == (400, True)
 
 
+@pytest.mark.parametrize("step", [0, 1], ids=["whole", "byte by byte"])
+async def test_low_limits_of_a_head_are_none_for_the_lines_of_chunks(step: int) -> None:
+    """They have a limit of their own; in how many packets one comes makes no difference."""
+    raw = _chunked(b"5;a=" + b"b" * 2000 + b"\r\nhello\r\n0\r\nX: y\r\n\r\n")
+    async with serving(Counting(), **LIMITS) as served:
+        with trio.fail_after(10):
+            async with await served.connect() as stream:
+                await _send(stream, raw, step)
+                await stream.send_eof()
+                assert read_answer(await receive_all(stream)).status == 200
+
+
 async def test_an_unlimited_body() -> None:
     async with serving(Counting(), limit_request_body=0) as served:
         assert read_answer(await served.exchange(_chunked(b"5\r\nhello\r\n0\r\n\r\n"))).status == 200

@@ -17,6 +17,7 @@ import h11
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.chunks import SIZE_LINE_MAX
 from trio_wsgi.rules.headers import get_length
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -134,10 +135,10 @@ class H11Codec:
 
     body_size = 64 * 1024  # with 256 KiB an upload costs a quarter more: they are moved once more in its buffer
 
-    __slots__ = ("_blocks", "_closes", "_h11", "_head_size", "_started", "asked")
+    __slots__ = ("_blocks", "_closes", "_h11", "_line_max", "_started", "asked")
 
     def __init__(self, head_size: int) -> None:
-        self._head_size = head_size
+        self._line_max = max(head_size, SIZE_LINE_MAX)  # one limit for all that comes in parts, a chunk's line as well
         self._h11: h11.Connection | None = None  # while it rests, from the first on
         self._started = False  # as it was before it rested: the response
         self._closes = False  # likewise: the connection, for there can be no other message
@@ -148,7 +149,7 @@ class H11Codec:
         return "<h11 at rest>" if self._h11 is None else f"<h11 {self._h11.their_state} → {self._h11.our_state}>"
 
     def _begin(self) -> h11.Connection:
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._head_size)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._line_max)
         return self._h11
 
     def read_head(self, raw: bytes) -> Asked:

@@ -19,7 +19,7 @@ from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.head import HeadLimits
 
 _LINES_AT_ONCE = 256  # some 0.4 ms
-_SIZE_LINE_MAX = 4096
+SIZE_LINE_MAX = 4096  # bytes with their CRLF
 _EXTENSIONS_MAX = 16 * 1024
 _TRAILER_LINE_MAX = 64 * 1024  # where the limit of a field is 0, which means none
 
@@ -122,7 +122,7 @@ class ChunkScanner:
     def _take_line(self, data: bytes | bytearray | memoryview, position: int) -> int:
         """Add to the current line; with its end, act on it. Returns the position after what was taken."""
         in_size = self._part is _Part.SIZE
-        bound = _SIZE_LINE_MAX if in_size else (self._limits.field_size or _TRAILER_LINE_MAX) + 2
+        bound = SIZE_LINE_MAX if in_size else (self._limits.field_size or _TRAILER_LINE_MAX) + 2
         window = bytes(data[position : position + bound - len(self._line) + 1])
         end = window.find(b"\n") + 1
         self._line += window[:end] if end else window
