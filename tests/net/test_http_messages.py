@@ -228,8 +228,17 @@ async def test_keep_alive_of_zero_switches_it_off() -> None:
     assert answer.closes
 
 
+@pytest.mark.usefixtures("each_way")
+async def test_https_over_plain_http_is_misdirected() -> None:
+    """RFC 9110 §7.4, §15.5.20; it costs nobody the connection."""
+    asked = b"GET https://test/ HTTP/1.1\r\nHost: test\r\n\r\n"
+    async with serving(echo, forwarded_allow_ips=("",)) as served:
+        answers = read_answers(await served.exchange(asked + asked + GET), ["GET"] * 3)
+    assert [answer.status for answer in answers] == [421, 421, 200]
+
+
 async def test_absolute_form_wins_over_host() -> None:
-    # RFC 9112 §3.2.2: the target's authority counts, whatever Host says.
+    # RFC 9112 §3.2.2: the target's authority counts, whatever Host says. Its scheme counts for nobody.
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [])
         return [f"{environ['HTTP_HOST']} {environ['wsgi.url_scheme']} {environ['RAW_URI']}".encode()]

@@ -155,11 +155,19 @@ def test_a_nul_in_the_path_is_refused() -> None:
 
 def test_the_host_is_the_targets_else_the_headers_else_absent() -> None:
     """RFC 9112 §3.2.2 and §3.3: without an authority the server's own name counts."""
-    assert build(make_head(target=b"https://other:1/"))["HTTP_HOST"] == "other:1"
-    assert build(make_head(target=b"https://other:1/"))["wsgi.url_scheme"] == "http"
+    assert build(make_head(target=b"http://other:1/"))["HTTP_HOST"] == "other:1"
     assert "HTTP_HOST" not in build(make_head(host=b""))
     assert "HTTP_HOST" not in build(make_head(host=None, version=b"1.0"))
     assert build(make_head(host=None, version=b"1.0", target=b"http://a/"))["HTTP_HOST"] == "a"
+
+
+def test_an_https_target_is_for_tls() -> None:
+    """RFC 9110 §7.4: rejected over plain HTTP; the scheme is the listener's all the same."""
+    with pytest.raises(ClientError) as caught:
+        build(make_head(target=b"https://example.org/"))
+    assert caught.value.status == 421
+    assert build(make_head(target=b"https://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
+    assert build(make_head(target=b"http://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
 
 
 def test_the_length_is_what_the_app_can_read() -> None:

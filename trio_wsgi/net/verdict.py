@@ -29,6 +29,7 @@ _REASONS = {
     413: b"Content Too Large",
     414: b"URI Too Long",
     417: b"Expectation Failed",
+    421: b"Misdirected Request",
     431: b"Request Header Fields Too Large",
     500: b"Internal Server Error",
     501: b"Not Implemented",
@@ -36,6 +37,7 @@ _REASONS = {
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
 }
+_ELSEWHERE = (404, 421)  # requests that are right, but for what is not here
 _RETRY_AFTER = b"1"  # seconds
 
 
@@ -105,8 +107,8 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
     cause = (exc.__cause__ or exc) if isinstance(exc, AppFailed) else exc
     match cause:
         case ClientError():
-            # What is not here says nothing against what comes next; all others broke a rule.
-            return Verdict(Outcome.REFUSED, cause.reason, cause.status, cause.reason, keeps=cause.status == 404)
+            keeps = cause.status in _ELSEWHERE
+            return Verdict(Outcome.REFUSED, cause.reason, cause.status, cause.reason, keeps=keeps)
         case Overloaded():
             said = "the server is busy, try again"
             return Verdict(Outcome.REFUSED, str(cause), 503, said, retry=True, keeps=True)

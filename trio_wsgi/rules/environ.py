@@ -6,7 +6,8 @@ Laws:
 * A client can set nothing but what is its own: HTTP_* of names without an underscore (a dashed name and its
   underscored double would share a key), never HTTP_PROXY (CVE-2016-5385). The operator wins over all.
 * What is said of a client by others (X-Forwarded-*, Forwarded) is there only where proxies of ours say it.
-* The scheme is the listener's, or what proxies of ours say. What an absolute-form target claims is not believed.
+* The scheme is the listener's, or what proxies of ours say. What an absolute-form target claims is not believed: https
+  over plain HTTP is refused, unless a proxy of ours sends it (RFC 9110 §7.4).
 * The body is told as it will be read: de-chunked, it has a length and no transfer coding (RFC 9112 §7.1.3).
 """
 
@@ -105,10 +106,12 @@ def build_environ(
 
     Raises:
         ClientError: 404 for a path outside of the site's prefix, 400 for a NUL in it, or for what a proxy of ours says
-            and nobody can read.
+            and nobody can read, 421 for an https target that came without TLS.
 
     Spec: PEP 3333, "environ Variables"; RFC 3875 §4.1.
     """
+    if head.scheme == b"https" and site.scheme != "https" and forwarding is None:
+        raise ClientError(421, "an https target over plain HTTP (RFC 9110 §7.4)")
     environ = dict(site.base)
     target = head.target.decode("latin-1")
     environ["REQUEST_METHOD"] = head.method.decode("latin-1")
