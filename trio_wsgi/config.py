@@ -106,7 +106,8 @@ class Config:
     http: str = BINDING.setting(
         "auto",
         "What parses HTTP: httptools (the extra 'fast') is quicker, both are held to the same strictness, but that "
-        "httptools takes no white space in chunk extensions. auto: httptools where it is installed.",
+        "httptools takes only tokens and quoted strings in chunk extensions, and no white "
+        "space. auto: httptools where it is installed.",
         choices=("auto", "h11", "httptools"),
         no_choice="an address is given with --bind",  # uWSGI's --http
     )

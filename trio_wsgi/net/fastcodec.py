@@ -3,7 +3,8 @@
 Laws:
 
 * It may refuse, and never accept, more than h11: a head that httptools does not take is given to h11, whose word
-  counts. In a body it refuses white space within the extensions of chunks, which no client is known to send.
+  counts. In the extensions of chunks it takes only tokens and quoted strings, and no white space: no client is known
+  to send another.
 * Parser and framing see one message at a time, as `net.codec` says. A body whose length is known needs no parser.
 """
 
