@@ -191,14 +191,16 @@ def finish_headers(
         date, server: the values to add where the application set none; None and an empty `server` add none.
         length: the body's length where the server knows it; the application's own Content-Length wins.
         close: whether to announce that the connection ends.
-        status: 204 (and 1xx) loses any Content-Length, 304 keeps the application's (RFC 9110 §8.6).
+        status: 204 (and 1xx) loses any Content-Length. 304 loses one of 0: it would be that of the 200, and counts the
+            304's own body where a framework has set it (RFC 9110 §8.6).
 
     Returns:
         a new list: the application's headers first, in their order.
     """
     finished = list(headers)
     names = {name.lower() for name, _ in finished}
-    if status == 204 or status < 200:
+    has_none = status == 204 or status < 200
+    if has_none or (status == 304 and get_length(finished) == 0):
         if b"content-length" in names:
             finished = [item for item in finished if item[0].lower() != b"content-length"]
     elif length is not None and b"content-length" not in names:
