@@ -125,7 +125,10 @@ def load_plan(plan: Plan, replace: Callable[[str], None] = _ask_nobody) -> WSGIA
 
 
 def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """The application behind `files`: the mount answers for every path, so this one for what has none."""
+    """The application behind `files`: the mount answers for every path, so this one for `OPTIONS *`, which has none."""
+    if environ["REQUEST_METHOD"] == "OPTIONS" and not environ["PATH_INFO"]:
+        start_response("204 No Content", [("Allow", "GET, HEAD, OPTIONS")])
+        return []
     body = b"404 Not Found\n"
     start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
     return [body]
