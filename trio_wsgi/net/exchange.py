@@ -27,6 +27,7 @@ from trio_wsgi.disk.root import NotAtHand
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
 from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
+from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
 from trio_wsgi.net.lane import Ride
@@ -88,7 +89,8 @@ class Exchange:
         self._head = head
         self._draining = draining
         config = service.config
-        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits)
+        self._thread = AppThread(wire.transport.token)
+        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
         self._nursery = nursery
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
@@ -124,7 +126,7 @@ class Exchange:
     @property
     def _call(self) -> Running | None:
         """To be asked for once: the thread may end it between two looks."""
-        return None if self._app is None else self._app.call
+        return self._thread.call
 
     @property
     def may_be_followed(self) -> bool:
@@ -220,7 +222,7 @@ class Exchange:
             await self._finish_body()
 
     def _make_app(self, head: RequestHead) -> AppRun:
-        return AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
+        return AppRun(self._service, self._wire, self._outlet, self._thread, self._peer, head, self._nursery)
 
     async def _finish_body(self) -> None:
         """Read what was left of the body, for the sake of the connection."""
