@@ -92,6 +92,9 @@ class AppRun:
         self._abandon: Callable[[], None] | None = None  # while there is a call to be given up
         self._gone = False  # the client, while the app ran
 
+    def __repr__(self) -> str:
+        return f"<AppRun of {self._head.target!r}>"
+
     @property
     def body_failure(self) -> ClientError | ClientGone | None:
         """Why the body did not arrive whole, where the app has received it itself."""

@@ -92,6 +92,7 @@ class Exchange:
         self._thread = AppThread(wire.transport.token)
         self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
         self._nursery = nursery
+        self._mounted = find_mount(service.mounts, head) if head is not None and service.mounts else None
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
         self._not_at_hand = False  # that file, as was found already
@@ -108,6 +109,9 @@ class Exchange:
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._label()}, {self.state.value}>"
 
     # -- what it is doing ----------------------------------------------------------------------------------------
 
@@ -207,8 +211,8 @@ class Exchange:
         elif self._health:
             self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
             await self._send(answer_health(head, self._draining()))
-        elif self._service.mounts and (found := find_mount(self._service.mounts, head)) is not None:
-            await self._send(await self._ask_mount(head, *found))
+        elif self._mounted is not None:
+            await self._send(await self._ask_mount(head, *self._mounted))
         else:
             app = self._app = self._make_app(head)
             if not self._wire.body_done:
@@ -298,13 +302,12 @@ class Exchange:
 
     def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
         """None where it has to be looked for elsewhere."""
-        mounts = self._service.mounts
-        found = find_mount(mounts, head) if mounts else None
-        if found is None:
+        if self._mounted is None:
             app = self._app = self._make_app(head)
             return app.ask_in_lane(ride)
+        mount, path = self._mounted
         with suppress(NotAtHand):
-            return found[0].answer_nowait(head, found[1], self._peer.forwarding)
+            return mount.answer_nowait(head, path, self._peer.forwarding)
         self._not_at_hand = True
         return None
 

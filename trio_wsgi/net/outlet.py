@@ -100,6 +100,9 @@ class Outlet:
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
 
+    def __repr__(self) -> str:
+        return f"<Outlet, {self.body_sent} of {self.promised} bytes sent>"
+
     # -- in the application's thread (wsgi.ports.Outlet) ---------------------------------------------------------
 
     def start(self, head: Head, limit_rate: int | None = None) -> None:
