@@ -22,11 +22,12 @@ from dataclasses import dataclass
 import trio
 
 from sendfile.held import UNSENT, bound_unsent, held_by_kernel
+from sendfile.parts import Parts, head, size
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
-from sendfile.send import STEP, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, size
+from sendfile.span import FileSpan, HasFileno
+from sendfile.step import STEP, send_step
 from sendfile.tls import BURST, TlsSender
 
 __all__ = ["Delivery", "DiskStalled", "Stalled", "Transfer"]
@@ -246,11 +247,9 @@ class Delivery:
 
         ``enough``: more than so many need not be looked for.
         """
-        parts = self.parts
-        while parts and not size(parts[0]):
-            del parts[0]
-        if parts and isinstance(span := parts[0], FileSpan):
-            return self.frontier.warm(residency, span, now, enough)
+        first = head(self.parts)
+        if isinstance(first, FileSpan):
+            return self.frontier.warm(residency, first, now, enough)
         return enough
 
     def step(self, now: float, limit: int) -> int:

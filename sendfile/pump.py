@@ -33,11 +33,12 @@ import trio
 
 from sendfile.delivery import Delivery, DiskStalled, Stalled, Transfer
 from sendfile.interest import Interest
+from sendfile.parts import Parts, check_parts, head
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
 from sendfile.residency import Disk, Residency
-from sendfile.send import STEP, check_socket, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, check_parts, size
+from sendfile.span import FileSpan, HasFileno
+from sendfile.step import STEP, check_socket, send_step
 from sendfile.tls import TlsSender
 from sendfile.wheel import TICK, Wheel
 
@@ -236,11 +237,8 @@ class Pump:
         """``push_nowait`` on a socket that is known to be non-blocking and without TLS."""
         self._check_free(sock.fileno())
         now, left = self._now(), _DIRECT_BYTES
-        while parts and left:
-            first, most = parts[0], left
-            if not size(first):
-                del parts[0]
-                continue
+        while parts and left and (first := head(parts)) is not None:
+            most = left
             if isinstance(first, FileSpan):
                 most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now, not kernel)
                 if not most:

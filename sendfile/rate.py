@@ -16,7 +16,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from sendfile.send import STEP
+from sendfile.step import STEP
 
 __all__ = ["MinRate", "Rate", "Speed", "TooSlow", "Watch"]
 

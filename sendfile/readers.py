@@ -29,8 +29,8 @@ from typing import Protocol
 import trio
 
 from sendfile.residency import Disk
-from sendfile.send import FileTooShort
 from sendfile.span import FileSpan
+from sendfile.step import FileTooShort
 
 __all__ = ["Fetch", "Readers"]
 

@@ -21,8 +21,8 @@ import math
 import os
 
 from sendfile.identity import identify, is_in_memory
-from sendfile.send import STEP
 from sendfile.span import FileSpan, HasFileno
+from sendfile.step import STEP
 
 __all__ = ["Disk", "Frontier", "Residency"]
 

@@ -13,7 +13,7 @@ from sendfile_wires import Pair, drain, queue, receive, tighten, whole
 from trio.testing import wait_all_tasks_blocked
 
 from sendfile import FileSpan, FileTooShort, Part, Pump
-from sendfile.span import size
+from sendfile.parts import size
 
 KIB = 1 << 10
 SAID = os.urandom(3_000_017)
