@@ -32,11 +32,12 @@ from collections.abc import Callable
 import trio
 
 from sendfile.delivery import Delivery, DiskStalled, Stalled, Transfer
+from sendfile.disk import Disk
 from sendfile.interest import Interest
 from sendfile.parts import Parts, check_parts, head
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Fetch, Readers
-from sendfile.residency import Disk, Residency
+from sendfile.residency import Residency
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import STEP, check_socket, send_step
 from sendfile.tls import TlsSender

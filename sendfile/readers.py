@@ -28,7 +28,7 @@ from typing import Protocol
 
 import trio
 
-from sendfile.residency import Disk
+from sendfile.disk import Disk
 from sendfile.span import FileSpan
 from sendfile.step import FileTooShort
 

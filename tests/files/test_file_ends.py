@@ -24,7 +24,7 @@ from tools import require_tool
 from waiting import wait_until
 
 from sendfile import pump
-from sendfile.residency import Disk
+from sendfile.disk import Disk
 from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers

@@ -6,7 +6,7 @@ import threading
 
 from waiting import until
 
-from sendfile.residency import Disk
+from sendfile.disk import Disk
 
 
 class SlowDisk(Disk):

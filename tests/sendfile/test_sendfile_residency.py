@@ -20,7 +20,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import until
 
 from sendfile import DiskStalled, FileSpan, Part, Pump
-from sendfile.residency import Disk, Frontier, Residency
+from sendfile.disk import Disk
+from sendfile.residency import Frontier, Residency
 
 KIB = 1 << 10
 

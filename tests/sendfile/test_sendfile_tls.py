@@ -33,7 +33,7 @@ from sendfile import (
     send_some,
     send_some_nowait,
 )
-from sendfile.residency import Disk
+from sendfile.disk import Disk
 from sendfile.tls import BURST, PIECE, describe
 
 ONE_VERSION = pytest.mark.parametrize("peers", ["1.3"], indirect=True)
