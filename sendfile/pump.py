@@ -36,7 +36,7 @@ from sendfile.disk import Disk
 from sendfile.interest import Interest
 from sendfile.parts import Parts, check_parts, head
 from sendfile.rate import MinRate, Rate
-from sendfile.readers import Fetch, Readers
+from sendfile.readers import Readers
 from sendfile.residency import Residency
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import STEP, check_socket, send_step
@@ -199,8 +199,7 @@ class Pump:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
-        delivery = Delivery(sock, parts, idle_timeout, kernel, progress)
-        delivery.bind(sender, rate, min_rate)
+        delivery = Delivery(sock, parts, idle_timeout, kernel, progress, sender, rate, min_rate)
         self._check_free(delivery.fd)
         await trio.lowlevel.checkpoint_if_cancelled()
         # Thousands wait here: each function between this one and the wait would hold some 250 bytes for each of them.
@@ -286,11 +285,6 @@ class Pump:
         else:
             self._watch(delivery, now)
 
-    def _wake(self, delivery: Delivery) -> None:
-        assert delivery.task is not None
-        task, delivery.task = delivery.task, None
-        trio.lowlevel.reschedule(task)
-
     def _park(self, delivery: Delivery) -> _Abort:
         """The present task is about to wait: up to its end; or up to that of its fetch, where there is no epoll.
 
@@ -343,9 +337,6 @@ class Pump:
 
     def _fetch(self, delivery: Delivery, now: float) -> None:
         """Have the next bytes brought into memory, and it stepped then."""
-        span = delivery.parts[0]
-        assert isinstance(span, FileSpan)
-        count = delivery.frontier.wanted(span)
 
         def done(error: Exception | None) -> None:
             delivery.fetch = None
@@ -354,21 +345,16 @@ class Pump:
             if error is not None:
                 self._end(delivery, error)
                 return
-            if fetch.skipped:
-                delivery.frontier.dare(span, now)
-            elif fetch.data:
-                delivery.take(span, fetch.data, now)
-            else:
-                delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
+            delivery.fetched(fetch, self._residency, now)
             if self._interest is None:
-                self._wake(delivery)
+                delivery.wake()
             else:
                 self._enqueue(delivery)
                 self._nap.deadline = -math.inf
 
         self._unwatch(delivery)
         delivery.pause(now)
-        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, delivery.takes_bytes(), done)
+        delivery.fetch = fetch = delivery.next_fetch(done)
         self._readers.ask(fetch)
 
     def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:
@@ -387,7 +373,7 @@ class Pump:
             self._enqueue(delivery)
         for delivery in self._looks.pop_due(now):
             assert delivery.watch is not None
-            if (error := delivery.look(now)) is not None:
+            if (error := delivery.too_slow(now)) is not None:
                 self._end(delivery, error)
             else:
                 self._looks.set(delivery, now + delivery.watch.interval)
@@ -425,11 +411,7 @@ class Pump:
     def _end(self, delivery: Delivery, error: BaseException | None) -> None:
         """Its caller is to return, or to raise ``error``."""
         self._remove(delivery)
-        delivery.error = error
-        if delivery.task is not None:
-            self._wake(delivery)
-        elif delivery.scope is not None:
-            delivery.scope.cancel()
+        delivery.end(error)
 
     async def _wait_ready(self, interest: Interest) -> None:
         """Return with something to serve, after exactly one checkpoint or more."""

@@ -84,14 +84,14 @@ class Residency:
 class Frontier:
     """How far the file of one delivery is known to be in memory. The further it gets, the rarer it asks.
 
-    Attributes:
+    Args:
         copies: whether its files are to be read, not sent by sendfile(2).
     """
 
     __slots__ = ("_at", "_end", "_file", "_first", "_window", "copies")
 
-    def __init__(self) -> None:
-        self.copies = False
+    def __init__(self, copies: bool = False) -> None:
+        self.copies = copies
         self._file: HasFileno | None = None
         self._first = self._end = 0
         self._at = -math.inf
@@ -125,16 +125,13 @@ class Frontier:
     def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
         """They are in memory now; ``seconds`` as for `Residency.remember`."""
         residency.remember(span.file.fileno(), span.offset, count, seconds, now)
-        self._believe(span, count, now)
-
-    def handed(self, span: FileSpan, count: int, now: float) -> None:
-        """The first ``count`` bytes of a span, which is not empty, were handed over."""
-        self._believe(span, count, now)
+        self.believe(span, count, now)
 
     def dare(self, span: FileSpan, now: float) -> None:
         """Nothing can be fetched: have the next bytes sent all the same, be it that a step waits for the disk."""
         self._window = _FIRST_WINDOW
-        self._believe(span, self.wanted(span), now)
+        self.believe(span, self.wanted(span), now)
 
-    def _believe(self, span: FileSpan, count: int, now: float) -> None:
+    def believe(self, span: FileSpan, count: int, now: float) -> None:
+        """The first ``count`` bytes of a span, which is not empty, may be sent now."""
         self._file, self._first, self._end, self._at = span.file, span.offset, span.offset + count, now
