@@ -6,7 +6,8 @@ slow ones in one task. It knows nothing of HTTP. See README.md.
 
 from __future__ import annotations
 
-from sendfile.delivery import DiskStalled, Stalled, Transfer
+from sendfile.alarms import DiskStalled, Stalled
+from sendfile.delivery import Transfer
 from sendfile.parts import Part, Parts
 from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow

@@ -6,7 +6,7 @@ Laws:
 * It is stepped only while it is open and its socket is the one it was made for: a descriptor that was closed
   and opened again by somebody else is never written to.
 * A peer has stalled ``idle_timeout`` after its last byte was accepted, or after the end of a pause. A step notes only
-  when it was; who looks at the right time is the pump.
+  when it was; who looks at the right time are the `alarms`.
 * While a delivery is paused it takes no step, and no clock that blames the peer runs.
 * The kernel takes little ahead for a reader who is slow, and much for one who is fast (``held``). The waits for room
   tell them apart; up to the end of the first one everybody is slow. A socket is given back as it came.
@@ -27,35 +27,13 @@ from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.span import FileSpan, HasFileno
-from sendfile.step import STEP, send_step
+from sendfile.step import CLOSED, STEP, send_step
 from sendfile.tls import BURST, TlsSender
 
-__all__ = ["Delivery", "DiskStalled", "Stalled", "Transfer"]
+__all__ = ["Delivery", "Transfer"]
 
-_FAST = 1 << 20  # bytes per second
+_FAST = 1 << 20  # bytes per second, from which on a reader is fast
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
-
-
-class Stalled(TimeoutError):
-    """The peer took no byte for ``seconds``. It may be gone or may just not read; close the connection."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the peer accepted no byte for {seconds:g} seconds")
-        self.seconds = seconds
-
-
-class DiskStalled(TimeoutError):
-    """The next bytes of a file did not come from its disk for ``seconds``. It may hang (NFS, FUSE); the peer may have
-    left meanwhile, unnoticed where a half-close could not be told from that. Close the connection.
-
-    Attributes:
-        span: what was still to be sent.
-    """
-
-    def __init__(self, span: FileSpan, seconds: float) -> None:
-        super().__init__(f"no bytes came from the disk for {seconds:g} seconds, at byte {span.offset}: {span.file!r}")
-        self.span = span
-        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +56,7 @@ class Transfer:
 
 
 class Delivery:
-    """The state of one ``Pump.deliver`` call. Its fields are written by the pump, its parts, and by nobody else.
+    """The state of one ``Pump.deliver`` call. Its fields are written by the pump (`interest`, `fallback`) alone.
 
     Args:
         sock: a non-blocking stream socket.
@@ -191,7 +169,7 @@ class Delivery:
         Raises what ``send_step`` raises (except WouldBlock) and what ``progress`` raises.
         """
         if not self.owns_its_descriptor():
-            raise trio.ClosedResourceError("the socket was closed on this side")
+            raise trio.ClosedResourceError(CLOSED)
         try:
             return self._send(now, limit)
         except trio.WouldBlock:
