@@ -24,7 +24,7 @@ from sendfile.step import STEP, check_socket, send_buffers, send_piece, send_ste
 
 __all__ = ["send_all", "send_nowait", "send_some", "send_some_nowait", "send_unchecked"]
 
-_SMALL = 16 * 1024  # bytes
+_SMALL = 16 << 10  # bytes that cost less to join than to gather
 
 
 def send_some_nowait(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: bool = True) -> int:
@@ -96,7 +96,7 @@ def _send_steps(sock: HasFileno, parts: Parts, limit: int, *, kernel: bool = Tru
 
 
 def _join_small(parts: Parts) -> bytes:
-    """All of ``parts`` where that is a few bytes, which cost less to copy than to gather; else nothing."""
+    """All of ``parts`` where that is a few bytes; else nothing."""
     total = 0
     for part in parts:
         if type(part) is not bytes:

@@ -35,7 +35,7 @@ CLOSED = "the socket was closed on this side"
 """What a ClosedResourceError says of it."""
 
 _LARGEST_CALL = 0x7FFFF000  # sendfile(2), NOTES: what Linux moves in one call at most
-_COPY_STEP = 1 << 16
+_COPY_STEP = 1 << 16  # bytes of a file that are copied at once
 _BUFFERS = 64  # of IOV_MAX, which is 1024 on Linux and at least 16 (POSIX, limits.h)
 _MSG_MORE: int = getattr(socket, "MSG_MORE", 0)
 _KERNEL_CANNOT = frozenset(

@@ -32,7 +32,7 @@ from sendfile.parts import Parts, consume, head, size
 from sendfile.span import FileSpan
 from sendfile.step import FileTooShort, read_at
 
-__all__ = ["BURST", "PIECE", "TlsSender"]
+__all__ = ["BURST", "PIECE", "TlsSender", "describe", "forget_errors"]
 
 BURST = 1 << 18
 """Most bytes of one step, some 0.3 ms. Steps of 64 KiB took a third more CPU for a client that reads fast; steps twice
