@@ -65,6 +65,11 @@ class Keepless(Disk):
         return self.said[offset : offset + count]
 
 
+def no_thread(*_: object) -> None:
+    """In place of `trio.lowlevel.start_thread_soon`, where none can be had."""
+    raise RuntimeError("can't start new thread")
+
+
 async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
     """Whoever moves Trio's clock."""
     patience = time.monotonic() + 10

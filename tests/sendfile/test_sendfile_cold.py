@@ -15,7 +15,7 @@ import pytest
 import trio
 from faults import no_descriptor_left
 from opened import descriptors_of
-from sendfile_disks import SlowDisk, Untold, until_fetching
+from sendfile_disks import SlowDisk, Untold, no_thread, until_fetching
 from sendfile_pumps import begin, running
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair, unix_pairs, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -251,10 +251,6 @@ async def test_a_really_evicted_file(
             assert await receive(pair[1], len(data)) == data
         await outcome.wait_end()
         assert Disk().probe(file.fileno(), 1 << 21) in (True, None)
-
-
-def no_thread(*_: object) -> None:
-    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("lack", ["descriptors", "threads"])

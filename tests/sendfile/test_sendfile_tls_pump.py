@@ -10,20 +10,22 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_disks import Keepless, SlowDisk
+from sendfile_disks import Keepless, SlowDisk, no_thread
 from sendfile_peers import ONE_VERSION, VERSIONS, Peers
 from sendfile_pumps import begin, running
 from sendfile_wires import content, queue, tcp_pair, whole
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import until
 
 from sendfile import (
+    PIECE,
     FileSpan,
     MinRate,
     Part,
     Pump,
     Rate,
     Stalled,
+    TlsSender,
     TooSlow,
     send_all,
     send_nowait,
@@ -151,4 +153,36 @@ async def test_what_a_thread_has_read_is_encrypted_from_there(
         begin(nursery, pump, peers.near, queue(whole(sparse)), sender=peers.sender)
         with trio.fail_after(20):
             assert await peers.receive(len(said)) == said
+        await wait_all_tasks_blocked(0.01)
+
+
+@ONE_VERSION
+@pytest.mark.parametrize("records", range(4))
+async def test_what_is_owed_of_a_file_is_not_handed_over(
+    epoll: bool,
+    records: int,
+    peers: Peers,
+    sparse: IO[bytes],
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    nursery: trio.Nursery,
+) -> None:
+    """It is read again to where it was; bytes from a thread lie elsewhere, and others have used that place since.
+
+    The records ahead of it are for the kernel to be full at each of the four of a write: only what follows that one is
+    still to be encrypted.
+    """
+    ahead, said = bytes(records << 14), os.urandom(1_000_003)
+    sparse.write(said)
+    buffer = bytearray(PIECE)
+    sender = TlsSender(peers.near, buffer)
+    async with running(Pump(epoll=epoll, disk=Keepless(said))) as pump:
+        with monkeypatch.context() as poor:
+            poor.setattr(trio.lowlevel, "start_thread_soon", no_thread)
+            begin(nursery, pump, peers.near, queue(ahead, whole(sparse)), sender=sender)
+            await wait_all_tasks_blocked()
+        assert sender.owed
+        buffer[:] = bytes(PIECE)
+        mock_clock.jump(2)  # after which nothing is believed to be in memory
+        assert await peers.receive(len(ahead) + len(said)) == ahead + said
         await wait_all_tasks_blocked(0.01)
