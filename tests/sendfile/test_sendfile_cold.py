@@ -276,6 +276,20 @@ async def test_what_cannot_be_fetched_is_sent_all_the_same(
     await until(lambda: len(descriptors_of(Path(noise.name))) == 1)  # none was left open
 
 
+async def test_what_could_not_be_fetched_is_fetched_for_the_next(
+    epoll: bool, pair: Pair, noise: IO[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody can tell what is in memory, only a fetch that took place is remembered."""
+    disk, span = Untold(free=True), FileSpan(noise, 10, 40_000)
+    async with running(Pump(epoll=epoll, disk=disk)) as pump:
+        with monkeypatch.context() as poor:
+            poor.setattr(trio.lowlevel, "start_thread_soon", no_thread)
+            await pump.deliver(pair[0], queue(span))
+        assert disk.asked == []
+        await pump.deliver(pair[0], queue(span))
+    assert disk.asked == [10]
+
+
 async def test_who_does_without_sendfile_fetches_without_it(
     pair: Pair, noise: IO[bytes], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
