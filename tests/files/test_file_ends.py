@@ -23,8 +23,8 @@ from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
 from waiting import wait_until
 
-from sendfile import pump
-from sendfile.residency import Disk
+from sendfile import alarms, pump
+from sendfile.disk import Disk
 from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers
@@ -142,8 +142,8 @@ class HangingDisk(Disk):
 async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else clients that give up and come again would leave a connection each."""
     monkeypatch.setattr(pump, "Disk", HangingDisk)
-    monkeypatch.setattr(pump, "_DISK_PATIENCE", 0.2)
-    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    monkeypatch.setattr(alarms, "_DISK_PATIENCE", 0.2)
+    monkeypatch.setattr(alarms, "_LOOK", 0.05)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
     try:
         async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
 ) -> None:
     """Its connection is not kept until the disk answers, or has had its time."""
     monkeypatch.setattr(pump, "Disk", HangingDisk)
-    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    monkeypatch.setattr(alarms, "_LOOK", 0.05)
     HangingDisk.over.clear()
     HangingDisk.asked.clear()
     make_sparse(tmp_path / "big", BIG, {0: b"first"})
