@@ -84,18 +84,6 @@ def haproxy_checks(path: Path) -> dict[str, str]:
     return {f"{row['pxname']}/{row['svname']}": row["check_status"] for row in stats}
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-    """Poll until it is true.
-
-    Raises:
-        AssertionError: it did not become so.
-    """
-    patience = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < patience, f"still not: {what}"
-        time.sleep(0.02)
-
-
 @contextmanager
 def _open(
     folder: Path, name: str, configure: Configure, count: int, arguments: Callable[[str], list[str]]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-import socket
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from answers import read_answer, read_answers
+from faults import reset_on_close
 from serving import Served, receive_all, serving
 
 Environ = dict[str, Any]
@@ -72,7 +74,7 @@ async def test_header_timeout_begins_with_the_first_byte_of_each_request() -> No
 
 
 async def test_a_connection_that_never_asks_is_closed_without_an_answer(caplog: pytest.LogCaptureFixture) -> None:
-    # A browser's spare connection: nothing was asked, nothing is answered or recorded (pypi/warehouse PR#20110)
+    """PAINS 31 (pypi/warehouse PR#20110): a browser's spare connection asks nothing, and nothing is recorded of it."""
     with caplog.at_level(logging.DEBUG, "trio_wsgi.error"):
         async with serving(hello, header_timeout=0.2) as served:
             raw, waited = await _answer_to(served)
@@ -103,8 +105,33 @@ async def test_keep_alive_is_not_the_first_requests_deadline() -> None:
                 assert read_answer(await receive_all(stream)).status == 200
 
 
+class SendsAtTheLastMoment(trio.abc.Instrument):
+    """Sends a request when a connection is about to be closed: its time is up, and its task goes on."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.sent = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name == "trio_wsgi connection" and not self.sent:
+            self.sent = os.write(self._stream.socket.fileno(), GET)
+
+
+async def test_what_has_come_when_the_time_is_up_is_answered() -> None:
+    """PAINS 41: a connection with an unread request on it is never closed; behind a load balancer that is a 502."""
+    async with serving(hello, keep_alive=0.1) as served, await served.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(GET)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(late := SendsAtTheLastMoment(stream))
+            with trio.fail_after(5):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            trio.lowlevel.remove_instrument(late)
+
+
 async def test_the_default_outlives_a_load_balancer() -> None:
-    # PAINS 41: behind ALB and Heroku (60 to 90 s) a shorter one gives 502s
+    """PAINS 41 (gunicorn#1698, #2288): behind ALB and Heroku (60 to 90 s) a shorter one gives 502s."""
     async with serving(hello) as served:
         assert served.server.config.keep_alive >= 75
 
@@ -205,8 +232,11 @@ async def test_write_timeout_of_a_client_that_stops_reading(large_app: Callable[
 
 @pytest.mark.slow
 async def test_a_slow_but_steady_reader_is_never_cut(large_app: Callable[..., Any]) -> None:
-    # It reads some 400 kB/s: with large kernel buffers the socket is writable only every few seconds, far more
-    # seldom than write_timeout; but the peer's kernel takes bytes all the time, and that is progress.
+    """PAINS 2 of the peers (gunicorn's sync worker cut one after 31 s at 3 MB/s), 28.
+
+    It reads some 400 kB/s: with large kernel buffers the socket is writable only every few seconds, far more
+    seldom than write_timeout; but the peer's kernel takes bytes all the time, and that is progress.
+    """
     async with serving(large_app, write_timeout=0.8) as served:
         with trio.fail_after(25):
             async with await served.connect() as stream:
@@ -223,6 +253,22 @@ async def test_a_slow_but_steady_reader_is_never_cut(large_app: Callable[..., An
     assert record.duration > 3
 
 
+@pytest.mark.slow
+async def test_a_client_below_min_send_rate_is_cut_though_it_reads(large_app: Callable[..., Any]) -> None:
+    """PAINS 26 (mod_wsgi#51, #181): where the operator says so, progress alone is not enough."""
+    settings = {"min_send_rate": 10 * MIB, "min_send_grace": 1, "write_timeout": 60}
+    async with serving(large_app, **settings) as served, await served.connect(receive_buffer=65536) as stream:
+        await stream.send_all(GET)
+        with trio.fail_after(30):
+            while not served.records:
+                await stream.receive_some(20_000)
+                await trio.sleep(0.05)
+    (record,) = served.records
+    assert record.outcome.value == "too-slow"
+    assert "min_send_rate" in record.reason
+    assert 0 < record.body_sent < LARGE
+
+
 # -- linger_timeout --------------------------------------------------------------------------------------------------
 
 
@@ -235,7 +281,7 @@ async def test_linger_ends_when_the_client_closes_and_not_before_its_time() -> N
                 for _ in range(5):
                     await stream.send_all(b"x" * 65536)  # still taken: no reset
                     await trio.sleep(0.02)
-            await _wait_no_connections(served)
+            await served.wait_connections(0)
 
 
 async def test_linger_timeout_bounds_it() -> None:
@@ -249,14 +295,9 @@ async def test_linger_timeout_bounds_it() -> None:
                         await trio.sleep(0.02)
 
 
-async def _wait_no_connections(served: Served) -> None:
-    with trio.fail_after(2):
-        while ", 0 connections" not in repr(served.server):  # noqa: ASYNC110
-            await trio.sleep(0.01)
-
-
 async def test_deadlines_of_one_connection_are_not_those_of_another() -> None:
-    # Silent, slow and stalled ones beside it: everybody else is served (PAINS: gthread, cheroot, uWSGI wait 5 s)
+    """PAINS 31 (gunicorn#3240, pypi/warehouse PR#20110): idle clients, slow heads and slow bodies hold no thread, so
+    that everybody else is served; those of gthread, cheroot and uWSGI wait for more than 5 s."""
     async with serving(hello, threads=1, header_timeout=5, body_timeout=5, request_buffering=True) as served:
         idle = [await served.connect() for _ in range(20)]
         for number, stream in enumerate(idle):
@@ -279,7 +320,7 @@ async def test_a_client_that_leaves_is_noticed_at_once(sent: bytes, end: str, ca
             await stream.send_all(sent)
             await trio.sleep(0.02)
         if end == "reset":
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_on_close(stream)
         await stream.aclose()
-        await _wait_no_connections(served)
+        await served.wait_connections(0, timeout=2)
     assert not [line for line in caplog.records if line.levelno >= logging.WARNING]

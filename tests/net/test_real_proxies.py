@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 import trustme
 from downloads import MIB, make_file
-from realproxies import RealProxy, haproxy_checks, open_haproxy, open_nginx, wait_until
+from realproxies import RealProxy, haproxy_checks, open_haproxy, open_nginx
 from serving import Command, command
+from waiting import wait_until
 
 TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs" / "proxies.md"

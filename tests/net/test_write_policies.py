@@ -32,7 +32,9 @@ policies = pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("framing", REQUESTS)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_the_same_bytes_arrive(policy: str, framing: str, seed: int) -> None:
-    """PEP 3333, "The write() Callable"; bjoern#144: nothing is repeated or lost when the kernel is full."""
+    """PAINS 6 of the peers: three have no write() at all. PAINS 14 (bjoern#144): nothing is repeated or lost when the
+    kernel is full.
+    """
     data = known_bytes(1_500_000, seed)
     request, length = REQUESTS[framing]
     async with serving(app_of(data, seed, length), write_policy=policy) as served:
@@ -218,7 +220,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         return
     assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
     if framing == "http/1.0":
-        assert end == "reset"
+        assert end == "cut"
     elif length:
         assert raw.endswith(data)
     else:
@@ -261,7 +263,7 @@ async def test_the_client_stops_reading(policy: str) -> None:
 @policies
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 async def test_the_client_vanishes(policy: str, reset: bool) -> None:
-    """The app gets an OSError and its thread is free for the next; hypercorn#210, waitress#308."""
+    """PAINS 33 (waitress#308), 34 (hypercorn#210): the app gets an OSError, and its thread is free for the next."""
     seen: list[BaseException | None] = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
