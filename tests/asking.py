@@ -42,6 +42,19 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
+def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """An app that says hello."""
+    start_response("200 OK", PLAIN)
+    return [b"hello"]
+
+
+def greet(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """An app that says hello to the body of its request."""
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", PLAIN)
+    return [b"hello ", body]
+
+
 def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
     """An app that answers with the strings of its environ, as JSON."""
     start_response("200 OK", PLAIN)

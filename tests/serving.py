@@ -87,6 +87,11 @@ async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     return received
 
 
+def read_all(sock: socket.socket) -> bytes:
+    """All bytes until the server ends the connection, by a client that waits for them."""
+    return b"".join(iter(lambda: sock.recv(1 << 20), b""))
+
+
 @asynccontextmanager
 async def serving(app: Callable[..., Any], **settings: Any) -> AsyncIterator[Served]:
     """Serve `app` on a free port of 127.0.0.1 until the block ends; `settings` are those of Config."""

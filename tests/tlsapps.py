@@ -16,13 +16,6 @@ GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
-def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    """Greets with the body of the request."""
-    body = environ["wsgi.input"].read()
-    start_response("200 OK", PLAIN)
-    return [b"hello ", body]
-
-
 def large(environ: Environ, start_response: StartResponse) -> Any:
     """Answers with `LARGE` in the way that the path names, or with a word."""
     match environ["PATH_INFO"]:

@@ -14,6 +14,7 @@ import pytest
 from answers import read_answers
 from asking import request
 from downloads import MIB, blocking_client, make_file
+from serving import read_all
 from tools import require_tool
 
 import trio_wsgi
@@ -119,16 +120,15 @@ def test_what_no_peer_combines(directory: Path) -> None:
     asked = b"GET /?%d HTTP/1.1\r\nHost: t\r\n\r\n" % count
     with traced(directory, "--threads", "1") as server, blocking_client(server.port, 8192) as slow:
         slow.sendall(asked)
-        received = bytearray(slow.recv(1000))
+        received = slow.recv(1000)
         with blocking_client(server.port) as other:
             other.sendall(asked.replace(b"GET", b"HEAD") + request("GET", "/hello?5"))
-            head, hello = read_answers(b"".join(iter(lambda: other.recv(MIB), b"")), ["HEAD", "GET"])
+            head, hello = read_answers(read_all(other), ["HEAD", "GET"])
         assert (head.body, head.value("content-length"), hello.body) == (b"", str(count), b"hello")
         slow.sendall(request("GET", "/hello?5"))
-        while piece := slow.recv(MIB):
-            received += piece
+        received += read_all(slow)
         moved, _ = sendfile_results(server.lines)
-    answer, _ = read_answers(bytes(received), ["GET", "GET"])
+    answer, _ = read_answers(received, ["GET", "GET"])
     assert answer.body == (directory / "data.bin").read_bytes()[10 : 10 + count]
     assert sum(moved) == count
 

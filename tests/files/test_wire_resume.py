@@ -12,7 +12,7 @@ import pytest
 from answers import read_answer
 from asking import request
 from downloads import MIB, blocking_client, known_bytes
-from serving import Command, command, serving
+from serving import Command, command, read_all, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
 from waiting import wait_until
@@ -171,7 +171,7 @@ def traced(app: str, site: Path, tmp_path: Path, ask: list[tuple[str, str]]) -> 
             for target, wanted in ask:
                 with blocking_client(running.port) as sock:
                     sock.sendall(request("GET", target, *([f"Range: {wanted}"] if wanted else [])))
-                    answers.append(b"".join(iter(lambda: sock.recv(MIB), b"")))
+                    answers.append(read_all(sock))
         finally:
             strace.terminate()
             strace.communicate(timeout=10)

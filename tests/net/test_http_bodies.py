@@ -11,6 +11,7 @@ import httpx
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import Environ
 from faults import reset_on_close
 from serving import Served, receive_all, serving
 
@@ -19,7 +20,6 @@ from trio_wsgi.net.codec import PARSED_MAX
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-Environ = dict[str, Any]
 MIB = 1024 * 1024
 
 

@@ -7,27 +7,21 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from answers import read_answer
+from asking import hello
 from faults import reset
-from serving import Command, command, receive_all, serving
+from serving import Command, command, read_all, receive_all, serving
 from waiting import wait_until
 
 from trio_wsgi.net.descriptors import Reserve
 
-Environ = dict[str, Any]
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-
-
-def hello(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    start_response("200 OK", [])
-    return [b"hello"]
 
 
 # -- connection_limit ------------------------------------------------------------------------------------------------
@@ -120,7 +114,7 @@ def running(tmp_path: Path) -> Iterator[Command]:
 def _ask(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.sendall(CLOSE)
-        return b"".join(iter(lambda: sock.recv(65536), b""))
+        return read_all(sock)
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -177,7 +171,7 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
         for sock in socks:
             sock.sendall(CLOSE)
         # The first ones are answered and give their descriptors back: all of them are.
-        answers = [b"".join(iter(lambda sock=sock: sock.recv(65536), b"")) for sock in socks]  # type: ignore[misc]
+        answers = [read_all(sock) for sock in socks]
         assert all(answer.endswith(b"hello") for answer in answers)
     finally:
         for sock in socks:
@@ -211,7 +205,7 @@ def test_without_any_descriptor_the_kernel_queues(running: Command) -> None:
         sock.sendall(CLOSE)
         _await_complaint(running)
         _leave_descriptors(running, 30)
-        assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"hello")
+        assert read_all(sock).endswith(b"hello")
 
 
 def test_who_is_served_finds_descriptors_however_many_are_silent(running: Command) -> None:

@@ -12,20 +12,14 @@ import pytest
 import trio
 import trio.testing
 from answers import read_answer, read_answers
+from asking import Environ, greet
 from faults import reset_on_close
 from serving import Served, receive_all, serving
 
-Environ = dict[str, Any]
 MIB = 1024 * 1024
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 PUT = b"PUT / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n"
 LARGE = 16 * MIB  # more than the kernel keeps for a connection
-
-
-def hello(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    body = environ["wsgi.input"].read()
-    start_response("200 OK", [])
-    return [b"hello ", body]
 
 
 async def _answer_to(served: Served, *pieces: bytes, every: float = 0.0) -> tuple[bytes, float]:
@@ -43,7 +37,7 @@ async def _answer_to(served: Served, *pieces: bytes, every: float = 0.0) -> tupl
 
 
 async def test_header_timeout_of_a_head_that_does_not_end() -> None:
-    async with serving(hello, header_timeout=0.2) as served:
+    async with serving(greet, header_timeout=0.2) as served:
         raw, waited = await _answer_to(served, GET[:-2])
         record = await served.record()
     answer = read_answer(raw)
@@ -55,7 +49,7 @@ async def test_header_timeout_of_a_head_that_does_not_end() -> None:
 
 async def test_header_timeout_is_for_the_whole_head() -> None:
     # A byte now and then does not move it: slowloris
-    async with serving(hello, header_timeout=0.3, linger_timeout=0.1) as served:
+    async with serving(greet, header_timeout=0.3, linger_timeout=0.1) as served:
         with trio.fail_after(5):
             async with await served.connect() as stream:
                 with pytest.raises(trio.BrokenResourceError):
@@ -67,7 +61,7 @@ async def test_header_timeout_is_for_the_whole_head() -> None:
 
 
 async def test_header_timeout_begins_with_the_first_byte_of_each_request() -> None:
-    async with serving(hello, header_timeout=0.3) as served:
+    async with serving(greet, header_timeout=0.3) as served:
         raw, _ = await _answer_to(served, *[GET] * 4, GET[:-2], every=0.15)
     answers = read_answers(raw, ["GET"] * 5)
     assert [answer.status for answer in answers] == [200] * 4 + [408]
@@ -76,7 +70,7 @@ async def test_header_timeout_begins_with_the_first_byte_of_each_request() -> No
 async def test_a_connection_that_never_asks_is_closed_without_an_answer(caplog: pytest.LogCaptureFixture) -> None:
     """PAINS 31 (pypi/warehouse PR#20110): a browser's spare connection asks nothing, and nothing is recorded of it."""
     with caplog.at_level(logging.DEBUG, "trio_wsgi.error"):
-        async with serving(hello, header_timeout=0.2) as served:
+        async with serving(greet, header_timeout=0.2) as served:
             raw, waited = await _answer_to(served)
             assert (raw, served.records) == (b"", [])
     assert 0.1 < waited < 3
@@ -88,7 +82,7 @@ async def test_a_connection_that_never_asks_is_closed_without_an_answer(caplog: 
 
 async def test_keep_alive_idle_close(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "trio_wsgi.error"):
-        async with serving(hello, keep_alive=0.2, header_timeout=5) as served:
+        async with serving(greet, keep_alive=0.2, header_timeout=5) as served:
             raw, waited = await _answer_to(served, GET)
     assert not read_answer(raw).closes
     assert 0.1 < waited < 3
@@ -97,7 +91,7 @@ async def test_keep_alive_idle_close(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_keep_alive_is_not_the_first_requests_deadline() -> None:
-    async with serving(hello, keep_alive=0.1, header_timeout=5) as served:
+    async with serving(greet, keep_alive=0.1, header_timeout=5) as served:
         with trio.fail_after(5):
             async with await served.connect() as stream:
                 await trio.sleep(0.3)
@@ -119,7 +113,7 @@ class SendsAtTheLastMoment(trio.abc.Instrument):
 
 async def test_what_has_come_when_the_time_is_up_is_answered() -> None:
     """PAINS 41: a connection with an unread request on it is never closed; behind a load balancer that is a 502."""
-    async with serving(hello, keep_alive=0.1) as served, await served.connect() as stream:
+    async with serving(greet, keep_alive=0.1) as served, await served.connect() as stream:
         for _ in range(3):
             await stream.send_all(GET)
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
@@ -132,7 +126,7 @@ async def test_what_has_come_when_the_time_is_up_is_answered() -> None:
 
 async def test_the_default_outlives_a_load_balancer() -> None:
     """PAINS 41 (gunicorn#1698, #2288): behind ALB and Heroku (60 to 90 s) a shorter one gives 502s."""
-    async with serving(hello) as served:
+    async with serving(greet) as served:
         assert served.server.config.keep_alive >= 75
 
 
@@ -141,7 +135,7 @@ async def test_the_default_outlives_a_load_balancer() -> None:
 
 @pytest.mark.parametrize("buffering", [True, False], ids=["buffered", "streamed"])
 async def test_body_timeout(buffering: bool) -> None:
-    async with serving(hello, body_timeout=0.2, request_buffering=buffering) as served:
+    async with serving(greet, body_timeout=0.2, request_buffering=buffering) as served:
         raw, waited = await _answer_to(served, PUT, b"hel")
         record = await served.record()
     answer = read_answer(raw, "PUT")
@@ -154,7 +148,7 @@ async def test_body_timeout(buffering: bool) -> None:
 @pytest.mark.parametrize("buffering", [True, False], ids=["buffered", "streamed"])
 async def test_a_slow_upload_that_makes_progress_is_never_cut(buffering: bool) -> None:
     settings = {"request_buffering": buffering, "half_close": "serve"}  # the end of the body comes with a FIN
-    async with serving(hello, body_timeout=0.7, header_timeout=0.7, **settings) as served:
+    async with serving(greet, body_timeout=0.7, header_timeout=0.7, **settings) as served:
         with trio.fail_after(10):
             async with await served.connect() as stream:
                 await stream.send_all(PUT)
@@ -167,7 +161,7 @@ async def test_a_slow_upload_that_makes_progress_is_never_cut(buffering: bool) -
 
 async def test_a_client_that_does_not_send_its_body_after_100() -> None:
     head = PUT.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n")
-    async with serving(hello, body_timeout=0.2) as served:
+    async with serving(greet, body_timeout=0.2) as served:
         raw, _ = await _answer_to(served, head)
         record = await served.record()
     answer = read_answer(raw, "PUT")
@@ -273,7 +267,7 @@ async def test_a_client_below_min_send_rate_is_cut_though_it_reads(large_app: Ca
 
 
 async def test_linger_ends_when_the_client_closes_and_not_before_its_time() -> None:
-    async with serving(hello, linger_timeout=5) as served:
+    async with serving(greet, linger_timeout=5) as served:
         with trio.fail_after(3):
             async with await served.connect() as stream:
                 await stream.send_all(b"nonsense\r\n\r\n")
@@ -285,7 +279,7 @@ async def test_linger_ends_when_the_client_closes_and_not_before_its_time() -> N
 
 
 async def test_linger_timeout_bounds_it() -> None:
-    async with serving(hello, linger_timeout=0.2) as served:
+    async with serving(greet, linger_timeout=0.2) as served:
         with trio.fail_after(5):
             async with await served.connect() as stream:
                 await stream.send_all(b"nonsense\r\n\r\n")
@@ -298,7 +292,7 @@ async def test_linger_timeout_bounds_it() -> None:
 async def test_deadlines_of_one_connection_are_not_those_of_another() -> None:
     """PAINS 31 (gunicorn#3240, pypi/warehouse PR#20110): idle clients, slow heads and slow bodies hold no thread, so
     that everybody else is served; those of gthread, cheroot and uWSGI wait for more than 5 s."""
-    async with serving(hello, threads=1, header_timeout=5, body_timeout=5, request_buffering=True) as served:
+    async with serving(greet, threads=1, header_timeout=5, body_timeout=5, request_buffering=True) as served:
         idle = [await served.connect() for _ in range(20)]
         for number, stream in enumerate(idle):
             await stream.send_all((b"", GET[:5], PUT, PUT + b"h")[number % 4])
@@ -314,7 +308,7 @@ async def test_deadlines_of_one_connection_are_not_those_of_another() -> None:
 @pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:-2], PUT, PUT + b"h", GET, GET + GET[:9]])
 async def test_a_client_that_leaves_is_noticed_at_once(sent: bytes, end: str, caplog: pytest.LogCaptureFixture) -> None:
     # Whatever it left half-done, no deadline has to pass, nobody spins, and nothing is logged as our failure.
-    async with serving(hello) as served:
+    async with serving(greet) as served:
         stream = await served.connect()
         if sent:
             await stream.send_all(sent)

@@ -11,11 +11,10 @@ import pytest
 import trio
 import trio.testing
 from answers import read_answer, read_answers
+from asking import Environ
 from serving import receive_all, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-
-Environ = dict[str, Any]
 
 
 def echo(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import Environ
 from serving import receive_all, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-
-Environ = dict[str, Any]
 
 
 class Counting:

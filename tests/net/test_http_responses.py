@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from answers import Answer, read_answer, read_answers
+from asking import Environ
 from serving import serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-Environ = dict[str, Any]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 

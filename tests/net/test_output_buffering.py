@@ -19,8 +19,8 @@ from downloads import known_bytes
 from faults import StopsReading, Vanishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from producing import GET, REQUESTS, SMALL, TINY, ask, cut_body, cut_up
-from serving import receive_all, receive_to_end, serving
+from producing import GET, REQUESTS, SMALL, TINY, ask, ask_to_end, cut_body, cut_up
+from serving import receive_all, serving
 from waiting import until
 
 from sendfile import Part
@@ -243,10 +243,7 @@ async def test_an_error_after_blocks_that_ran_ahead(framing: str) -> None:
 
     app = yielding(blocks, 2 * len(data) if length else None)
     async with serving(app, output_buffering=10_000_000) as served:
-        with trio.fail_after(10):
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(request)
-                raw, end = await receive_to_end(stream)
+        raw, end = await ask_to_end(served, request)
         record = await served.record()
     assert record.outcome is Outcome.APP_ERROR
     assert record.body_sent == len(data)

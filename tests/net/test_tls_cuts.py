@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse
+from asking import PLAIN, Environ, StartResponse, greet
 from authority import ByHand, complaints, connect_tls
 from downloads import Client
 from serving import receive_to_end, serving
-from tlsapps import CLOSE, GET, TLS, hello
+from tlsapps import CLOSE, GET, TLS
 
 from trio_wsgi import Outcome
 
@@ -53,7 +53,7 @@ async def test_a_body_that_is_cut_never_looks_complete(end: str, buffering: bool
 async def test_idle_clients_leave_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     """Most do without close_notify: between two requests nothing is lost by it."""
     caplog.set_level(logging.DEBUG, "trio_wsgi.error")
-    async with serving(hello, **TLS) as served:
+    async with serving(greet, **TLS) as served:
         for ends in (trio.aclose_forcefully, trio.SSLStream.aclose):
             stream = await connect_tls(served.port)
             await Client(stream).ask()  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ async def test_an_answer_that_is_cut_has_no_close_notify() -> None:
 
 
 async def test_half_a_record_of_a_head_waits_for_header_timeout() -> None:
-    async with serving(hello, **TLS, header_timeout=0.3) as served:
+    async with serving(greet, **TLS, header_timeout=0.3) as served:
         client = ByHand()
         async with await served.connect() as stream:
             with trio.fail_after(10):

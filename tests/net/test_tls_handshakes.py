@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 import trio.testing
+from asking import greet
 from authority import ByHand, complaints, connect_tls, shared_authority
 from downloads import Client
 from faults import reset_on_close
 from serving import Served, receive_to_end, serving
-from tlsapps import GET, TLS, hello
+from tlsapps import GET, TLS
 from waiting import until
 
 from trio_wsgi import Config, Server
@@ -24,7 +25,7 @@ CLIENT_HELLO_BEGINS = b"\x16\x03\x01\x02\x00\x01"  # RFC 8446 §5.1: a handshake
 @pytest.mark.parametrize("sent", [b"", CLIENT_HELLO_BEGINS], ids=["nothing", "half"])
 async def test_a_handshake_has_a_deadline(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "trio_wsgi.error")
-    async with serving(hello, **TLS, handshake_timeout=0.3) as served:
+    async with serving(greet, **TLS, handshake_timeout=0.3) as served:
         async with await served.connect() as stream:
             if sent:
                 await stream.send_all(sent)
@@ -38,7 +39,7 @@ async def test_a_handshake_has_a_deadline(sent: bytes, caplog: pytest.LogCapture
 
 async def test_the_deadline_is_for_the_whole_handshake() -> None:
     """A byte now and then does not move it."""
-    async with serving(hello, **TLS, handshake_timeout=0.5) as served:
+    async with serving(greet, **TLS, handshake_timeout=0.5) as served:
         with trio.fail_after(10):
             async with await served.connect() as stream:
                 with pytest.raises(trio.BrokenResourceError):
@@ -50,7 +51,7 @@ async def test_the_deadline_is_for_the_whole_handshake() -> None:
 @pytest.mark.parametrize("garbage", [b"\0" * 1000, b"\x16\x03\x01\x00\x05hello", b"SSH-2.0-x\r\n", b"\x80" * 20])
 async def test_garbage_costs_one_line_and_nothing_else(garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "trio_wsgi.error")
-    async with serving(hello, **TLS) as served:
+    async with serving(greet, **TLS) as served:
         async with await served.connect() as stream:
             await stream.send_all(garbage)
             with trio.fail_after(10):
@@ -62,7 +63,7 @@ async def test_garbage_costs_one_line_and_nothing_else(garbage: bytes, caplog: p
 
 @pytest.mark.parametrize("reset", [True, False])
 async def test_a_client_that_leaves_in_the_handshake(reset: bool, caplog: pytest.LogCaptureFixture) -> None:
-    async with serving(hello, **TLS) as served:
+    async with serving(greet, **TLS) as served:
         for sent in (b"", CLIENT_HELLO_BEGINS):
             stream = await served.connect()
             await stream.send_all(sent)
@@ -74,7 +75,7 @@ async def test_a_client_that_leaves_in_the_handshake(reset: bool, caplog: pytest
 
 
 async def test_others_are_served_while_handshakes_stall() -> None:
-    async with serving(hello, **TLS) as served:
+    async with serving(greet, **TLS) as served:
         stalled = [await served.connect() for _ in range(20)]
         for stream in stalled[::2]:
             await stream.send_all(CLIENT_HELLO_BEGINS)
@@ -88,7 +89,7 @@ async def test_others_are_served_while_handshakes_stall() -> None:
 
 async def test_a_handshake_that_a_drain_meets_is_finished_and_answered() -> None:
     """The client was accepted, and could not have asked before: to close on it would lose its request."""
-    server = Server(hello, Config(bind=("127.0.0.1:0",), **TLS))
+    server = Server(greet, Config(bind=("127.0.0.1:0",), **TLS))
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(server.serve)
         client = ByHand()
@@ -112,7 +113,7 @@ async def test_a_handshake_that_a_drain_meets_is_finished_and_answered() -> None
 
 @pytest.fixture
 async def proxied() -> AsyncIterator[Served]:
-    async with serving(hello, **TLS, proxy_protocol=True) as served:
+    async with serving(greet, **TLS, proxy_protocol=True) as served:
         yield served
 
 

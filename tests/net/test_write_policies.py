@@ -14,8 +14,8 @@ import trio
 from answers import read_answer, read_answers
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, cut_body, cut_up, write_all
-from serving import receive_all, receive_to_end, serving
+from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, ask_to_end, cut_body, cut_up, write_all
+from serving import receive_all, serving
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientGone
@@ -207,10 +207,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         raise ValueError("half-way")
 
     async with serving(app, write_policy=policy) as served:
-        with trio.fail_after(10):
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(request)
-                raw, end = await receive_to_end(stream)
+        raw, end = await ask_to_end(served, request)
         record = await served.record()
     assert record.outcome is Outcome.APP_ERROR
     if policy == "buffer":
