@@ -115,12 +115,16 @@ async def connect_tls(
 
 
 class ByHand:
-    """A TLS client that hands over what it would send, so that a test can send a part of it."""
+    """A TLS client that hands over what it would send, so that a test can send a part of it.
 
-    def __init__(self) -> None:
+    Args:
+        name: of the server that it asks for.
+    """
+
+    def __init__(self, name: str = "localhost") -> None:
         self._arriving, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = shared_authority()[0].client_context()
-        self._tls = context.wrap_bio(self._arriving, self._leaving, server_hostname="localhost")
+        self._tls = context.wrap_bio(self._arriving, self._leaving, server_hostname=name)
 
     def begin(self) -> bytes:
         """The first message of the handshake, which is to be sent."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import ssl
 import struct
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-import trustme
 from answers import read_answer, read_answers
 from asking import error_lines, request, tell
+from authority import shared_authority
 from serving import Served, receive_to_end, serving
 
 from trio_wsgi import RequestRecord
@@ -204,19 +203,20 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
     assert record.peer == "203.0.113.9"
 
 
-async def test_before_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
+async def test_before_tls(header: bytes) -> None:
     """A proxy in TCP mode passes on TLS: its header comes first, in the clear, and TLS loses no byte to it."""
-    authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    async with serving(tell, proxy_protocol=True, certfile=(str(tmp_path / "pem"),)) as served:
+    authority, certfile = shared_authority()
+    async with serving(tell, proxy_protocol=True, certfile=(certfile,)) as served:
         with trio.fail_after(20):
             async with await served.connect() as plain:
-                await plain.send_all(V2)
-                stream = trio.SSLStream(plain, context, server_hostname="127.0.0.1", https_compatible=True)
+                await plain.send_all(header)
+                stream = trio.SSLStream(plain, authority.client_context(), server_hostname="127.0.0.1")
                 await stream.send_all(request())
-                raw = b"".join([piece async for piece in stream])
+                raw, how = await receive_to_end(stream)
+        record = await served.record()
+    assert how == "closed"
+    assert record.peer == "203.0.113.9"
     told = json.loads(read_answer(raw).body)
     assert (told["REMOTE_ADDR"], told["wsgi.url_scheme"]) == ("203.0.113.9", "https")
     assert told["PROXY_PROTOCOL"] == "TCP4"

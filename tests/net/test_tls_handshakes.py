@@ -1,19 +1,18 @@
-"""TLS handshakes on a bad day: that stall, that are none, that are broken off, that a drain or a PROXY header meets."""
+"""TLS handshakes on a bad day: that stall, that are none, that are broken off, that a drain meets."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import AsyncIterator
 
 import pytest
 import trio
 import trio.testing
 from asking import greet
-from authority import ByHand, complaints, connect_tls, shared_authority
+from authority import ByHand, complaints, connect_tls
 from downloads import Client
 from faults import reset_on_close
-from serving import Served, receive_to_end, serving
+from serving import receive_to_end, serving
 from tlsapps import GET, TLS
 from waiting import until
 
@@ -109,22 +108,3 @@ async def test_a_handshake_that_a_drain_meets_is_finished_and_answered() -> None
                 received += await client.receive(stream)
         assert b"Connection: close" in received
         await stream.aclose()
-
-
-@pytest.fixture
-async def proxied() -> AsyncIterator[Served]:
-    async with serving(greet, **TLS, proxy_protocol=True) as served:
-        yield served
-
-
-async def test_a_proxy_names_its_client_before_the_handshake(proxied: Served) -> None:
-    sock = trio.socket.socket()
-    await sock.connect(("127.0.0.1", proxied.port))
-    plain = trio.SocketStream(sock)
-    await plain.send_all(b"PROXY TCP4 203.0.113.7 203.0.113.1 4711 443\r\n")
-    stream = trio.SSLStream(plain, shared_authority()[0].client_context(), server_hostname="localhost")
-    reply = await Client(stream).ask()  # type: ignore[arg-type]
-    assert reply.body == b"hello "
-    record = await proxied.record()
-    assert (record.peer, record.environ["SSL_PROTOCOL"]) == ("203.0.113.7", "TLSv1.3")
-    await trio.aclose_forcefully(stream)
