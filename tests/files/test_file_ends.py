@@ -21,7 +21,7 @@ from opened import descriptors_of
 from serving import Served, receive_all, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
-from waiting import wait_until
+from waiting import until, wait_until
 
 from sendfile import alarms, pump
 from sendfile.disk import Disk
@@ -424,15 +424,13 @@ async def test_a_file_closed_by_the_app_while_it_is_sent(big: Path, caplog: pyte
 async def test_kill_9_of_curl_in_the_middle(tmp_path: Path, closes: Closes) -> None:
     """The record says client-gone and how much was sent; the file is closed; no thread was held."""
     curl = require_tool("curl")
-    path = make_sparse(tmp_path / "huge.bin", 106 * MIB)
+    path, out = make_sparse(tmp_path / "huge.bin", 106 * MIB), tmp_path / "out"
     app = file_app(lambda _: closes.watch(path.open("rb")))
     async with serving(app, threads=1) as served:
-        command = [curl, "-s", "--limit-rate", "1M", "-o", str(tmp_path / "out"), served.url + "/huge"]
+        command = [curl, "-s", "--limit-rate", "1M", "-o", str(out), served.url + "/huge"]
         child = subprocess.Popen(command)  # noqa: ASYNC220
         try:
-            with trio.fail_after(10):
-                while not ((out := tmp_path / "out").exists() and out.stat().st_size > 100_000):  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+            await until(lambda: out.exists() and out.stat().st_size > 100_000)
         finally:
             child.kill()
             child.wait()
