@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import trio
 from answers import Answer, read_answer, read_answers
+from asking import Environ
 from serving import receive_all, serving
 
 from trio_wsgi.net.inlet import UNREAD_MAX
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-Environ = dict[str, Any]
 App = Callable[..., Any]
 MIB = 1024 * 1024
 NEXT = b"GET /next HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
