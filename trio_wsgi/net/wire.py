@@ -42,8 +42,8 @@ class Wire:
         make_codec: makes what reads requests and frames responses.
     """
 
-    __slots__ = ("_body", "_body_limit", "_codec", "_head", "_length_known", "_limits", "_received", "_refused",
-                 "_scanned", "_unparsed", "body_size", "transport")  # fmt: skip
+    __slots__ = ("_body", "_body_limit", "_codec", "_length_known", "_limits", "_received", "_refused", "_scanned",
+                 "_unparsed", "transport")  # fmt: skip
 
     def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
@@ -52,12 +52,10 @@ class Wire:
         self._codec = make_codec()
         self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
-        self._head: RequestHead | None = None
         self._refused: Asked | None = None  # what could be read of a request that the codec has not taken
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._unparsed = False  # the codec has no part in it
         self._length_known = False  # of the present response, by its Content-Length
-        self.body_size = 0  # bytes of body that arrived
 
     def __repr__(self) -> str:
         return f"<Wire {self._codec!r}, {len(self._received)} bytes ahead>"
@@ -135,8 +133,6 @@ class Wire:
     def _parse_head(self, raw: bytes) -> RequestHead:
         asked = self._read_head(raw)
         head = parse_request(asked.method, asked.target, asked.headers, asked.http_version)
-        self._head = head
-        self.body_size = 0
         if head.chunked:
             self._body = ChunkScanner(self._limits)
             self._unparsed = False
@@ -192,7 +188,8 @@ class Wire:
         Raises:
             trio.WouldBlock, ClientGone: as `receive_body_nowait`.
         """
-        assert self._body is not None
+        body = self._body
+        assert body is not None
         buffer = buffer[: self.body_left]
         if self._received:
             count = min(len(buffer), len(self._received))
@@ -201,12 +198,9 @@ class Wire:
         else:
             count = self.transport.receive_into_nowait(buffer)
             if not count:
-                raise self._broken_off()
-        self.body_size += self._body.feed(buffer[:count])
+                raise _broken_off(body)
+        body.feed(buffer[:count])
         return count
-
-    def _broken_off(self) -> ClientGone:
-        return ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
 
     def _receive_body(self, body: _Counted | ChunkScanner, size: int) -> bytes:
         """The next bytes that belong to the body, as they are on the wire."""
@@ -216,9 +210,8 @@ class Wire:
         else:
             data = self.transport.receive_nowait(size)
             if not data:
-                raise self._broken_off()
+                raise _broken_off(body)
         count = body.feed(data)
-        self.body_size = body.body_bytes
         if self._body_limit and body.announced > self._body_limit:
             raise ClientError(413, f"a body of more than {self._body_limit} bytes (limit_request_body)")
         if count < len(data):
@@ -268,7 +261,7 @@ class Wire:
     def ends_by_closing(self) -> bool:
         """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
         framed = self._length_known or self.asked is None or self.asked.http_version != b"1.0"
-        return self.response_started and self._head is not None and not framed
+        return self.response_started and not framed
 
     def rest(self) -> None:
         """For a while nothing is received and nothing framed: hold nothing that can be made anew."""
@@ -276,10 +269,11 @@ class Wire:
 
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
-        if not self._codec.start_next_cycle():
-            return False
-        self._head = None
-        return True
+        return self._codec.start_next_cycle()
+
+
+def _broken_off(body: _Counted | ChunkScanner) -> ClientGone:
+    return ClientGone(0, f"closed by the client after {body.body_bytes} bytes of the request's body")
 
 
 class _Counted:
