@@ -130,36 +130,28 @@ def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
 
 
 def decide_precondition(
-    method: bytes,
-    request_headers: Iterable[tuple[bytes, bytes]],
-    validators: Validators,
-    *,
-    exists: bool = True,
-    now: int | None = None,
+    request_headers: Iterable[tuple[bytes, bytes]], validators: Validators, *, now: int | None = None
 ) -> Precondition:
-    """Evaluate a request's preconditions in the order of RFC 9110, section 13.2.2.
+    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
 
-    The caller must ask only where the answer would be a 2xx (section 13.2.1), before the method has had its
-    effect.
+    The caller must ask only where the answer would be a 2xx (section 13.2.1); so there is a representation, and ``*``
+    matches it.
 
     Args:
         request_headers: names in lower case.
         validators: those of the selected representation.
-        exists: whether there is a selected representation at all; False makes ``*`` match nothing.
         now: see `parse_http_date`.
     """
     fields: dict[bytes, bytes] = {}
     for name, value in request_headers:
         if name in CONDITIONAL_FIELDS:
             fields[name] = fields[name] + b", " + value if name in fields else value
-    if not fields or method in (b"CONNECT", b"OPTIONS", b"TRACE"):
+    if not fields:
         return Precondition.PROCEED
-    etag = validators.etag if exists else None
-    modified = validators.last_modified if exists else None
-    reads = method in (b"GET", b"HEAD")
+    etag, modified = validators
 
     if (tags := fields.get(b"if-match")) is not None:
-        if not _any_matches(tags, etag, exists, weak=False):
+        if not _any_matches(tags, etag, weak=False):
             return Precondition.FAILED
     elif (since := fields.get(b"if-unmodified-since")) is not None and modified is not None:
         limit = parse_http_date(since, now=now)
@@ -167,19 +159,19 @@ def decide_precondition(
             return Precondition.FAILED
 
     if (tags := fields.get(b"if-none-match")) is not None:
-        if _any_matches(tags, etag, exists, weak=True):
-            return Precondition.NOT_MODIFIED if reads else Precondition.FAILED
-    elif reads and (since := fields.get(b"if-modified-since")) is not None and modified is not None:
+        if _any_matches(tags, etag, weak=True):
+            return Precondition.NOT_MODIFIED
+    elif (since := fields.get(b"if-modified-since")) is not None and modified is not None:
         limit = parse_http_date(since, now=now)
         if limit is not None and modified <= limit:
             return Precondition.NOT_MODIFIED
     return Precondition.PROCEED
 
 
-def _any_matches(value: bytes, etag: bytes | None, exists: bool, *, weak: bool) -> bool:
+def _any_matches(value: bytes, etag: bytes | None, *, weak: bool) -> bool:
     tags = parse_etag_list(value)
     if tags == (ANY_ETAG,):
-        return exists
+        return True
     match = weak_match if weak else strong_match
     return etag is not None and any(match(tag, etag) for tag in tags)
 

@@ -8,8 +8,8 @@ Laws:
   left alone; its bytes are still cut to its Content-Length.
 * What is sent lies within the span given: parts are bytes to send as they are, or (offset, count) from its
   start.
-* `FileAnswer.length` is exactly what the parts hold, and Content-Length says the same, but where there is no
-  body by RFC 9110 (HEAD, 204, 304) and where the application promises more than its file holds.
+* Content-Length says exactly what the parts hold, but where there is no body by RFC 9110 (HEAD, 204, 304) and where
+  the application promises more than its file holds.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class FileAnswer(NamedTuple):
 
     Args:
         parts: bytes, or (offset, count) relative to the start of the span; empty when nothing is to be sent.
-        length: how many bytes the parts are.
         missing: how many more the application has promised by its Content-Length.
     """
 
@@ -90,7 +89,6 @@ class FileAnswer(NamedTuple):
     reason: bytes
     headers: HeaderList
     parts: list[Part]
-    length: int
     missing: int = 0
 
 
@@ -120,17 +118,17 @@ def decide_app_answer(
             break
     else:
         return None
-    decision = _evaluate(method, request_headers, validators_of(headers), now)
+    decision = _evaluate(request_headers, validators_of(headers), now)
     if decision is Precondition.PROCEED or (decision is Precondition.NOT_MODIFIED and status != 200):
         return None
     return _bodiless(decision, headers)
 
 
-def _evaluate(method: bytes, request_headers: Headers, validators: Validators, now: int | None) -> Precondition:
+def _evaluate(request_headers: Headers, validators: Validators, now: int | None) -> Precondition:
     """Evaluate preconditions where the answer takes part in validation at all: by having a validator."""
     if validators.etag is None and validators.last_modified is None:
         return Precondition.PROCEED
-    return decide_precondition(method, request_headers, validators, now=now)
+    return decide_precondition(request_headers, validators, now=now)
 
 
 def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
@@ -188,15 +186,15 @@ def decide_file_answer(
         return _everything(method, status, reason, headers, whole)
 
     known = validators_of(headers)
-    decision = _evaluate(method, request_headers, known, now)
+    decision = _evaluate(request_headers, known, now)
     if decision is not Precondition.PROCEED:
         short = _bodiless(decision, headers)
-        return FileAnswer(short.status, short.reason, short.headers, [], 0)
+        return FileAnswer(short.status, short.reason, short.headers, [])
     value = _standing_range(method, request_headers, headers, known, now)
     wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
     if wanted.decision is RangeDecision.UNSATISFIABLE:
         place = (b"Content-Range", unsatisfied_range(whole))
-        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [], 0)
+        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [])
     if wanted.decision is RangeDecision.PARTIAL:
         return _partial(headers, whole, wanted.ranges, boundary)
     return _everything(method, status, reason, headers, whole)
@@ -226,9 +224,8 @@ def _partial(
         parts = build_multipart(ranges, size, join_duplicates(headers, b"content-type"), between)
         kept = _without(kept, b"content-type")
         kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + between))
-    length = parts_length(parts)
-    kept.append((b"Content-Length", b"%d" % length))
-    return FileAnswer(206, b"Partial Content", kept, parts, length)
+    kept.append((b"Content-Length", b"%d" % parts_length(parts)))
+    return FileAnswer(206, b"Partial Content", kept, parts)
 
 
 def _everything(
@@ -236,9 +233,9 @@ def _everything(
 ) -> FileAnswer:
     """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
     if method == b"HEAD" or status < 200 or status in (204, 304):
-        return FileAnswer(status, reason, list(headers), [], 0)
+        return FileAnswer(status, reason, list(headers), [])
     missing = 0 if promised is None else promised - size
-    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], size, missing)
+    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], missing)
 
 
 def _with_validators(headers: Headers, names: set[bytes], validators: Validators, now: int | None) -> HeaderList:

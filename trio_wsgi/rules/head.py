@@ -92,11 +92,6 @@ class RequestHead(NamedTuple):
     keep_alive: bool  # what the client is ready for
     expects_continue: bool
 
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow the head."""
-        return self.chunked or bool(self.content_length)
-
 
 def skip_blank_lines(buffer: bytes | bytearray) -> int:
     """Count the bytes of empty lines in front of a request line; the caller drops them.
