@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from trio_wsgi.checks import BELIEVABLE
+from trio_wsgi.address import PORT_MAX
+from trio_wsgi.checks import BELIEVABLE, TOKEN
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
@@ -30,7 +31,6 @@ ENVIRON_KEYS = frozenset(_KEYS.values())
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}  # Traefik tells WebSockets apart
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_PORT_MAX = 65535
 
 _HIDDEN = r"unknown|_[0-9A-Za-z._\-]++"
 _NODE = re.compile(
@@ -41,7 +41,7 @@ _NODE = re.compile(
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]++")  # X-Forwarded-For has no grammar; most leave the brackets out
 # RFC 7239 §4, with the unquoted colons and brackets that many senders permit themselves
 _PAIR = re.compile(
-    r"[ \t]*+(?:(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]++)="
+    r"[ \t]*+(?:(?P<name>" + TOKEN + r")="
     r"""(?:(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)|"(?P<quoted>(?:[^"\\]|\\.)*+)"))?[ \t]*+(?P<end>[;,]|\Z)"""
 )
 _ESCAPED = re.compile(r"\\(.)")
@@ -284,7 +284,7 @@ def _parse_host(text: str | None, header: str) -> str | None:
 
 
 def _parse_port(text: str, header: str) -> str:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= _PORT_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= PORT_MAX):
         raise ClientError(400, f"malformed port in {header}")
     return str(int(text))
 

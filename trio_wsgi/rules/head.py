@@ -17,17 +17,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.headers import LENGTH_DIGITS_MAX
 from trio_wsgi.rules.target import check_authority, parse_target
 
 # With a limit set to 0 (none) the head as a whole still has one: it is held in memory.
 HEAD_CEILING = 16 * 1024 * 1024
 _BLANK_LINES_MAX = 4
-_LENGTH_DIGITS_MAX = 20  # what h11 takes, too
 _WATCHED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 _NO_MEMBERS: frozenset[bytes] = frozenset()
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TOKEN = TOKEN.encode()
 # In values only what h11 takes: CR, LF and NUL are dangerous (RFC 9110 §5.5), VT and FF are space to some.
 _FIELD = _TOKEN + rb":[^\x00\n\r\x0b\x0c]*+\r\n"
 _PLAIN_FIELD = _TOKEN + rb":[\x20-\xff]*+\r\n"
@@ -215,7 +216,7 @@ def parse_framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | Non
     if len(lengths) > 1 or b"," in lengths[0]:
         raise ClientError(400, "more than one Content-Length (RFC 9112 §6.3)")
     length = lengths[0]
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+    if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
         raise ClientError(400, "malformed Content-Length (RFC 9110 §8.6)")
     return int(length), False
 

@@ -21,6 +21,7 @@ from trio_wsgi.errors import AppError
 
 Headers = list[tuple[bytes, bytes]]
 
+LENGTH_DIGITS_MAX = 20  # of a Content-Length: what h11 takes, too
 # wsgiref.util's list, which is that of RFC 2616 §13.5.1, and the two names that are seen for the same things.
 HOP_BY_HOP = frozenset(
     (
@@ -30,7 +31,6 @@ HOP_BY_HOP = frozenset(
 )
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([^\x00-\x1f\x7f]*+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may stand in a file's name
-_LENGTH_DIGITS_MAX = 20  # what h11 takes
 
 
 class Head(NamedTuple):
@@ -114,7 +114,7 @@ def check_headers(headers: object) -> Headers:
         if is_length:
             if has_length:
                 raise AppError("Content-Length is set more than once")
-            if not raw_value.isdigit() or len(raw_value) > _LENGTH_DIGITS_MAX:
+            if not raw_value.isdigit() or len(raw_value) > LENGTH_DIGITS_MAX:
                 raise AppError(f"Content-Length must be a decimal number, got {_show(value)}")
             has_length = True
         checked.append((raw_name, raw_value))
