@@ -40,7 +40,7 @@ from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, Headers, finish_headers, get_length
+from trio_wsgi.rules.headers import BODILESS, Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi.input import open_empty
 
@@ -375,7 +375,7 @@ class Exchange:
         )
         promised = get_length(headers)
         if request is not None and request.version == b"1.0" and self.keep:
-            if self._wire.body_done and (promised is not None or head.status in (204, 304)):
+            if self._wire.body_done and (promised is not None or head.status in BODILESS):
                 headers.append((b"Connection", b"keep-alive"))
             else:
                 self.keep = False

@@ -30,7 +30,7 @@ from trio_wsgi.rules.conditional import (
     validators_of,
 )
 from trio_wsgi.rules.dates import format_http_date
-from trio_wsgi.rules.headers import join_duplicates
+from trio_wsgi.rules.headers import BODILESS, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
     IGNORE,
@@ -170,7 +170,7 @@ def decide_file_answer(
     if promised is None:
         if b"content-length" in names:
             headers = _without(headers, b"content-length")
-        if status >= 200 and status not in (204, 304):
+        if status not in BODILESS:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
     served = status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:
@@ -232,7 +232,7 @@ def _everything(
     method: bytes, status: int, reason: bytes, headers: Headers, size: int, promised: int | None = None
 ) -> FileAnswer:
     """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
-    if method == b"HEAD" or status < 200 or status in (204, 304):
+    if not body_allowed(method, status):
         return FileAnswer(status, reason, list(headers), [])
     missing = 0 if promised is None else promised - size
     return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], missing)

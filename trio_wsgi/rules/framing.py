@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
+from trio_wsgi.rules.headers import BODILESS
+
 
 class Framing(enum.Enum):
     """What ends a body."""
@@ -29,7 +31,7 @@ def decide_framing(method: bytes, version: bytes, status: int, length_known: boo
         method, version: of the request: b"1.0" or b"1.1".
         length_known: whether there is a Content-Length.
     """
-    if status < 200 or status in (204, 304):
+    if status in BODILESS:
         return Framing.NONE, b""
     if length_known:
         return (Framing.NONE if method == b"HEAD" else Framing.LENGTH), b""

@@ -21,6 +21,7 @@ from trio_wsgi.errors import AppError
 
 Headers = list[tuple[bytes, bytes]]
 
+BODILESS = frozenset({*range(100, 200), 204, 304})  # statuses of responses that have no body (RFC 9110 §6.4.1)
 LENGTH_DIGITS_MAX = 20  # of a Content-Length: what h11 takes, too
 # wsgiref.util's list, which is that of RFC 2616 §13.5.1, and the two names that are seen for the same things.
 HOP_BY_HOP = frozenset(
@@ -171,8 +172,8 @@ def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> byte
 
 
 def body_allowed(method: bytes, status: int) -> bool:
-    """Whether a response has a body: not to HEAD, not with 1xx, 204, 304 (RFC 9110 §6.4.1, §9.3.2)."""
-    return method != b"HEAD" and status >= 200 and status not in (204, 304)
+    """Whether a response has a body: not to HEAD (RFC 9110 §9.3.2), and not with each status."""
+    return method != b"HEAD" and status not in BODILESS
 
 
 def finish_headers(

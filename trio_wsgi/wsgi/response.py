@@ -26,7 +26,7 @@ from trio_wsgi.errors import AppError
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all, get_length
+from trio_wsgi.rules.headers import BODILESS, Head, body_allowed, check_headers, check_status, get_all, get_length
 from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.filewrapper import FileStatus
@@ -180,7 +180,7 @@ class Response:
         parts += self._length.count_parts(rest)
         length, given = self._length.promised, self._length.given
         # An empty body after HEAD says nothing of GET's: many apps drop it themselves.
-        if length is None and self._head.status not in (204, 304) and (self._has_body or given):
+        if length is None and self._head.status not in BODILESS and (self._has_body or given):
             length = given
         self._phase = Phase.FINISHED
         self._flows = False
