@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone
-from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
+from trio_wsgi.net.codec import Asked, H11Codec, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
 from trio_wsgi.net.transport import PlainTransport
 from trio_wsgi.rules.chunks import ChunkScanner
@@ -27,6 +27,7 @@ from trio_wsgi.rules.head import (
     read_request_line,
     skip_blank_lines,
 )
+from trio_wsgi.rules.headers import HeaderPairs
 
 RECEIVE_SIZE = 64 * 1024
 UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses, where a block is asked for and no buffer is given
@@ -225,13 +226,13 @@ class Wire:
         """An interim `100 Continue`; nothing where it would come too late (RFC 9110 §10.1.1)."""
         return self._codec.frame_interim(100, b"Continue", [])
 
-    def frame_hints(self, headers: Headers) -> list[Part]:
+    def frame_hints(self, headers: HeaderPairs) -> list[Part]:
         """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
         if self.asked is None or self.asked.http_version == b"1.0":
             return []
         return self._codec.frame_interim(103, b"Early Hints", headers)
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0.
 
         Args:

@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from trio_wsgi.rules.dates import parse_http_date
-from trio_wsgi.rules.headers import join_duplicates
-
-Headers = Sequence[tuple[bytes, bytes]]
+from trio_wsgi.rules.headers import HeaderPairs, Headers, join_duplicates
 
 CONDITIONAL_FIELDS = frozenset({b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since"})
 ANY_ETAG = b"*"  # what `parse_etag_list` gives for "*"; no entity tag looks like it
@@ -119,9 +116,8 @@ def make_etag(size: int, mtime_ns: int, variant: bytes = b"") -> bytes:
     return b'"%x-%x%b"' % (mtime_ns, size, b"-" + variant if variant else b"")
 
 
-def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
+def validators_of(headers: HeaderPairs) -> Validators:
     """Read the validators out of an answer's headers; what is malformed or doubled counts as absent."""
-    headers = tuple(headers)
     etag = join_duplicates(headers, b"etag")
     modified = join_duplicates(headers, b"last-modified")
     return Validators(
@@ -130,7 +126,7 @@ def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
 
 
 def decide_precondition(
-    request_headers: Iterable[tuple[bytes, bytes]], validators: Validators, *, now: int | None = None
+    request_headers: HeaderPairs, validators: Validators, *, now: int | None = None
 ) -> Precondition:
     """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
 
@@ -198,11 +194,11 @@ def decide_if_range(value: bytes, validators: Validators, *, now: int | None = N
     return now is None or now - moment >= 1
 
 
-def not_modified_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+def not_modified_headers(headers: HeaderPairs) -> Headers:
     """Return those of a 200's headers that its 304 has too (RFC 9110, section 15.4.5)."""
     return [field for field in headers if field[0].lower() not in _CONTENT_FIELDS]
 
 
-def refusal_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+def refusal_headers(headers: HeaderPairs) -> Headers:
     """Return those of a 200's headers that a 412 or 416 may keep: nothing about content or caching."""
     return [field for field in not_modified_headers(headers) if field[0].lower() not in _FRESHNESS_FIELDS]

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from trio_wsgi.rules.conditional import (
     CONDITIONAL_FIELDS,
-    Headers,
     Precondition,
     Validators,
     decide_if_range,
@@ -30,7 +29,7 @@ from trio_wsgi.rules.conditional import (
     validators_of,
 )
 from trio_wsgi.rules.dates import format_http_date
-from trio_wsgi.rules.headers import BODILESS, body_allowed, join_duplicates
+from trio_wsgi.rules.headers import BODILESS, HeaderPairs, Headers, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
     IGNORE,
@@ -42,8 +41,6 @@ from trio_wsgi.rules.ranges import (
     parts_length,
     unsatisfied_range,
 )
-
-HeaderList = list[tuple[bytes, bytes]]
 
 _READS = (b"GET", b"HEAD")
 _ASKS_FOR_LESS = CONDITIONAL_FIELDS | {b"range"}  # a request without any of them gets everything
@@ -74,7 +71,7 @@ class BodilessAnswer:
 
     status: int
     reason: bytes
-    headers: HeaderList
+    headers: Headers
 
 
 class FileAnswer(NamedTuple):
@@ -87,13 +84,13 @@ class FileAnswer(NamedTuple):
 
     status: int
     reason: bytes
-    headers: HeaderList
+    headers: Headers
     parts: list[Part]
     missing: int = 0
 
 
 def decide_app_answer(
-    method: bytes, request_headers: Headers, status: int, headers: Headers, *, now: int | None = None
+    method: bytes, request_headers: HeaderPairs, status: int, headers: HeaderPairs, *, now: int | None = None
 ) -> BodilessAnswer | None:
     """Decide whether a 304 or 412 goes out in place of an answer of the application.
 
@@ -124,14 +121,14 @@ def decide_app_answer(
     return _bodiless(decision, headers)
 
 
-def _evaluate(request_headers: Headers, validators: Validators, now: int | None) -> Precondition:
+def _evaluate(request_headers: HeaderPairs, validators: Validators, now: int | None) -> Precondition:
     """Evaluate preconditions where the answer takes part in validation at all: by having a validator."""
     if validators.etag is None and validators.last_modified is None:
         return Precondition.PROCEED
     return decide_precondition(request_headers, validators, now=now)
 
 
-def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
+def _bodiless(decision: Precondition, headers: HeaderPairs) -> BodilessAnswer:
     if decision is Precondition.NOT_MODIFIED:
         return BodilessAnswer(304, b"Not Modified", not_modified_headers(headers))
     return BodilessAnswer(412, b"Precondition Failed", [*refusal_headers(headers), _EMPTY])
@@ -139,9 +136,9 @@ def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
 
 def decide_file_answer(
     method: bytes,
-    request_headers: Headers,
+    request_headers: HeaderPairs,
     status: int,
-    headers: Headers,
+    headers: HeaderPairs,
     size: int,
     validators: Validators,
     options: FileOptions,
@@ -201,7 +198,7 @@ def decide_file_answer(
 
 
 def _standing_range(
-    method: bytes, request_headers: Headers, headers: Headers, validators: Validators, now: int | None
+    method: bytes, request_headers: HeaderPairs, headers: HeaderPairs, validators: Validators, now: int | None
 ) -> bytes | None:
     """Return the Range to be considered: of a GET (RFC 9110, section 14.2), if the answer and If-Range let it be."""
     value = join_duplicates(request_headers, b"range") if method == b"GET" else None
@@ -212,7 +209,7 @@ def _standing_range(
 
 
 def _partial(
-    headers: Headers, size: int, ranges: Sequence[tuple[int, int]], boundary: Callable[[], bytes]
+    headers: HeaderPairs, size: int, ranges: Sequence[tuple[int, int]], boundary: Callable[[], bytes]
 ) -> FileAnswer:
     """Return the 206 with these ranges (RFC 9110, section 15.3.7)."""
     kept = _without(headers, *_WHOLE_CONTENT_FIELDS)
@@ -229,7 +226,7 @@ def _partial(
 
 
 def _everything(
-    method: bytes, status: int, reason: bytes, headers: Headers, size: int, promised: int | None = None
+    method: bytes, status: int, reason: bytes, headers: HeaderPairs, size: int, promised: int | None = None
 ) -> FileAnswer:
     """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
     if not body_allowed(method, status):
@@ -238,7 +235,7 @@ def _everything(
     return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], missing)
 
 
-def _with_validators(headers: Headers, names: set[bytes], validators: Validators, now: int | None) -> HeaderList:
+def _with_validators(headers: HeaderPairs, names: set[bytes], validators: Validators, now: int | None) -> Headers:
     """Return the headers with the file's validators where the application has none of that name."""
     added = list(headers)
     if b"etag" not in names and validators.etag is not None:
@@ -251,7 +248,7 @@ def _with_validators(headers: Headers, names: set[bytes], validators: Validators
     return added
 
 
-def _content_length(headers: Headers) -> int | None:
+def _content_length(headers: HeaderPairs) -> int | None:
     """Read the application's Content-Length; one that is malformed or contradicts itself counts as none."""
     values = {value.strip(b" \t") for name, value in headers if name.lower() == b"content-length"}
     if len(values) != 1:
@@ -260,11 +257,11 @@ def _content_length(headers: Headers) -> int | None:
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else None
 
 
-def _accepts_ranges(headers: Headers) -> bool:
+def _accepts_ranges(headers: HeaderPairs) -> bool:
     """Whether the answer's Accept-Ranges lets ranges be: an application says ``none`` to switch them off."""
     value = join_duplicates(headers, b"accept-ranges")
     return value is None or b"bytes" in [unit.strip(b" \t").lower() for unit in value.split(b",")]
 
 
-def _without(headers: Headers, *names: bytes) -> HeaderList:
+def _without(headers: HeaderPairs, *names: bytes) -> Headers:
     return [field for field in headers if field[0].lower() not in names]

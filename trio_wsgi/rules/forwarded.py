@@ -23,6 +23,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from trio_wsgi.address import PORT_MAX
 from trio_wsgi.checks import BELIEVABLE, TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.headers import HeaderPairs
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
 
@@ -84,10 +85,7 @@ class Forwarded(NamedTuple):
     prefix: str | None = None  # decoded, "" or beginning with a slash
 
 
-Headers = Iterable[tuple[bytes, bytes]]
-
-
-def read_forwarded(headers: Headers, forwarding: Forwarding) -> Forwarded:
+def read_forwarded(headers: HeaderPairs, forwarding: Forwarding) -> Forwarded:
     """What a proxy of ours says in the headers of a request.
 
     Args:
@@ -115,7 +113,7 @@ def read_forwarded(headers: Headers, forwarding: Forwarding) -> Forwarded:
     return account
 
 
-def apply_forwarded(environ: dict[str, Any], headers: Headers, forwarding: Forwarding) -> None:
+def apply_forwarded(environ: dict[str, Any], headers: HeaderPairs, forwarding: Forwarding) -> None:
     """Show an app the client, and the address that it asked, as the proxies know them.
 
     The port is that of the authority; else what the proxies say of it; else the scheme's.
@@ -152,20 +150,20 @@ def apply_forwarded(environ: dict[str, Any], headers: Headers, forwarding: Forwa
         environ["SCRIPT_NAME"] = said.prefix + environ["SCRIPT_NAME"]
 
 
-def find_client(headers: Headers, forwarding: Forwarding) -> tuple[str, str] | None:
+def find_client(headers: HeaderPairs, forwarding: Forwarding) -> tuple[str, str] | None:
     """Address and port of the client for a log; None where the proxies say nothing that can be read."""
     said = _read_what_can_be(headers, forwarding)
     return None if said.client is None else (said.client, said.client_port)
 
 
-def find_prefix(headers: Headers, forwarding: Forwarding) -> bytes:
+def find_prefix(headers: HeaderPairs, forwarding: Forwarding) -> bytes:
     """The part of a URL's path that the proxies have taken away, percent-encoded; empty where they say nothing that
     can be read."""
     prefix = _read_what_can_be(headers, forwarding).prefix or ""
     return quote_from_bytes(prefix.encode("latin-1")).encode()
 
 
-def _read_what_can_be(headers: Headers, forwarding: Forwarding) -> Forwarded:
+def _read_what_can_be(headers: HeaderPairs, forwarding: Forwarding) -> Forwarded:
     """`read_forwarded`, for whoever may not refuse the request: what breaks the rules says nothing."""
     try:
         return read_forwarded(headers, forwarding)

@@ -10,9 +10,8 @@ Laws:
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 
-from trio_wsgi.rules.headers import BODILESS
+from trio_wsgi.rules.headers import BODILESS, HeaderPairs
 
 
 class Framing(enum.Enum):
@@ -41,9 +40,7 @@ def decide_framing(method: bytes, version: bytes, status: int, length_known: boo
     return (Framing.NONE if method == b"HEAD" else Framing.CHUNKED), b"Transfer-Encoding: chunked\r\n"
 
 
-def build_response_head(
-    status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]], framing_line: bytes
-) -> bytes:
+def build_response_head(status: int, reason: bytes, headers: HeaderPairs, framing_line: bytes) -> bytes:
     """The bytes of a response's head (RFC 9112 §4)."""
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
     closes = False

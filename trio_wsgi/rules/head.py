@@ -13,13 +13,12 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
-from trio_wsgi.rules.headers import LENGTH_DIGITS_MAX
+from trio_wsgi.rules.headers import LENGTH_DIGITS_MAX, HeaderPairs
 from trio_wsgi.rules.target import check_authority, parse_target
 
 # With a limit set to 0 (none) the head as a whole still has one: it is held in memory.
@@ -221,7 +220,7 @@ def parse_framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | Non
     return int(length), False
 
 
-def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], version: bytes) -> RequestHead:
+def parse_request(method: bytes, target: bytes, headers: HeaderPairs, version: bytes) -> RequestHead:
     """Read what the codec has parsed as a request of ours.
 
     Args:

@@ -12,7 +12,7 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from trio_wsgi.checks import HEADER_NAME
 from trio_wsgi.errors import AppError
 
 Headers = list[tuple[bytes, bytes]]
+HeaderPairs = Sequence[tuple[bytes, bytes]]  # where they are read only
 
 BODILESS = frozenset({*range(100, 200), 204, 304})  # statuses of responses that have no body (RFC 9110 §6.4.1)
 LENGTH_DIGITS_MAX = 20  # of a Content-Length: what h11 takes, too
@@ -143,7 +144,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def get_all(headers: HeaderPairs, name: bytes) -> list[bytes]:
     """The values of all headers called `name` (lower case), in their order."""
     size, values = len(name), []
     for key, value in headers:  # most names differ in length already, and this is done for every request
@@ -152,7 +153,7 @@ def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return values
 
 
-def get_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+def get_length(headers: HeaderPairs) -> int | None:
     """What Content-Length says in headers that were checked, or made by us; None if there is none."""
     for key, value in headers:
         if len(key) == 14 and key.lower() == b"content-length":
@@ -160,7 +161,7 @@ def get_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
-def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+def join_duplicates(headers: HeaderPairs, name: bytes) -> bytes | None:
     """The one value that all headers called `name` (lower case) make together; None if there is none.
 
     Spec: RFC 9110 §5.2 (a comma), RFC 9113 §8.2.3 (a semicolon for Cookie).
@@ -177,7 +178,7 @@ def body_allowed(method: bytes, status: int) -> bool:
 
 
 def finish_headers(
-    headers: Iterable[tuple[bytes, bytes]],
+    headers: HeaderPairs,
     *,
     date: bytes | None,
     server: bytes,
