@@ -114,19 +114,19 @@ class Mount:
         self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
     ) -> Answer:
         if request.method not in {b"GET", b"HEAD"}:
-            return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
+            return say(request, 405, [(b"Allow", b"GET, HEAD")])
         try:
             if path.refused:
                 raise Absent(path.refused)
             return find_anew(root, self._find, request, path, forwarding, root)
         except PermissionError:
-            return say(request, 403, b"Forbidden")
+            return say(request, 403)
         except Absent as exc:
             log.debug("%r: %s: %s", self, request.target.decode("latin-1"), exc)
-            return say(request, 404, b"Not Found")
+            return say(request, 404)
         except OSError as exc:  # the disk failed, or descriptors ran out
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
-            return say(request, 500, b"Internal Server Error")
+            return say(request, 500)
 
     def _find(
         self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
@@ -238,4 +238,4 @@ def _redirect(request: RequestHead, forwarding: Forwarding | None) -> Answer:
         prefix = find_prefix(request.headers, forwarding)
         headers.append((b"Vary", _PREFIX))  # a proxy may pass on what its client says, and keep the answer for others
     headers.append((b"Location", directory_location(prefix + request.path, request.query or None)))
-    return say(request, 301, b"Moved Permanently", headers)
+    return say(request, 301, headers)

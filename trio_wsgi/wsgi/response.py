@@ -218,12 +218,12 @@ class Response:
             found = self.options.accel.open(named)
         except PermissionError as exc:
             log.error("%s: %s", label, exc.strerror)
-            return say(self._request, 403, b"Forbidden")
+            return say(self._request, 403)
         finally:
             self._phase = Phase.FINISHED
         if found is None:
             log.warning("%s: there is no such file", label)
-            return say(self._request, 404, b"Not Found")
+            return say(self._request, 404)
         opened, content_type = found
         try:
             if not get_all(head.headers, b"content-type"):
