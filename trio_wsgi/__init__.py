@@ -11,9 +11,9 @@ from __future__ import annotations
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppError, AppLoadError, ClientError, ClientGone, ClientStalled, ConfigError
-from trio_wsgi.net.apps import ThreadCounts
 from trio_wsgi.net.certificates import Tls, open_tls
 from trio_wsgi.net.observe import Observer
+from trio_wsgi.net.pool import ThreadCounts
 from trio_wsgi.net.server import Server, serve
 from trio_wsgi.net.status import ConnectionStatus, State, Statistics, Transfer
 from trio_wsgi.process.standalone import run

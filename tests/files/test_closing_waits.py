@@ -196,3 +196,10 @@ async def test_the_last_of_many_file_systems_share_threads(monkeypatch: pytest.M
         assert opened.of(1) is first
         with trio.fail_after(5):
             assert threading.get_ident() not in [await one.run(threading.get_ident) for one in (first, second, third)]
+
+
+async def test_a_thread_of_a_file_system_is_told_from_one_of_the_application() -> None:
+    """By its name, in the log and in a debugger: what stands in it is no code of the application's."""
+    async with disks.open_disks(10) as opened:
+        assert await opened.of(1).run(lambda: threading.current_thread().name) == "trio-wsgi disk"
+        assert "disk threads" in repr(opened.of(1))

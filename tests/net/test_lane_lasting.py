@@ -15,7 +15,7 @@ from riding import KEPT, App, Gate, ask_for, board, lane_of, receive, say
 from serving import serving
 from waiting import until
 
-import trio_wsgi.net.apps
+import trio_wsgi.net.pool
 from trio_wsgi import Outcome
 from trio_wsgi.net import pace
 from trio_wsgi.net.status import State
@@ -118,7 +118,7 @@ async def test_a_thread_that_ignores_its_cancellation_is_lost(
     gate: Gate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its client is told, others ride elsewhere, and what it brings in the end is closed."""
-    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(trio_wsgi.net.pool, "LOST_AFTER", 0.1)
     (tmp_path / "file").write_bytes(bytes(SIZE))
     files: list[Any] = []
 

@@ -20,7 +20,7 @@ from waiting import until
 
 import trio_wsgi
 import trio_wsgi.net.slot
-from trio_wsgi.net.apps import AppThreads, Overloaded, open_threads
+from trio_wsgi.net.pool import Overloaded, ThreadPool, open_pool
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
 
@@ -64,7 +64,7 @@ def thread_name() -> int:
 
 
 async def test_a_result_and_an_error_come_back() -> None:
-    async with open_threads(2, 0) as pool:
+    async with open_pool(2, 0) as pool:
         assert await pool.run(lambda: 42) == 42
         with pytest.raises(ZeroDivisionError):
             await pool.run(lambda: 1 // 0)
@@ -78,7 +78,7 @@ async def test_what_would_end_a_thread_ends_none(error: BaseException) -> None:
     def fail() -> None:
         raise error
 
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         for _ in range(3):
             with pytest.raises((type(error), RuntimeError)) as caught:
                 await pool.run(fail)
@@ -88,7 +88,7 @@ async def test_what_would_end_a_thread_ends_none(error: BaseException) -> None:
 
 async def test_the_warmest_thread_goes_first() -> None:
     """One request after the other stays in one thread, however many there could be."""
-    async with open_threads(4, 0) as pool:
+    async with open_pool(4, 0) as pool:
         assert len({await pool.run(thread_name) for _ in range(20)}) == 1
         gate = Gate()
         async with trio.open_nursery() as nursery:
@@ -101,7 +101,7 @@ async def test_the_warmest_thread_goes_first() -> None:
 
 async def test_never_more_threads_than_allowed_and_beyond_the_queue_overloaded() -> None:
     gate = Gate()
-    async with open_threads(2, 3) as pool, trio.open_nursery() as nursery:
+    async with open_pool(2, 3) as pool, trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(pool.run, gate.call)
         await gate.wait_inside(2)
@@ -116,14 +116,14 @@ async def test_without_a_queue_only_who_finds_a_thread_is_admitted() -> None:
     gate = Gate()
     refused = 0
 
-    async def attempt(pool: AppThreads) -> None:
+    async def attempt(pool: ThreadPool) -> None:
         nonlocal refused
         try:
             await pool.run(gate.call)
         except Overloaded:
             refused += 1
 
-    async with open_threads(2, 0) as pool, trio.open_nursery() as nursery:
+    async with open_pool(2, 0) as pool, trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(attempt, pool)
         await gate.wait_inside(2)
@@ -134,7 +134,7 @@ async def test_without_a_queue_only_who_finds_a_thread_is_admitted() -> None:
 async def test_who_waits_is_served_in_order() -> None:
     order: list[int] = []
     gate = Gate()
-    async with open_threads(1, 100) as pool, trio.open_nursery() as nursery:
+    async with open_pool(1, 100) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.run, gate.call)
         await gate.wait_inside(1)
         for number in range(20):
@@ -147,7 +147,7 @@ async def test_who_waits_is_served_in_order() -> None:
 async def test_cancelled_while_queued_it_never_runs() -> None:
     gate = Gate()
     ran: list[int] = []
-    async with open_threads(1, 2) as pool, trio.open_nursery() as nursery:
+    async with open_pool(1, 2) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.run, gate.call)
         await gate.wait_inside(1)
         with trio.move_on_after(0.01) as scope:
@@ -160,7 +160,7 @@ async def test_cancelled_while_queued_it_never_runs() -> None:
 
 async def test_cancelled_before_it_begins_it_never_runs() -> None:
     ran: list[int] = []
-    async with open_threads(1, 2) as pool:
+    async with open_pool(1, 2) as pool:
         await pool.run(lambda: None)
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -173,7 +173,7 @@ async def test_cancelled_while_it_runs_it_sees_cancelled_and_the_thread_is_repla
     """The call finds out through `trio.from_thread`; nobody else's call is touched, and the place is free again."""
     seen: list[BaseException] = []
 
-    async with open_threads(1, 5) as pool:
+    async with open_pool(1, 5) as pool:
         for _ in range(3):
             with trio.CancelScope() as scope:
                 await pool.run(partial(cancel_inside, scope, seen))
@@ -185,7 +185,7 @@ async def test_cancelled_while_it_runs_it_sees_cancelled_and_the_thread_is_repla
 async def test_a_call_that_ignores_its_cancellation_keeps_its_thread_and_its_caller() -> None:
     """Its result is still returned, so that what it opened can be closed; the others use what threads are left."""
     gate = Gate()
-    async with open_threads(2, 5) as pool, trio.open_nursery() as nursery:
+    async with open_pool(2, 5) as pool, trio.open_nursery() as nursery:
         results: list[object] = []
 
         async def cancelled() -> None:
@@ -212,7 +212,7 @@ async def test_a_stored_cancelled_of_another_request_is_an_error_of_this_one() -
     def raise_kept() -> None:
         raise kept[0]
 
-    async with open_threads(1, 5) as pool:
+    async with open_pool(1, 5) as pool:
         with trio.CancelScope() as scope:
             await pool.run(partial(cancel_inside, scope, kept))
         with pytest.raises(RuntimeError, match="Cancelled of another"):
@@ -222,7 +222,7 @@ async def test_a_stored_cancelled_of_another_request_is_an_error_of_this_one() -
 async def test_closing_runs_when_its_caller_has_gone_and_before_who_waits() -> None:
     order: list[str] = []
     gate = Gate()
-    async with open_threads(1, 5) as pool, trio.open_nursery() as nursery:
+    async with open_pool(1, 5) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.run, gate.call)
         await gate.wait_inside(1)
         nursery.start_soon(pool.run, partial(order.append, "request"))
@@ -238,7 +238,7 @@ async def test_who_was_put_behind_a_call_that_lasts_is_freed_though_nothing_else
     """After 5 ms; the deadline for it must not be set when the loop has decided already for how long it waits."""
     for _ in range(20):
         both = threading.Barrier(2)
-        async with open_threads(2, 5) as pool, trio.open_nursery() as nursery:
+        async with open_pool(2, 5) as pool, trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(pool.run, partial(both.wait, 2))
 
@@ -256,7 +256,7 @@ async def test_closing_runs_in_the_thread_that_had_opened_it_if_that_is_idle() -
     async def note() -> None:
         threads.append(await pool.run(identify))
 
-    async with open_threads(2, 5) as pool:
+    async with open_pool(2, 5) as pool:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(note)
             nursery.start_soon(note)
@@ -269,7 +269,7 @@ async def test_closing_runs_in_the_thread_that_had_opened_it_if_that_is_idle() -
 async def test_closing_is_admitted_where_requests_are_not() -> None:
     gate = Gate()
     closed: list[int] = []
-    async with open_threads(1, 0) as pool, trio.open_nursery() as nursery:
+    async with open_pool(1, 0) as pool, trio.open_nursery() as nursery:
         nursery.start_soon(pool.run, gate.call)
         await gate.wait_inside(1)
         nursery.start_soon(pool.run_closing, partial(closed.append, 1))
@@ -283,7 +283,7 @@ async def test_closing_runs_although_the_pool_closes_and_all_is_cancelled() -> N
     gate = Gate()
     closed: list[int] = []
     with trio.CancelScope() as scope:
-        async with open_threads(1, 0) as pool, trio.open_nursery() as nursery:
+        async with open_pool(1, 0) as pool, trio.open_nursery() as nursery:
             nursery.start_soon(pool.run, gate.call)
             await gate.wait_inside(1)
             for number in range(3):
@@ -301,7 +301,7 @@ async def test_what_closing_raises_is_logged_and_hurts_nobody(
     def fail() -> None:
         raise error
 
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         await pool.run_closing(fail)
         assert await pool.run(lambda: 1) == 1
     assert [record.message for record in caplog.records] == ["closing what the application has opened failed"]
@@ -313,7 +313,7 @@ async def test_context_variables_flow_in_and_do_not_leak_out() -> None:
         variable.set("written in the thread")
         return before
 
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         variable.set("set in the task")
         assert await pool.run(read_and_write) == "set in the task"
         assert variable.get() == "set in the task"
@@ -333,9 +333,9 @@ async def test_trio_from_thread_works_in_a_call_and_trio_itself_does_not() -> No
             sniffio.current_async_library()
         return trio.from_thread.run(name), trio.from_thread.run_sync(trio.current_time)
 
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         host, now = await pool.run(ask)
-    assert "AppThreads" in host
+    assert "ThreadPool" in host
     assert now > 0
 
 
@@ -346,7 +346,7 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_call_alive() -> None:
         def __del__(self) -> None:
             self.gone.set()
 
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         await pool.run(Large)
         await pool.run_closing(lambda: None)
         assert Large.gone.is_set()
@@ -379,7 +379,7 @@ async def test_threads_are_bounded_and_none_is_lost_under_random_cancels(seed: i
         with lock:
             state["closed"] += 1
 
-    async def request(pool: AppThreads, delay: float, patience: float, duration: float, polite: bool) -> None:
+    async def request(pool: ThreadPool, delay: float, patience: float, duration: float, polite: bool) -> None:
         await trio.sleep(delay)
         result = "cancelled"
         with trio.move_on_after(patience):
@@ -393,7 +393,7 @@ async def test_threads_are_bounded_and_none_is_lost_under_random_cancels(seed: i
             await pool.run_closing(close)
 
     with trio.fail_after(20):
-        async with open_threads(3, 10) as pool:
+        async with open_pool(3, 10) as pool:
             async with trio.open_nursery() as nursery:
                 for _ in range(200):
                     nursery.start_soon(
@@ -423,14 +423,14 @@ async def test_an_anyio_that_is_too_old_for_this_trio_is_done_without(monkeypatc
         raise AttributeError("module 'trio' has no attribute 'MultiError'")
 
     monkeypatch.setattr(trio_wsgi.net.slot.anyio, "get_cancelled_exc_class", fail)
-    async with open_threads(1, 0) as pool:
+    async with open_pool(1, 0) as pool:
         assert await pool.run(lambda: trio.from_thread.run_sync(lambda: "served")) == "served"
 
 
 NO_MORE_THREADS = """
 import resource, trio
 import anyio.to_thread
-from trio_wsgi.net.apps import Overloaded, open_threads
+from trio_wsgi.net.pool import Overloaded, open_pool
 
 def limit(room):
     pages = int(open("/proc/self/statm").read().split()[0])
@@ -438,7 +438,7 @@ def limit(room):
 
 async def main():
     anyio.to_thread.current_default_thread_limiter()  # imports its backend, while there is memory
-    async with open_threads(2, 5) as pool:
+    async with open_pool(2, 5) as pool:
         limit(1 << 20)
         for _ in range(3):
             try:
@@ -462,7 +462,7 @@ def test_where_the_system_has_no_thread_to_give_requests_are_turned_away_until_i
         cwd=Path(trio_wsgi.__file__).parent.parent,
     )
     assert (done.returncode, done.stdout) == (0, "overloaded\noverloaded\noverloaded\nserved\n"), done.stderr
-    assert "cannot start a thread for the application: can't start new thread; 0 are running" in done.stderr
+    assert "cannot start another app thread: can't start new thread; 0 are running" in done.stderr
 
 
 @pytest.mark.parametrize("works", [False, True])
@@ -479,12 +479,12 @@ async def test_calls_that_wait_are_spread_and_those_that_compute_are_not(works: 
         else:
             time.sleep(0.002)
 
-    async def keep_calling(pool: AppThreads) -> None:
+    async def keep_calling(pool: ThreadPool) -> None:
         for _ in range(8):
             await pool.run(call)
 
     for _ in range(10 if works else 1):  # whose processor another guest of the machine takes for 5 ms lasts, too
-        async with open_threads(8, 100) as pool:
+        async with open_pool(8, 100) as pool:
             await pool.run(call)
             for _ in range(2):  # the first ones show what they are
                 idents.clear()

@@ -23,8 +23,8 @@ from asking import PLAIN, Environ, StartResponse, request
 from riding import board, say
 from serving import serving
 
-import trio_wsgi.net.apps
 import trio_wsgi.net.drain
+import trio_wsgi.net.pool
 from trio_wsgi import Outcome
 from trio_wsgi.net.lane import Lane
 from trio_wsgi.net.watch import RIPE
@@ -143,7 +143,7 @@ async def test_what_a_lost_thread_writes_to_is_closed_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The number of a descriptor that is closed meanwhile is soon another client's socket's."""
-    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(trio_wsgi.net.pool, "LOST_AFTER", 0.1)
     writing, disk = threading.Event(), threading.Event()
 
     class Late(bytes):

@@ -24,7 +24,7 @@ from trio_wsgi import Config
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.tls import TlsTransport
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import Transport
 
 LARGE = os.urandom(3_000_017)  # more than the buffers of these connections
 
@@ -32,7 +32,7 @@ LARGE = os.urandom(3_000_017)  # more than the buffers of these connections
 class Ends:
     """A transport, and its peer as a blocking socket with a timeout."""
 
-    def __init__(self, transport: PlainTransport, peer: socket.socket) -> None:
+    def __init__(self, transport: Transport, peer: socket.socket) -> None:
         self.transport = transport
         self.peer = peer
 
@@ -114,7 +114,7 @@ async def ends(request: pytest.FixtureRequest) -> AsyncIterator[Ends]:
             made = Ends(*await connected_tls(pump))
         else:
             near, peer = connected()
-            made = Ends(PlainTransport(near, pump), peer)
+            made = Ends(Transport(near, pump), peer)
         yield made
         made.transport.close()
         made.peer.close()

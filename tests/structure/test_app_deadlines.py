@@ -20,7 +20,7 @@ from asking import PLAIN, Asked, Environ, StartResponse, ask, error_lines, reque
 from serving import Served, receive_all, serving
 from waiting import until
 
-import trio_wsgi.net.apps
+import trio_wsgi.net.pool
 from trio_wsgi import Outcome
 
 pytestmark = pytest.mark.usefixtures("each_way")
@@ -326,7 +326,7 @@ class Deaf:
 
 @pytest.fixture
 def deaf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deaf]:
-    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.2)
+    monkeypatch.setattr(trio_wsgi.net.pool, "LOST_AFTER", 0.2)
     (tmp_path / "file").write_bytes(b"late")
     app = Deaf(tmp_path / "file")
     yield app
@@ -382,7 +382,7 @@ async def test_the_threads_of_a_pool_can_all_be_lost_and_others_take_their_place
 
 async def test_what_a_lost_thread_still_tries_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection is somebody else's business now: every verb raises Cancelled, however late."""
-    monkeypatch.setattr(trio_wsgi.net.apps, "LOST_AFTER", 0.1)
+    monkeypatch.setattr(trio_wsgi.net.pool, "LOST_AFTER", 0.1)
     gate = threading.Event()
     raised: list[type[BaseException]] = []
 

@@ -31,16 +31,18 @@ def app(environ, start_response):
 
 async def ask(address):
     async with await trio.open_tcp_stream(address.host, address.port) as stream:
-        for path in (b"/", b"/waits", b"/hooked", b"/"):
+        for path in (b"/", b"/waits", b"/hooked", b"/listed/", b"/"):
             await stream.send_all(b"GET " + path + b" HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
             received = b""
-            while not received.endswith(b"hello"):
+            while not received.rstrip().endswith((b"hello", b"</html>")):
                 received += await stream.receive_some()
 
 async def serve_and_ask(at):
     async with trio.open_nursery() as nursery:
         (address,) = await nursery.start(
-            trio_wsgi.serve, app, trio_wsgi.Config(bind=["127.0.0.1:0"], http="h11", app_timeout=30)
+            trio_wsgi.serve, app, trio_wsgi.Config(
+                bind=["127.0.0.1:0"], http="h11", app_timeout=30, static=["/listed=."], static_listing=True
+            )
         )
         def in_function(frame, event, arg):
             if frame.f_code.co_qualname in WATCHED:
@@ -72,10 +74,11 @@ for place in list(seen):
         print("interrupted", *place)
 """
 WATCHED = [
-    "AppThreads._give",
-    "AppThreads._begin",
-    "AppThreads._report",
-    "AppThreads._hand_out",
+    "ThreadPool._give",
+    "ThreadPool._begin",
+    "ThreadPool._report",
+    "ThreadPool._hand_out",
+    "ThreadPool.oversee",
     "AppClock.begin",
     "AppClock._run",
     "Connection._next_request",

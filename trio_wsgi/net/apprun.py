@@ -23,6 +23,7 @@ import trio
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
 from trio_wsgi.net.lane import Ride
@@ -60,29 +61,39 @@ class AppRun:
         service: what all connections share.
         wire: of the connection.
         outlet: the way out for what the app sends itself.
+        thread: where it will run.
         peer: who asks.
         head: the request.
         nursery: of the connection; what the app starts for the request runs in it.
     """
 
     def __init__(
-        self, service: Service, wire: Wire, outlet: Outlet, peer: Peer, head: RequestHead, nursery: trio.Nursery
+        self,
+        service: Service,
+        wire: Wire,
+        outlet: Outlet,
+        thread: AppThread,
+        peer: Peer,
+        head: RequestHead,
+        nursery: trio.Nursery,
     ) -> None:
         self._service = service
         self._wire = wire
         self._outlet = outlet
+        self._thread = thread
         self._peer = peer
         self._head = head
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
-        self.work = Work(nursery, "the request", wire.transport.token, outlet.attended)
+        self.work = Work(nursery, "the request", wire.transport.token, thread.attended)
         self.errors = ErrorLog()
         self.environ: Mapping[str, Any] = _NO_ENVIRON
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
-        self.call: Running | None = None  # while the app runs, or is to
-        self._clock: AppClock | None = None
         self._watched: int | None = None  # by the watch for disconnects
         self._abandon: Callable[[], None] | None = None  # while there is a call to be given up
         self._gone = False  # the client, while the app ran
+
+    def __repr__(self) -> str:
+        return f"<AppRun of {self._head.target!r}>"
 
     @property
     def body_failure(self) -> ClientError | ClientGone | None:
@@ -108,7 +119,9 @@ class AppRun:
             finally:
                 await free_body(spool, threads)
         else:
-            self._arriving = ArrivingBody(self._wire, config.body_timeout, config.write_timeout, head.expects_continue)
+            self._arriving = ArrivingBody(
+                self._wire, config.body_timeout, config.write_timeout, head.expects_continue, self._thread
+            )
             try:
                 yield open_input(self._arriving), head.content_length
             finally:
@@ -146,7 +159,7 @@ class AppRun:
     async def accept(self, outcome: Awaitable[Answer]) -> Answer:
         """Await the app's answer, and return what is left to send; raises as `ask`."""
         service, answer = self._service, None
-        running = self.call
+        running = self._thread.call
         try:
             answer = await outcome
         except Abandoned:
@@ -154,7 +167,7 @@ class AppRun:
         finally:
             if self._watched is not None:
                 service.watch.end(self._watched)
-            clock, self._clock, self._abandon = self._clock, None, None  # thousands are sending then
+            clock, self._abandon = self._thread.clock, None  # thousands are sending then
             if clock is not None:
                 clock.end()
             self.end_call()
@@ -172,7 +185,7 @@ class AppRun:
 
     def end_call(self) -> None:
         """The app is done: keep nothing of its call."""
-        self.call = self._outlet.call = self._outlet.clock = None  # its slot may run another one now
+        self._thread.call = self._thread.clock = None  # its slot may run another one now
         self.errors.flush()
         if not self._service.observers.wants_environ:
             self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
@@ -182,18 +195,16 @@ class AppRun:
         service = self._service
         environ = self._build_environ(body, length)
         environ["trio_wsgi.cancelled"] = lambda: running.cancelled
-        environ["trio_wsgi.set_app_timeout"] = self._outlet.allow_seconds
+        environ["trio_wsgi.set_app_timeout"] = self._thread.allow_seconds
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
-        self.call = self._outlet.call = running
+        self._thread.call = running
         return partial(_call_app, service.app, environ, response, self._outlet, running)
 
     def _look_after(self, abandon: Callable[[], None]) -> AppClock:
         """Have the app run while its client is there and for no longer than it may take: else `abandon` its call."""
         service = self._service
         self._abandon = abandon
-        clock = self._clock = self._outlet.clock = AppClock(self._app_timeout(), service.alarms, self._give_up)
-        if self._arriving is not None:
-            self._arriving.clock = clock
+        clock = self._thread.clock = AppClock(self._app_timeout(), service.alarms, self._give_up)
         self._watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
         return clock
 

@@ -8,7 +8,7 @@ have deadlines of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
@@ -80,11 +80,6 @@ class AppClock:
             yield
         finally:
             self._release()
-
-    async def wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Wait for the client by `async_fn(*args)`, while the clock stands still."""
-        with self.stopped():
-            return await async_fn(*args)
 
     def _release(self) -> None:
         self._holds -= 1

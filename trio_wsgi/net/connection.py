@@ -28,7 +28,7 @@ from trio_wsgi.net.linger import has_unread, linger
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.status import ConnectionStatus, State
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import Transport
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.head import RequestHead
 
@@ -56,7 +56,7 @@ class Connection:
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
         self._peer = peer
-        self._transport = PlainTransport(sock, service.pump, service.config.sendfile)
+        self._transport = Transport(sock, service.pump, service.config.sendfile)
         self._wire = Wire(self._transport, service.head_limits, service.config.limit_request_body, service.make_codec)
         self._waiting = False  # for bytes of a request
         self._until = math.inf  # when it has waited enough

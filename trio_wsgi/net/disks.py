@@ -13,7 +13,7 @@ from contextlib import ExitStack, asynccontextmanager
 
 import trio
 
-from trio_wsgi.net.apps import AppThreads
+from trio_wsgi.net.pool import ThreadPool
 from trio_wsgi.net.running import running
 
 DISK_THREADS = 4  # of one file system
@@ -32,19 +32,19 @@ class Disks:
         self._slots = slots
         self._overseers: trio.Nursery | None = None  # while `oversee` runs
         self._queue_size = queue_size
-        self._by_device: dict[int, AppThreads] = {}
+        self._by_device: dict[int, ThreadPool] = {}
 
     def __repr__(self) -> str:
         return f"<Disks {list(self._by_device)}>"
 
-    def of(self, device: int) -> AppThreads:
+    def of(self, device: int) -> ThreadPool:
         """The threads of a file system, by its st_dev."""
         if device not in self._by_device and len(self._by_device) >= _DEVICES_MAX:
             device = 0
         threads = self._by_device.get(device)
         if threads is None:
             assert self._overseers is not None
-            threads = self._by_device[device] = AppThreads(self._slots, DISK_THREADS, self._queue_size)
+            threads = self._by_device[device] = ThreadPool(self._slots, DISK_THREADS, self._queue_size, "disk")
             self._overseers.start_soon(threads.oversee)
         return threads
 

@@ -27,6 +27,7 @@ from trio_wsgi.disk.root import NotAtHand
 from trio_wsgi.errors import AppError, ClientGone
 from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
 from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
+from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
 from trio_wsgi.net.lane import Ride
@@ -88,8 +89,10 @@ class Exchange:
         self._head = head
         self._draining = draining
         config = service.config
-        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits)
+        self._thread = AppThread(wire.transport.token)
+        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
         self._nursery = nursery
+        self._mounted = find_mount(service.mounts, head) if head is not None and service.mounts else None
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
         self._not_at_hand = False  # that file, as was found already
@@ -106,6 +109,9 @@ class Exchange:
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._label()}, {self.state.value}>"
 
     # -- what it is doing ----------------------------------------------------------------------------------------
 
@@ -124,7 +130,7 @@ class Exchange:
     @property
     def _call(self) -> Running | None:
         """To be asked for once: the thread may end it between two looks."""
-        return None if self._app is None else self._app.call
+        return self._thread.call
 
     @property
     def may_be_followed(self) -> bool:
@@ -205,8 +211,8 @@ class Exchange:
         elif self._health:
             self.keep = self.keep and not head.expects_continue  # nobody will ask for the body
             await self._send(answer_health(head, self._draining()))
-        elif self._service.mounts and (found := find_mount(self._service.mounts, head)) is not None:
-            await self._send(await self._ask_mount(head, *found))
+        elif self._mounted is not None:
+            await self._send(await self._ask_mount(head, *self._mounted))
         else:
             app = self._app = self._make_app(head)
             if not self._wire.body_done:
@@ -220,7 +226,7 @@ class Exchange:
             await self._finish_body()
 
     def _make_app(self, head: RequestHead) -> AppRun:
-        return AppRun(self._service, self._wire, self._outlet, self._peer, head, self._nursery)
+        return AppRun(self._service, self._wire, self._outlet, self._thread, self._peer, head, self._nursery)
 
     async def _finish_body(self) -> None:
         """Read what was left of the body, for the sake of the connection."""
@@ -296,13 +302,12 @@ class Exchange:
 
     def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
         """None where it has to be looked for elsewhere."""
-        mounts = self._service.mounts
-        found = find_mount(mounts, head) if mounts else None
-        if found is None:
+        if self._mounted is None:
             app = self._app = self._make_app(head)
             return app.ask_in_lane(ride)
+        mount, path = self._mounted
         with suppress(NotAtHand):
-            return found[0].answer_nowait(head, found[1], self._peer.forwarding)
+            return mount.answer_nowait(head, path, self._peer.forwarding)
         self._not_at_hand = True
         return None
 

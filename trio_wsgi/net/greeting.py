@@ -13,7 +13,7 @@ from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.proxyheader import meet_client
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.tls import TlsTransport
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import Transport
 from trio_wsgi.rules.certificates import build_variables
 from trio_wsgi.rules.proxies import Proxies
 
@@ -35,7 +35,7 @@ class Greeting:
         peer: who is at the other end, as far as that is known.
     """
 
-    def __init__(self, service: Service, transport: PlainTransport, peer: Peer) -> None:
+    def __init__(self, service: Service, transport: Transport, peer: Peer) -> None:
         self._service = service
         self._scope = trio.CancelScope()
         self._hurried = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import IO, TypeVar, TypeVarTuple
@@ -21,8 +21,8 @@ from typing import IO, TypeVar, TypeVarTuple
 import trio
 
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.buffers import Buffers
-from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.wire import Wire
@@ -48,14 +48,17 @@ class ArrivingBody:
         timeout: seconds without a byte (body_timeout).
         write_timeout: seconds for a client that does not take the `100 Continue`.
         expects_continue: whether the client waits for it.
+        thread: of the application.
     """
 
-    def __init__(self, wire: Wire, timeout: float, write_timeout: float, expects_continue: bool) -> None:
+    def __init__(
+        self, wire: Wire, timeout: float, write_timeout: float, expects_continue: bool, thread: AppThread
+    ) -> None:
         self._wire = wire
+        self._thread = thread
         self._timeout = timeout
         self._write_timeout = write_timeout
         self.expects_continue = expects_continue
-        self.clock: AppClock | None = None  # stopped while the app waits for the client
         self.failure: ClientError | ClientGone | None = None
         self._parsed = memoryview(b"")  # bytes that the app has not taken yet
         self._closed = False
@@ -79,7 +82,7 @@ class ArrivingBody:
                 try:
                     return self._receive_nowait(buffer)
                 except trio.WouldBlock:
-                    self._wait(wait_body, self._wire, self._timeout)
+                    self._thread.wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
             self.failure = exc
             raise
@@ -90,7 +93,7 @@ class ArrivingBody:
             return self._take(buffer, wire.receive_body_into)
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
         # Each hop brings all that has come: TLS gives 16 KiB at a time.
-        return bridge.run_sync(self._take, buffer, partial(_fill, wire), token=wire.transport.token)
+        return self._thread.run_on_loop(self._take, buffer, partial(_fill, wire))
 
     def _take(self, buffer: memoryview, receive: Callable[[memoryview], int]) -> int:
         wire = self._wire
@@ -107,13 +110,7 @@ class ArrivingBody:
         parts = self._wire.frame_continue()
         self._wire.transport.send_nowait(parts)
         if parts:
-            self._wait(self._wire.transport.deliver, parts, self._write_timeout)
-
-    def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        clock, token = self.clock, self._wire.transport.token
-        if clock is None:
-            return bridge.run(async_fn, *args, token=token)
-        return bridge.run(clock.wait, async_fn, *args, token=token)
+            self._thread.wait(self._wire.transport.deliver, parts, self._write_timeout)
 
 
 async def wait_body(wire: Wire, timeout: float) -> None:

@@ -21,8 +21,8 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from trio_wsgi.net.apps import STUCK_AFTER, AppThreads, Overloaded
 from trio_wsgi.net.lane import Lane, Ride, Rider
+from trio_wsgi.net.pool import STUCK_AFTER, Overloaded, ThreadPool
 from trio_wsgi.net.slot import Abandoned, Call, LostThread
 
 log = logging.getLogger("trio_wsgi.error")
@@ -40,7 +40,7 @@ class Lanes:
         threads: the application's.
     """
 
-    def __init__(self, nursery: trio.Nursery, threads: AppThreads) -> None:
+    def __init__(self, nursery: trio.Nursery, threads: ThreadPool) -> None:
         self._nursery = nursery
         self._threads = threads
         self._now = trio.lowlevel.current_clock().current_time
@@ -129,7 +129,7 @@ class Lanes:
 
 
 @asynccontextmanager
-async def open_lanes(threads: AppThreads) -> AsyncIterator[Lanes | None]:
+async def open_lanes(threads: ThreadPool) -> AsyncIterator[Lanes | None]:
     """What brisk clients ride in; None where the system has no epoll(7). Whoever rides must have got off at the end."""
     if not (hasattr(select, "epoll") and hasattr(os, "eventfd")):
         yield None

@@ -11,13 +11,13 @@ import math
 import trio
 
 from trio_wsgi.errors import ClientGone
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import Transport
 from trio_wsgi.net.wire import RECEIVE_SIZE
 
 _ACK_LATE = 0.05  # seconds: the system of a client acknowledges a short answer some 40 ms late (RFC 9293 §3.8.6.3)
 
 
-async def linger(transport: PlainTransport, timeout: float, until_taken: bool = False) -> None:
+async def linger(transport: Transport, timeout: float, until_taken: bool = False) -> None:
     """Tell the client that nothing more comes, and read on until it has seen it; the caller closes the transport.
 
     Args:
@@ -38,7 +38,7 @@ async def linger(transport: PlainTransport, timeout: float, until_taken: bool = 
                 return
 
 
-def has_unread(transport: PlainTransport) -> bool:
+def has_unread(transport: Transport) -> bool:
     """Whether bytes have come that nobody reads; one of them is lost."""
     try:
         return bool(transport.receive_nowait(1))

@@ -17,7 +17,6 @@ import errno
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableSequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
@@ -26,9 +25,8 @@ import trio
 from sendfile import FileSpan, MinRate, Part, Parts, Rate
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
+from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.backlog import Backlog
-from trio_wsgi.net.clock import AppClock
-from trio_wsgi.net.slot import Running
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers, check_headers
@@ -77,10 +75,12 @@ class Outlet:
         dress: completes the app's headers for the wire, given the body's length if it is known; tells the length that
             they promise.
         limits: see there.
+        thread: of the application.
     """
 
-    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits) -> None:
+    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits, thread: AppThread) -> None:
         self._wire = wire
+        self._thread = thread
         self._dress = dress
         self._limits = limits
         self._rate: Rate | None = None  # of this response; known with its head
@@ -94,13 +94,14 @@ class Outlet:
         self._trouble: Exception | None = None  # and what came in between
         self.left = False  # then all of the response has left
         self._full: Taken | None = None  # the kernel refused a block, and has taken none since
-        self.clock: AppClock | None = None  # stopped while the app waits for the client
-        self.call: Running | None = None  # in whose thread the app runs
         self.delivering = False  # what is left of the response is being sent
         self._ended = False  # the app has given all: what comes now would reach into the next response
         self.promised: int | None = None  # bytes of body, by the head as it went out
         self.failure: Exception | None = None
         self.sent_head: Head | None = None  # as it went out
+
+    def __repr__(self) -> str:
+        return f"<Outlet, {self.body_sent} of {self.promised} bytes sent>"
 
     # -- in the application's thread (wsgi.ports.Outlet) ---------------------------------------------------------
 
@@ -110,7 +111,7 @@ class Outlet:
         self._rate = Rate(rate, self._limits.rate_after) if rate else None
 
     def send(self, data: bytes) -> None:
-        call = self.call
+        call = self._thread.call
         if call is None or call.cancelled or self._ended or self.failure is not None:
             self._check()
         if self._lent:
@@ -151,7 +152,7 @@ class Outlet:
         self._full = None
         self._send_block(data)
         if self._unsent:
-            bridge.run_sync(self._backlog.lend, self._hand_over(), token=self._token)
+            self._thread.run_on_loop(self._backlog.lend, self._hand_over())
 
     def push(self, data: bytes) -> None:
         self._check()
@@ -179,16 +180,6 @@ class Outlet:
         self._check()
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
-    def allow_seconds(self, seconds: float) -> None:
-        """Give the app so many seconds of work from now on: `environ["trio_wsgi.set_app_timeout"]`.
-
-        Raises:
-            ValueError: it is no number of seconds.
-        """
-        if not isinstance(seconds, int | float) or not seconds >= 0:  # nan is not, either
-            raise ValueError(f"{seconds!r} is no time to work for; give seconds, or math.inf for no limit")
-        bridge.run_sync(self._allow_seconds, float(seconds), token=self._token)
-
     def leave(self, answer: Answer) -> bool:
         """Frame the whole rest of the response, and send what the kernel takes at once.
 
@@ -210,7 +201,7 @@ class Outlet:
 
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
-        call = self.call
+        call = self._thread.call
         if call is None or call.cancelled:  # to look is cheaper than to ask
             bridge.check_cancelled()
         if self._ended:
@@ -221,15 +212,11 @@ class Outlet:
     def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
         """Wait for the client, on the loop."""
         try:
-            return bridge.run(self._wait_on_loop, async_fn, *args, token=self._token)
+            return self._thread.wait(async_fn, *args)
         except ClientGone as exc:
             if exc.errno == errno.ECANCELED:  # what was lent noticed the cancellation before we did
-                bridge.run(trio.lowlevel.checkpoint_if_cancelled, token=self._token)
+                bridge.run(trio.lowlevel.checkpoint_if_cancelled, token=self._wire.transport.token)
             raise
-
-    @property
-    def _token(self) -> bridge.Token:
-        return self._wire.transport.token
 
     @property
     def _backlog(self) -> Backlog:
@@ -401,21 +388,6 @@ class Outlet:
                     await self._wire.transport.wait_writable()
             return True
         return False
-
-    def attended(self) -> bool:
-        """Have the loop look after the app's call; False where it is just ending without."""
-        call = self.call  # looked at once: the lane's thread may end it meanwhile
-        return call is None or call.attend()
-
-    def _allow_seconds(self, seconds: float) -> None:
-        if self.attended() and self.clock is not None:
-            self.clock.allow(seconds)
-
-    async def _wait_on_loop(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        # What a thread waits for the client is no time of the application's.
-        self.attended()
-        with nullcontext() if self.clock is None else self.clock.stopped():
-            return await async_fn(*args)
 
     # -- framing -------------------------------------------------------------------------------------------------
 

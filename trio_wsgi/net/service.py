@@ -12,7 +12,6 @@ from sendfile import MinRate, Pump
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.alarms import Alarms
-from trio_wsgi.net.apps import AppThreads, open_threads
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.certificates import Tls
 from trio_wsgi.net.codec import MakeCodec
@@ -23,6 +22,7 @@ from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
 from trio_wsgi.net.outlet import SendLimits
+from trio_wsgi.net.pool import ThreadPool, open_pool
 from trio_wsgi.net.running import running
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
@@ -43,7 +43,7 @@ class Service:
     app: WSGIApplication
     config: Config
     now: Callable[[], float]  # Trio's clock
-    threads: AppThreads
+    threads: ThreadPool
     lanes: Lanes | None  # where the system has epoll
     pump: Pump
     buffers: Buffers  # for uploads
@@ -86,7 +86,7 @@ async def open_service(
             running(pump.run),
             running(watch.run),
             running(alarms.run),
-            open_threads(config.threads, config.queue_size) as threads,
+            open_pool(config.threads, config.queue_size) as threads,
             open_lanes(threads) as lanes,
             open_disks(config.connection_limit) as disks,
             _open_background() as background,

@@ -191,6 +191,7 @@ class Slot:
     """One thread of the pool, with the scope of the task that hosts it.
 
     Args:
+        kind: of thread, for its name.
         done: takes a report for every call that is done, and one without a call when the thread is there.
         attend: is called on the loop when there are reports and the loop may be asleep.
     """
@@ -198,6 +199,7 @@ class Slot:
     __slots__ = (
         "_attend",
         "_done",
+        "_kind",
         "_token",
         "calls",
         "inbox",
@@ -209,7 +211,8 @@ class Slot:
         "thread",
     )
 
-    def __init__(self, done: queue.SimpleQueue[Report], attend: Callable[[], None]) -> None:
+    def __init__(self, kind: str, done: queue.SimpleQueue[Report], attend: Callable[[], None]) -> None:
+        self._kind = kind
         self.inbox: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         # Shielded: when all is cancelled, the requests are, one by one, by their connections; what runs on is what
         # closes files.
@@ -229,7 +232,7 @@ class Slot:
         call: Call | None = None
         inbox, done = self.inbox, self._done
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
-        threading.current_thread().name = "trio-wsgi app"
+        threading.current_thread().name = f"trio-wsgi {self._kind}"
         bridge.adopt(self._token)
         with suppress(trio.RunFinishedError):
             while True:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trio_wsgi.net.apps import ThreadCounts
+from trio_wsgi.net.pool import ThreadCounts
 
 
 class State(enum.Enum):

@@ -28,7 +28,7 @@ from sendfile import MinRate, Parts, Pump, Rate, TlsSender
 from sendfile.tls import PIECE, describe, forget_errors
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
 from trio_wsgi.net.certificates import Tls, TlsSocket
-from trio_wsgi.net.transport import A, PlainTransport, T
+from trio_wsgi.net.transport import A, T, Transport
 from trio_wsgi.rules.certificates import Session, parse_particulars
 
 
@@ -39,7 +39,7 @@ class _State(enum.Enum):
     ENDED = "nothing more is sent"
 
 
-class TlsTransport(PlainTransport):
+class TlsTransport(Transport):
     """One end of a TLS connection; `shake_hands` comes first.
 
     Args:
@@ -121,14 +121,14 @@ class TlsTransport(PlainTransport):
         except ValueError:
             return {}
 
-    def give_up(self) -> PlainTransport:
+    def give_up(self) -> Transport:
         """The same connection without TLS, before its handshake; this one is closed then."""
         sock = socket.socket(fileno=self.sock.detach())
         sock.setblocking(False)
-        return PlainTransport(sock, self._pump)
+        return Transport(sock, self._pump)
 
     def receive_nowait(self, size: int) -> bytes:
-        """As `PlainTransport`; b"" is the peer's close_notify. After `end_sending` it is only told that bytes came."""
+        """As `Transport`; b"" is the peer's close_notify. After `end_sending` it is only told that bytes came."""
         if self._state in {_State.ENDING, _State.ENDED}:
             return self._receive(partial(socket.socket.recv, self.sock), size)  # encrypted: nobody will read it
         return super().receive_nowait(size)
@@ -145,7 +145,7 @@ class TlsTransport(PlainTransport):
             _raise_gone(exc, "while receiving")
 
     def send_nowait(self, parts: Parts, limit: int | None = None) -> int:
-        """As `PlainTransport`."""
+        """As `Transport`."""
         self._check_open()
         sent = 0
         try:
@@ -157,8 +157,11 @@ class TlsTransport(PlainTransport):
             _raise_gone(exc, "while sending")
         return sent
 
+    def push_nowait(self, parts: Parts) -> None:
+        """As `Transport`, which needs not send anything: the pump encrypts what is in files."""
+
     async def wait_readable(self) -> None:
-        """As `PlainTransport`; where something of TLS's own is still to be sent, that is seen to first."""
+        """As `Transport`; where something of TLS's own is still to be sent, that is seen to first."""
         if self._state is _State.ENDING:
             await trio.lowlevel.wait_writable(self.sock)
             self.end_sending()
@@ -178,7 +181,7 @@ class TlsTransport(PlainTransport):
         rate: Rate | None = None,
         min_rate: MinRate | None = None,
     ) -> None:
-        """As `PlainTransport`."""
+        """As `Transport`."""
         self._check_open()
         try:
             await super().deliver(parts, idle_timeout, progress, rate, min_rate)
@@ -188,23 +191,23 @@ class TlsTransport(PlainTransport):
             raise
 
     def held(self) -> int:
-        """As `PlainTransport`; less than 0 where the peer has bytes already that do not count as sent yet."""
+        """As `Transport`; less than 0 where the peer has bytes already that do not count as sent yet."""
         return self._sender.sent - self._sender.taken()
 
     def end_sending(self) -> None:
-        """As `PlainTransport`; what was received and not read, or comes later, is not decrypted any more."""
+        """As `Transport`; what was received and not read, or comes later, is not decrypted any more."""
         if self._state in {_State.OPEN, _State.ENDING}:
             self._state = _State.ENDED if self._sender.owed or self._say_goodbye() else _State.ENDING
         if self._state is not _State.ENDING:
             super().end_sending()
 
     def abort(self) -> None:
-        """As `PlainTransport`: a reset, and no close_notify."""
+        """As `Transport`: a reset, and no close_notify."""
         self._state = _State.ENDED
         super().abort()
 
     def close(self) -> None:
-        """As `PlainTransport`; with a close_notify, as far as the kernel takes it now."""
+        """As `Transport`; with a close_notify, as far as the kernel takes it now."""
         if self._state is _State.OPEN and not self._sender.owed:
             self._say_goodbye()
         self._state = _State.ENDED

@@ -26,7 +26,7 @@ from sendfile.held import held_by_kernel
 from sendfile.send import send_unchecked
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
 
-__all__ = ["LOOKS", "FileTooShort", "PlainTransport", "Taken"]
+__all__ = ["LOOKS", "FileTooShort", "Taken", "Transport"]
 
 # send(2), sendfile(2), tcp(7): what is wrong with the connection; anything else is wrong with a file
 _GONE = {
@@ -38,8 +38,8 @@ T = TypeVar("T")
 LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
-class PlainTransport:
-    """TCP or a unix socket, without TLS (`net.tls.TlsTransport` has the same verbs).
+class Transport:
+    """A connection's socket, TCP or unix; one with TLS is a `net.tls.TlsTransport`.
 
     Args:
         sock: connected and non-blocking; the transport owns it.
@@ -113,11 +113,10 @@ class PlainTransport:
         Raises:
             ClientGone, FileTooShort, DiskFailed, AppError: as `deliver`.
         """
-        if self._sender is None:
-            try:
-                self._pump.push_unchecked(self.sock, parts, kernel=self._kernel)
-            except (OSError, ValueError) as exc:
-                raise _whose(exc, parts) from exc
+        try:
+            self._pump.push_unchecked(self.sock, parts, kernel=self._kernel)
+        except (OSError, ValueError) as exc:
+            raise _whose(exc, parts) from exc
 
     def writable_nowait(self) -> bool:
         """Whether the kernel would take bytes now."""

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass
 
 from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
-from trio_wsgi.net.apps import Overloaded
+from trio_wsgi.net.pool import Overloaded
 from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
 from trio_wsgi.rules.reasons import REASONS

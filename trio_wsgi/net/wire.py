@@ -16,7 +16,7 @@ from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone
 from trio_wsgi.net.codec import Asked, H11Codec, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
-from trio_wsgi.net.transport import PlainTransport
+from trio_wsgi.net.transport import Transport
 from trio_wsgi.rules.chunks import ChunkScanner
 from trio_wsgi.rules.head import (
     HeadLimits,
@@ -46,7 +46,7 @@ class Wire:
     __slots__ = ("_body", "_body_limit", "_codec", "_length_known", "_limits", "_received", "_refused", "_scanned",
                  "_unparsed", "transport")  # fmt: skip
 
-    def __init__(self, transport: PlainTransport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
+    def __init__(self, transport: Transport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
         self._limits = limits
         self._body_limit = body_limit

@@ -1,4 +1,4 @@
-"""The application's threads: who gets one, who waits, who is turned away.
+"""A pool of threads, the application's or a file system's: who gets one, who waits, who is turned away.
 
 Laws:
 
@@ -66,17 +66,19 @@ class ThreadCounts:
     queued: int
 
 
-class AppThreads:
-    """Runs calls in a bounded number of threads; made by `open_threads`.
+class ThreadPool:
+    """Runs calls in a bounded number of threads; made by `open_pool`.
 
     Args:
         nursery: hosts the slots.
         threads: how many at most; they are started when they are needed.
         queue_size: calls that may wait for one.
+        kind: of its threads, for their names and the log.
     """
 
-    def __init__(self, nursery: trio.Nursery, threads: int, queue_size: int) -> None:
+    def __init__(self, nursery: trio.Nursery, threads: int, queue_size: int, kind: str = "app") -> None:
         self._nursery = nursery
+        self._kind = kind
         self._park = choose_park()
         self._threads = threads
         self._queue_size = queue_size
@@ -97,7 +99,8 @@ class AppThreads:
 
     def __repr__(self) -> str:
         queued = len(self._waiting) + self._ahead
-        return f"<AppThreads {len(self._slots)} of {self._threads}, {len(self._idle)} idle, {queued} waiting>"
+        threads = f"{len(self._slots)} of {self._threads} {self._kind} threads"
+        return f"<ThreadPool {threads}, {len(self._idle)} idle, {queued} waiting>"
 
     async def run(self, call: Call | Callable[[], Any], queue_timeout: float = math.inf) -> Any:
         """Run a call in a thread and return its result.
@@ -117,7 +120,7 @@ class AppThreads:
         await trio.lowlevel.checkpoint_if_cancelled()
         free = len(self._idle) + self._starting + self._threads - len(self._slots) + self._is_lent
         if len(self._waiting) + self._ahead >= self._queue_size + free:
-            raise Overloaded("all threads are busy and queue_size is reached")
+            raise Overloaded(f"all {self._kind} threads are busy and queue_size ({self._queue_size}) is reached")
         call.patience = queue_timeout
         if not self._waiting and (slot := self._choose(call)) is not None:
             self._give(slot, call)
@@ -197,7 +200,8 @@ class AppThreads:
         self._lost.add(slot)
         self._limiter.total_tokens += 1
         log.error(
-            "application thread %d ignores its cancellation for %g s and is left to itself; it is at:\n%s",
+            "%s thread %d ignores its cancellation for %g s and is left to itself; it is at:\n%s",
+            self._kind,
             slot.native_id,
             LOST_AFTER,
             slot.stack(),
@@ -243,7 +247,7 @@ class AppThreads:
         while len(self._waiting) > self._starting and len(self._slots) < self._threads:
             if self._hot is not None and self._stands_in_for_others(self._hot):
                 break  # it is about to take them
-            slot = Slot(self._handover.done, self._collect)
+            slot = Slot(self._kind, self._handover.done, self._collect)
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
@@ -355,7 +359,7 @@ class AppThreads:
         except RuntimeError as exc:  # threading's own, for want of memory or of the system's leave
             self._slots.discard(slot)
             self._starting -= 1
-            log.error("cannot start a thread for the application: %s; %d are running", exc, len(self._slots))
+            log.error("cannot start another %s thread: %s; %d are running", self._kind, exc, len(self._slots))
             if not self._slots:
                 self._turn_away()
         else:
@@ -439,7 +443,7 @@ def _log_failure(fn: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThreads]:
+async def open_pool(threads: int, queue_size: int) -> AsyncIterator[ThreadPool]:
     """The pool of application threads; leaving it waits until every thread has come back.
 
     Args:
@@ -448,7 +452,7 @@ async def open_threads(threads: int, queue_size: int) -> AsyncIterator[AppThread
     """
     with ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            pool = AppThreads(nursery, threads, queue_size)
+            pool = ThreadPool(nursery, threads, queue_size)
             stack.callback(pool.forget)  # when the last slot has ended
             try:
                 async with running(pool.oversee):
