@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from serving import command
 
 from sendfile import FileSpan, Part
-from trio_wsgi.wsgi.spool import Spool
+from trio_wsgi.disk.spool import Spool
 
 
 def held(parts: list[Part]) -> bytes:

@@ -22,6 +22,7 @@ from sendfile import FileSpan, Part
 from trio_wsgi.disk.accel import RATE_MAX, AccelMap, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
+from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
@@ -32,7 +33,6 @@ from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
 from trio_wsgi.wsgi.ports import Outlet
-from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
 
