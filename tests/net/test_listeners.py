@@ -26,8 +26,8 @@ from serving import command
 from trio_wsgi import Address, Config, ConfigError, serve
 from trio_wsgi.address import parse_address
 from trio_wsgi.net.listeners import Listener, borrow_listeners, open_listeners, open_sibling, resolve, start_listening
-from trio_wsgi.net.owner import Owner, find_group, find_user, parse_owner
 from trio_wsgi.net.unixsocket import Access, find_access
+from trio_wsgi.owner import Owner, find_group, find_user, parse_owner
 
 
 def listening(*texts: str, backlog: int = 8, **options: Any) -> AbstractContextManager[list[Listener]]:
