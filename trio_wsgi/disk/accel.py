@@ -17,9 +17,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
-from trio_wsgi.disk.root import Absent, OpenedFile, Root, find_anew
+from trio_wsgi.disk.root import Absent, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.rules.mediatypes import guess_type
@@ -119,7 +120,7 @@ class AccelMap:
 
 def _open_file(root: Root, path: MountPath) -> OpenedFile | None:
     try:
-        opened = find_anew(root, root.open, path.names)
+        opened = find_again_if_renewed(root, partial(root.open, path.names))
     except Absent:
         return None
     if not isinstance(opened, OpenedFile):

@@ -30,7 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from trio_wsgi.disk.closing import Closing, closing_file
 from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
@@ -38,7 +38,6 @@ from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_si
 log = logging.getLogger("trio_wsgi.error")
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_XDEV = 0x01
@@ -126,7 +125,7 @@ class Root:
             self._fd = -1
 
     def renew(self) -> bool:
-        """When something was not found: whether the directory had been removed, and is open anew now."""
+        """If the directory was removed and made again, open the new one. True: look once more."""
         if not was_removed(self._fd):
             return False
         try:
@@ -277,14 +276,14 @@ class Root:
                 os.close(directory)
 
 
-def find_anew(root: Root | AtHand, find: Callable[[*Ts], T], *args: *Ts) -> T:
-    """What is found beneath a root; looked for once more, where that had been removed and is open anew now."""
+def find_again_if_renewed(root: Root | AtHand, find: Callable[[], T]) -> T:
+    """What `find` gives; asked once more where it finds nothing and the root is another directory by now."""
     try:
-        return find(*args)
+        return find()
     except (Absent, OSError):  # of a network's, ESTALE
         if not root.renew():
             raise
-    return find(*args)
+    return find()
 
 
 class AtHand:
