@@ -11,7 +11,7 @@ import trio
 from authority import shared_authority
 from riding import ride_at_once
 
-from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedDirectory, OpenedFile
+from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile
 from trio_wsgi.net import lanes
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
@@ -201,7 +201,7 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
 def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a path needs besides: names that the kernel has not at hand, or a client that rides in the lane."""
 
-    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
+    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
         raise NotAtHand
 
     if "cold" in name:

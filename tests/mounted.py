@@ -12,7 +12,7 @@ from answers import Answer, read_answer
 from asking import request
 from serving import Served, serving
 
-from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import AtHand, Directory, OpenedFile, Root
 
 STYLE = b"body { color: black }\n" * 100
 SIBLINGS = {"br": b"brotli, let us say " * 9, "zstd": b"zstd, let us say " * 8, "gzip": gzip.compress(STYLE)}
@@ -33,8 +33,8 @@ def noting_opened(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -
     opened: list[OpenedFile] = []
     real: Any = where.open
 
-    def note(root: Root | AtHand, names: Any) -> OpenedFile | OpenedDirectory:
-        found: OpenedFile | OpenedDirectory = real(root, names)
+    def note(root: Root | AtHand, names: Any) -> OpenedFile | Directory:
+        found: OpenedFile | Directory = real(root, names)
         if isinstance(found, OpenedFile):
             opened.append(found)
         return found

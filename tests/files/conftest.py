@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mounted import SIBLINGS, STYLE, SUFFIX
 
-from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedDirectory, OpenedFile
+from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def packed(site: Path) -> Path:
 def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is opened has to be waited for."""
 
-    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
+    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
         raise NotAtHand
 
     monkeypatch.setattr(AtHand, "open", would_block)

@@ -16,7 +16,7 @@ from mounted import STYLE, app, ask
 from serving import Served, serving
 
 from trio_wsgi import Outcome
-from trio_wsgi.disk.root import OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Directory, OpenedFile, Root
 from trio_wsgi.net import mounts
 
 
@@ -203,7 +203,7 @@ class SlowRoot(Root):
 
     gate = threading.Event()
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         assert self.gate.wait(10)
         return super().open(names)
 
@@ -241,7 +241,7 @@ class HungRoot(Root):
         if path.endswith("hung"):
             self.device = -1
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         if self.device < 0:
             self.waiting.release()
             assert self.gate.wait(10)
@@ -277,7 +277,7 @@ async def test_a_file_system_that_hangs_holds_up_no_other(site: Path, monkeypatc
 class BrokenRoot(Root):
     """A disk that fails."""
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         raise OSError(5, "Input/output error")
 
 

@@ -21,7 +21,7 @@ from asking import request
 from serving import Served, serving
 
 from trio_wsgi.disk import root as root_module
-from trio_wsgi.disk.root import Absent, AtHand, NotAtHand, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Absent, AtHand, Directory, NotAtHand, OpenedFile, Root
 
 SECRET = b"the secret that lies beside the root"
 
@@ -79,7 +79,7 @@ def read(root: Root | AtHand, *names: bytes) -> bytes | None:
         opened = root.open(names)
     except Absent:
         return None
-    if isinstance(opened, OpenedDirectory):
+    if isinstance(opened, Directory):
         return b"<directory>"
     with opened.file as file:
         return file.read()
@@ -286,7 +286,7 @@ def as_nobody(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -> No
     """Have it opened as by one who is not root: tests may run as root, who may read everything."""
     libc, real = ctypes.CDLL(None), where.open
 
-    def open_as_nobody(root: Any, names: Any) -> OpenedFile | OpenedDirectory:
+    def open_as_nobody(root: Any, names: Any) -> OpenedFile | Directory:
         libc.setfsuid(65534)  # setfsuid(2): of this thread alone, and with it the right to override modes
         try:
             return real(root, names)

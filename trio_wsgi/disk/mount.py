@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say
-from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root, find_again_if_renewed
+from trio_wsgi.disk.root import Absent, AtHand, Directory, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.forwarded import Forwarding, find_prefix
@@ -241,7 +241,7 @@ class _Lookup:
                 opened = self.root.open((*names[:-1], names[-1] + suffix))
             except (Absent, PermissionError):
                 continue
-            if isinstance(opened, OpenedDirectory):
+            if isinstance(opened, Directory):
                 continue
             if int(opened.status.st_mtime) < int(plain.status.st_mtime):
                 opened.file.close()

@@ -91,7 +91,7 @@ class OpenedFile:
         return closing_file(self.file.close, self.file, self.status, self.local)
 
 
-class OpenedDirectory:
+class Directory:
     """A directory that is there; nothing is kept open."""
 
 
@@ -144,7 +144,7 @@ class Root:
         log.info("%s had been removed and is there anew: opened again", self.path)
         return True
 
-    def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Sequence[bytes]) -> OpenedFile | Directory:
         """Open what the names lead to, one below the other.
 
         Args:
@@ -156,11 +156,11 @@ class Root:
             OSError: descriptors or memory ran out, or the disk failed.
         """
         if not names:
-            return OpenedDirectory()
+            return Directory()
         self._refuse_special(names)
         return self._give_out(self._open_existing(names), b"/".join(names))
 
-    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | OpenedDirectory:
+    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | Directory:
         """What was opened, if it may be served. Takes over `fd`; what is at hand is known to be local."""
         try:
             status = os.fstat(fd)
@@ -175,7 +175,7 @@ class Root:
                 file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
                 return OpenedFile(file, status, local)
             if stat.S_ISDIR(status.st_mode):
-                return OpenedDirectory()
+                return Directory()
             raise Absent("not a regular file")
         finally:
             if fd >= 0:
@@ -300,7 +300,7 @@ class AtHand:
         self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
         self._to_read = _OpenHow(flags=_FLAGS, resolve=resolve)
 
-    def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Sequence[bytes]) -> OpenedFile | Directory:
         """As `Root.open`.
 
         Raises:
@@ -308,7 +308,7 @@ class AtHand:
             NotAtHand: see above; always for a directory, but the root itself.
         """
         if not names:
-            return OpenedDirectory()
+            return Directory()
         if not self._can_tell:
             raise NotAtHand
         root, path = self._root, b"/".join(names)

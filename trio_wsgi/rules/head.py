@@ -38,6 +38,7 @@ _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
 # Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _FIRST_LINE = re.compile(_REQUEST_LINE)
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
+# What may stand nowhere in a head, and what no request line begins with (a CR may begin an empty line).
 _NEVER = re.compile(rb"[\x00\x0b\x0c]|\r(?=[^\n])|(?<!\r)\n")
 _FALSE_START = re.compile(rb"[\x00-\x20](?<!\r)|\r[^\n]")
 _FRAMING_FIELD = re.compile(rb"\n(content-length|transfer-encoding):[ \t]*+([^\r]*+)")
