@@ -35,8 +35,8 @@ _REQUEST_LINE = rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r\n"
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+\r\n")
 # The same without control characters: one range is matched at twice the speed, and nearly every head is so.
 _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
-# Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _FIRST_LINE = re.compile(_REQUEST_LINE)
+# Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
 # What may stand nowhere in a head, and what no request line begins with (a CR may begin an empty line).
 _NEVER = re.compile(rb"[\x00\x0b\x0c]|\r(?=[^\n])|(?<!\r)\n")

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from sendfile import FileSpan, Part
-from trio_wsgi.disk.accel import RATE_MAX, AccelMap, read_order
+from trio_wsgi.disk.accel import RATE_MAX, AccelMap, NamedFile, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.disk.spool import Spool
@@ -95,7 +95,7 @@ class Response:
         self._head: Head | None = None
         self._length = BodyLength(request)
         self._has_body = True
-        self._named: tuple[bytes, bytes] | None = None  # the file that is sent in place of the app's body
+        self._named: NamedFile | None = None  # the file that is sent in place of the app's body
         self._limit_rate: int | None = None
         self._push = self._choose_push(buffering.output_buffering > 0)
         self._write: Write = outlet.send  # `write`'s, once the policy is known
@@ -209,20 +209,19 @@ class Response:
         self._phase = Phase.FINISHED
         return answer
 
-    def _finish_with_named(self, head: Head, named: tuple[bytes, bytes]) -> Answer:
+    def _finish_with_named(self, head: Head, named: NamedFile) -> Answer:
         """The app named a file (X-Accel-Redirect, X-Sendfile): it is sent in place of the app's own body."""
         assert self.options.accel is not None
-        label = f"{named[0].decode()}: {named[1].decode('latin-1')!r}"
         limit_rate = self._asked_rate()
         try:
             found = self.options.accel.open(named)
         except PermissionError as exc:
-            log.error("%s: %s", label, exc.strerror)
+            log.error("%s: %s", named, exc.strerror)
             return say(self._request, 403)
         finally:
             self._phase = Phase.FINISHED
         if found is None:
-            log.warning("%s: there is no such file", label)
+            log.warning("%s: there is no such file", named)
             return say(self._request, 404)
         opened, content_type = found
         try:
@@ -253,7 +252,7 @@ class Response:
     def _take_orders(self, head: Head) -> Head:
         """What the app says to the server, in headers that stay inside."""
         order = read_order(head)
-        self._named = order.target
+        self._named = order.file
         self._limit_rate = order.limit_rate
         if order.buffering is not None:
             self._push = self._choose_push(order.buffering and self._buffering.output_buffering > 0)
