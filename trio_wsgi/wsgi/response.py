@@ -30,9 +30,9 @@ from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import BODILESS, Head, body_allowed, check_headers, check_status, get_all, get_length
 from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
-from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
 from trio_wsgi.wsgi.ports import Outlet
+from trio_wsgi.wsgi.unwrap import FoundFile
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -193,7 +193,7 @@ class Response:
             limit_rate=self._asked_rate(),
         )
 
-    def finish_with_file(self, span: FileSpan, status: FileStatus, passing: bool = False) -> Answer:
+    def finish_with_file(self, found: FoundFile, passing: bool = False) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
 
         To close the file is the caller's affair, whatever the answer.
@@ -202,9 +202,9 @@ class Response:
             passing: the file was made for this answer; another answer's is another file.
         """
         if self._head is None or self.head_sent or self._length.given or self._named is not None:
-            return self.finish([span])
+            return self.finish([found.span])
         options = _without_ranges(self.options.files, self._head) if passing else self.options.files
-        answer = answer_file(self._request, self._head, span, status, options)
+        answer = answer_file(self._request, self._head, found.span, found.status, options)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED
         return answer
