@@ -28,6 +28,7 @@ from bench.server import Server
 from bench.trace import Trace, open_trace
 
 PATIENCE = 30.0  # seconds without a byte of an answer that is checked
+GOOD_PATIENCE = 5.0  # seconds for an answer to the good client
 _BROKEN = 0.01  # of the requests: more connections than that, ended without an answer, are no end of keep-alive
 Figures = Mapping[str, float | None]
 
@@ -111,6 +112,19 @@ class Bout:
         if digest and seen.hexdigest() != digest:
             raise Failed(f"{target}: the bytes are not those of the file")
 
+    @contextmanager
+    def good_client(self, target: str, interval: float, seconds: float) -> Iterator[Client]:
+        """The client that asks each `interval` seconds, once it has had its first answer.
+
+        Raises:
+            Failed: it had none.
+        """
+        settings = {"target": target, "interval": interval, "seconds": seconds, "patience": GOOD_PATIENCE}
+        with self.client("probe", **settings) as client:
+            if failure := client.wait_ready()["failure"]:
+                raise Failed(failure)
+            yield client
+
     def load(self, target: str, connections: int, **settings: object) -> Figures:
         """A closed loop of `connections` on one target, and what it cost."""
         settings.setdefault("targets", [target])
@@ -129,11 +143,11 @@ class Bout:
         script = str(ROOT / "bench/clients/wrk.lua")
         url = f"http://127.0.0.1:{self.server.port}{target}"
         seconds = max(1, round(self.seconds))  # wrk knows no parts of a second
-        words = [f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency".split(), ["-s", script, url]]
+        words = f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
         cpu = read_children_cpu()
         with self.watch() as watch:
             done = subprocess.run(
-                [*self.client_prefix, program, *words[0], *words[1]],
+                [*self.client_prefix, program, *words, script, url],
                 capture_output=True,
                 text=True,
                 timeout=seconds + 60,
@@ -178,6 +192,11 @@ def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:
         "memory": watch.peak_memory,
         "threads": watch.peak_threads,
     }
+
+
+def summarize_good_client(facts: Facts) -> dict[str, float | None]:
+    """What the good client has measured, as metrics."""
+    return {"good_p50": facts["p50"], "good_p99": facts["p99"], "good_longest": facts["longest"]}
 
 
 def read_children_cpu() -> float:

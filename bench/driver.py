@@ -112,51 +112,21 @@ def describe(finding: Finding, scenario: Scenario) -> str:
 
 
 def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
-    """Start a server, measure it, end it."""
-    scenario, present = turn.scenario, turn.present
+    """Measure a contestant in a scenario, whatever comes of it."""
     began = time.monotonic()
-    server_core, client_cores = choose_cores() if turn.pinned else ("", "")
     figures: dict[str, float] = {}
     failure = ""
     trace = None if turn.round else Trace()
     try:
-        if scenario.tls and ground.certificate is None:
-            raise Failed("not tried: no openssl to make a certificate with")
-        setting = Setting(
-            ground.python,
-            present.program,
-            ground.app,
-            ground.samples.folder,
-            prefix=("taskset", "--cpu-list", server_core) if turn.pinned else (),
-            threads=ground.threads,
-            static=scenario.static,
-            certificate=ground.certificate if scenario.tls else None,
-        )
-        with open_server(present.contestant, setting) as server:
-            bout = Bout(
-                present.contestant,
-                server,
-                ground.samples,
-                seconds,
-                verify=turn.round == 1,
-                tls=scenario.tls,
-                client_prefix=("taskset", "--cpu-list", client_cores) if client_cores else (),
-                own=ground.own,
-                trace=trace,
-            )
-            measured = scenario.measure(bout)
-            server.check_alive()
-            figures = {key: value for key, value in measured.items() if value is not None}
-            if trace is not None and not figures.get("requests"):
-                raise Failed("no request came to its end while its system calls were counted")
+        figures = measure_turn(turn, ground, seconds, trace)
     except Failed as reason:
         failure = str(reason)
     except (OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
         failure = f"{type(error).__name__}: {error}"
     calls, requests = (trace.calls if trace else {}), figures.get("requests")
     return Finding(
-        scenario.name,
-        present.contestant.name,
+        turn.scenario.name,
+        turn.present.contestant.name,
         turn.pinned,
         turn.round,
         figures if trace is None else {},
@@ -166,10 +136,60 @@ def run_bout(turn: Turn, ground: Ground, seconds: float) -> Finding:
     )
 
 
+def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None) -> dict[str, float]:
+    """Start a server, measure it, end it.
+
+    Args:
+        seconds: of each window.
+        trace: count system calls into it.
+
+    Raises:
+        Failed: it did not do what the scenario asks of it.
+        OSError, HTTPException, SubprocessError: nor did it say so.
+    """
+    scenario, contestant = turn.scenario, turn.present.contestant
+    if scenario.tls and ground.certificate is None:
+        raise Failed("not tried: no openssl to make a certificate with")
+    server_core, client_cores = choose_cores() if turn.pinned else ("", "")
+    setting = Setting(
+        ground.python,
+        turn.present.program,
+        ground.app,
+        ground.samples.folder,
+        prefix=run_on(server_core),
+        threads=ground.threads,
+        static=scenario.static,
+        certificate=ground.certificate if scenario.tls else None,
+    )
+    with open_server(contestant, setting) as server:
+        bout = Bout(
+            contestant,
+            server,
+            ground.samples,
+            seconds,
+            verify=turn.round == 1,
+            tls=scenario.tls,
+            client_prefix=run_on(client_cores),
+            own=ground.own,
+            trace=trace,
+        )
+        measured = scenario.measure(bout)
+        server.check_alive()
+    figures = {key: value for key, value in measured.items() if value is not None}
+    if trace is not None and not figures.get("requests"):
+        raise Failed("no request came to its end while its system calls were counted")
+    return figures
+
+
 def choose_cores() -> tuple[str, str]:
     """The core for a pinned server, and those for its clients: the last one, and the others if there are any."""
     *others, last = sorted(os.sched_getaffinity(0))
     return str(last), ",".join(map(str, others))
+
+
+def run_on(cores: str) -> tuple[str, ...]:
+    """What to put before a command for it to run on these cores; nothing where it may run on all."""
+    return ("taskset", "--cpu-list", cores) if cores else ()
 
 
 def tell_on_stderr(line: str) -> None:

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bench.contestants import CONTESTANTS
-from bench.roster import take_roll
+from bench.roster import find_python, take_roll
 from bench.scenarios import SCENARIOS
 
 
@@ -20,11 +20,15 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench list", description="Scenarios and contestants.")
     parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
     options = parser.parse_args(arguments)
+    try:
+        python = find_python(options.venv)
+    except ValueError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     print("scenarios (* also with --quick, + only with --app or --file):")
     for scenario in SCENARIOS:
         mark = "+" if scenario.own else "*" if scenario.quick else " "
         print(f" {mark} {scenario.name:18} {scenario.title}")
-    python = str(options.venv / "bin/python") if options.venv else sys.executable
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         present, absent = take_roll(CONTESTANTS, python, Path(folder))
     print("\ncontestants:")

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.contestants import BY_NAME as CONTESTANTS
 from bench.metrics import METRICS
-from bench.report import list_scenarios
+from bench.report import list_scenarios, name_plot
 from bench.results import Results, load_results
 from bench.scenario import Scenario
 
@@ -48,8 +50,8 @@ def main(arguments: list[str]) -> int:
     for scenario in list_scenarios(results):
         for pinned in (False, True):
             if any(results.select(scenario.name, name, pinned) for name in results.versions):
-                name = scenario.name + ("-pinned" if pinned else "")
-                save(draw_bars(results, scenario, pinned), options.folder / f"{name}.{options.format}")
+                path = options.folder / f"{name_plot(scenario, pinned)}.{options.format}"
+                save(draw_bars(results, scenario, pinned), path)
     for tag, title in FAMILIES.items():
         figure = draw_growth(results, tag, title)
         if figure is not None:
@@ -68,21 +70,10 @@ def draw_bars(results: Results, scenario: Scenario, pinned: bool) -> Figure:
     figure = Figure(figsize=(11, 0.8 + 0.32 * len(names)))
     axes = figure.subplots(1, len(keys), sharey=True)
     for axis, key in zip(axes, keys, strict=True):
-        metric = METRICS[key]
         for row, name in enumerate(names):
-            found = results.figure(scenario.name, name, pinned, key)
-            failure = results.failure(scenario.name, name, pinned)
-            if failure or found is None:
-                text = "fails: " + failure[:48] if failure else "no figure"
-                axis.text(0, row, " " + text, va="center", fontsize=7, color="#71717a")
-                continue
-            value, least, most = (part * metric.scale for part in found)
-            axis.barh(row, value, color=COLOURS[CONTESTANTS[name].group], height=0.7)
-            if most > least:
-                axis.plot((least, most), (row, row), color="black", linewidth=1)
-            axis.text(most, row, " " + metric.format(found.median), va="center", fontsize=8)
-        better = {1: ", more is better", -1: ", less is better", 0: ""}[metric.better]
-        axis.set_title(metric.title + better, fontsize=9, loc="left")
+            draw_bar(axis, row, results, scenario, name, pinned, key)
+        better = {1: ", more is better", -1: ", less is better", 0: ""}[METRICS[key].better]
+        axis.set_title(METRICS[key].title + better, fontsize=9, loc="left")
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.margins(x=0.2)
         axis.set_xlim(left=0)
@@ -93,6 +84,22 @@ def draw_bars(results: Results, scenario: Scenario, pinned: bool) -> Figure:
     return figure
 
 
+def draw_bar(axis: Axes, row: int, results: Results, scenario: Scenario, name: str, pinned: bool, key: str) -> None:
+    """What one contestant did, or why it did not."""
+    metric = METRICS[key]
+    found = results.figure(scenario.name, name, pinned, key)
+    failure = results.failure(scenario.name, name, pinned)
+    if failure or found is None:
+        text = "fails: " + failure[:48] if failure else "no figure"
+        axis.text(0, row, " " + text, va="center", fontsize=7, color="#71717a")
+        return
+    value, least, most = (part * metric.scale for part in found)
+    axis.barh(row, value, color=COLOURS[CONTESTANTS[name].group], height=0.7)
+    if most > least:
+        axis.plot((least, most), (row, row), color="black", linewidth=1)
+    axis.text(most, row, " " + metric.format(found.median), va="center", fontsize=8)
+
+
 def draw_growth(results: Results, tag: str, title: str) -> Figure | None:
     """Memory, CPU and the good client's p99 against the number of connections; None with fewer than two numbers."""
     family = [scenario for scenario in list_scenarios(results) if scenario.tag == tag and scenario.connections]
@@ -101,32 +108,36 @@ def draw_growth(results: Results, tag: str, title: str) -> Figure | None:
     figure = Figure(figsize=(13, 4.4))
     axes = figure.subplots(1, len(GROWTH))
     for axis, key in zip(axes, GROWTH, strict=True):
-        metric = METRICS[key]
         for name in results.versions:
-            points = [
-                (count.median, found.median * metric.scale)
-                for scenario in family
-                if not results.failure(scenario.name, name, False)
-                and (count := results.figure(scenario.name, name, False, "connections"))
-                and (found := results.figure(scenario.name, name, False, key))
-            ]
-            if points:
-                ours = CONTESTANTS[name].group == "ours"
-                axis.plot(
-                    *zip(*points, strict=True),
-                    marker="o",
-                    markersize=4,
-                    label=name,
-                    linewidth=2.5 if ours else 1.2,
-                    color=COLOURS["ours"] if ours else None,
-                    zorder=3 if ours else 2,
-                )
+            draw_line(axis, results, family, name, key)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel(title)
-        axis.set_title(metric.title, fontsize=9, loc="left")
+        axis.set_title(METRICS[key].title, fontsize=9, loc="left")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     return figure
+
+
+def draw_line(axis: Axes, results: Results, family: Sequence[Scenario], name: str, key: str) -> None:
+    """A figure of one contestant over the scenarios of a family in which it did not fail."""
+    points = [
+        (count.median, found.median * METRICS[key].scale)
+        for scenario in family
+        if not results.failure(scenario.name, name, False)
+        and (count := results.figure(scenario.name, name, False, "connections"))
+        and (found := results.figure(scenario.name, name, False, key))
+    ]
+    if points:
+        ours = CONTESTANTS[name].group == "ours"
+        axis.plot(
+            *zip(*points, strict=True),
+            marker="o",
+            markersize=4,
+            label=name,
+            linewidth=2.5 if ours else 1.2,
+            color=COLOURS["ours"] if ours else None,
+            zorder=3 if ours else 2,
+        )

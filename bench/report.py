@@ -81,7 +81,7 @@ def write_scenario(results: Results, scenario: Scenario, plots: str | None) -> I
         if table := write_table(results, scenario, pinned):
             yield ("Pinned to one core, clients on the others:\n\n" if pinned else "") + table
             if plots:
-                yield f"![{scenario.title}]({plots}/{scenario.name}{'-pinned' if pinned else ''}.svg)\n"
+                yield f"![{scenario.title}]({plots}/{name_plot(scenario, pinned)}.svg)\n"
     if calls := results.calls(scenario.name):
         rows = [(name, write_calls(each)) for name, each in calls.items()]
         yield "System calls per request, as strace counts them:\n\n" + write_rows(("contestant", ""), rows)
@@ -93,6 +93,11 @@ def write_scenario(results: Results, scenario: Scenario, plots: str | None) -> I
 def list_scenarios(results: Results) -> list[Scenario]:
     found = {finding.scenario for finding in results.findings}
     return [scenario for name, scenario in SCENARIOS.items() if name in found]
+
+
+def name_plot(scenario: Scenario, pinned: bool) -> str:
+    """Of the file with its bars, without its ending."""
+    return scenario.name + ("-pinned" if pinned else "")
 
 
 def write_header(results: Results) -> Iterator[str]:

@@ -2,12 +2,14 @@
 
 Laws:
 - A contestant that is not here is absent with a reason, and nobody else is held up by it.
+- Without an environment to look in there is no roster: that is the user's mistake.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +55,20 @@ def take_roll(contestants: Iterable[Contestant], python: str, folder: Path) -> t
         except Absent as reason:
             absent[contestant.name] = str(reason)
     return present, absent
+
+
+def find_python(venv: Path | None) -> str:
+    """The interpreter of the servers that are written in Python: that of an environment, else our own.
+
+    Raises:
+        ValueError: there is none in the environment.
+    """
+    if venv is None:
+        return sys.executable
+    python = venv / "bin/python"
+    if not python.exists():
+        raise ValueError(f"--venv {venv}: there is no bin/python in it; name a virtual environment")
+    return str(python)
 
 
 def list_packages(python: str) -> dict[str, str]:

@@ -24,13 +24,14 @@ from bench.contestants import Contestant
 from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
-from bench.results import Results, load_results
-from bench.roster import take_roll
+from bench.results import Key, Results, load_results
+from bench.roster import Present, find_python, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
 
 T = TypeVar("T")
 APP = "bench.app:app"
+SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 INTERRUPTED = 130  # what shells say of Ctrl-C
 
@@ -120,8 +121,7 @@ def check_options(options: argparse.Namespace) -> Results | None:
     """
     if options.file and not options.file.is_file():
         raise ValueError(f"--file {options.file}: there is no such file")
-    if options.venv and not (options.venv / "bin/python").exists():
-        raise ValueError(f"--venv {options.venv}: there is no bin/python in it; name a virtual environment")
+    find_python(options.venv)
     if not options.output.absolute().parent.is_dir():
         raise ValueError(f"--output {options.output}: there is no such folder; make it first")
     if options.pin and shutil.which("taskset") is None:
@@ -134,49 +134,70 @@ def measure(
 ) -> int:
     """Run them, and report; the code to exit with."""
     descriptors = raise_descriptor_limit()
-    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
-    python = str(options.venv / "bin/python") if options.venv else sys.executable
+    python = find_python(options.venv)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         present, absent = take_roll(asked, python, folder)
-        seconds = options.seconds or (QUICK_SECONDS if options.quick else 5.0)
-        rounds = options.rounds or (QUICK_ROUNDS if options.quick else 3)
-        plan = Plan(chosen, present, rounds, seconds, options.pin, options.strace)
-        own = (options.target, samples.adopt(options.file) if options.file else "")
-        certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
-        ground = Ground(python, options.app or APP, options.threads, samples, certificate, own)
+        plan, ground = prepare(options, chosen, present, python, folder)
         results = Results(
             describe_machine() | {"descriptors": str(descriptors)},
             describe_settings(plan, ground),
             {each.contestant.name: each.version for each in present},
             absent,
         )
-        replaceable = set()
-        if earlier is not None:
-            replaceable = results.keep(earlier)
-            results.versions = {
-                name: results.versions[name] for name in contestants.BY_NAME if name in results.versions
-            }
+        replaceable = results.keep(earlier) if earlier is not None else set()
+        results.versions = {name: results.versions[name] for name in contestants.BY_NAME if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
-        found, code = 0, 0
-        try:
-            for finding in driver.run(plan, ground, driver.tell_on_stderr):
-                results.add(finding, replaceable)
-                results.save(options.output)
-                found += 1
-        except KeyboardInterrupt:
-            if not found:
-                raise
-            code = INTERRUPTED
-            driver.tell_on_stderr("interrupted; what was found is kept")
+        found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output)
     if not found:
         driver.tell_on_stderr("nothing was measured: nobody is here")
         return 1
     print(write_report(results))
     driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
-    return code
+    return INTERRUPTED if interrupted else 0
+
+
+def prepare(
+    options: argparse.Namespace, chosen: list[Scenario], present: list[Present], python: str, folder: Path
+) -> tuple[Plan, Ground]:
+    """What to run, and on what; a certificate is made in `folder` where there is need of one."""
+    plan = Plan(
+        chosen,
+        present,
+        options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS),
+        options.seconds or (QUICK_SECONDS if options.quick else SECONDS),
+        options.pin,
+        options.strace,
+    )
+    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
+    own = (options.target, samples.adopt(options.file) if options.file else "")
+    certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
+    return plan, Ground(python, options.app or APP, options.threads, samples, certificate, own)
+
+
+def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path) -> tuple[int, bool]:
+    """Run the plan, and write the results after each bout.
+
+    Returns:
+        how many bouts there were, and whether an interrupt ended them.
+
+    Raises:
+        KeyboardInterrupt: before the first of them was over.
+    """
+    found = 0
+    try:
+        for finding in driver.run(plan, ground, driver.tell_on_stderr):
+            results.add(finding, replaceable)
+            results.save(output)
+            found += 1
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        driver.tell_on_stderr("interrupted; what was found is kept")
+        return found, True
+    return found, False
 
 
 def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:

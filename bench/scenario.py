@@ -13,6 +13,11 @@ from bench.bout import Bout, Figures
 from bench.contestants import Can, Contestant
 
 
+def in_words(connections: int) -> str:
+    """For a title."""
+    return f"{connections} connection{'s' if connections > 1 else ''}"
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One thing to measure.

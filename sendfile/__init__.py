@@ -6,11 +6,14 @@ slow ones in one task. It knows nothing of HTTP. See README.md.
 
 from __future__ import annotations
 
-from sendfile.delivery import DiskStalled, Stalled, Transfer
+from sendfile.alarms import DiskStalled, Stalled
+from sendfile.delivery import Transfer
+from sendfile.parts import Part, Parts
 from sendfile.pump import Pump
 from sendfile.rate import MinRate, Rate, TooSlow
-from sendfile.send import STEP, FileTooShort, send_all, send_nowait, send_some, send_some_nowait
-from sendfile.span import FileSpan, HasFileno, Part, Parts
+from sendfile.send import send_all, send_nowait, send_some, send_some_nowait
+from sendfile.span import FileSpan, HasFileno
+from sendfile.step import STEP, FileTooShort
 from sendfile.tls import PIECE, TlsSender
 
 __all__ = [

@@ -6,7 +6,7 @@ Laws:
 * It is stepped only while it is open and its socket is the one it was made for: a descriptor that was closed
   and opened again by somebody else is never written to.
 * A peer has stalled ``idle_timeout`` after its last byte was accepted, or after the end of a pause. A step notes only
-  when it was; who looks at the right time is the pump.
+  when it was; who looks at the right time are the `alarms`.
 * While a delivery is paused it takes no step, and no clock that blames the peer runs.
 * The kernel takes little ahead for a reader who is slow, and much for one who is fast (``held``). The waits for room
   tell them apart; up to the end of the first one everybody is slow. A socket is given back as it came.
@@ -22,39 +22,18 @@ from dataclasses import dataclass
 import trio
 
 from sendfile.held import UNSENT, bound_unsent, held_by_kernel
+from sendfile.parts import Parts, head, size
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
-from sendfile.send import STEP, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, size
+from sendfile.span import FileSpan, HasFileno
+from sendfile.step import CLOSED, STEP, send_step
 from sendfile.tls import BURST, TlsSender
 
-__all__ = ["Delivery", "DiskStalled", "Stalled", "Transfer"]
+__all__ = ["Delivery", "Transfer"]
 
-_FAST = 1 << 20  # bytes per second
+_FAST = 1 << 20  # bytes per second, from which on a reader is fast
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
-
-
-class Stalled(TimeoutError):
-    """The peer took no byte for ``seconds``. It may be gone or may just not read; close the connection."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the peer accepted no byte for {seconds:g} seconds")
-        self.seconds = seconds
-
-
-class DiskStalled(TimeoutError):
-    """The next bytes of a file did not come from its disk for ``seconds``. It may hang (NFS, FUSE); the peer may have
-    left meanwhile, unnoticed where a half-close could not be told from that. Close the connection.
-
-    Attributes:
-        span: what was still to be sent.
-    """
-
-    def __init__(self, span: FileSpan, seconds: float) -> None:
-        super().__init__(f"no bytes came from the disk for {seconds:g} seconds, at byte {span.offset}: {span.file!r}")
-        self.span = span
-        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +56,7 @@ class Transfer:
 
 
 class Delivery:
-    """The state of one ``Pump.deliver`` call. Its fields are written by the pump and by nobody else.
+    """The state of one ``Pump.deliver`` call. Its fields are written by the pump (`interest`, `fallback`) alone.
 
     Args:
         sock: a non-blocking stream socket.
@@ -85,6 +64,13 @@ class Delivery:
         idle_timeout: seconds without progress, more than 0; ``math.inf`` for ever.
         kernel: False copies files through Python.
         progress: called with the number of bytes after each step.
+        sender: takes the place of send(2) on a TLS socket; None on a plain one.
+        rate: how fast it may go; None as fast as the peer reads.
+        min_rate: how fast it must go; None at any speed.
+
+    Raises:
+        ValueError: ``idle_timeout`` is out of bounds; or the sender is that of another socket, which would be sent
+            these bytes.
     """
 
     __slots__ = ("away", "bounded", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel",
@@ -98,46 +84,38 @@ class Delivery:
         idle_timeout: float,
         kernel: bool,
         progress: Callable[[int], None] | None,
+        sender: TlsSender | None,
+        rate: Rate | None,
+        min_rate: MinRate | None,
     ) -> None:
         if not idle_timeout > 0:
             raise ValueError(f"idle_timeout must be more than 0 seconds, not {idle_timeout}")
+        if sender is not None and sender.sock is not sock:
+            raise ValueError(f"the sender must be that of {sock!r}, not {sender!r}")
         self.sock = sock
         self.fd = sock.fileno()
         self.parts = parts
         self.idle_timeout = idle_timeout
         self.kernel = kernel
         self.progress = progress
+        self.sender = sender
+        self.rate = rate
+        self.watch = None if min_rate is None else Watch(min_rate)
         self.done = 0
         self.open = False  # is it on a pump's table?
         self.queued = False  # is it about to be stepped?
         self.watched = False  # is its socket in the pump's epoll?
         self.bounded = False  # does the kernel take little ahead?
-        self.full_at: float | None = None  # since when the kernel has had no room
+        self.task: trio.lowlevel.Task | None = None  # that waits for its end, or that of its fetch
+        self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its task's other waits
         self.error: BaseException | None = None  # why it ended, if not well
-        self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its wait
-        self.task: trio.lowlevel.Task | None = None
-        self.sender: TlsSender | None = None
-        self.rate: Rate | None = None
-        self.watch: Watch | None = None
-        self.frontier = Frontier()
+        self.frontier = Frontier((sender is not None or not kernel) and hasattr(os, "pread"))
         self.fetch: Fetch | None = None  # what it waits for
+        self.full_at: float | None = None  # since when the kernel has had no room
         self.started_at = self.moved_at = trio.current_time()
         self.speed = Speed(self.started_at)
         self.paused_at: float | None = None
         self.away = 0.0  # seconds spent in pauses that have ended
-
-    def bind(self, sender: TlsSender | None, rate: Rate | None, least: MinRate | None) -> None:
-        """Before the first step: what takes the place of send(2), how fast it may and must go.
-
-        Raises:
-            ValueError: the sender is that of another socket, which would be sent these bytes.
-        """
-        if sender is not None and sender.sock is not self.sock:
-            raise ValueError(f"the sender must be that of {self.sock!r}, not {sender!r}")
-        self.sender = sender
-        self.frontier.copies = (sender is not None or not self.kernel) and hasattr(os, "pread")
-        self.rate = rate
-        self.watch = None if least is None else Watch(least)
 
     def __repr__(self) -> str:
         state = "open" if self.open else "ended"
@@ -154,48 +132,20 @@ class Delivery:
         except (OSError, ValueError):  # what some objects have to say when they are closed
             return False
 
-    def stalls_at(self, now: float) -> float:
-        """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""
-        return (self.moved_at if self.paused_at is None else now) + self.idle_timeout
+    def room(self, now: float, most: int = STEP) -> int:
+        """Most bytes of the next step, not more than ``most``; 0 when it has to pause until ``rate.ready_at()``."""
+        most = most if self.sender is None else BURST
+        return most if self.rate is None else min(most, self.rate.allowance(now))
 
-    def awaits_disk(self, now: float, patience: float) -> FileSpan | None:
-        """The bytes that were to be fetched ``patience`` seconds ago or earlier, and have not come."""
-        if self.fetch is None or self.paused_at is None or now - self.paused_at < patience:
-            return None
-        return self.fetch.span
+    def warm(self, now: float, residency: Residency, enough: int = STEP) -> int:
+        """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first.
 
-    def has_no_peer(self, half_close: bool) -> bool:
-        """Whether its peer has closed or reset the connection; never waits. False where that cannot be asked.
-
-        ``half_close``: or has ended its sending side, at least.
+        ``enough``: more than so many need not be looked for.
         """
-        if not hasattr(select, "poll"):  # Windows
-            return False
-        look = select.poll()
-        look.register(self.fd, _POLLRDHUP if half_close else 0)
-        return bool(look.poll(0))
-
-    def pause(self, now: float) -> None:
-        """From here on it is held back."""
-        self.paused_at = now
-
-    def resume(self, now: float) -> None:
-        """The pause, if there was one, has ended."""
-        if self.paused_at is not None:
-            self.away += now - self.paused_at
-            self.paused_at = None
-            self.moved_at = now
-
-    def takes_bytes(self) -> bool:
-        """Whether bytes may take the place of a file's. Not while some of a file are owed: they are read again."""
-        return self.frontier.copies and not (self.sender is not None and self.sender.owed)
-
-    def take(self, span: FileSpan, data: bytes, now: float) -> None:
-        """Its next part is ``span``, and this is how that begins."""
-        self.frontier.handed(span, len(data), now)
-        self.parts[0] = data
-        if rest := span.advance(len(data)):
-            self.parts.insert(1, rest)
+        first = head(self.parts)
+        if isinstance(first, FileSpan):
+            return self.frontier.warm(residency, first, now, enough)
+        return enough
 
     def push(self, limit: int, residency: Residency) -> None:
         """Before it is on a pump's table: steps until all is out, the kernel is full, it has to wait for something
@@ -213,53 +163,13 @@ class Delivery:
                 return
             limit -= sent
 
-    def await_room(self, now: float) -> None:
-        """The kernel is full: how long it takes to have room again is the reader's doing."""
-        if self.full_at is None:
-            self.full_at = now
-
-    def _bound(self, bounded: bool) -> None:
-        if bounded is not self.bounded:
-            self.bounded = bounded
-            bound_unsent(self.sock, bounded)
-
-    def raise_error(self) -> None:
-        """Raise what it ended with, and keep it no longer: it holds the caller's frame."""
-        error, self.error = self.error, None
-        try:
-            if error is not None:
-                raise error
-        finally:
-            del error
-
-    def release(self) -> None:
-        """It takes no more steps: what is sent after it is somebody else's."""
-        self._bound(False)
-
-    def room(self, now: float, most: int = STEP) -> int:
-        """Most bytes of the next step, not more than ``most``; 0 when it has to pause until ``rate.ready_at()``."""
-        most = most if self.sender is None else BURST
-        return most if self.rate is None else min(most, self.rate.allowance(now))
-
-    def warm(self, now: float, residency: Residency, enough: int = STEP) -> int:
-        """Most bytes of the next step that do not wait for the disk; 0 when they have to be fetched first.
-
-        ``enough``: more than so many need not be looked for.
-        """
-        parts = self.parts
-        while parts and not size(parts[0]):
-            del parts[0]
-        if parts and isinstance(span := parts[0], FileSpan):
-            return self.frontier.warm(residency, span, now, enough)
-        return enough
-
     def step(self, now: float, limit: int) -> int:
         """One step; returns its bytes, 0 if the socket took none.
 
         Raises what ``send_step`` raises (except WouldBlock) and what ``progress`` raises.
         """
         if not self.owns_its_descriptor():
-            raise trio.ClosedResourceError("the socket was closed on this side")
+            raise trio.ClosedResourceError(CLOSED)
         try:
             return self._send(now, limit)
         except trio.WouldBlock:
@@ -283,8 +193,97 @@ class Delivery:
                 self.progress(sent)
         return sent
 
-    def look(self, now: float) -> TooSlow | None:
-        """Judge the reader by ``watch``."""
+    def await_room(self, now: float) -> None:
+        """The kernel is full: how long it takes to have room again is the reader's doing."""
+        if self.full_at is None:
+            self.full_at = now
+
+    def _bound(self, bounded: bool) -> None:
+        if bounded is not self.bounded:
+            self.bounded = bounded
+            bound_unsent(self.sock, bounded)
+
+    def release(self) -> None:
+        """It takes no more steps: what is sent after it is somebody else's."""
+        self._bound(False)
+
+    def pause(self, now: float) -> None:
+        """From here on it is held back."""
+        self.paused_at = now
+
+    def resume(self, now: float) -> None:
+        """The pause, if there was one, has ended."""
+        if self.paused_at is not None:
+            self.away += now - self.paused_at
+            self.paused_at = None
+            self.moved_at = now
+
+    def next_fetch(self, done: Callable[[Exception | None], None]) -> Fetch:
+        """What has to be fetched before its next step, when `warm` was 0; ``done`` as for `Fetch`."""
+        span = self.parts[0]
+        assert isinstance(span, FileSpan)
+        owed = self.sender is not None and self.sender.owed  # of a file: is read again, so it has to remain one
+        return Fetch(span, self.frontier.wanted(span), self.kernel, self.frontier.copies and not owed, done)
+
+    def fetched(self, fetch: Fetch, residency: Residency, now: float) -> None:
+        """Its next bytes may be sent now."""
+        span, data = fetch.span, fetch.data
+        if fetch.skipped:
+            self.frontier.dare(span, now)
+        elif data:
+            self.frontier.believe(span, len(data), now)
+            self.parts[0] = data
+            if rest := span.advance(len(data)):
+                self.parts.insert(1, rest)
+        else:
+            self.frontier.fetched(residency, span, fetch.count, fetch.seconds, now)
+
+    def wake(self) -> None:
+        """What its task has waited for has come."""
+        assert self.task is not None
+        task, self.task = self.task, None
+        trio.lowlevel.reschedule(task)
+
+    def end(self, error: BaseException | None) -> None:
+        """Its task is to return, or to raise ``error``."""
+        self.error = error
+        if self.task is not None:
+            self.wake()
+        elif self.scope is not None:
+            self.scope.cancel()
+
+    def raise_error(self) -> None:
+        """Raise what it ended with, and keep it no longer: it holds the caller's frame."""
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+
+    def stalls_at(self, now: float) -> float:
+        """When its peer will have stalled, if it takes nothing up to then; not after ``now``: it has."""
+        return (self.moved_at if self.paused_at is None else now) + self.idle_timeout
+
+    def awaits_disk(self, now: float, patience: float) -> FileSpan | None:
+        """The bytes that were to be fetched ``patience`` seconds ago or earlier, and have not come."""
+        if self.fetch is None or self.paused_at is None or now - self.paused_at < patience:
+            return None
+        return self.fetch.span
+
+    def has_no_peer(self, half_close: bool) -> bool:
+        """Whether its peer has closed or reset the connection; never waits. False where that cannot be asked.
+
+        ``half_close``: or has ended its sending side, at least.
+        """
+        if not hasattr(select, "poll"):  # Windows
+            return False
+        look = select.poll()
+        look.register(self.fd, _POLLRDHUP if half_close else 0)
+        return bool(look.poll(0))
+
+    def too_slow(self, now: float) -> TooSlow | None:
+        """Judge a peer that has to take bytes at a minimum rate."""
         assert self.watch is not None
         away = self.away if self.paused_at is None else self.away + now - self.paused_at
         return self.watch.look(now - self.started_at - away, self.done)

@@ -12,17 +12,16 @@ Laws:
 * The caller of ``deliver`` stays parked in its own task under its own cancel scopes. Cancelling it takes the
   delivery out at once, before anything else can run.
 * The error of a delivery goes to its caller and ends nothing else. When the pump ends, every caller is told.
-* A delivery that has to pause is in no epoll: it sits on a wheel of alarms, and thousands of them wake in batches.
 * Bytes that are not in memory are fetched by a few threads first (``readers``): no step waits for a disk, unless no
-  descriptor or thread is left to fetch with. Who waits for them is in no epoll, and may be cancelled at any time. From
-  its fifth second on, a look every five tells whether the peer is still there; the sixtieth ends it.
+  descriptor or thread is left to fetch with.
+* Who pauses, or waits for bytes to be fetched, is in no epoll, and may be cancelled at any time. What no epoll tells is
+  looked at from time to time (``alarms``).
 * Only its own epoll is closed here, never a socket or a file.
 """
 
 from __future__ import annotations
 
 import enum
-import errno
 import math
 import select
 import time
@@ -31,15 +30,19 @@ from collections.abc import Callable
 
 import trio
 
-from sendfile.delivery import Delivery, DiskStalled, Stalled, Transfer
+from sendfile.alarms import Alarms
+from sendfile.delivery import Delivery, Transfer
+from sendfile.disk import Disk
+from sendfile.fallback import step_on
 from sendfile.interest import Interest
+from sendfile.parts import Parts, check_parts, head
 from sendfile.rate import MinRate, Rate
-from sendfile.readers import Fetch, Readers
-from sendfile.residency import Disk, Residency
-from sendfile.send import STEP, check_socket, send_step
-from sendfile.span import FileSpan, HasFileno, Parts, check_parts, size
+from sendfile.readers import Readers
+from sendfile.residency import Residency
+from sendfile.span import FileSpan, HasFileno
+from sendfile.step import CLOSED, STEP, check_socket, send_step
 from sendfile.tls import TlsSender
-from sendfile.wheel import TICK, Wheel
+from sendfile.wheel import TICK
 
 __all__ = ["Pump"]
 
@@ -49,9 +52,6 @@ _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebod
 _LONGEST = 8 << 20  # bytes of one step
 _FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
-_LOOK = 5.0  # seconds between two looks at what no epoll tells: a socket closed under its delivery, a peer that left
-_DISK_PATIENCE = 60.0  # seconds for 2 MiB at most: a peer that leaves meanwhile may not be noticed, so it has an end
-_CLOSED = "the socket was closed on this side"
 
 
 class _State(enum.Enum):
@@ -89,7 +89,6 @@ class Pump:
     """
 
     def __init__(self, *, epoll: bool | None = None, disk: Disk | None = None, half_close: bool = False) -> None:
-        self._half_close = half_close
         disk = Disk() if disk is None else disk
         self._residency = Residency(disk)
         self._readers = Readers(disk)
@@ -98,12 +97,9 @@ class Pump:
         self._table: dict[int, Delivery] = {}  # by descriptor
         self._ready: deque[Delivery] = deque()  # to be stepped, first come first served
         self._interest: Interest | None = None
-        self._paused: Wheel[Delivery] = Wheel()
-        self._looks: Wheel[Delivery] = Wheel()  # when to look at a reader who has to keep to a minimum
-        self._stalls: Wheel[Delivery] = Wheel()  # when to look whether a reader has stalled, or the socket was closed
+        self._alarms = Alarms(half_close)
         self._step = STEP  # bytes of a step where a long one is best: as many as a turn's time allows
         self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
-        self._nap = trio.CancelScope()  # the pump's task lives in it up to the next alarm
 
     def __repr__(self) -> str:
         return f"<Pump {self._state.value}, {len(self._table)} deliveries>"
@@ -129,8 +125,7 @@ class Pump:
                 self._interest = Interest()
             task_status.started()
             while True:
-                due = min(wheel.due_at() for wheel in (self._paused, self._looks, self._stalls))
-                with trio.CancelScope(deadline=due) as self._nap:
+                with self._alarms.nap():
                     if self._interest is None:
                         await trio.sleep_forever()
                     while True:
@@ -197,8 +192,7 @@ class Pump:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
-        delivery = Delivery(sock, parts, idle_timeout, kernel, progress)
-        delivery.bind(sender, rate, min_rate)
+        delivery = Delivery(sock, parts, idle_timeout, kernel, progress, sender, rate, min_rate)
         self._check_free(delivery.fd)
         await trio.lowlevel.checkpoint_if_cancelled()
         # Thousands wait here: each function between this one and the wait would hold some 250 bytes for each of them.
@@ -209,7 +203,7 @@ class Pump:
                 return delivery.done
             self._open(delivery)
             if self._interest is None:
-                await self._loop(delivery)
+                await step_on(delivery, self._residency, self._wait_fetched)
             else:
                 self._start(delivery)
                 await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
@@ -236,11 +230,8 @@ class Pump:
         """``push_nowait`` on a socket that is known to be non-blocking and without TLS."""
         self._check_free(sock.fileno())
         now, left = self._now(), _DIRECT_BYTES
-        while parts and left:
-            first, most = parts[0], left
-            if not size(first):
-                del parts[0]
-                continue
+        while parts and left and (first := head(parts)) is not None:
+            most = left
             if isinstance(first, FileSpan):
                 most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now, not kernel)
                 if not most:
@@ -254,18 +245,20 @@ class Pump:
     def notify_closing(self, sock: HasFileno) -> None:
         """End the delivery on ``sock``, if any, with trio.ClosedResourceError, before its owner closes it."""
         if (delivery := self._table.get(sock.fileno())) is not None:
-            self._end(delivery, trio.ClosedResourceError(_CLOSED))
+            self._end(delivery, trio.ClosedResourceError(CLOSED))
+
+    # -- the table of deliveries ----------------------------------------------------------------------------------
 
     def _check_free(self, fd: int) -> None:
         """Nobody else may deliver on this socket; one whose descriptor was closed under it ends here."""
         if fd < 0:
-            raise trio.ClosedResourceError(_CLOSED)
+            raise trio.ClosedResourceError(CLOSED)
         other = self._table.get(fd)
         if other is None:
             return
         if other.owns_its_descriptor():
             raise trio.BusyResourceError("there is a delivery on this socket already")
-        self._end(other, trio.ClosedResourceError(_CLOSED))
+        self._end(other, trio.ClosedResourceError(CLOSED))
 
     def _open(self, delivery: Delivery) -> None:
         """Put it on the table; its clocks run from now on."""
@@ -273,9 +266,26 @@ class Pump:
         self._table[delivery.fd] = delivery
         delivery.open = True
         delivery.moved_at = now = trio.current_time()
-        self._set(self._stalls, delivery, min(delivery.stalls_at(now), now + _LOOK))
-        if delivery.watch is not None:
-            self._set(self._looks, delivery, now + delivery.watch.interval)
+        self._alarms.start(delivery, now)
+
+    def _remove(self, delivery: Delivery) -> None:
+        """Take it off the table, out of the epoll and off the alarms: from here on it is never stepped. Idempotent."""
+        if not delivery.open:
+            return
+        delivery.open = False
+        del self._table[delivery.fd]
+        self._unwatch(delivery)
+        self._alarms.drop(delivery)
+        if delivery.fetch is not None:
+            self._readers.forget(delivery.fetch)
+            delivery.fetch = None
+
+    def _end(self, delivery: Delivery, error: BaseException | None) -> None:
+        """Its caller is to return, or to raise ``error``."""
+        self._remove(delivery)
+        delivery.end(error)
+
+    # -- what a delivery waits for --------------------------------------------------------------------------------
 
     def _start(self, delivery: Delivery) -> None:
         """Have it stepped when it can be."""
@@ -287,11 +297,6 @@ class Pump:
         else:
             self._watch(delivery, now)
 
-    def _wake(self, delivery: Delivery) -> None:
-        assert delivery.task is not None
-        task, delivery.task = delivery.task, None
-        trio.lowlevel.reschedule(task)
-
     def _park(self, delivery: Delivery) -> _Abort:
         """The present task is about to wait: up to its end; or up to that of its fetch, where there is no epoll.
 
@@ -300,31 +305,6 @@ class Pump:
         """
         delivery.task = trio.lowlevel.current_task()
         return _Abort(self, delivery)
-
-    async def _loop(self, delivery: Delivery) -> None:
-        """Where there is no epoll: the caller's task does for itself what the pump would do for it."""
-        with trio.CancelScope() as delivery.scope:
-            await self._step_on(delivery)
-
-    async def _step_on(self, delivery: Delivery) -> None:
-        while delivery.parts:
-            now = trio.current_time()
-            room = delivery.room(now)
-            if not room:
-                assert delivery.rate is not None
-                delivery.pause(now)
-                await trio.sleep_until(delivery.rate.ready_at())
-                delivery.resume(trio.current_time())
-            elif not (warm := delivery.warm(now, self._residency)):
-                self._fetch(delivery, now)
-                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
-                if not delivery.open:
-                    return
-            elif delivery.step(now, min(room, warm)):
-                await trio.lowlevel.checkpoint()
-            else:
-                delivery.await_room(now)
-                await trio.lowlevel.wait_writable(delivery.sock)
 
     def _watch(self, delivery: Delivery, now: float) -> None:
         assert self._interest is not None
@@ -340,13 +320,10 @@ class Pump:
         assert delivery.rate is not None
         self._unwatch(delivery)
         delivery.pause(now)
-        self._set(self._paused, delivery, delivery.rate.ready_at() + more)
+        self._alarms.pause(delivery, delivery.rate.ready_at() + more)
 
     def _fetch(self, delivery: Delivery, now: float) -> None:
         """Have the next bytes brought into memory, and it stepped then."""
-        span = delivery.parts[0]
-        assert isinstance(span, FileSpan)
-        count = delivery.frontier.wanted(span)
 
         def done(error: Exception | None) -> None:
             delivery.fetch = None
@@ -355,82 +332,38 @@ class Pump:
             if error is not None:
                 self._end(delivery, error)
                 return
-            if fetch.skipped:
-                delivery.frontier.dare(span, now)
-            elif fetch.data:
-                delivery.take(span, fetch.data, now)
-            else:
-                delivery.frontier.fetched(self._residency, span, count, fetch.seconds, now)
+            delivery.fetched(fetch, self._residency, now)
             if self._interest is None:
-                self._wake(delivery)
+                delivery.wake()
             else:
                 self._enqueue(delivery)
-                self._nap.deadline = -math.inf
+                self._alarms.end_nap()
 
         self._unwatch(delivery)
         delivery.pause(now)
-        delivery.fetch = fetch = Fetch(span, count, delivery.kernel, delivery.takes_bytes(), done)
+        delivery.fetch = fetch = delivery.next_fetch(done)
         self._readers.ask(fetch)
 
-    def _set(self, wheel: Wheel[Delivery], delivery: Delivery, when: float) -> None:
-        wheel.set(delivery, when)
-        if (due := wheel.due_at()) < self._nap.deadline:
-            self._nap.deadline = due
+    async def _wait_fetched(self, delivery: Delivery, now: float) -> None:
+        """The same in the caller's task, where there is no epoll: until they are there, or it was ended."""
+        self._fetch(delivery, now)
+        await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+
+    # -- the ready queue ------------------------------------------------------------------------------------------
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        if not delivery.queued:
+            delivery.queued = True
+            self._ready.append(delivery)
 
     def _heed_alarms(self) -> None:
-        """After a nap: those whose pause is over are to be stepped; those to be looked at are.
-
-        To move an alarm with each step would cost more than to look in vain once per ``idle_timeout``, or per `_LOOK`.
-        """
+        """After a nap."""
         now = trio.current_time()
-        for delivery in self._paused.pop_due(now):
+        for delivery in self._alarms.pauses_over(now):
             delivery.resume(now)
             self._enqueue(delivery)
-        for delivery in self._looks.pop_due(now):
-            assert delivery.watch is not None
-            if (error := delivery.look(now)) is not None:
-                self._end(delivery, error)
-            else:
-                self._looks.set(delivery, now + delivery.watch.interval)
-        for delivery in self._stalls.pop_due(now):
-            if (failure := self._look_at(delivery, now)) is not None:
-                self._end(delivery, failure)
-            else:
-                self._stalls.set(delivery, min(delivery.stalls_at(now), now + _LOOK))
-
-    def _look_at(self, delivery: Delivery, now: float) -> Exception | None:
-        """What has ended it, of all that nobody tells."""
-        if not delivery.owns_its_descriptor():
-            return trio.ClosedResourceError(_CLOSED)
-        if delivery.awaits_disk(now, _LOOK) is not None and delivery.has_no_peer(self._half_close):
-            return ConnectionResetError(errno.ECONNRESET, "the peer closed the connection while its file's disk hung")
-        if (span := delivery.awaits_disk(now, _DISK_PATIENCE)) is not None:
-            return DiskStalled(span, _DISK_PATIENCE)
-        return Stalled(delivery.idle_timeout) if delivery.stalls_at(now) <= now else None
-
-    def _remove(self, delivery: Delivery) -> None:
-        """Take it off the table, out of the epoll and off the wheels: from here on it is never stepped.
-        Idempotent."""
-        if not delivery.open:
-            return
-        delivery.open = False
-        del self._table[delivery.fd]
-        self._unwatch(delivery)
-        self._paused.drop(delivery)
-        self._looks.drop(delivery)
-        self._stalls.drop(delivery)
-        if delivery.fetch is not None:
-            self._readers.forget(delivery.fetch)
-            delivery.fetch = None
-
-    def _end(self, delivery: Delivery, error: BaseException | None) -> None:
-        """Its caller is to return, or to raise ``error``."""
-        self._remove(delivery)
-        delivery.error = error
-        if delivery.task is not None:
-            self._wake(delivery)
-        elif delivery.scope is not None:
-            delivery.scope.cancel()
+        for delivery, error in self._alarms.failures(now):
+            self._end(delivery, error)
 
     async def _wait_ready(self, interest: Interest) -> None:
         """Return with something to serve, after exactly one checkpoint or more."""
@@ -444,17 +377,14 @@ class Pump:
 
     def _poll(self, interest: Interest) -> None:
         for delivery, error in interest.renew(self._table.values()).items():
-            self._end(delivery, error or trio.ClosedResourceError(_CLOSED))
+            self._end(delivery, error or trio.ClosedResourceError(CLOSED))
         for delivery in interest.poll(_BATCH):
             self._enqueue(delivery)
 
-    def _enqueue(self, delivery: Delivery) -> None:
-        if not delivery.queued:
-            delivery.queued = True
-            self._ready.append(delivery)
+    # -- a turn ---------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """One turn: a step for each reported socket, until the turn's bytes are used up."""
+        """One turn: a step for each reported socket, until the turn's bytes or its time are used up."""
         now, began = trio.current_time(), time.perf_counter()
         budget = _TURN_BYTES
         most = STEP if len(self._ready) in _FEW else self._step

@@ -16,12 +16,12 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from sendfile.send import STEP
+from sendfile.step import STEP
 
 __all__ = ["MinRate", "Rate", "Speed", "TooSlow", "Watch"]
 
-_PIECE = 1 / 4
-_BURST = 7 / 16
+_PIECE = 1 / 4  # seconds between two pieces
+_BURST = 7 / 16  # seconds that an account holds at most
 _SAMPLES = 4  # looks per window
 _SMOOTH = 4.0  # seconds after which an old speed weighs 1/e
 

@@ -28,14 +28,14 @@ from typing import Protocol
 
 import trio
 
-from sendfile.residency import Disk
-from sendfile.send import FileTooShort
+from sendfile.disk import Disk
 from sendfile.span import FileSpan
+from sendfile.step import FileTooShort
 
 __all__ = ["Fetch", "Readers"]
 
 _THREADS = 4  # of a file system
-_LEAST_HANDED = 64 << 10
+_LEAST_HANDED = 64 << 10  # bytes, of a file that is as long
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})
 
 
@@ -46,11 +46,21 @@ class _Result(Protocol):
 
 
 class Fetch:
-    """Bytes that somebody waits for. ``done`` is called on the event loop, with the error if there was one.
+    """Bytes that somebody waits for.
 
-    If it raises, it is called again, with what it raised. That call must not.
-    ``skipped`` tells by then that nothing was fetched: no descriptor or thread was left. ``kernel`` is the delivery's.
-    ``copies`` tells whether it can be handed bytes, which are in ``data`` then.
+    Args:
+        span: they are at its beginning.
+        count: how many.
+        kernel: False fetches them without sendfile(2), as they are to be sent.
+        copies: whether they may be handed over, where the event loop would wait to read them again.
+        done: called on the event loop, with the error if there was one. If it raises, it is called again, with what it
+            raised; that call must not raise.
+
+    Attributes:
+        device: whose file system.
+        data: when it is done, the first of the bytes, where they are handed over.
+        seconds: how long it took, where that says how long the next bytes will take; else infinite.
+        skipped: nothing was fetched: no descriptor or thread was left.
     """
 
     __slots__ = ("copies", "count", "data", "device", "done", "kernel", "seconds", "skipped", "span")
@@ -62,11 +72,11 @@ class Fetch:
         self.count = count
         self.kernel = kernel
         self.copies = copies
-        self.data = b""  # the first of them, where they are handed over
-        self.seconds = math.inf  # how long it took, where that says how long the next bytes will take
+        self.done: Callable[[Exception | None], None] | None = done  # None: forgotten, or called
+        self.device = 0
+        self.data = b""
+        self.seconds = math.inf
         self.skipped = False
-        self.device = 0  # whose file system
-        self.done: Callable[[Exception | None], None] | None = done
 
 
 class _Asked:

@@ -14,12 +14,10 @@ Laws:
 from __future__ import annotations
 
 import io
-from collections import deque
-from collections.abc import MutableSequence
 from dataclasses import dataclass
-from typing import Protocol, SupportsIndex, TypeAlias
+from typing import Protocol, SupportsIndex
 
-__all__ = ["FileSpan", "HasFileno", "Part", "Parts", "after", "check_parts", "size"]
+__all__ = ["FileSpan", "HasFileno"]
 
 _LARGEST_OFFSET = 2**63 - 1  # off_t with 64 bits
 _FILES = frozenset({io.BufferedReader, io.BufferedRandom, io.FileIO})  # what needs no further look
@@ -84,35 +82,3 @@ class FileSpan:
         if not 0 <= n <= self.count:
             raise ValueError(f"cannot advance by {n} in {self.count} bytes")
         return FileSpan(self.file, self.offset + n, self.count - n)
-
-
-Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
-"""What can be sent: bytes at hand, or bytes of a file."""
-
-Parts: TypeAlias = MutableSequence[Part]
-"""What is to be sent, first to last: a deque. Or a list, where they are few: to take the first off a list moves the
-others, but an empty deque takes ten times its memory, for each of thousands who wait."""
-
-
-def check_parts(parts: object) -> None:
-    """Refuse what cannot be consumed in place, before a byte of it is sent.
-
-    Raises:
-        TypeError: it is no deque, list or other mutable sequence; or is itself a part.
-    """
-    if isinstance(parts, (deque, list)):  # the other question takes five times as long
-        return
-    if isinstance(parts, bytearray) or not isinstance(parts, MutableSequence):
-        raise TypeError(f"parts are consumed in place: pass a deque or a list of them, not {type(parts).__name__}")
-
-
-def size(part: Part) -> int:
-    """How many bytes ``part`` is; for a memoryview that is not its ``len()``, which counts items."""
-    if isinstance(part, FileSpan):
-        return part.count
-    return part.nbytes if isinstance(part, memoryview) else len(part)
-
-
-def after(part: Part, n: int) -> Part:
-    """What is left of ``part`` after its first ``n`` bytes, without copying any."""
-    return part.advance(n) if isinstance(part, FileSpan) else memoryview(part).cast("B")[n:]

@@ -1,4 +1,4 @@
-"""Sending parts on a TLS socket: as `send` does it on a plain one, with one copy for files.
+"""Sending parts on a TLS socket: as `step` does it on a plain one, with one copy for files.
 
 Laws:
 
@@ -28,10 +28,11 @@ import ssl
 import trio
 
 from sendfile.held import held_by_kernel
-from sendfile.send import FileTooShort, consume, read_at
-from sendfile.span import FileSpan, Parts, size
+from sendfile.parts import Parts, consume, head, size
+from sendfile.span import FileSpan
+from sendfile.step import FileTooShort, read_at
 
-__all__ = ["BURST", "PIECE", "TlsSender"]
+__all__ = ["BURST", "PIECE", "TlsSender", "describe", "forget_errors"]
 
 BURST = 1 << 18
 """Most bytes of one step, some 0.3 ms. Steps of 64 KiB took a third more CPU for a client that reads fast; steps twice
@@ -94,14 +95,14 @@ class TlsSender:
 
         When it raises, the queue is as before.
         """
-        if not _begin(parts):
+        first = head(parts)
+        if first is None:
             return 0
-        first = parts[0]
         is_file = isinstance(first, FileSpan)
         limit = min(limit, size(first), BURST) if is_file else min(limit, BURST)
         was_owed = self.owed
         sent = self._write(parts, limit)
-        while sent < limit and _begin(parts) and isinstance(parts[0], FileSpan) is is_file:
+        while sent < limit and (first := head(parts)) is not None and isinstance(first, FileSpan) is is_file:
             try:
                 sent += self._write(parts, limit - sent)
             except (trio.WouldBlock, FileTooShort, OSError):  # the next step will meet it again
@@ -154,13 +155,6 @@ class TlsSender:
         if isinstance(first, FileSpan) and (read := _read_into(first, self._buffer[: self.owed])) < self.owed:
             raise FileTooShort(first.advance(read))
         return self._kept
-
-
-def _begin(parts: Parts) -> bool:
-    """Whether there is a byte to send; it is one of the first part then."""
-    while parts and not size(parts[0]):
-        del parts[0]
-    return bool(parts)
 
 
 def describe(error: ssl.SSLError) -> str:

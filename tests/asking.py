@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,25 @@ def request(
     elif body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """An app that says hello."""
+    start_response("200 OK", PLAIN)
+    return [b"hello"]
+
+
+def greet(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """An app that says hello to the body of its request."""
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", PLAIN)
+    return [b"hello ", body]
+
+
+def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """An app that answers with the strings of its environ, as JSON."""
+    start_response("200 OK", PLAIN)
+    return [json.dumps({key: value for key, value in environ.items() if isinstance(value, str)}).encode()]
 
 
 @dataclass

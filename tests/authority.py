@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import logging
 import shutil
 import ssl
 import tempfile
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import pytest
 import trio
 import trustme
 from cryptography import x509
@@ -111,12 +114,50 @@ async def connect_tls(
     return stream
 
 
-async def read_to_end(stream: trio.abc.ReceiveStream) -> tuple[bytes, str]:
-    """All bytes until the peer ends, and how: "closed" with a close_notify, "cut" without one."""
-    received = bytearray()
-    try:
-        while data := await stream.receive_some(65536):
-            received += data
-    except trio.BrokenResourceError:
-        return bytes(received), "cut"
-    return bytes(received), "closed"
+class ByHand:
+    """A TLS client that hands over what it would send, so that a test can send a part of it.
+
+    Args:
+        name: of the server that it asks for.
+    """
+
+    def __init__(self, name: str = "localhost") -> None:
+        self._arriving, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = shared_authority()[0].client_context()
+        self._tls = context.wrap_bio(self._arriving, self._leaving, server_hostname=name)
+
+    def begin(self) -> bytes:
+        """The first message of the handshake, which is to be sent."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        return self._leaving.read()
+
+    async def shake_hands(self, stream: trio.SocketStream) -> None:
+        """The handshake, or the rest of it."""
+        done = False
+        while not done:
+            try:
+                self._tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                await stream.send_all(self._leaving.read())
+                self._arriving.write(await stream.receive_some())
+        await stream.send_all(self._leaving.read())
+
+    def encrypt(self, data: bytes) -> bytes:
+        """What is to be sent for it."""
+        self._tls.write(data)
+        return self._leaving.read()
+
+    async def receive(self, stream: trio.SocketStream) -> bytes:
+        """Some bytes of the peer's; they may be none, where it told something else."""
+        self._arriving.write(await stream.receive_some())
+        try:
+            return self._tls.read(65536)
+        except ssl.SSLWantReadError:
+            return b""
+
+
+def complaints(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    """What was logged of clients: all but that the kernel could not be asked to encrypt."""
+    return [line.getMessage() for line in caplog.records if line.levelno >= level and "kernel TLS" not in line.msg]

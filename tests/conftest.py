@@ -1,4 +1,8 @@
-"""What holds for all tests."""
+"""What holds for all tests.
+
+"PAINS" in docstrings is a list of what users of other servers complain of, and of what was seen in trying these out; a
+name behind it, such as gunicorn#2669, is the thread on GitHub that tells of it.
+"""
 
 from __future__ import annotations
 

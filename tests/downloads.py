@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import h11
 import trio
+from waiting import until
 
 MIB = 1 << 20
 
@@ -91,8 +92,7 @@ class Closes:
     async def wait(self, count: int = 1, seconds: float = 5.0) -> None:
         """Until there were `count` of them."""
         with trio.fail_after(seconds):
-            while len(self) < count:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await until(lambda: len(self) >= count)
 
 
 @dataclass

@@ -12,6 +12,17 @@ from contextlib import contextmanager, suppress
 import trio
 
 
+def reset_on_close(sock: socket.socket | trio.SocketStream) -> None:
+    """Have its close be a reset, as that of a peer that was killed (socket(7), SO_LINGER)."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """Leave by a reset."""
+    reset_on_close(stream)
+    await stream.aclose()
+
+
 class StopsReading:
     """Reads some bytes and never again, but stays connected.
 
@@ -62,8 +73,8 @@ class Vanishes:
     async def run(self) -> bytes:
         """What it read."""
         received = await StopsReading(self.stream, self._after).run()
-        if self._reset:  # close(2) with SO_LINGER 0, socket(7)
-            self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self._reset:
+            reset_on_close(self.stream)
         self.stream.socket.close()
         return received
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 from authority import shared_authority
+from mounted import have_nothing_at_hand
 from riding import ride_at_once
 
-from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile
 from trio_wsgi.net import lanes
 
 SIZE = 60_000  # several times what the socket buffers of these tests take at once
@@ -200,12 +200,8 @@ PATHS: dict[str, tuple[Answer, list[bytes], dict[str, Any]]] = {  # {folder} is 
 
 def prepare(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a path needs besides: names that the kernel has not at hand, or a client that rides in the lane."""
-
-    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
-        raise NotAtHand
-
     if "cold" in name:
-        monkeypatch.setattr(AtHand, "open", would_block)
+        have_nothing_at_hand(monkeypatch)
     if "riding" in name:
         ride_at_once(monkeypatch)
         monkeypatch.setattr(lanes, "SILENT_AFTER", 0.02)

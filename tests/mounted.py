@@ -12,7 +12,7 @@ from answers import Answer, read_answer
 from asking import request
 from serving import Served, serving
 
-from trio_wsgi.disk.root import AtHand, Directory, OpenedFile, Root
+from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile, Root
 
 STYLE = b"body { color: black }\n" * 100
 SIBLINGS = {"br": b"brotli, let us say " * 9, "zstd": b"zstd, let us say " * 8, "gzip": gzip.compress(STYLE)}
@@ -26,6 +26,15 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
 
 async def ask(served: Served, target: str, *headers: str, method: str = "GET") -> Answer:
     return read_answer(await served.exchange(request(method, target, *headers)), method)
+
+
+def have_nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is opened has to be waited for, as on a disk that was never read."""
+
+    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
+        raise NotAtHand
+
+    monkeypatch.setattr(AtHand, "open", would_block)
 
 
 def noting_opened(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -> list[OpenedFile]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import h11
 import trio
-from serving import Served, receive_all
+from serving import Served, receive_to_end
 
 TINY, SMALL = 4096, 16 * 1024  # bytes of a client's receive buffer
 GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
@@ -64,11 +64,18 @@ def app_of(
     return app
 
 
-async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> bytes:
+async def ask_to_end(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> tuple[bytes, str]:
+    """What a slow client gets, and how that ended: "closed" or "cut"."""
     with trio.fail_after(20):
         async with await served.connect(receive_buffer) as stream:
             await stream.send_all(request)
-            return await receive_all(stream)
+            return await receive_to_end(stream)
+
+
+async def ask(served: Served, request: bytes, receive_buffer: int | None = SMALL) -> bytes:
+    """What a slow client gets, however that ended."""
+    received, _ = await ask_to_end(served, request, receive_buffer)
+    return received
 
 
 def cut_body(raw: bytes) -> Iterator[bytes]:

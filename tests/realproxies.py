@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving import read_all
 from tools import require_tool
 
 Configure = Callable[[list[int]], str]  # a configuration for these ports
@@ -78,22 +79,10 @@ def haproxy_checks(path: Path) -> dict[str, str]:
         except (FileNotFoundError, ConnectionRefusedError):
             return {}
         sock.sendall(b"show stat\n")
-        text = b"".join(iter(lambda: sock.recv(65536), b"")).decode()
+        text = read_all(sock).decode()
     names, *rows = text.lstrip("# ").splitlines()
     stats = [dict(zip(names.split(","), row.split(","), strict=False)) for row in rows if row]
     return {f"{row['pxname']}/{row['svname']}": row["check_status"] for row in stats}
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 120.0) -> None:
-    """Poll until it is true.
-
-    Raises:
-        AssertionError: it did not become so.
-    """
-    patience = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < patience, f"still not: {what}"
-        time.sleep(0.02)
 
 
 @contextmanager

@@ -58,16 +58,19 @@ async def board(served: Served, size: int) -> trio.SocketStream:
     """A client that asks briskly, each time for a body of so many bytes, until it rides; all its requests are told."""
     client = await served.connect()
     port = client.socket.getsockname()[1]
-    for count in range(1, 100):
+
+    def rides() -> bool:
+        lane = lane_of(served)
+        return lane is not None and any(ride.rider._peer.address[1] == port for ride in lane.rides)  # type: ignore[attr-defined]
+
+    asked = 0
+    while not rides():
+        assert asked < 100, "it never came to ride"
         await client.send_all(KEPT)
         await receive(client, size)
-        lane = lane_of(served)
-        if lane is not None and any(ride.rider._peer.address[1] == port for ride in lane.rides):  # type: ignore[attr-defined]
-            with trio.fail_after(10):
-                while [record.peer_port for record in served.records].count(port) < count:  # noqa: ASYNC110
-                    await trio.sleep(0.001)
-            return client
-    raise AssertionError("it never came to ride")
+        asked += 1
+    await until(lambda: [record.peer_port for record in served.records].count(port) >= asked)
+    return client
 
 
 def ask_for(path: str) -> bytes:

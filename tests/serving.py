@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from waiting import until
 
 import trio_wsgi
 from trio_wsgi import Config, RequestRecord, Server
@@ -58,27 +59,37 @@ class Served:
 
     async def record(self, count: int = 1) -> RequestRecord:
         """The newest record, once there are `count` of them."""
-        with trio.fail_after(10):
-            while len(self.records) < count:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+        await until(lambda: len(self.records) >= count)
         return self.records[-1]
+
+    async def wait_connections(self, count: int, timeout: float = 10.0) -> None:
+        """Until the server has so many."""
+        await until(lambda: len(self.server.statistics().connections) == count, timeout)
 
 
 async def receive_to_end(stream: trio.abc.ReceiveStream) -> tuple[bytes, str]:
-    """All bytes until the server ends the connection, and how it did: "closed" or "reset"."""
+    """All bytes until the server ends the connection, and how: "closed" in order, or "cut".
+
+    A cut is a reset, and over TLS an end without close_notify.
+    """
     received = bytearray()
     try:
         async for chunk in stream:
             received += chunk
     except trio.BrokenResourceError:
-        return bytes(received), "reset"
+        return bytes(received), "cut"
     return bytes(received), "closed"
 
 
 async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """All bytes until the server ends the connection; a reset ends it, too."""
+    """All bytes until the server ends the connection; a cut ends it, too."""
     received, _ = await receive_to_end(stream)
     return received
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """All bytes until the server ends the connection, by a client that waits for them."""
+    return b"".join(iter(lambda: sock.recv(1 << 20), b""))
 
 
 @asynccontextmanager

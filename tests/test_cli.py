@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commandline import run
 
-from trio_wsgi.cli import main, prepare_process
+from trio_wsgi.cli import prepare_process
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
@@ -46,13 +47,6 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(words)
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 @pytest.mark.parametrize(("words", "code"), [(["nosuch:app"], 4), (["--no-such-flag"], 1)])
 def test_the_exit_code_tells_even_where_standard_error_takes_nothing(words: list[str], code: int) -> None:
     """A full disk, or nobody who reads: whoever restarts goes by the code."""
@@ -64,6 +58,7 @@ def test_the_exit_code_tells_even_where_standard_error_takes_nothing(words: list
 def test_help_shows_every_flag_with_its_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """PAINS 10 of the peers: waitress tells of a send_bytes of 18000, and has 1."""
     monkeypatch.setenv("COLUMNS", "100")
     code, out, err = run(capsys, "--help")
     assert (code, err) == (0, "")

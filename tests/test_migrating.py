@@ -215,6 +215,7 @@ def test_every_name_in_a_table_is_a_flag_of_ours_or_has_a_hint(section: str) -> 
     ],
 )
 def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, object] | None) -> None:
+    """PAINS 50 (mcp-context-forge#2358): max-requests, jitter, graceful-timeout and the rest have the same names."""
     if values is None:
         with pytest.raises(ConfigError):
             load_config(parse_arguments(build_parser(), line.split())[1], {})

@@ -15,10 +15,13 @@ PACKAGES = {  # program → Debian package, as .ci/run installs them
     "aria2c": "aria2",
     "curl": "curl",
     "haproxy": "haproxy",
+    "ip": "iproute2",
     "nginx": "nginx-light",
+    "nsenter": "util-linux",
     "openssl": "openssl",
     "strace": "strace",
     "systemd-socket-activate": "systemd",
+    "unshare": "util-linux",
     "wget": "wget",
 }
 

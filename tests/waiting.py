@@ -8,15 +8,18 @@ from collections.abc import Callable
 import trio
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], what: str = "what is waited for", timeout: float = 120.0) -> None:
     """Look again and again until it holds.
+
+    Args:
+        what: the condition in words.
 
     Raises:
         AssertionError: it does not within `timeout` seconds.
     """
     patience = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < patience, "it did not come to pass"
+        assert time.monotonic() < patience, f"still not: {what}"
         time.sleep(0.01)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving import Command, command
+from serving import Command, command, read_all
 from waiting import wait_until
 
 APP = """
@@ -91,9 +91,7 @@ def ask(run: Command, path: str = "/", timeout: float = 30.0) -> str:
     """The body of an answer on a connection of its own."""
     with socket.create_connection(("127.0.0.1", run.port), timeout=timeout) as client:
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
-        received = b""
-        while data := client.recv(65536):
-            received += data
+        received = read_all(client)
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), received
     return body.decode()
@@ -109,9 +107,7 @@ class Held:
     def let_go(self) -> str:
         """The body of its answer, which comes from now on."""
         self.file.unlink()
-        received = b""
-        while data := self.client.recv(65536):
-            received += data
+        received = read_all(self.client)
         assert received.startswith(b"HTTP/1.1 200 "), received
         return received.partition(b"\r\n\r\n")[2].decode()
 

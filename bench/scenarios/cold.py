@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from bench.bout import Bout, Figures, summarize
-from bench.client import Failed
+from bench.bout import Bout, Figures, summarize, summarize_good_client
 from bench.contestants import Can
 from bench.samples import COLD
 from bench.scenario import Scenario
 
 CONNECTIONS = 4
 INTERVAL = 0.005  # seconds between the good client's requests
-PATIENCE = 5.0
 COLUMNS = ("good_p99", "good_p50", "good_longest", "throughput", "cpu_per_gb", "memory", "threads")
 
 
@@ -22,18 +20,15 @@ def measure(bout: Bout) -> Figures:
     files = [str(bout.samples.path(name)) for name in COLD]
     with (
         bout.client("load", targets=targets, evict=files, connections=CONNECTIONS, length=length, whole=False) as load,
-        bout.client("probe", target="/hello", interval=INTERVAL, patience=PATIENCE) as probe,
+        bout.good_client("/hello", INTERVAL, bout.seconds) as good_client,
     ):
         load.wait_ready()
-        if failure := probe.wait_ready()["failure"]:
-            raise Failed(failure)
         with bout.watch() as watch:
             load.go()
-            probe.go()
+            good_client.go()
             facts = load.wait_result(bout.seconds + 60)
-            good = probe.wait_result(bout.seconds + 60)
-    named = {"good_p50": good["p50"], "good_p99": good["p99"], "good_longest": good["longest"]}
-    return summarize(facts, watch) | named
+            good = good_client.wait_result(bout.seconds + 60)
+    return summarize(facts, watch) | summarize_good_client(good)
 
 
 SCENARIOS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.bout import Bout, Figures
 from bench.contestants import Can
-from bench.scenario import Scenario
+from bench.scenario import Scenario, in_words
 
 LARGE = ("throughput", "cpu_per_gb", "cpu_share", "client_share", "memory", "threads")
 SMALL = ("cpu_per_request", "requests_per_second", "throughput", "p50", "p99", "cpu_share", "client_share", "memory")
@@ -21,7 +21,7 @@ def download(sample: str, connections: int, *, static: bool = False, quick: bool
     how = "from a static mount" if static else "through the application"
     return Scenario(
         f"{'static' if static else 'file'}{sample}-{connections}",
-        f"{TITLES[sample]} {how}, {connections} connection{'s' if connections > 1 else ''}",
+        f"{TITLES[sample]} {how}, {in_words(connections)}",
         "files",
         frozenset({Can.STATIC if static else Can.FILES}),
         LARGE if sample == "1g" else SMALL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.bout import Bout, Figures
 from bench.contestants import Can
-from bench.scenario import Scenario
+from bench.scenario import Scenario, in_words
 from bench.scenarios import files, slow
 
 APP_COLUMNS = ("cpu_per_request", "requests_per_second", "throughput", "p50", "p99", "cpu_share", "memory", "threads")
@@ -17,7 +17,7 @@ def ask_app(connections: int) -> Scenario:
 
     return Scenario(
         f"own-app-{connections}",
-        f"your application, {connections} connection{'s' if connections > 1 else ''}",
+        f"your application, {in_words(connections)}",
         "own",
         frozenset({Can.APP}),
         APP_COLUMNS,
@@ -51,7 +51,7 @@ def download_file(connections: int) -> Scenario:
 
     return Scenario(
         f"own-file-{connections}",
-        f"your file, {connections} connection{'s' if connections > 1 else ''}",
+        f"your file, {in_words(connections)}",
         "files",
         frozenset({Can.FILES}),
         ("throughput", "cpu_per_gb", *files.SMALL[:2], *files.SMALL[3:]),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bench.bout import Bout, Figures
 from bench.contestants import Can
+from bench.samples import MIB
 from bench.scenario import Scenario
 
 COLUMNS = ("cpu_per_request", "requests_per_second", "throughput", "p50", "p99", "cpu_share", "client_share", "memory")
-MIB = 1 << 20
 STARTS = (0, 300 * MIB + 1, 700 * MIB + 3, 1023 * MIB)  # the last mebibyte as well
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from contextlib import ExitStack
 
-from bench.bout import Bout, Figures, wait_until_quiet
+from bench.bout import Bout, Figures, summarize_good_client, wait_until_quiet
 from bench.client import Failed
 from bench.contestants import Can
 from bench.proc import read_tcp_memory
@@ -15,7 +15,6 @@ RATE = 16_384  # bytes a second and reader: a bad mobile connection
 BUFFER = 16_384  # bytes of receive buffer, so that the server and not the kernel has to wait for them
 LEAST_SECONDS = 5.0  # a reader has its turn once a second
 INTERVAL = 0.01  # seconds between the good client's requests
-PATIENCE = 5.0  # seconds for an answer to it
 ONLY_AROUND = 3600.0  # seconds between looks at memory: before and after, as a look costs the good client time
 COLUMNS = (
     "good_p99",
@@ -47,11 +46,7 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
         if arrived["served"] < count:
             bout.server.check_alive()
             raise Failed(f"served {arrived['served']:,} of {count:,}: {arrived['failure']}")
-        good_client = stack.enter_context(
-            bout.client("probe", target=probe, interval=INTERVAL, seconds=seconds, patience=PATIENCE)
-        )
-        if failure := good_client.wait_ready(patience=PATIENCE + 10)["failure"]:
-            raise Failed(failure)
+        good_client = stack.enter_context(bout.good_client(probe, INTERVAL, seconds))
         with bout.watch(interval=ONLY_AROUND) as window:
             crowd.go()
             good_client.go()
@@ -62,9 +57,7 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
         raise Failed(f"{count - stayed['alive']:,} of {count:,} were cut off")
     return {
         "connections": count,
-        "good_p50": good["p50"],
-        "good_p99": good["p99"],
-        "good_longest": good["longest"],
+        **summarize_good_client(good),
         "memory_per_connection": (window.peak_memory - before) / count,
         "kernel_per_connection": max(0, kernel) / count,
         "cpu_share": window.cpu / window.seconds,

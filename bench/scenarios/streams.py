@@ -7,10 +7,10 @@ import hashlib
 from bench.app import generate
 from bench.bout import Bout, Figures
 from bench.contestants import Can
+from bench.samples import MIB
 from bench.scenario import Scenario
 
 COLUMNS = ("throughput", "cpu_per_gb", "cpu_share", "client_share", "memory", "threads")
-MIB = 1 << 20
 
 
 def stream(route: str, total: int, block: int, size: str, *, length: bool = False, quick: bool = False) -> Scenario:

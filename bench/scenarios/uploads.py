@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from bench.bout import Bout, Figures
 from bench.contestants import Can
-from bench.scenario import Scenario
+from bench.samples import MIB
+from bench.scenario import Scenario, in_words
 
 COLUMNS = ("throughput", "cpu_per_gb", "p50", "p99", "cpu_share", "client_share", "memory", "threads")
-MIB = 1 << 20
 
 
 def upload(size: int, connections: int) -> Scenario:
@@ -16,7 +16,7 @@ def upload(size: int, connections: int) -> Scenario:
 
     return Scenario(
         f"upload{size // MIB}m-{connections}",
-        f"uploads of {size // MIB} MiB, {connections} connection{'s' if connections > 1 else ''}",
+        f"uploads of {size // MIB} MiB, {in_words(connections)}",
         "uploads",
         frozenset({Can.APP}),
         COLUMNS,

@@ -50,3 +50,14 @@ def test_plots_without_matplotlib_says_what_to_install(
     monkeypatch.delitem(sys.modules, "bench.plots", raising=False)
     assert run(monkeypatch, "plots", "results.json", "folder") == 1
     assert capsys.readouterr().err == "bench: plots needs matplotlib: pip install -e '.[bench]'\n"
+
+
+def test_an_environment_that_is_none_is_told_by_every_command_that_takes_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("run", "list"):
+        assert run(monkeypatch, name, "--venv", "/nowhere") == 2
+        assert capsys.readouterr() == (
+            "",
+            "bench: --venv /nowhere: there is no bin/python in it; name a virtual environment\n",
+        )

@@ -26,9 +26,10 @@ from typing import Any
 import pytest
 import yaml
 from downloads import MIB, make_file
-from realproxies import RealProxy, haproxy_checks, open_haproxy, wait_until
+from realproxies import RealProxy, haproxy_checks, open_haproxy
 from serving import Command, command
 from tools import require_tool
+from waiting import wait_until
 
 from trio_wsgi.cli import build_parser, parse_arguments
 from trio_wsgi.config import Config

@@ -1,14 +1,18 @@
-"""Directories to mount."""
+"""Directories to mount, and ways to open what is in them."""
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from mounted import SIBLINGS, STYLE, SUFFIX
+from escapes import SECRET
+from mounted import SIBLINGS, STYLE, SUFFIX, have_nothing_at_hand
 
-from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile
+from trio_wsgi.disk import root as root_module
+from trio_wsgi.disk.root import NotAtHand
 
 
 @pytest.fixture
@@ -32,9 +36,38 @@ def packed(site: Path) -> Path:
 
 @pytest.fixture
 def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is opened has to be waited for."""
+    have_nothing_at_hand(monkeypatch)
 
-    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
-        raise NotAtHand
 
-    monkeypatch.setattr(AtHand, "open", would_block)
+@pytest.fixture
+def guarded(tmp_path: Path) -> Path:
+    """A directory with secrets beside it."""
+    root = tmp_path / "site"
+    (root / "sub").mkdir(parents=True)
+    (root / "f.txt").write_bytes(b"public")
+    (root / "sub" / "g.txt").write_bytes(b"public, below")
+    (tmp_path / "secret.txt").write_bytes(SECRET)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "s.txt").write_bytes(SECRET)
+    return root
+
+
+def _refuse(number: int) -> Callable[..., int]:
+    def openat2(directory: int, path: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return openat2
+
+
+def _would_block(directory: int, path: bytes, how: object) -> int:
+    raise NotAtHand
+
+
+@pytest.fixture(params=["openat2", "no openat2", "openat2 forbidden", "openat2 never sure"])
+def resolved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How names are resolved: by this kernel; as on an old one; in a sandbox; while somebody renames without end."""
+    number = {"no openat2": errno.ENOSYS, "openat2 forbidden": errno.EPERM, "openat2 never sure": errno.EAGAIN}
+    if request.param in number:
+        monkeypatch.setattr(root_module, "_openat2", _refuse(number[request.param]))
+        monkeypatch.setattr(root_module, "_openat2_cached", _would_block)
+    return str(request.param)

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answers import read_answers
+from asking import request
 from downloads import MIB, blocking_client, make_file
+from serving import read_all
 from tools import require_tool
 
 import trio_wsgi
@@ -19,7 +22,10 @@ import trio_wsgi
 SIZE = 40 * MIB
 APP = """\
 def app(environ, start_response):
-    start_response('200 OK', [])
+    length = environ['QUERY_STRING']
+    start_response('200 OK', [('Content-Length', length)] if length else [])
+    if environ['PATH_INFO'] == '/hello':
+        return [b'hello']
     file = open('data.bin', 'rb')
     file.read(10)
     return environ['wsgi.file_wrapper'](file)
@@ -106,6 +112,27 @@ def test_a_download_is_sendfile_and_nothing_else(directory: Path) -> None:
     assert len(bodies) < 20  # the head, and what the loop wakes itself with
 
 
+@pytest.mark.slow
+def test_what_no_peer_combines(directory: Path) -> None:
+    """PAINS 1 of the peers: (a) sendfile(2), (b) the only thread freed meanwhile, (c) offset and Content-Length
+    respected, (d) no body for HEAD. PAINS 9 of the peers: a server may have a file_wrapper, and never call sendfile."""
+    count = SIZE - 100
+    asked = b"GET /?%d HTTP/1.1\r\nHost: t\r\n\r\n" % count
+    with traced(directory, "--threads", "1") as server, blocking_client(server.port, 8192) as slow:
+        slow.sendall(asked)
+        received = slow.recv(1000)
+        with blocking_client(server.port) as other:
+            other.sendall(asked.replace(b"GET", b"HEAD") + request("GET", "/hello?5"))
+            head, hello = read_answers(read_all(other), ["HEAD", "GET"])
+        assert (head.body, head.value("content-length"), hello.body) == (b"", str(count), b"hello")
+        slow.sendall(request("GET", "/hello?5"))
+        received += read_all(slow)
+        moved, _ = sendfile_results(server.lines)
+    answer, _ = read_answers(received, ["GET", "GET"])
+    assert answer.body == (directory / "data.bin").read_bytes()[10 : 10 + count]
+    assert sum(moved) == count
+
+
 def wait_silent(server: Traced) -> int:
     """How often the file was asked for, once the kernel's buffers are full and strace has written all that it saw."""
     patience, count, silent_since = time.monotonic() + 10, -1, 0.0
@@ -120,7 +147,7 @@ def wait_silent(server: Traced) -> int:
 
 @pytest.mark.slow
 def test_a_slow_download_asks_once_per_wake_up(directory: Path) -> None:
-    """pyruvate needed 290,000 calls for 200 MB: a full socket is waited for, not asked again and again."""
+    """PAINS 8 of the peers (pyruvate: 290,000 calls for 200 MB): a full socket is waited for, not asked again."""
     with traced(directory) as server, blocking_client(server.port, 8192) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
         received = 0

@@ -21,10 +21,10 @@ from opened import descriptors_of
 from serving import Served, receive_all, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
-from waiting import wait_until
+from waiting import until, wait_until
 
-from sendfile import pump
-from sendfile.residency import Disk
+from sendfile import alarms, pump
+from sendfile.disk import Disk
 from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers
@@ -142,8 +142,8 @@ class HangingDisk(Disk):
 async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else clients that give up and come again would leave a connection each."""
     monkeypatch.setattr(pump, "Disk", HangingDisk)
-    monkeypatch.setattr(pump, "_DISK_PATIENCE", 0.2)
-    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    monkeypatch.setattr(alarms, "_DISK_PATIENCE", 0.2)
+    monkeypatch.setattr(alarms, "_LOOK", 0.05)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
     try:
         async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
@@ -164,7 +164,7 @@ async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
 ) -> None:
     """Its connection is not kept until the disk answers, or has had its time."""
     monkeypatch.setattr(pump, "Disk", HangingDisk)
-    monkeypatch.setattr(pump, "_LOOK", 0.05)
+    monkeypatch.setattr(alarms, "_LOOK", 0.05)
     HangingDisk.over.clear()
     HangingDisk.asked.clear()
     make_sparse(tmp_path / "big", BIG, {0: b"first"})
@@ -424,15 +424,13 @@ async def test_a_file_closed_by_the_app_while_it_is_sent(big: Path, caplog: pyte
 async def test_kill_9_of_curl_in_the_middle(tmp_path: Path, closes: Closes) -> None:
     """The record says client-gone and how much was sent; the file is closed; no thread was held."""
     curl = require_tool("curl")
-    path = make_sparse(tmp_path / "huge.bin", 106 * MIB)
+    path, out = make_sparse(tmp_path / "huge.bin", 106 * MIB), tmp_path / "out"
     app = file_app(lambda _: closes.watch(path.open("rb")))
     async with serving(app, threads=1) as served:
-        command = [curl, "-s", "--limit-rate", "1M", "-o", str(tmp_path / "out"), served.url + "/huge"]
+        command = [curl, "-s", "--limit-rate", "1M", "-o", str(out), served.url + "/huge"]
         child = subprocess.Popen(command)  # noqa: ASYNC220
         try:
-            with trio.fail_after(10):
-                while not ((out := tmp_path / "out").exists() and out.stat().st_size > 100_000):  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+            await until(lambda: out.exists() and out.stat().st_size > 100_000)
         finally:
             child.kill()
             child.wait()

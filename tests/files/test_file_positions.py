@@ -108,7 +108,8 @@ async def test_a_content_length_that_promises_too_much_is_seen_by_the_client(
 @pytest.mark.parametrize("promised", [None, "0"], ids=["length added", "length set"])
 @pytest.mark.parametrize("open_empty", ["empty file", "file at its end", "empty BytesIO", "/dev/null"])
 async def test_nothing_to_send_is_framed_rightly(path: Path, open_empty: str, promised: str | None) -> None:
-    """PAINS (WSGI layers): two peers end an empty file twice, one takes the server down with it."""
+    """PAINS 13 (bjoern#165), 8 of the peers (fastwsgi died of a file without a length); of the WSGI layers: two peers
+    end an empty file twice, one takes the server down with it."""
     empty = path.with_name("empty")
     empty.touch()
     openers: dict[str, Callable[[Any], Any]] = {

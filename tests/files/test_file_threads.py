@@ -1,4 +1,4 @@
-"""A download holds no thread and delays nobody (issue: section 5; PAINS 2, 7 of the peers, 23, 26, 28)."""
+"""A download holds no thread and delays nobody (issue: section 5; PAINS 1, 2 of the peers, 23, 26, 28)."""
 
 from __future__ import annotations
 

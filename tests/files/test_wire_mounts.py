@@ -14,6 +14,7 @@ from asking import error_lines, request
 from downloads import Client
 from mounted import STYLE, app, ask
 from serving import Served, serving
+from waiting import until
 
 from trio_wsgi import Outcome
 from trio_wsgi.disk.root import Directory, OpenedFile, Root
@@ -162,7 +163,7 @@ async def test_mounts_need_no_thread_of_the_apps(site: Path) -> None:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(ask, served, "/")
-        await trio.sleep(0.05)
+        await until(lambda: served.server.statistics().threads.busy)
         for _ in range(20):
             with trio.fail_after(2):
                 assert (await ask(served, "/s/style.css")).body == STYLE
@@ -198,21 +199,40 @@ async def test_expect_at_a_mount(method: str, site: Path) -> None:
         assert (answer.status, answer.interim, answer.closes) == (200 if method == "GET" else 405, [], True)
 
 
-class SlowRoot(Root):
-    """A disk that takes its time to open anything."""
+class HungRoot(Root):
+    """A directory on a file system that does not answer until the gate is open."""
 
     gate = threading.Event()
+    waiting = threading.Semaphore(0)
 
     def open(self, names: Any) -> OpenedFile | Directory:
+        self.waiting.release()
         assert self.gate.wait(10)
         return super().open(names)
 
 
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Have one directory hang from now on; its file system is none of the others'."""
+
+    def hang(directory: Path) -> None:
+        def make(path: str, follow_symlinks: bool = False) -> Root:
+            if path != str(directory):
+                return Root(path, follow_symlinks)
+            root = HungRoot(path, follow_symlinks)
+            root.device = -1
+            return root
+
+        HungRoot.gate.clear()
+        monkeypatch.setattr(mounts, "Root", make)
+
+    return hang
+
+
 @pytest.mark.usefixtures("nothing_at_hand")
-async def test_opening_is_never_on_the_event_loop(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_is_never_on_the_event_loop(site: Path, hang: Callable[[Path], None]) -> None:
     """While the disk hangs in open(), every other request is answered at once."""
-    monkeypatch.setattr(mounts, "Root", SlowRoot)
-    SlowRoot.gate.clear()
+    hang(site)
     bodies: list[bytes] = []
 
     async def get(served: Served, target: str) -> None:
@@ -221,39 +241,20 @@ async def test_opening_is_never_on_the_event_loop(site: Path, monkeypatch: pytes
     async with serving(app, static=(f"/s={site}",), threads=2) as served, trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(get, served, "/s/style.css")
-        await trio.sleep(0.05)
+            await trio.to_thread.run_sync(HungRoot.waiting.acquire, True, 10)
         for _ in range(20):
             with trio.fail_after(1):
                 assert (await ask(served, "/")).body == b"the app"
         assert bodies == []
-        SlowRoot.gate.set()
+        HungRoot.gate.set()
     assert bodies == [STYLE] * 3
 
 
-class HungRoot(Root):
-    """A directory called `hung` is on a file system of its own, which does not answer."""
-
-    gate = threading.Event()
-    waiting = threading.Semaphore(0)
-
-    def __init__(self, path: str, follow_symlinks: bool = False) -> None:
-        super().__init__(path, follow_symlinks)
-        if path.endswith("hung"):
-            self.device = -1
-
-    def open(self, names: Any) -> OpenedFile | Directory:
-        if self.device < 0:
-            self.waiting.release()
-            assert self.gate.wait(10)
-        return super().open(names)
-
-
 @pytest.mark.usefixtures("nothing_at_hand")
-async def test_a_file_system_that_hangs_holds_up_no_other(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_system_that_hangs_holds_up_no_other(site: Path, hang: Callable[[Path], None]) -> None:
     """Each has four threads. Who waits for one of them does so for `queue_timeout` seconds: 503."""
-    monkeypatch.setattr(mounts, "Root", HungRoot)
-    HungRoot.gate.clear()
     (hung := site.parent / "hung").mkdir()
+    hang(hung)
     statuses: list[int] = []
 
     async def get(served: Served) -> None:

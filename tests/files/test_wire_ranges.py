@@ -16,7 +16,8 @@ import trio
 from answers import Answer, read_answer, read_answers
 from asking import PLAIN, Environ, StartResponse, request
 from downloads import MIB, Client, file_app, known_bytes, make_file, make_sparse
-from serving import Served, serving
+from mounted import ask
+from serving import serving
 from threeways import WAYS, three_settings, three_ways
 
 SIZE = 300_007
@@ -34,10 +35,6 @@ def site(tmp_path: Path) -> Path:
 
 def three(site: Path, **settings: Any) -> Any:
     return serving(three_ways(site), **three_settings(site), **settings)
-
-
-async def ask(served: Served, target: str, *headers: str, method: str = "GET") -> Answer:
-    return read_answer(await served.exchange(request(method, target, *headers)), method)
 
 
 def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
@@ -84,7 +81,9 @@ WHOLE = [
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_single_ranges(way: str, site: Path) -> None:
-    """RFC 9110 §14.1.2, §15.3.7: 206 with Content-Range and exactly these bytes; the connection goes on."""
+    """PAINS 3 (uwsgi#1884), 19 (whitenoise#82): 206 with Content-Range and exactly these bytes, for mounts and named
+    files without being asked for (RFC 9110 §14.1.2, §15.3.7); the connection goes on.
+    """
     async with three(site) as served, await served.connect() as stream:
         client = Client(stream)
         for value, first, last in SINGLE:
@@ -281,7 +280,8 @@ async def test_zero_length_files(way: str, version: str, method: str, site: Path
 
 
 async def test_an_app_that_cuts_itself_is_left_alone(site: Path) -> None:
-    """Its 206 and its Content-Range stay; its file is cut to its Content-Length."""
+    """Its 206 and its Content-Range stay; its file is cut to its Content-Length. PAINS 4 of the peers: uWSGI sends all
+    of the file, pyruvate begins at its beginning, gevent.pywsgi goes on beyond the length."""
     headers = [("Content-Range", f"bytes 10-19/{SIZE}"), ("Content-Length", "10"), ("ETag", '"x"')]
 
     def opened(_: object) -> Any:

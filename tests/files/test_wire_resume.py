@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import pytest
 from answers import read_answer
 from asking import request
 from downloads import MIB, blocking_client, known_bytes
-from serving import Command, command, serving
+from serving import Command, command, read_all, serving
 from threeways import WAYS, three_settings, three_ways
 from tools import require_tool
+from waiting import wait_until
 
 SIZE = 64 * MIB + 12_345
 HALF = SIZE // 2 + 77
@@ -166,27 +166,22 @@ def traced(app: str, site: Path, tmp_path: Path, ask: list[tuple[str, str]]) -> 
              "-o", str(trace), "-p", str(running.process.pid)], stderr=subprocess.PIPE,
         )  # fmt: skip
         try:
-            _wait_traced(running.process.pid)
+            wait_until(lambda: _is_traced(running.process.pid), "strace has attached")
             answers = []
             for target, wanted in ask:
                 with blocking_client(running.port) as sock:
                     sock.sendall(request("GET", target, *([f"Range: {wanted}"] if wanted else [])))
-                    answers.append(b"".join(iter(lambda: sock.recv(MIB), b"")))
+                    answers.append(read_all(sock))
         finally:
             strace.terminate()
             strace.communicate(timeout=10)
     return answers, trace.read_text(errors="replace")
 
 
-def _wait_traced(pid: int) -> None:
-    """Until every thread of the process is."""
-    patience = time.monotonic() + 10
-    while time.monotonic() < patience:
-        statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
-        if all(re.search(r"^TracerPid:\t[1-9]", status, re.MULTILINE) for status in statuses):
-            return
-        time.sleep(0.01)
-    raise AssertionError("strace did not attach")
+def _is_traced(pid: int) -> bool:
+    """Whether every thread of the process is."""
+    statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return all(re.search(r"^TracerPid:\t[1-9]", status, re.MULTILINE) for status in statuses)
 
 
 @pytest.mark.slow

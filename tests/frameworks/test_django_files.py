@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import httpx
 import pytest
 from downloads import make_file
 from serving import command
+from waiting import wait_until
 
 SIZE = 700_001
 
@@ -106,8 +106,5 @@ def test_everything_is_closed_and_finished_in_app_threads(site: tuple[httpx.Clie
     for url in CASES:
         client.get(url)
         client.head(url)
-    patience = time.monotonic() + 5
-    while ", 0 open, " not in (text := client.get("/state").text):
-        assert time.monotonic() < patience, text
-        time.sleep(0.05)
-    assert text.endswith("finished in ['trio-wsgi app']")
+    wait_until(lambda: ", 0 open, " in client.get("/state").text)
+    assert client.get("/state").text.endswith("finished in ['trio-wsgi app']")

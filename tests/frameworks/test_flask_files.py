@@ -9,10 +9,10 @@ from typing import Any
 import flask
 import httpx
 import pytest
-import trio
 from answers import read_answer
 from downloads import Client, Closes, make_file
 from serving import serving
+from waiting import until
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import wrap_file
 
@@ -199,9 +199,7 @@ async def test_callbacks_of_the_response_run(app: flask.Flask, closes: Closes, d
         assert read_answer(await served.exchange(GET % (b"/on_close", b""))).body == data
         head = (GET % (b"/on_close", b"")).replace(b"GET", b"HEAD")
         assert read_answer(await served.exchange(head), "HEAD").body == b""
-        with trio.fail_after(5):
-            while not closes.times:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until(lambda: closes.times)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from commandline import run
 from serving import Command, command
 from waiting import wait_until
 
-from trio_wsgi.cli import main
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.integrations import paste
 from trio_wsgi.pasteini import name_app, read_server, read_settings
@@ -176,13 +176,6 @@ def test_pserve_reloads_by_itself() -> None:
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(words)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ PRODUCES = ["list", "generator", "write", "fails"]
 async def test_an_idle_connection_holds_nothing_of_its_last_response(
     how: str, policy: str, ahead: int, no_collector: None
 ) -> None:
-    """waitress#111, #265, #357: buffers kept on keep-alive."""
+    """PAINS 24 (waitress#111, #265, #357): buffers kept on keep-alive."""
     async with serving(produces, write_policy=policy, output_buffering=ahead) as served:
         client = Client(await served.connect())
         async with client.stream:
@@ -207,7 +207,8 @@ async def test_a_client_that_has_gone_leaves_nothing_behind(
 def test_stalled_clients_cost_little_and_give_it_back(
     path: str, arguments: tuple[str, ...], each: int, tmp_path: Path
 ) -> None:
-    """granian#885, girder#3799: "a 10 GB download grew RAM by 10 GB"; 60 that never read grew one server to 20 GB.
+    """PAINS 23 (granian#885, girder#3799: a 10 GB download grew RAM by 10 GB), 24 (waitress#67: an app that yields was
+    run to its end); of the WSGI layers: 60 that never read grew one server to 20 GB, and 85 MiB stayed with another.
 
     Args:
         each: bytes that a stalled client may cost.

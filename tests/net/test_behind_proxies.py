@@ -13,16 +13,12 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer, read_answers
-from asking import PLAIN, Environ, StartResponse, error_lines, request
+from asking import Environ, StartResponse, error_lines, request, tell
 from serving import Served, receive_all, serving
+from waiting import until
 
 FOR = "X-Forwarded-For: 192.0.2.1, 203.0.113.9"
 OTHERS = {"forwarded_allow_ips": ("10.0.0.0/8",)}  # 127.0.0.1 is a stranger then
-
-
-def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("200 OK", PLAIN)
-    return [json.dumps({key: value for key, value in environ.items() if isinstance(value, str)}).encode()]
 
 
 async def environ_of(served: Served, *lines: str) -> dict[str, str]:
@@ -218,8 +214,7 @@ async def test_health_while_draining() -> None:
     async with serving(tell, health_path="/healthz") as served, await served.connect() as stream:
         with trio.fail_after(10):
             await stream.send_all(b"GET /healthz HT")  # a connection with a request under way is not idle
-            while not any(each.state.value != "idle" for each in served.server.statistics().connections):  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await until(lambda: any(each.state.value != "idle" for each in served.server.statistics().connections))
             served.server.drain()
             await stream.send_all(b"TP/1.1\r\nHost: x\r\n\r\n")
             answer = read_answer(await receive_all(stream))

@@ -7,7 +7,6 @@ busy, no task and no descriptor is left, nothing is asked to be reported.
 from __future__ import annotations
 
 import gc
-import os
 import socket
 import threading
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 from lifetimes import PATHS, SIZE, Answer, Traces, prepare, settings_of
+from opened import count_descriptors
 from stepper import CancelsAtStep, ask_in_pieces
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
@@ -71,10 +71,6 @@ class Run:
         return through
 
 
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-
-
 @pytest.mark.parametrize("name", PATHS)
 async def test_cancelled_at_every_step(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -99,8 +95,8 @@ async def test_cancelled_at_every_step(
             assert run.records[0].outcome in {Outcome.FINISHED, Outcome.SHUTDOWN, Outcome.APP_ERROR}, where
         assert trio.lowlevel.current_statistics().tasks_living == tasks, where
         assert "please report" not in caplog.text, where
-        open_before = descriptors() if open_before is None else open_before
-        assert descriptors() <= open_before, where
+        open_before = count_descriptors() if open_before is None else open_before
+        assert count_descriptors() <= open_before, where
         if through:
             assert run.records[0].outcome is (Outcome.APP_ERROR if "error" in name else Outcome.FINISHED)
             break

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from waiting import until
 
 import trio_wsgi
 from trio_wsgi import AppLoadError, Config, ConfigError, RequestRecord, Server
@@ -223,8 +224,7 @@ def test_a_server_can_be_shown_at_any_time() -> None:
             assert repr(server) == "<Server serving, 0 connections>"
             async with await trio.open_tcp_stream(address.host, address.port) as client:
                 await client.send_all(b"GET / HT")
-                while "1 connections" not in repr(server):  # noqa: ASYNC110
-                    await trio.sleep(0.005)
+                await until(lambda: "1 connections" in repr(server))
                 server.drain(graceful_timeout=0.05)
                 assert repr(server) == "<Server draining, 1 connections>"
 

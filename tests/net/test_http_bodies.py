@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +11,8 @@ import httpx
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import Environ
+from faults import reset_on_close
 from serving import Served, receive_all, serving
 
 from trio_wsgi import Outcome
@@ -19,7 +20,6 @@ from trio_wsgi.net.codec import PARSED_MAX
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-Environ = dict[str, Any]
 MIB = 1024 * 1024
 
 
@@ -284,7 +284,7 @@ TRUNCATED = [
 @bufferings
 @pytest.mark.parametrize("raw", TRUNCATED)
 async def test_a_truncated_body_never_looks_complete(raw: bytes, buffering: bool) -> None:
-    # RFC 9112 §8; granian, cheroot and hypercorn hand it to the app as whole (PAINS)
+    """PAINS (WSGI layers; RFC 9112 §8): granian, cheroot and hypercorn hand it to the app as whole."""
     bodies: list[bytes] = []
     errors: list[Exception] = []
 
@@ -351,7 +351,7 @@ async def test_a_client_that_resets_while_it_uploads(caplog: pytest.LogCaptureFi
         with trio.fail_after(5):
             stream = await served.connect()
             await stream.send_all(_put(b"Content-Length: 1000") + b"x")
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            reset_on_close(stream)
             await trio.sleep(0.05)
             await stream.aclose()
             record = await served.record()

@@ -6,27 +6,22 @@ import contextlib
 import os
 import resource
 import socket
-import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 from answers import read_answer
-from serving import Command, Served, command, receive_all, serving
+from asking import hello
+from faults import reset
+from serving import Command, command, read_all, receive_all, serving
+from waiting import wait_until
 
 from trio_wsgi.net.descriptors import Reserve
 
-Environ = dict[str, Any]
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-
-
-def hello(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    start_response("200 OK", [])
-    return [b"hello"]
 
 
 # -- connection_limit ------------------------------------------------------------------------------------------------
@@ -66,23 +61,20 @@ async def test_a_limit_of_one_serves_everybody_in_turn() -> None:
 # -- clients that come and go ----------------------------------------------------------------------------------------
 
 
-async def _reset(stream: trio.SocketStream) -> None:
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    await stream.aclose()
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+@pytest.mark.parametrize("leave", [trio.SocketStream.aclose, reset], ids=["close", "reset"])
 @pytest.mark.parametrize("sent", [b"", b"G", GET, GET * 50, b"nonsense\r\n\r\n"])
-async def test_a_crowd_that_connects_and_leaves(sent: bytes, reset: bool, caplog: pytest.LogCaptureFixture) -> None:
-    # hypercorn#225: one bad client ended the whole server
+async def test_a_crowd_that_connects_and_leaves(
+    sent: bytes, leave: Callable[[trio.SocketStream], Awaitable[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PAINS 35 (hypercorn#225): one bad client ended the whole server."""
     async with serving(hello, backlog=512) as served:
         with trio.fail_after(10):
             for _ in range(60):
                 stream = await served.connect()
                 await stream.send_all(sent)
-                await (_reset(stream) if reset else stream.aclose())
+                await leave(stream)
             assert read_answer(await served.exchange(CLOSE)).body == b"hello"
-            await _no_connections(served)
+            await served.wait_connections(0)
     assert not [line for line in caplog.records if line.exc_info]
 
 
@@ -94,14 +86,9 @@ async def test_a_client_that_resets_while_it_is_still_in_the_queue() -> None:
             await first.send_all(GET)
             await first.receive_some()
             for _ in range(5):
-                await _reset(await served.connect())
+                await reset(await served.connect())
             await first.aclose()
             assert read_answer(await served.exchange(CLOSE)).body == b"hello"
-
-
-async def _no_connections(served: Served) -> None:
-    while ", 0 connections" not in repr(served.server):  # noqa: ASYNC110
-        await trio.sleep(0.01)
 
 
 # -- the process -----------------------------------------------------------------------------------------------------
@@ -127,7 +114,7 @@ def running(tmp_path: Path) -> Iterator[Command]:
 def _ask(port: int) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.sendall(CLOSE)
-        return b"".join(iter(lambda: sock.recv(65536), b""))
+        return read_all(sock)
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -137,7 +124,7 @@ def _cpu_seconds(pid: int) -> float:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads CPU time from /proc")
 def test_half_open_connections_cost_no_cpu(running: Command) -> None:
-    # waitress#418 (GHSA-3f84-rpwh-47g6): select() on a socket whose peer has closed its side spun for ever
+    """PAINS 47 (waitress#418, GHSA-3f84-rpwh-47g6): select() on a socket whose peer has closed its side spun."""
     with contextlib.ExitStack() as stack:
         for number in range(40):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
@@ -172,10 +159,7 @@ def _leave_descriptors(running: Command, count: int) -> None:
 
 
 def _await_complaint(running: Command) -> None:
-    deadline = time.monotonic() + 5
-    while "cannot accept for now: Too many open files" not in running.log:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: "cannot accept for now: Too many open files" in running.log)
 
 
 def test_running_out_of_descriptors_is_survived(running: Command) -> None:
@@ -187,7 +171,7 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
         for sock in socks:
             sock.sendall(CLOSE)
         # The first ones are answered and give their descriptors back: all of them are.
-        answers = [b"".join(iter(lambda sock=sock: sock.recv(65536), b"")) for sock in socks]  # type: ignore[misc]
+        answers = [read_all(sock) for sock in socks]
         assert all(answer.endswith(b"hello") for answer in answers)
     finally:
         for sock in socks:
@@ -221,7 +205,7 @@ def test_without_any_descriptor_the_kernel_queues(running: Command) -> None:
         sock.sendall(CLOSE)
         _await_complaint(running)
         _leave_descriptors(running, 30)
-        assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"hello")
+        assert read_all(sock).endswith(b"hello")
 
 
 def test_who_is_served_finds_descriptors_however_many_are_silent(running: Command) -> None:

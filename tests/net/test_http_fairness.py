@@ -16,6 +16,7 @@ from answers import read_answers
 from asking import PLAIN, Environ, StartResponse
 from authority import shared_authority
 from serving import Served, receive_all, serving
+from waiting import until
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -95,8 +96,7 @@ async def test_requests_that_are_answered_without_a_wait(queue_full: bool) -> No
     settings: dict[str, Any] = {"health_path": "/health", "threads": 1, "queue_size": 0}
     async with serving(stands_still, **settings) as served, await served.connect() as busy:
         await busy.send_all(b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
-        while not served.server.statistics().threads.busy:  # noqa: ASYNC110 - in a thread
-            await trio.sleep(0.001)
+        await until(lambda: served.server.statistics().threads.busy)
         received, turns = await send_at_once(served, sent)
         gate.set()
         await receive_all(busy)

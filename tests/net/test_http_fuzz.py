@@ -83,6 +83,7 @@ def check(raw: bytes) -> None:
 
 @pytest.mark.parametrize("buffering", [True, False], ids=["buffered", "streamed"])
 async def test_garbage_and_truncation(buffering: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """PAINS 35 (hypercorn#225, #177): one bad request ended the whole server."""
     caplog.set_level(logging.WARNING, "trio_wsgi.error")
     deadlines = dict.fromkeys(("header_timeout", "body_timeout", "keep_alive", "linger_timeout"), 0.2)
     async with serving(echo, request_buffering=buffering, limit_request_body=10_000, **deadlines) as served:

@@ -11,11 +11,10 @@ import pytest
 import trio
 import trio.testing
 from answers import read_answer, read_answers
+from asking import Environ
 from serving import receive_all, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-
-Environ = dict[str, Any]
 
 
 def echo(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -91,7 +90,7 @@ async def test_an_exchange_is_the_same_in_one_piece_and_in_many(
 
 
 async def test_leading_empty_line_in_a_packet_of_its_own() -> None:
-    # RFC 9112 §2.2: a server SHOULD ignore at least one empty line; it may arrive long before the request.
+    """PAINS (h11): it refuses what RFC 9112 §2.2 asks to ignore; and it may arrive long before the request."""
     async with serving(echo) as served:
         with trio.fail_after(10):
             async with await served.connect() as stream:
@@ -128,7 +127,7 @@ async def test_pipelined_requests_are_answered_in_order(step: int) -> None:
 
 @pytest.mark.parametrize("buffering", [True, False])
 async def test_a_request_never_starts_before_the_body_of_the_last_is_consumed(buffering: bool) -> None:
-    # waitress GHSA-9298-4cf8-g4wj and PAINS 46: what looks like a request inside of a body is the body.
+    """PAINS 46 (waitress GHSA-9298-4cf8-g4wj): what looks like a request inside of a body is the body."""
     seen: list[str] = []
     running = threading.Semaphore(0)
     go_on = threading.Event()
@@ -210,7 +209,8 @@ async def test_keep_alive_of_zero_switches_it_off() -> None:
 
 
 async def test_absolute_form_wins_over_host() -> None:
-    # RFC 9112 §3.2.2: the target's authority counts, whatever Host says.
+    """PAINS (h11): it hands them on as they are. RFC 9112 §3.2.2: the target's authority counts, whatever Host says."""
+
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [])
         return [f"{environ['HTTP_HOST']} {environ['wsgi.url_scheme']} {environ['RAW_URI']}".encode()]
@@ -238,7 +238,7 @@ async def test_a_large_body_both_ways_keeps_the_connection() -> None:
 
 
 async def test_what_follows_a_request_that_closes_is_not_looked_at() -> None:
-    # h11 alone makes a 400 of the valid request (PAINS); RFC 9112 §9.6: MUST NOT process more
+    """PAINS (h11): alone it makes a 400 of the valid request; RFC 9112 §9.6: MUST NOT process more."""
     close = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
     async with serving(echo) as served:
         for more in (GET, b"\x00garbage", b"x" * 1_000_000):

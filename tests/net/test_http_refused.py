@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import Environ
 from serving import receive_all, serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
-
-Environ = dict[str, Any]
 
 
 class Counting:
@@ -152,12 +151,15 @@ def _ids(table: list[tuple[int, str, bytes]]) -> list[str]:
 @pytest.mark.parametrize("step", [0, 1], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize(("status", "name", "raw"), REFUSED, ids=_ids(REFUSED))
 async def test_wrong_requests_are_refused(status: int, name: str, raw: bytes, step: int) -> None:
+    """PAINS 46 (gunicorn CVE-2024-1135, CVE-2024-6827; waitress CVE-2019-16785, -16786, -16789; h11 CVE-2025-43859),
+    and what h11 alone lets through: NUL and bare CR in chunk extensions, HTTP/2.0, a Host that is none, CL and TE."""
     await _check_refused(status, raw, step, Counting(), {})
 
 
 @pytest.mark.parametrize("step", [0, 1], ids=["whole", "byte by byte"])
 @pytest.mark.parametrize(("status", "name", "raw"), LIMITED, ids=_ids(LIMITED))
 async def test_limits(status: int, name: str, raw: bytes, step: int) -> None:
+    """PAINS 32: more than `limit_request_body` is 413, however it is framed."""
     await _check_refused(status, raw, step, Counting(), LIMITS)
 
 
@@ -303,7 +305,7 @@ async def test_requests_before_a_refused_one_are_answered() -> None:
 
 
 async def test_names_with_underscores_never_reach_the_environ() -> None:
-    # X_Real_IP would be X-Real-IP's double (PAINS 46; CVE-2019-16786's kin)
+    """PAINS 46: X_Real_IP would be X-Real-IP's double (kin of CVE-2019-16786)."""
     seen: Environ = {}
 
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

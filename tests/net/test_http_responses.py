@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from answers import Answer, read_answer, read_answers
+from asking import Environ
 from serving import serving
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
-Environ = dict[str, Any]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
@@ -160,7 +160,7 @@ def _no_such(environ: Environ, start_response: Callable[..., Any]) -> Iterable[b
     ids=lambda app: app.__name__.strip("_"),
 )
 async def test_heads_headers_equal_gets(app: App, version: str) -> None:
-    # RFC 9110 §9.3.2; PAINS (experiments) 5: HEAD on a file sent its body in five of eight servers
+    """PAINS 5 of the peers: HEAD on a file sent its body in five of eight servers (RFC 9110 §9.3.2)."""
     keep = ["Connection: keep-alive"] if version == "1.0" else []
     async with serving(app) as served:
         get = read_answers(await served.exchange(_request("GET", version, *keep)), ["GET"])[0]

@@ -10,12 +10,13 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 import sniffio
 import trio
 import trio.testing
+from standing import Gate
 from waiting import until
 
 import trio_wsgi
@@ -23,30 +24,6 @@ import trio_wsgi.net.slot
 from trio_wsgi.net.pool import Overloaded, ThreadPool, open_pool
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
-
-
-class Gate:
-    """Calls that stand in their threads until they are let through."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.inside = 0
-        self.most = 0
-        self._lock = threading.Lock()
-
-    def call(self, value: Any = None) -> Any:
-        with self._lock:
-            self.inside += 1
-            self.most = max(self.most, self.inside)
-        try:
-            assert self.open.wait(10)
-            return value
-        finally:
-            with self._lock:
-                self.inside -= 1
-
-    async def wait_inside(self, count: int) -> None:
-        await until(lambda: self.inside == count)
 
 
 def cancel_inside(scope: trio.CancelScope, seen: list[BaseException]) -> None:
@@ -219,21 +196,6 @@ async def test_a_stored_cancelled_of_another_request_is_an_error_of_this_one() -
             await pool.run(raise_kept)
 
 
-async def test_closing_runs_when_its_caller_has_gone_and_before_who_waits() -> None:
-    order: list[str] = []
-    gate = Gate()
-    async with open_pool(1, 5) as pool, trio.open_nursery() as nursery:
-        nursery.start_soon(pool.run, gate.call)
-        await gate.wait_inside(1)
-        nursery.start_soon(pool.run, partial(order.append, "request"))
-        await trio.testing.wait_all_tasks_blocked()
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await pool.run_closing(partial(order.append, "close"))
-        gate.open.set()
-    assert order == ["close", "request"]
-
-
 async def test_who_was_put_behind_a_call_that_lasts_is_freed_though_nothing_else_happens() -> None:
     """After 5 ms; the deadline for it must not be set when the loop has decided already for how long it waits."""
     for _ in range(20):
@@ -241,70 +203,6 @@ async def test_who_was_put_behind_a_call_that_lasts_is_freed_though_nothing_else
         async with open_pool(2, 5) as pool, trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(pool.run, partial(both.wait, 2))
-
-
-async def test_closing_runs_in_the_thread_that_had_opened_it_if_that_is_idle() -> None:
-    """Django keeps connections to databases by thread, and closes those of the thread that closes the response."""
-    both = threading.Barrier(2)
-
-    def identify() -> int:
-        both.wait(5)  # for two threads
-        return threading.get_ident()
-
-    threads: list[int] = []
-
-    async def note() -> None:
-        threads.append(await pool.run(identify))
-
-    async with open_pool(2, 5) as pool:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(note)
-            nursery.start_soon(note)
-        ran: list[int] = []
-        for thread in [*threads, *threads]:
-            await pool.run_closing(lambda: ran.append(threading.get_ident()), thread)
-    assert ran == threads * 2
-
-
-async def test_closing_is_admitted_where_requests_are_not() -> None:
-    gate = Gate()
-    closed: list[int] = []
-    async with open_pool(1, 0) as pool, trio.open_nursery() as nursery:
-        nursery.start_soon(pool.run, gate.call)
-        await gate.wait_inside(1)
-        nursery.start_soon(pool.run_closing, partial(closed.append, 1))
-        await trio.testing.wait_all_tasks_blocked()
-        gate.open.set()
-    assert closed == [1]
-
-
-async def test_closing_runs_although_the_pool_closes_and_all_is_cancelled() -> None:
-    """One thread is busy until the end; what waits behind it still runs before the pool is gone."""
-    gate = Gate()
-    closed: list[int] = []
-    with trio.CancelScope() as scope:
-        async with open_pool(1, 0) as pool, trio.open_nursery() as nursery:
-            nursery.start_soon(pool.run, gate.call)
-            await gate.wait_inside(1)
-            for number in range(3):
-                with trio.move_on_after(0):
-                    await pool.run_closing(partial(closed.append, number))
-            scope.cancel()
-            threading.Timer(0.05, gate.open.set).start()
-    assert sorted(closed) == [0, 1, 2]
-
-
-@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1)])
-async def test_what_closing_raises_is_logged_and_hurts_nobody(
-    error: BaseException, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> None:
-        raise error
-
-    async with open_pool(1, 0) as pool:
-        await pool.run_closing(fail)
-        assert await pool.run(lambda: 1) == 1
-    assert [record.message for record in caplog.records] == ["closing what the application has opened failed"]
 
 
 async def test_context_variables_flow_in_and_do_not_leak_out() -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import ssl
 import struct
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-import trustme
 from answers import read_answer, read_answers
-from asking import PLAIN, Environ, StartResponse, error_lines, request
+from asking import error_lines, request, tell
+from authority import shared_authority
 from serving import Served, receive_to_end, serving
 
 from trio_wsgi import RequestRecord
@@ -24,11 +23,6 @@ V2 = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11" + struct.pack("!H", 12 + 6)
 V2 += bytes([203, 0, 113, 9, 198, 51, 100, 1]) + struct.pack("!HH", 50123, 443) + b"\x04\x00\x03abc"
 V2_UNIX = b"\r\n\r\n\x00\r\nQUIT\n\x21\x31" + struct.pack("!H", 216) + b"/run/x".ljust(108, b"\0") * 2
 LOCAL = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
-
-
-def tell(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("200 OK", PLAIN)
-    return [json.dumps({key: value for key, value in environ.items() if isinstance(value, str)}).encode()]
 
 
 async def talk(served: Served, *pieces: bytes) -> tuple[bytes, str]:
@@ -112,7 +106,7 @@ async def test_anything_else_is_closed_with_one_line(
     caplog.set_level(logging.INFO)
     async with serving(tell, proxy_protocol=True) as served:
         raw = await served.exchange(sent)
-        await until_idle(served)
+        await served.wait_connections(0)
         assert raw == b""
         assert served.records == []
     (line,) = error_lines(caplog, logging.INFO)
@@ -120,18 +114,12 @@ async def test_anything_else_is_closed_with_one_line(
     assert line.startswith("127.0.0.1:")
 
 
-async def until_idle(served: Served) -> None:
-    with trio.fail_after(10):
-        while served.server.statistics().connections:  # noqa: ASYNC110
-            await trio.sleep(0.005)
-
-
 async def test_a_look_whether_we_listen_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
     """A load balancer's check by connecting alone."""
     caplog.set_level(logging.INFO)
     async with serving(tell, proxy_protocol=True) as served:
         assert await served.exchange(b"") == b""
-        await until_idle(served)
+        await served.wait_connections(0)
     assert error_lines(caplog, logging.INFO) == []
 
 
@@ -139,7 +127,7 @@ async def test_from_others_it_is_not_taken(caplog: pytest.LogCaptureFixture) -> 
     caplog.set_level(logging.INFO)
     async with serving(tell, proxy_protocol=True, proxy_allow_from=("10.0.0.0/8",)) as served:
         raw, _ = await talk(served, V1 + request())
-        await until_idle(served)
+        await served.wait_connections(0)
     assert raw == b""
     (line,) = error_lines(caplog, logging.INFO)
     assert "proxy_allow_from" in line
@@ -158,8 +146,7 @@ async def test_it_has_to_arrive_in_time(sent: bytes, caplog: pytest.LogCaptureFi
 async def test_a_drain_does_not_wait_for_a_header() -> None:
     async with serving(tell, proxy_protocol=True, graceful_timeout=60) as served, await served.connect() as stream:
         with trio.fail_after(10):
-            while not served.server.statistics().connections:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await served.wait_connections(1)
             served.server.drain()
             assert await receive_to_end(stream) == (b"", "closed")
 
@@ -168,8 +155,7 @@ async def test_a_client_on_its_way_when_the_drain_begins_is_served() -> None:
     async with serving(tell, proxy_protocol=True) as served, await served.connect() as stream:
         with trio.fail_after(10):
             await stream.send_all(V2[:20])
-            while not served.server.statistics().connections:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await served.wait_connections(1)
             served.server.drain()
             await stream.send_all(V2[20:] + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             raw, _ = await receive_to_end(stream)
@@ -217,19 +203,20 @@ async def test_over_a_unix_socket(tmp_path: Path) -> None:
     assert record.peer == "203.0.113.9"
 
 
-async def test_before_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("header", [V1, V2], ids=["v1", "v2"])
+async def test_before_tls(header: bytes) -> None:
     """A proxy in TCP mode passes on TLS: its header comes first, in the clear, and TLS loses no byte to it."""
-    authority = trustme.CA()
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "pem"))
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    async with serving(tell, proxy_protocol=True, certfile=(str(tmp_path / "pem"),)) as served:
+    authority, certfile = shared_authority()
+    async with serving(tell, proxy_protocol=True, certfile=(certfile,)) as served:
         with trio.fail_after(20):
             async with await served.connect() as plain:
-                await plain.send_all(V2)
-                stream = trio.SSLStream(plain, context, server_hostname="127.0.0.1", https_compatible=True)
+                await plain.send_all(header)
+                stream = trio.SSLStream(plain, authority.client_context(), server_hostname="127.0.0.1")
                 await stream.send_all(request())
-                raw = b"".join([piece async for piece in stream])
+                raw, how = await receive_to_end(stream)
+        record = await served.record()
+    assert how == "closed"
+    assert record.peer == "203.0.113.9"
     told = json.loads(read_answer(raw).body)
     assert (told["REMOTE_ADDR"], told["wsgi.url_scheme"]) == ("203.0.113.9", "https")
     assert told["PROXY_PROTOCOL"] == "TCP4"

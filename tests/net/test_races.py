@@ -22,6 +22,7 @@ from answers import read_answer
 from asking import PLAIN, Environ, StartResponse, request
 from riding import board, say
 from serving import serving
+from waiting import until
 
 import trio_wsgi.net.drain
 import trio_wsgi.net.pool
@@ -171,8 +172,7 @@ async def test_what_a_lost_thread_writes_to_is_closed_by_itself(
             assert writing.is_set()
             assert len(files()) == 1
             disk.set()
-            while files():  # noqa: ASYNC110 - it happens in a thread
-                await trio.sleep(0.01)
+            await until(lambda: not files())
 
 
 # -- the watch, the drain, a look at it all ----------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
+from authority import Authority
 from downloads import MIB, make_file
-from realproxies import RealProxy, haproxy_checks, open_haproxy, open_nginx, wait_until
+from realproxies import RealProxy, haproxy_checks, open_haproxy, open_nginx
 from serving import Command, command
+from waiting import wait_until
 
 TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs" / "proxies.md"
@@ -110,16 +111,10 @@ def upload(port: int, data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def nginx(servers: Servers, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProxy]:
+def nginx(servers: Servers, authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealProxy]:
     """Ports: the documented configuration over TCP; over the unix socket; with TLS; with a prefix."""
     folder = tmp_path_factory.mktemp("nginx")
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "pem")
+    pem = authority.issue("localhost")
     (documented,) = re.findall(r"```nginx\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert "server 127.0.0.1:8000;" in documented
     assert "listen 80;" in documented
@@ -133,7 +128,7 @@ def nginx(servers: Servers, authority: trustme.CA, tmp_path_factory: pytest.Temp
             {tcp.replace("listen 80;", f"listen 127.0.0.1:{ports[0]};")}
             {unix.replace("listen 80;", f"listen 127.0.0.1:{ports[1]};")}
             server {{
-                listen 127.0.0.1:{ports[2]} ssl; ssl_certificate {folder}/pem; ssl_certificate_key {folder}/pem;
+                listen 127.0.0.1:{ports[2]} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};
                 location / {{ proxy_pass http://app; {settings} }}
             }}
             server {{
@@ -169,10 +164,8 @@ def test_no_client_of_nginx_can_pretend(nginx: RealProxy, upstream: str) -> None
     assert told["SCRIPT_NAME"] == ""
 
 
-def test_nginx_with_tls(nginx: RealProxy, authority: trustme.CA) -> None:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    told = ask(nginx.ports[2], "/x", tls=context)
+def test_nginx_with_tls(nginx: RealProxy, authority: Authority) -> None:
+    told = ask(nginx.ports[2], "/x", tls=authority.client_context())
     assert told["url"] == f"https://localhost:{nginx.ports[2]}/x"
     assert told["HTTPS"] == "on"
 

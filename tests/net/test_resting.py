@@ -18,6 +18,7 @@ from answers import read_answers
 from asking import PLAIN, Environ, StartResponse, error_lines, request
 from downloads import MIB, Client, file_app, make_file
 from serving import DEFAULTS, Served, receive_all, serving
+from waiting import until
 
 import trio_wsgi.net.connection
 from trio_wsgi import Config, Server
@@ -36,9 +37,7 @@ def echo(environ: Environ, start_response: StartResponse) -> list[bytes]:
 async def wait_resting(served: Served) -> None:
     """Until the only connection rests."""
     (connection,) = served.server._connections
-    with trio.fail_after(5):
-        while "at rest" not in repr(connection._wire):  # noqa: ASYNC110
-            await trio.sleep(0.005)
+    await until(lambda: "at rest" in repr(connection._wire))
 
 
 KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

@@ -378,9 +378,7 @@ async def test_a_client_that_broke_off_is_not_taken_for_another() -> None:
         stays = await connect_tls(served.port)
         for _ in range(3):
             await trio.aclose_forcefully(await connect_tls(served.port))
-            with trio.fail_after(5):
-                while len(served.server.statistics().connections) > 1:  # noqa: ASYNC110
-                    await trio.sleep(0.005)
+            await served.wait_connections(1)
             await stays.send_all(KEPT)
             assert (await receive(stays, len("localhost"))).endswith(b"localhost")
         await trio.aclose_forcefully(stays)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import datetime
 import logging
 import socket
-import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse, error_lines
-from authority import Authority, connect_tls, open_authority, read_to_end, shared_authority
+from authority import Authority, ByHand, connect_tls, shared_authority
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
-from serving import command, serving
+from serving import command, receive_to_end, serving
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 # RFC 5280 §4.2.1: each names something in bytes that are neither ASCII nor UTF-8
@@ -36,12 +34,6 @@ def app(environ, start_response):
     return []
 """
 ASKED = ("VERIFY", "S_DN", "I_DN", "S_DN_CN", "M_SERIAL", "V_START", "V_END")
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with open_authority() as opened:
-        yield opened
 
 
 def issue(authority: Authority, oid: x509.ObjectIdentifier, value: bytes) -> str:
@@ -92,12 +84,8 @@ async def test_a_client_whose_certificate_has_an_extension_that_is_no_text(
 
 def hello(asked: bytes) -> bytes:
     """The beginning of a handshake with a server name as it should not be."""
-    sent = ssl.MemoryBIO()
     stands = "z" * len(asked)
-    begun = shared_authority()[0].client_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname=stands)
-    with pytest.raises(ssl.SSLWantReadError):
-        begun.do_handshake()
-    return sent.read().replace(stands.encode(), asked)
+    return ByHand(stands).begin().replace(stands.encode(), asked)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # inside a program the hook is its own
@@ -114,10 +102,8 @@ async def test_a_server_name_that_is_not_ascii_ends_its_handshake_with_one_line(
         async with await served.connect() as stream:
             await stream.send_all(hello(b"b\xc3\xbccher.example"))
             with trio.fail_after(10):
-                await read_to_end(stream)
-        with trio.fail_after(10):
-            while served.server.statistics().connections:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+                await receive_to_end(stream)
+        await served.wait_connections(0)
     assert [line.partition(": ")[2] for line in error_lines(caplog, logging.DEBUG) if "no TLS" in line] == [
         "no TLS: in the handshake: the server name that it asks for is not ASCII"
     ]

@@ -9,18 +9,13 @@ import weakref
 import pytest
 import trio
 import trustme
-from asking import PLAIN, Environ, StartResponse
+from asking import hello
 from authority import Authority, connect_tls
 from serving import Served, serving
 
 from trio_wsgi import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import load_certificates
-
-
-def hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("200 OK", PLAIN)
-    return [b"hello"]
 
 
 def issue(authority: Authority, kind: trustme.KeyType, *names: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
-from authority import Authority, open_authority
+from authority import Authority
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,12 +19,6 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import load_certificates
 
 HINT = "(the server's own comes before its chain; name each key in the order of certfile)"
-
-
-@pytest.fixture(scope="module")
-def authority() -> Iterator[Authority]:
-    with open_authority() as opened:
-        yield opened
 
 
 def told(cert: Path, key: Path, **settings: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import socket
 import ssl
-import struct
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 from authority import shared_authority
+from faults import reset_on_close
 
 from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate
 from sendfile.held import held_by_kernel
@@ -71,7 +71,7 @@ class Ends:
         self.peer.close()
 
     def reset(self) -> None:
-        self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset_on_close(self.peer)
         self.peer.close()
 
 

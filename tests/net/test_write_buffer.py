@@ -13,6 +13,7 @@ from answers import read_answer
 from downloads import known_bytes
 from producing import GET, SMALL, app_of, ask, cut_up, write_all
 from serving import receive_all, serving
+from waiting import until
 
 from trio_wsgi import Outcome
 
@@ -30,9 +31,7 @@ async def test_buffer_sends_nothing_before_the_app_returns() -> None:
 
     async with serving(app, write_policy="buffer") as served, await served.connect() as stream:
         await stream.send_all(GET)
-        with trio.fail_after(10):
-            while not wrote.is_set():  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until(wrote.is_set)
         with trio.move_on_after(0.1) as silence:
             await stream.receive_some(1)
         assert silence.cancelled_caught
@@ -101,7 +100,7 @@ async def test_buffer_forgets_when_the_app_starts_anew() -> None:
 @pytest.mark.parametrize("swallow", [False, True])
 @pytest.mark.parametrize("rest", ["nothing", "list", "generator"])
 async def test_temp_limit_is_an_oserror_and_a_clean_500(swallow: bool, rest: str, tmp_path: Any, caplog: Any) -> None:
-    """Also when the app swallows it: what is buffered is not the whole. No file is left."""
+    """PAINS 24. Also when the app swallows it: what is buffered is not the whole. No file is left."""
     seen: list[OSError] = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

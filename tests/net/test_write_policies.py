@@ -14,8 +14,8 @@ import trio
 from answers import read_answer, read_answers
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, cut_body, cut_up, write_all
-from serving import receive_all, receive_to_end, serving
+from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, ask_to_end, cut_body, cut_up, write_all
+from serving import receive_all, serving
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientGone
@@ -32,7 +32,9 @@ policies = pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("framing", REQUESTS)
 @pytest.mark.parametrize("seed", [1, 2])
 async def test_the_same_bytes_arrive(policy: str, framing: str, seed: int) -> None:
-    """PEP 3333, "The write() Callable"; bjoern#144: nothing is repeated or lost when the kernel is full."""
+    """PAINS 6 of the peers: three have no write() at all. PAINS 14 (bjoern#144): nothing is repeated or lost when the
+    kernel is full.
+    """
     data = known_bytes(1_500_000, seed)
     request, length = REQUESTS[framing]
     async with serving(app_of(data, seed, length), write_policy=policy) as served:
@@ -205,10 +207,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         raise ValueError("half-way")
 
     async with serving(app, write_policy=policy) as served:
-        with trio.fail_after(10):
-            async with await served.connect(SMALL) as stream:
-                await stream.send_all(request)
-                raw, end = await receive_to_end(stream)
+        raw, end = await ask_to_end(served, request)
         record = await served.record()
     assert record.outcome is Outcome.APP_ERROR
     if policy == "buffer":
@@ -218,7 +217,7 @@ async def test_an_error_half_way(policy: str, framing: str) -> None:
         return
     assert raw.startswith(b"HTTP/1.1 200 OK\r\n")
     if framing == "http/1.0":
-        assert end == "reset"
+        assert end == "cut"
     elif length:
         assert raw.endswith(data)
     else:
@@ -261,7 +260,7 @@ async def test_the_client_stops_reading(policy: str) -> None:
 @policies
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 async def test_the_client_vanishes(policy: str, reset: bool) -> None:
-    """The app gets an OSError and its thread is free for the next; hypercorn#210, waitress#308."""
+    """PAINS 33 (waitress#308), 34 (hypercorn#210): the app gets an OSError, and its thread is free for the next."""
     seen: list[BaseException | None] = []
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

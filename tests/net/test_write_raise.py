@@ -15,6 +15,7 @@ from downloads import known_bytes
 from faults import Vanishes
 from producing import GET, SMALL, Write, ask, cut_body, write_all
 from serving import receive_all, serving
+from waiting import until
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientGone
@@ -115,8 +116,7 @@ async def test_wait_writable_tells_whether_a_write_will_be_taken() -> None:
         with trio.fail_after(20):
             async with await served.connect(SMALL) as stream:
                 await stream.send_all(GET)
-                while not full.is_set():  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                await until(full.is_set)
                 assert read_answer(await receive_all(stream)).body.endswith(b"taken")
     assert seen["before the head"] is True
     assert seen["fresh"] == (True, True, True)
@@ -179,9 +179,7 @@ async def test_wait_writable_raises_when_the_client_goes(reset: bool) -> None:
     async with serving(app, write_policy="raise") as served:
         stream = await served.connect(SMALL)
         await stream.send_all(GET)
-        with trio.fail_after(10):
-            while not full.is_set():  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until(full.is_set)
         await Vanishes(stream, 100, reset).run()
         assert (await served.record()).outcome is Outcome.CLIENT_GONE
     assert isinstance(seen[0], ClientGone | trio.Cancelled)
@@ -239,8 +237,7 @@ async def test_a_first_block_that_is_refused_leaves_the_head_unsent() -> None:
             async with await served.connect(SMALL) as stream:
                 await stream.send_all(request + GET)
                 with trio.move_on_after(0.1):
-                    while not phase.is_set():  # noqa: ASYNC110
-                        await trio.sleep(0.01)
+                    await until(phase.is_set)
                 with trio.fail_after(10):
                     first, second = read_answers(await receive_all(stream), ["GET", "GET"])
             assert (first.status, len(first.body)) == (200, size)

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-import trio
 from sendfile_disks import SlowDisk
-from sendfile_wires import CONNECTIONS, Connect, Pair, Ways
+from sendfile_peers import VERSIONS, Peers
+from sendfile_pumps import Ways, running
+from sendfile_wires import CONNECTIONS, Connect, Pair, tcp_pair
 
 from sendfile import Pump
 
 
 @pytest.fixture(params=[True, False], ids=["kernel", "copy"])
 def kernel(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["epoll", "loop"])
+def epoll(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
@@ -39,14 +45,24 @@ def pair(connect: Connect) -> Pair:
     return connect()
 
 
-@pytest.fixture(params=["epoll", "loop"])
-async def pump(request: pytest.FixtureRequest) -> AsyncIterator[Pump]:
-    made = Pump(epoll=request.param == "epoll")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(made.run)
+@pytest.fixture
+def tcp() -> Iterator[Pair]:
+    near, far = tcp_pair()
+    with near, far:
+        yield near, far
+
+
+@pytest.fixture(params=VERSIONS)
+def peers(request: pytest.FixtureRequest) -> Iterator[Peers]:
+    made = Peers(tcp_pair(), VERSIONS[request.param])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+async def pump(epoll: bool) -> AsyncIterator[Pump]:
+    async with running(Pump(epoll=epoll)) as made:
         yield made
-        assert made.jobs() == [], "every delivery has ended with its test"
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
@@ -54,25 +70,17 @@ def disk() -> SlowDisk:
     return SlowDisk()
 
 
-@pytest.fixture(params=["epoll", "loop"])
-async def cold_pump(request: pytest.FixtureRequest, disk: SlowDisk) -> AsyncIterator[Pump]:
-    pump = Pump(epoll=request.param == "epoll", disk=disk)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(pump.run)
-        yield pump
-        assert pump.jobs() == []
-        nursery.cancel_scope.cancel()
+@pytest.fixture
+async def cold_pump(epoll: bool, disk: SlowDisk) -> AsyncIterator[Pump]:
+    async with running(Pump(epoll=epoll, disk=disk)) as made:
+        yield made
     disk.gate.release(1000)
 
 
 @pytest.fixture(params=["epoll", "loop", "send_all"])
 async def ways(request: pytest.FixtureRequest) -> AsyncIterator[Ways]:
-    made = Pump(epoll=request.param == "epoll")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(made.run)
+    async with running(Pump(epoll=request.param == "epoll")) as made:
         yield Ways(request.param, made)
-        assert made.jobs() == [], "every delivery has ended with its test"
-        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 
-from waiting import until
+import trio
 
-from sendfile.residency import Disk
+from sendfile.disk import Disk
 
 
 class SlowDisk(Disk):
@@ -39,6 +40,13 @@ class SlowDisk(Disk):
         self.fetched.append((offset, offset + count))
 
 
+class Untold(SlowDisk):
+    """A file system that cannot tell what is in memory."""
+
+    def probe(self, fd: int, offset: int) -> bool | None:
+        return None
+
+
 class Keepless(Disk):
     """A file system that cannot tell what is in memory, and keeps nothing: a thread that reads is given the bytes of
     ``said``. Whoever reads the file itself, as the event loop would, finds what the test has put there instead."""
@@ -57,5 +65,14 @@ class Keepless(Disk):
         return self.said[offset : offset + count]
 
 
+def no_thread(*_: object) -> None:
+    """In place of `trio.lowlevel.start_thread_soon`, where none can be had."""
+    raise RuntimeError("can't start new thread")
+
+
 async def until_fetching(disk: SlowDisk, count: int = 1) -> None:
-    await until(lambda: len(disk.copies) >= count)
+    """Whoever moves Trio's clock."""
+    patience = time.monotonic() + 10
+    while len(disk.copies) < count:
+        assert time.monotonic() < patience, "the disk was not asked"
+        await trio.lowlevel.checkpoint()

@@ -10,13 +10,12 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import IO, Protocol
+from collections.abc import Callable, Iterator
+from typing import IO
 
 import trio
 
-from sendfile import FileSpan, Part, Parts, Pump, send_all
+from sendfile import FileSpan, Part
 
 TINY = 4099  # a prime, so that no boundary of the data falls on one of the buffer
 PLENTY = bytes(16 << 20)  # more than the buffers of a connection hold (tcp_wmem and tcp_rmem: 4 and 6 MiB)
@@ -43,27 +42,11 @@ def tcp_pair() -> Pair:
 CONNECTIONS: dict[str, Connect] = {"unix": unix_pair, "tcp": tcp_pair}
 
 
-class Deliver(Protocol):
-    def __call__(
-        self,
-        sock: socket.socket,
-        parts: Parts,
-        *,
-        kernel: bool = True,
-        progress: Callable[[int], None] | None = None,
-    ) -> Awaitable[object]: ...
-
-
-@dataclass
-class Ways:
-    """One interface, three ways: the pump, the pump without epoll, and send_all."""
-
-    name: str
-    pump: Pump
-
-    @property
-    def deliver(self) -> Deliver:
-        return send_all if self.name == "send_all" else self.pump.deliver
+@contextlib.contextmanager
+def unix_pairs(count: int) -> Iterator[list[Pair]]:
+    """So many connections, closed afterwards."""
+    with contextlib.ExitStack() as opened:
+        yield [tuple(map(opened.enter_context, unix_pair())) for _ in range(count)]  # type: ignore[misc]
 
 
 def tighten(near: socket.socket) -> None:

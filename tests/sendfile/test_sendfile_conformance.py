@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -11,9 +12,10 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sendfile_wires import CONNECTIONS, PLENTY, Pair, Ways, content, drain, fill, receive, reset, tighten, whole
+from sendfile_pumps import Ways, running
+from sendfile_wires import CONNECTIONS, PLENTY, Pair, content, drain, fill, receive, reset, tighten, whole
 
-from sendfile import FileSpan, FileTooShort, Part, Parts, Pump, send_all
+from sendfile import FileSpan, FileTooShort, Part, Parts, Pump
 
 
 async def test_all_arrives_once_and_in_order(ways: Ways, kernel: bool, pair: Pair, noise: IO[bytes]) -> None:
@@ -236,27 +238,19 @@ def test_any_parts_to_any_reader(
         if tiny:
             tighten(near)
         got = bytearray()
-        pump = Pump(epoll=way == "epoll")
         with near, far:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(pump.run)
-                async with trio.open_nursery() as both:
-                    deliver = send_all if way == "send_all" else pump.deliver
+            async with running(Pump(epoll=way == "epoll")) as pump, trio.open_nursery() as nursery:
 
-                    async def send() -> None:
-                        await deliver(near, parts, kernel=by_kernel)
-                        near.shutdown(socket.SHUT_WR)
+                async def send() -> None:
+                    await Ways(way, pump).deliver(near, parts, kernel=by_kernel)
+                    near.shutdown(socket.SHUT_WR)
 
-                    both.start_soon(send)
-                    turn = 0
-                    while True:
-                        size = chunks[turn % len(chunks)]
-                        piece = await receive(far, size, size)
-                        got += piece
-                        turn += 1
-                        if len(piece) < size:
-                            break
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(send)
+                for size in itertools.cycle(chunks):
+                    piece = await receive(far, size, size)
+                    got += piece
+                    if len(piece) < size:
+                        break
         return bytes(got)
 
     assert trio.run(exchange) == expected

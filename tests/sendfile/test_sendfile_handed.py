@@ -8,12 +8,13 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_disks import Keepless, until
+from sendfile_disks import Keepless
 from sendfile_wires import Pair, drain, queue, receive, tighten, whole
 from trio.testing import wait_all_tasks_blocked
+from waiting import until
 
 from sendfile import FileSpan, FileTooShort, Part, Pump
-from sendfile.span import size
+from sendfile.parts import size
 
 KIB = 1 << 10
 SAID = os.urandom(3_000_017)
@@ -24,11 +25,6 @@ def zeros(sparse: IO[bytes]) -> IO[bytes]:
     """As long as `SAID`."""
     sparse.truncate(len(SAID))
     return sparse
-
-
-@pytest.fixture(params=[True, False], ids=["epoll", "loop"])
-def epoll(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 async def test_what_a_thread_has_read_is_sent(epoll: bool, pair: Pair, zeros: IO[bytes], nursery: trio.Nursery) -> None:

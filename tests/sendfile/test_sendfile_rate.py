@@ -11,7 +11,8 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from sendfile_wires import Pair, content, drain, fill, queue, receive, tighten, unix_pair, whole
+from sendfile_pumps import begin
+from sendfile_wires import Pair, content, drain, fill, queue, receive, tighten, unix_pairs, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sendfile import FileSpan, MinRate, Part, Pump, Rate, Stalled, TooSlow
@@ -126,23 +127,16 @@ async def test_a_delivery_keeps_to_its_rate(
     pump: Pump, kernel: bool, body: str, sparse: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     sparse.truncate(1 << 24)
-    near, far = unix_pair()
-    with near, far:
-        part: Part = whole(sparse) if body == "span" else bytes(1 << 24)
-        scope = trio.CancelScope()
-        rate = Rate(40_000, after=10_000)
-
-        async def run() -> None:
-            with scope:
-                await pump.deliver(near, queue(b"head", part), rate=rate, kernel=kernel, idle_timeout=0.1)
-
-        nursery.start_soon(run)
-        (got,) = await steer(mock_clock, 10, [(near, far)])
+    part: Part = whole(sparse) if body == "span" else bytes(1 << 24)
+    rate = Rate(40_000, after=10_000)
+    with unix_pairs(1) as pairs:
+        outcome = begin(nursery, pump, pairs[0][0], queue(b"head", part), rate=rate, kernel=kernel, idle_timeout=0.1)
+        (got,) = await steer(mock_clock, 10, pairs)
         assert got - 10_000 == pytest.approx(400_000, rel=0.05)
         (transfer,) = pump.jobs()
         assert transfer.rate == pytest.approx(40_000, rel=0.1)
         assert transfer.stalled_for == 0
-        scope.cancel()
+        outcome.scope.cancel()
         await wait_all_tasks_blocked()
 
 
@@ -160,7 +154,7 @@ async def test_all_arrives_in_order_at_a_rate(pump: Pump, pair: Pair, noise: IO[
     expected = b"".join(map(content, parts))
     before = time.perf_counter()
     with trio.fail_after(10):
-        nursery.start_soon(lambda: pump.deliver(near, parts, rate=Rate(400_000)))
+        begin(nursery, pump, near, parts, rate=Rate(400_000))
         assert await receive(far, len(expected)) == expected
     assert 0.2 < time.perf_counter() - before < 1.5
 
@@ -168,15 +162,12 @@ async def test_all_arrives_in_order_at_a_rate(pump: Pump, pair: Pair, noise: IO[
 async def test_a_shared_rate_bounds_all_together(pump: Pump, sparse: IO[bytes], mock_clock: MockClock) -> None:
     sparse.truncate(1 << 24)
     rate = Rate(100_000)
-    pairs = [unix_pair() for _ in range(4)]
-    async with trio.open_nursery() as callers:
-        for near, _ in pairs:
-            callers.start_soon(lambda near=near: pump.deliver(near, queue(whole(sparse)), rate=rate))
-        got = await steer(mock_clock, 10, pairs)
-        callers.cancel_scope.cancel()
-    for near, far in pairs:
-        near.close()
-        far.close()
+    with unix_pairs(4) as pairs:
+        async with trio.open_nursery() as callers:
+            for near, _ in pairs:
+                begin(callers, pump, near, queue(whole(sparse)), rate=rate)
+            got = await steer(mock_clock, 10, pairs)
+            callers.cancel_scope.cancel()
     assert sum(got) == pytest.approx(1_000_000, rel=0.05)
     assert min(got) > 50_000, "turn by turn with epoll, by chance without"
 
@@ -204,96 +195,59 @@ async def test_a_reader_that_stops_is_a_stall_at_any_rate(
     near, _ = pair
     tighten(near)
     sparse.truncate(1 << 24)
-    errors: list[BaseException] = []
-
-    async def run() -> None:
-        try:
-            await pump.deliver(near, queue(whole(sparse)), rate=Rate(100_000), idle_timeout=2)
-        except Stalled as error:
-            errors.append(error)
-
-    nursery.start_soon(run)
+    outcome = begin(nursery, pump, near, queue(whole(sparse)), rate=Rate(100_000), idle_timeout=2)
     for _ in range(round(200 / TICK)):
         await wait_all_tasks_blocked()
-        if errors:
+        if outcome.ended:
             break
         mock_clock.jump(TICK)
-    assert errors
+    assert isinstance(outcome.error, Stalled)
 
 
 async def test_a_slow_reader_is_ended(pump: Pump, pair: Pair, mock_clock: MockClock, nursery: trio.Nursery) -> None:
     fill(pair[0])
-    errors: list[TooSlow] = []
-
-    async def run() -> None:
-        try:
-            await pump.deliver(pair[0], queue(b"x"), min_rate=MinRate(1000, 4), idle_timeout=60)
-        except TooSlow as error:
-            errors.append(error)
-
-    nursery.start_soon(run)
+    outcome = begin(nursery, pump, pair[0], queue(b"x"), min_rate=MinRate(1000, 4), idle_timeout=60)
     await wait_all_tasks_blocked()
     for _ in range(7):
-        assert not errors
+        assert not outcome.ended
         mock_clock.jump(0.5)
         await wait_all_tasks_blocked()
     mock_clock.jump(1.5)
     await wait_all_tasks_blocked()
-    (error,) = errors
-    assert isinstance(error, TimeoutError)
-    assert (error.rate, error.seconds) == (0, 4)
+    assert isinstance(outcome.error, TooSlow)
+    assert isinstance(outcome.error, TimeoutError)
+    assert (outcome.error.rate, outcome.error.seconds) == (0, 4)
 
 
 async def test_a_reader_above_the_minimum_is_not(
     pump: Pump, sparse: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     sparse.truncate(1 << 30)
-    pair = unix_pair()
-    scope = trio.CancelScope()
-
-    async def run() -> None:
-        with scope:
-            await pump.deliver(pair[0], queue(whole(sparse)), min_rate=MinRate(100_000, 1))
-
-    nursery.start_soon(run)
-    await steer(mock_clock, 5, [pair])
-    assert len(pump.jobs()) == 1
-    scope.cancel()
-    await wait_all_tasks_blocked()
-    for sock in pair:
-        sock.close()
+    with unix_pairs(1) as pairs:
+        outcome = begin(nursery, pump, pairs[0][0], queue(whole(sparse)), min_rate=MinRate(100_000, 1))
+        await steer(mock_clock, 5, pairs)
+        assert not outcome.ended
+        outcome.scope.cancel()
+        await wait_all_tasks_blocked()
 
 
 async def test_our_own_pauses_are_not_the_readers_fault(
     pump: Pump, sparse: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     sparse.truncate(1 << 24)
-    pair = unix_pair()
-    nursery.start_soon(
-        lambda: pump.deliver(
-            pair[0], queue(whole(sparse)), rate=Rate(1000), min_rate=MinRate(50_000, 2), idle_timeout=0.1
-        )
-    )
-    (got,) = await steer(mock_clock, 10, [pair])
-    assert got == pytest.approx(10_000, rel=0.05)
-    nursery.cancel_scope.cancel()
-    for sock in pair:
-        sock.close()
+    bounds = {"rate": Rate(1000), "min_rate": MinRate(50_000, 2), "idle_timeout": 0.1}
+    with unix_pairs(1) as pairs:
+        outcome = begin(nursery, pump, pairs[0][0], queue(whole(sparse)), **bounds)
+        (got,) = await steer(mock_clock, 10, pairs)
+        assert got == pytest.approx(10_000, rel=0.05)
+        outcome.scope.cancel()
+        await wait_all_tasks_blocked()
 
 
-@pytest.mark.parametrize("epoll", [True, False])
 async def test_a_paused_delivery_can_be_cancelled_closed_and_ended(epoll: bool, pair: Pair, noise: IO[bytes]) -> None:
     near, _ = pair
     parts: deque[Part] = queue(whole(noise))
-    caught: list[BaseException] = []
     pump = Pump(epoll=epoll)
-
-    async def run() -> None:
-        try:
-            await pump.deliver(near, queue(whole(noise)), rate=Rate(40))
-        except trio.ClosedResourceError as error:
-            caught.append(error)
-
     async with trio.open_nursery() as callers, trio.open_nursery() as nursery:
         await nursery.start(pump.run)
         with trio.move_on_after(0.02) as scope:
@@ -301,15 +255,15 @@ async def test_a_paused_delivery_can_be_cancelled_closed_and_ended(epoll: bool, 
         assert scope.cancelled_caught
         assert len(parts[0]) == 3_000_017 - 10
         assert pump.jobs() == []
-        callers.start_soon(run)
+        outcome = begin(callers, pump, near, queue(whole(noise)), rate=Rate(40))
         await wait_all_tasks_blocked(0.01)
         pump.notify_closing(near)
         await wait_all_tasks_blocked(0.01)
-        assert len(caught) == 1
-        callers.start_soon(run)
+        assert isinstance(outcome.error, trio.ClosedResourceError)
+        outcome = begin(callers, pump, near, queue(whole(noise)), rate=Rate(40))
         await wait_all_tasks_blocked(0.01)
         nursery.cancel_scope.cancel()
-    assert len(caught) == 2
+    assert isinstance(outcome.error, trio.ClosedResourceError)
 
 
 @pytest.mark.slow
@@ -320,24 +274,20 @@ async def test_hundreds_at_once_in_real_time(sparse: IO[bytes]) -> None:
     any one look the machine may just have stood still.
     """
     sparse.truncate(1 << 30)
-    pairs = [unix_pair() for _ in range(400)]
-    pump = Pump(epoll=True)
     slowest: list[float] = []  # of each look: the least that anybody got, as a part of what he should have
-    async with trio.open_nursery() as nursery:
-        await nursery.start(pump.run)
-        for near, _ in pairs:
-            nursery.start_soon(lambda near=near: pump.deliver(near, queue(whole(sparse)), rate=Rate(20_000)))
-        got = [0] * len(pairs)
-        start = trio.current_time()
-        while (seconds := trio.current_time() - start) < 12:
-            if seconds > 10:
-                slowest.append(min(got) / (20_000 * seconds))
-                assert max(got) < 1.05 * 20_000 * seconds
-            await trio.sleep(0.2)
-            for n, (_, far) in enumerate(pairs):
-                got[n] += drain(far)
-        nursery.cancel_scope.cancel()
-    for near, far in pairs:
-        near.close()
-        far.close()
+    with unix_pairs(400) as pairs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start((pump := Pump(epoll=True)).run)
+            for near, _ in pairs:
+                begin(nursery, pump, near, queue(whole(sparse)), rate=Rate(20_000))
+            got = [0] * len(pairs)
+            start = trio.current_time()
+            while (seconds := trio.current_time() - start) < 12:
+                if seconds > 10:
+                    slowest.append(min(got) / (20_000 * seconds))
+                    assert max(got) < 1.05 * 20_000 * seconds
+                await trio.sleep(0.2)
+                for n, (_, far) in enumerate(pairs):
+                    got[n] += drain(far)
+            nursery.cancel_scope.cancel()
     assert max(slowest) > 0.95

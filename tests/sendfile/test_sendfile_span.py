@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendfile import FileSpan
-from sendfile.span import after, size
+from sendfile.parts import after, size
 
 
 class NamedOnly:

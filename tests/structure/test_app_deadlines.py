@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import trio
 from answers import read_answer
 from asking import PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
+from riding import KEPT
 from serving import Served, receive_all, serving
 from waiting import until
 
@@ -43,12 +45,29 @@ def sleeps(seconds: float) -> Callable[[Environ, StartResponse], list[bytes]]:
 
 
 async def test_before_anything_was_sent_it_is_a_504(caplog: pytest.LogCaptureFixture) -> None:
+    """PAINS 37 (uwsgi#2324)."""
     asked = await ask(sleeps(60), app_timeout=0.1)
     assert asked.answer.status == 504
     assert asked.answer.closes
     assert asked.record.outcome is Outcome.APP_TIMEOUT
     assert 0.1 <= asked.record.duration < 5
     assert "no answer after 0.1 s of work (app_timeout)" in error_lines(caplog, logging.ERROR)[0]
+
+
+@pytest.mark.parametrize("reads", [-1, 5, 0], ids=["read", "read in part", "unread"])
+@pytest.mark.parametrize("buffering", [True, False], ids=["buffered", "streamed"])
+async def test_a_body_makes_it_no_other_answer(buffering: bool, reads: int) -> None:
+    """PAINS 37 (uwsgi#1567, #2324, #2580): a 5xx before the request is ended, whatever became of its body."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.input"].read(reads)
+        trio.from_thread.run(trio.sleep, 60)
+        raise AssertionError
+
+    sent = request("POST", body=b"x" * 300_000)
+    asked = await ask(app, sent, app_timeout=0.1, request_buffering=buffering, body_buffer_size=1000)
+    assert (asked.answer.status, asked.answer.closes) == (504, True)
+    assert asked.record.outcome is Outcome.APP_TIMEOUT
 
 
 async def in_a_nursery() -> None:
@@ -98,6 +117,7 @@ async def test_what_fails_while_it_is_cancelled_is_told(caplog: pytest.LogCaptur
 
 
 async def test_after_something_was_sent_the_connection_is_cut() -> None:
+    """PAINS 37: there is no answer to take its place."""
     closed: list[bool] = []
 
     def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
@@ -152,6 +172,8 @@ async def read_late(served: Served, after: float) -> bytes:
 @pytest.mark.parametrize("ahead", [0, 100_000])
 @pytest.mark.parametrize("kind", ["generator", "write", "list"])
 async def test_a_client_that_takes_its_time_takes_none_of_the_applications(kind: str, ahead: int) -> None:
+    """PAINS 27, 28 (gunicorn#3259, #1186, #1440): WORKER TIMEOUT inside of sendall."""
+
     def app(environ: Environ, start_response: StartResponse) -> Any:
         write = start_response("200 OK", [("Content-Length", str(3 * LARGE))])
         blocks = [b"x" * LARGE] * 3
@@ -249,7 +271,35 @@ async def test_work_after_the_answer_was_handed_over_has_no_such_deadline(tmp_pa
         assert len(read_answer(await read_late(served, 0.5)).body) == 3 * LARGE
 
 
-# -- queue_timeout -----------------------------------------------------------------------------------------------------
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
+async def test_beyond_the_queue_is_503_at_once_and_the_connection_stays_usable() -> None:
+    gate = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            assert gate.wait(10)
+        start_response("200 OK", PLAIN)
+        return [b"hello"]
+
+    async with serving(app, threads=1, queue_size=1) as served, AsyncExitStack() as stack:
+        for _ in range(2):  # one runs, one waits
+            busy = await stack.enter_async_context(await served.connect())
+            await busy.send_all(request("GET", "/wait"))
+        await until(lambda: served.server.statistics().threads.queued == 1)
+        client = await stack.enter_async_context(await served.connect())
+        for _ in range(3):
+            await client.send_all(KEPT)
+            refused = (await client.receive_some()).lower()
+            assert refused.startswith(b"http/1.1 503 service unavailable\r\n")
+            assert b"\r\nretry-after: 1\r\n" in refused
+            assert b"connection: close" not in refused
+        gate.set()
+        await served.record(5)
+        await client.send_all(KEPT)
+        assert b"200 OK" in await client.receive_some()
+    assert [record.outcome for record in served.records].count(Outcome.REFUSED) == 3
 
 
 async def test_queue_timeout_fires_while_the_request_waits() -> None:

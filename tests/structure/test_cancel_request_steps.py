@@ -7,7 +7,6 @@ iterable, there is one record, no task, thread or descriptor more than before, a
 from __future__ import annotations
 
 import gc
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 import pytest
 import trio
 from lifetimes import PATHS, SIZE, Traces, prepare, settings_of
+from opened import count_descriptors
 from riding import has_lane
 from stepper import CancelsAtStep, ask_in_pieces
+from waiting import until
 
 from trio_wsgi import Config, Outcome, RequestRecord, Server
 
@@ -69,6 +70,9 @@ class Site:
             self.port = address.port
             task_status.started()
 
+    def _is_idle(self) -> bool:
+        return not self.server._connections and self.traces.opened == self.traces.closed and not has_lane(self.server)
+
     async def ask(self, cancel: Callable[[Server], None] | None = None, step: int = 0) -> tuple[bytes, int]:
         """What came, and how many steps it took."""
         self.traces.__init__()  # type: ignore[misc]
@@ -78,15 +82,14 @@ class Site:
         trio.lowlevel.add_instrument(instrument)
         try:
             received = await ask_in_pieces(self.port, self._sends, instrument, bool(self.server.config.certfile))
-            while self.server._connections or self.traces.opened != self.traces.closed or has_lane(self.server):  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(self._is_idle)
         finally:
             trio.lowlevel.remove_instrument(instrument)
         return received, instrument.steps
 
 
 def left() -> tuple[int, int]:
-    return trio.lowlevel.current_statistics().tasks_living, len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    return trio.lowlevel.current_statistics().tasks_living, count_descriptors()
 
 
 @pytest.mark.parametrize("how", CANCELS)
@@ -119,8 +122,7 @@ async def test_a_request_cancelled_at_every_step(
                     received, _ = await site.ask()
                     assert len(received) == len(expected), where
                     assert [record.outcome for record in site.records] == [whole], where
-                    while left() != before:  # noqa: ASYNC110
-                        await trio.sleep(0.001)
+                    await until(lambda: left() == before)
                     threads = site.server.statistics().threads
                     assert (threads.busy, threads.lost, threads.queued) == (0, 0, 0), where
                 assert "please report" not in caplog.text, where

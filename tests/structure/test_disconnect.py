@@ -5,11 +5,11 @@ Every verb that an application has raises from then on; the work stops within 20
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -23,8 +23,10 @@ import pytest
 import trio
 import trio.testing
 from asking import PLAIN, Environ, StartResponse, request
+from faults import reset
 from serving import Served, command, receive_all, serving
 from tools import require_tool
+from waiting import until, wait_until
 
 from trio_wsgi import Outcome
 from trio_wsgi.net.watch import RIPE, DisconnectWatch
@@ -36,11 +38,6 @@ TRIES = 5  # of what is timed, for the sake of busy machines: the best one count
 
 
 async def close(stream: trio.SocketStream) -> None:
-    await stream.aclose()
-
-
-async def reset(stream: trio.SocketStream) -> None:
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await stream.aclose()
 
 
@@ -103,6 +100,7 @@ async def leave_while_it_works(
 async def test_the_work_stops_within_200_ms_of_the_clients_going(
     leave: Callable[[trio.SocketStream], Any], setting: str, ask: Callable[[], None]
 ) -> None:
+    """PAINS 33 (waitress#308, gunicorn#2018, bottle#414), 34 (hypercorn#210): nobody computes for who has gone."""
     with trio.fail_after(20):
         for _ in range(TRIES):
             view = SlowView(ask)
@@ -115,6 +113,34 @@ async def test_the_work_stops_within_200_ms_of_the_clients_going(
             if view.stopped_at - left_at < PROMPT:
                 return
         raise AssertionError(f"it took {view.stopped_at - left_at} s")
+
+
+def writes_for_ever(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    write = start_response("200 OK", PLAIN)
+    while True:
+        write(bytes(100_000))
+
+
+@pytest.mark.parametrize("leave", [close, reset])
+@pytest.mark.parametrize("writes", [False, True], ids=["computes", "writes"])
+async def test_the_log_has_one_line_of_it_and_no_traceback(
+    writes: bool, leave: Callable[[trio.SocketStream], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PAINS 44 (gunicorn#22, #1060): a client that leaves is no failure, however the application hears of it."""
+    caplog.set_level(logging.INFO, "trio_wsgi.error")
+    view = SlowView(trio.from_thread.check_cancelled)
+    async with serving(writes_for_ever if writes else view, half_close="abort") as served:
+        stream = await served.connect()
+        await stream.send_all(request())
+        if writes:
+            await stream.receive_some()
+        else:
+            await trio.to_thread.run_sync(view.entered.wait, 5)
+        await leave(stream)
+        assert (await served.record()).outcome is Outcome.CLIENT_GONE
+    (line,) = [record for record in caplog.records if record.name == "trio_wsgi.error"]
+    assert (line.levelno, line.exc_info) == (logging.INFO, None)
+    assert "client-gone" in line.getMessage()
 
 
 async def test_a_half_close_is_served_where_that_is_the_setting() -> None:
@@ -191,7 +217,7 @@ VERBS: dict[str, tuple[Callable[[Environ, StartResponse], Any], bytes, dict[str,
 
 @pytest.mark.parametrize("name", VERBS)
 async def test_every_verb_raises_once_the_client_has_gone(name: str) -> None:
-    """Also those that would not have to wait; `trio_wsgi.cancelled` tells without raising, and from any thread."""
+    """PAINS 33: also those that would not wait; `trio_wsgi.cancelled` tells without raising, and from any thread."""
     verb, sent, settings = VERBS[name]
     entered = threading.Event()
     raised: list[BaseException] = []
@@ -215,13 +241,6 @@ async def test_every_verb_raises_once_the_client_has_gone(name: str) -> None:
             await leave_while_it_works(served, entered, close, sent)
             assert [type(exc) for exc in raised] == [trio.Cancelled]
             assert [record.outcome for record in served.records] == [Outcome.CLIENT_GONE]
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    patience = time.monotonic() + 5
-    while not condition() and time.monotonic() < patience:
-        time.sleep(0.002)
-    assert condition()
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -342,7 +361,7 @@ async def test_a_client_that_goes_while_its_request_is_queued_is_never_served() 
     with trio.fail_after(10):
         async with serving(app, half_close="abort", threads=1) as served, await served.connect() as first:
             await first.send_all(request("GET", "/first"))
-            await trio.sleep(0.05)
+            await until(lambda: asked == ["/first"])
             async with await served.connect() as second:
                 await second.send_all(request("GET", "/second"))
             assert (await served.record()).target == "/second"

@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer
-from asking import PLAIN, Environ, StartResponse, error_lines, request
+from asking import PLAIN, Environ, StartResponse, error_lines, hello, request
 from authority import shared_authority
 from serving import Served, command, receive_all, serving
+from waiting import until
 
 import trio_wsgi.net.drain
 from trio_wsgi import Outcome
@@ -253,17 +254,11 @@ def test_term_with_one_that_moves_one_that_stalls_and_one_that_idles(path: Path)
         assert re.search(rf"at byte \d+ of {SIZE}$", line)
 
 
-def say_hello(environ: Environ, start_response: StartResponse) -> list[bytes]:
-    start_response("200 OK", PLAIN)
-    return [b"hello"]
-
-
 async def test_one_that_had_only_just_come_is_still_answered() -> None:
     """Accepted, and its request on the way, when the drain began: a POST that is lost here nobody may repeat."""
-    async with serving(say_hello, graceful_timeout=10) as served, await served.connect() as stream:
+    async with serving(hello, graceful_timeout=10) as served, await served.connect() as stream:
+        await served.wait_connections(1)
         with trio.fail_after(10):
-            while not served.server.statistics().connections:  # noqa: ASYNC110
-                await trio.sleep(0.001)
             served.server.drain()
             await trio.sleep(0.1)
             await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -275,17 +270,16 @@ async def test_one_that_had_only_just_come_is_still_answered() -> None:
 async def test_one_that_never_asks_does_not_hold_the_drain(scheme: str) -> None:
     """Nor one that connects to a port for HTTPS and says nothing, as scanners do and load balancers ahead of need."""
     tls = {"certfile": (shared_authority()[1],), "handshake_timeout": 60} if scheme == "https" else {}
-    async with serving(say_hello, graceful_timeout=60, **tls) as served, await served.connect() as stream:
+    async with serving(hello, graceful_timeout=60, **tls) as served, await served.connect() as stream:
+        await served.wait_connections(1)
         with trio.fail_after(10):
-            while not served.server.statistics().connections:  # noqa: ASYNC110
-                await trio.sleep(0.001)
             served.server.drain()
             assert await receive_all(stream) == b""
 
 
 async def test_one_whose_last_answer_was_not_acknowledged_yet_does_not_hold_the_drain() -> None:
     """It keeps its connection open; what it has not acknowledged a moment ago, it has soon after."""
-    async with serving(say_hello, graceful_timeout=60, linger_timeout=60) as served, await served.connect() as stream:
+    async with serving(hello, graceful_timeout=60, linger_timeout=60) as served, await served.connect() as stream:
         with trio.fail_after(10):
             for _ in range(50):  # by then its system delays acknowledgements, in the hope of more to say
                 await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -293,5 +287,4 @@ async def test_one_whose_last_answer_was_not_acknowledged_yet_does_not_hold_the_
             served.server.drain()
             assert await receive_all(stream) == b""
             with pytest.raises(RuntimeError, match="does not run"):  # any more
-                while served.server.statistics():  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                await until(lambda: not served.server.statistics())

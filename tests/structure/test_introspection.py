@@ -133,8 +133,7 @@ async def test_the_rate_of_a_transfer_and_the_wait_of_an_application_for_its_cli
                     assert connection.transfer.rate > 10_000
                     assert connection.transfer.stalled_for < 1
                     assert connection.state is (State.SENDING if path == "/file" else State.RUNNING)
-                while served.server.statistics().connections:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+                await served.wait_connections(0)
 
 
 async def test_there_is_no_snapshot_of_a_server_that_does_not_run(busy: Busy) -> None:

@@ -16,6 +16,7 @@ import trio
 from asking import PLAIN, Environ, StartResponse
 from riding import has_lane
 from serving import Served, serving
+from waiting import until
 
 from trio_wsgi.net import lanes
 
@@ -100,8 +101,7 @@ async def test_requests_and_their_connection_leave_nothing_for_the_collector(
 async def ask(served: Served, name: str) -> None:
     answer = await served.exchange(REQUESTS[name] * 5)
     assert answer.count(b"HTTP/1.1 ") == 5
-    while has_lane(served.server):  # noqa: ASYNC110
-        await trio.sleep(0.005)
+    await until(lambda: not has_lane(served.server))
 
 
 def is_ours(thing: object) -> bool:

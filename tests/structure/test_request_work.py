@@ -322,7 +322,7 @@ def hinting(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 
 async def test_early_hints_are_interim_responses() -> None:
-    """RFC 8297 §2: 103 before the final response, which stays what it is."""
+    """PAINS 45 (gunicorn#2654; RFC 8297 §2): 103 before the final response, which stays what it is."""
     asked = await ask(hinting)
     assert (asked.answer.interim, asked.answer.status, asked.answer.body) == ([103, 103], 200, b"page")
     assert asked.raw.count(b"</b.js>; rel=preload\r\n") == 1

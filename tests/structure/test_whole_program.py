@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -15,7 +14,9 @@ import pytest
 import trio
 import trio.testing
 from asking import PLAIN, App, Environ, StartResponse, error_lines, request
+from opened import count_descriptors
 from serving import receive_all
+from waiting import until
 
 from trio_wsgi import Config, Server
 
@@ -52,7 +53,7 @@ async def get(port: int, path: str = "/") -> bytes:
 
 def left() -> tuple[int, int, list[threading.Thread]]:
     threads = [thread for thread in threading.enumerate() if thread.name == "trio-wsgi app"]
-    return trio.lowlevel.current_statistics().tasks_living, len(os.listdir("/proc/self/fd")), threads  # noqa: PTH208
+    return trio.lowlevel.current_statistics().tasks_living, count_descriptors(), threads
 
 
 class JobFailed(Exception):
@@ -85,8 +86,7 @@ async def test_two_servers_a_proxy_and_a_job_end_together(end: str, caplog: pyte
                 assert (await get(second.port)).endswith(b"two")
                 assert (await get(proxied.socket.getsockname()[1])).endswith(b"one")
                 nursery.start_soon(get, second.port, "/wait")
-                while counted[-1] != "two" or len(counted) < 4:  # noqa: ASYNC110
-                    await trio.sleep(0.001)
+                await until(lambda: counted[-1] == "two" and len(counted) >= 4)
                 if end == "cancel":
                     nursery.cancel_scope.cancel()
                 else:

@@ -18,6 +18,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import command
+from waiting import until
 
 from sendfile import FileSpan, Part
 from trio_wsgi.disk.spool import Spool
@@ -213,8 +214,7 @@ async def test_nothing_is_left_after_kill_9(tmp_path: Path) -> None:
         with trio.fail_after(20):
             stream = await trio.open_tcp_stream("127.0.0.1", running.port)
             await stream.send_all(b"GET /wait HTTP/1.1\r\nHost: t\r\n\r\n")
-            while "written" not in running.log:  # noqa: ASYNC110
-                await trio.sleep(0.02)
+            await until(lambda: "written" in running.log)
         assert len(deleted_files(running.process.pid, spool_to)) == 1
         assert list(spool_to.iterdir()) == []
         running.send_signal(signal.SIGKILL)

@@ -88,6 +88,7 @@ NEXT = request("GET", "/next")
 async def test_before_the_head_has_left_it_is_500_on_a_connection_that_goes_on(
     make: Callable[[], BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """PAINS (WSGI layers): SystemExit and its like end the server elsewhere, or leave the client without an answer."""
     fault = make()
     if isinstance(fault, StopIteration) and where == "empty":
         return  # that is how an iterator ends

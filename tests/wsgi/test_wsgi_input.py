@@ -16,6 +16,7 @@ from asking import PLAIN, Environ, StartResponse, ask, error_lines, exchange_ope
 from hypothesis import given
 from hypothesis import strategies as st
 from serving import receive_all, serving
+from waiting import until
 
 from trio_wsgi import Outcome
 from trio_wsgi.errors import ClientError, ClientGone
@@ -310,7 +311,7 @@ async def test_an_app_that_waits_for_its_body_ends_with_the_server(
         async with serving(app, request_buffering=False) as served:
             stream = await served.connect()
             await stream.send_all(request("POST", "/", "Content-Length: 100") + b"some")
-            await trio.sleep(0.05)
+            await until(lambda: served.server.statistics().threads.busy)
     await stream.aclose()
     assert seen == ["Cancelled"]
     assert served.records[0].outcome in ({Outcome.SHUTDOWN, Outcome.FINISHED} if swallows else {Outcome.SHUTDOWN})

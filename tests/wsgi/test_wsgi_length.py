@@ -4,6 +4,7 @@ Streaming").
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -176,6 +177,7 @@ async def read_in_lockstep(served: Served, steps: Steps, expected: list[bytes]) 
 
 @pytest.mark.parametrize("settings", [{}, {"output_buffering": 100_000}, {"write_policy": "raise"}], ids=str)
 async def test_a_block_is_seen_before_the_next_is_asked_for(settings: dict[str, Any]) -> None:
+    """PAINS 25 (gevent#717): PEP 3333 says so, and a client may wait for just this block."""
     steps = Steps()
     blocks = [b"block-%d." % number for number in range(5)]
 
@@ -206,6 +208,14 @@ async def test_a_written_block_is_seen_before_write_is_called_again(policy: str)
     async with serving(app, write_policy=policy) as served:
         await read_in_lockstep(served, steps, blocks)
         assert (await served.record()).outcome is Outcome.FINISHED
+
+
+async def test_no_block_waits_until_the_last_was_acknowledged() -> None:
+    """PAINS 25 (gevent#518): Nagle's algorithm would have small blocks wait for the client's system (TCP_NODELAY)."""
+    async with serving(returning([b"block"])) as served, await served.connect():
+        await served.wait_connections(1)
+        (connection,) = served.server._connections
+        assert connection._transport.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_what_is_written_goes_before_what_is_returned() -> None:

@@ -55,6 +55,9 @@ REFUSED: list[Any] = [
 async def test_a_wrong_head_is_500_and_the_log_names_the_culprit(
     arguments: tuple[Any, ...], named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """PAINS 13 (bjoern#165: an int in a header is a segfault), and of the WSGI layers: a status that is none ends all
+    of granian, and CR LF in a value, a name or the status splits cheroot's response."""
+
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response(*arguments)
         return [b"never"]
@@ -118,6 +121,7 @@ BROKEN = [
 async def test_a_broken_rule_is_500_and_named_in_the_log(
     app: Any, named: str, output_buffering: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """PAINS (WSGI layers): without a call of start_response gunicorn answers "HTTP/1.1 None"."""
     asked = await ask(app, output_buffering=output_buffering)
     assert asked.answer.status == 500
     assert asked.record.outcome is Outcome.APP_ERROR

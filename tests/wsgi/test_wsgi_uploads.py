@@ -52,7 +52,7 @@ async def test_a_body_arrives_as_it_was_sent(size: int, settings: dict[str, Any]
 
 @pytest.mark.parametrize("threads", [1])
 async def test_slow_uploads_hold_no_thread(threads: int) -> None:
-    """PAINS: "slow-body clients hold the threads of gthread, cheroot and uWSGI: everybody else waits"."""
+    """PAINS (WSGI layers): "slow-body clients hold the threads of gthread, cheroot and uWSGI: everybody else waits"."""
     async with serving(digest, threads=threads) as served:
         slow = []
         for number in range(20):
@@ -72,7 +72,7 @@ async def test_slow_uploads_hold_no_thread(threads: int) -> None:
 
 
 async def test_a_streamed_body_stays_in_the_client_until_the_app_reads_it() -> None:
-    """Backpressure: the server reads no further ahead than a buffer, whatever the client would send."""
+    """PAINS 32 (hypercorn#176, #89): the server reads no further ahead than a buffer, whatever a client would send."""
     release = threading.Event()
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -128,9 +128,7 @@ async def test_a_temporary_file_has_no_name_and_is_freed(tmp_path: Path) -> None
             await served.exchange(request("POST", path, body=b"x" * 5000))
         async with await served.connect() as stream:  # one that leaves while its body is on disk
             await stream.send_all(request("POST", "/", "Content-Length: 9000000") + b"x" * 2_000_000)
-            with trio.fail_after(5):
-                while not open_files():  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+            await until(open_files)
             assert names_in(tmp_path) == []
         await served.record(3)
         assert open_files() == []
@@ -141,6 +139,7 @@ async def test_a_temporary_file_has_no_name_and_is_freed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["Content-Length", "chunked"])
 async def test_more_than_temp_limit_is_413(chunked: bool, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """PAINS 24, 32: what waits in files has a limit, too."""
     sent = request("POST", body=b"x" * 5000, chunked=chunked)
     asked = await ask(digest, sent, body_buffer_size=1000, temp_limit=4000, temp_path=str(tmp_path))
     assert asked.answer.status == 413
@@ -222,8 +221,7 @@ async def test_uploads_that_wait_hold_no_buffer(monkeypatch: pytest.MonkeyPatch)
         for stream in streams:
             await stream.send_all(request("POST", "/", f"Content-Length: {size}") + body[: size // 2])
         with trio.fail_after(20):
-            while lent[0]:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await until(lambda: not lent[0])
             for stream in streams:
                 await stream.send_all(body[size // 2 :])
             for stream in streams:
