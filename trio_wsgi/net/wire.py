@@ -89,6 +89,11 @@ class Wire:
         return self._unparsed and self.body_left > 0
 
     @property
+    def body_size(self) -> int:
+        """Bytes that have arrived of a body that is not done."""
+        return self._body.body_bytes if self._body is not None else 0
+
+    @property
     def body_left(self) -> int:
         """Bytes of the request's body that are announced and have not arrived."""
         return self._body.announced - self._body.body_bytes if self._body is not None else 0
@@ -199,9 +204,12 @@ class Wire:
         else:
             count = self.transport.receive_into_nowait(buffer)
             if not count:
-                raise _broken_off(body)
+                raise self._broken_off()
         body.feed(buffer[:count])
         return count
+
+    def _broken_off(self) -> ClientGone:
+        return ClientGone(0, f"closed by the client after {self.body_size} bytes of the request's body")
 
     def _receive_body(self, body: _Counted | ChunkScanner, size: int) -> bytes:
         """The next bytes that belong to the body, as they are on the wire."""
@@ -211,7 +219,7 @@ class Wire:
         else:
             data = self.transport.receive_nowait(size)
             if not data:
-                raise _broken_off(body)
+                raise self._broken_off()
         count = body.feed(data)
         if self._body_limit and body.announced > self._body_limit:
             raise ClientError(413, f"a body of more than {self._body_limit} bytes (limit_request_body)")
@@ -271,10 +279,6 @@ class Wire:
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
         return self._codec.start_next_cycle()
-
-
-def _broken_off(body: _Counted | ChunkScanner) -> ClientGone:
-    return ClientGone(0, f"closed by the client after {body.body_bytes} bytes of the request's body")
 
 
 class _Counted:
