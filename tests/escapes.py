@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, Root
+from trio_wsgi.disk.root import Absent, AtHand, Directory, Root
 
 SECRET = b"the secret that lies beside the root"
 
@@ -31,7 +31,7 @@ def read(root: Root | AtHand, *names: bytes) -> bytes | None:
         opened = root.open(names)
     except Absent:
         return None
-    if isinstance(opened, OpenedDirectory):
+    if isinstance(opened, Directory):
         return b"<directory>"
     with opened.file as file:
         return file.read()

@@ -12,7 +12,7 @@ from answers import Answer, read_answer
 from asking import request
 from serving import Served, serving
 
-from trio_wsgi.disk.root import AtHand, NotAtHand, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import AtHand, Directory, NotAtHand, OpenedFile, Root
 
 STYLE = b"body { color: black }\n" * 100
 SIBLINGS = {"br": b"brotli, let us say " * 9, "zstd": b"zstd, let us say " * 8, "gzip": gzip.compress(STYLE)}
@@ -31,7 +31,7 @@ async def ask(served: Served, target: str, *headers: str, method: str = "GET") -
 def have_nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is opened has to be waited for, as on a disk that was never read."""
 
-    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | OpenedDirectory:
+    def would_block(at_hand: AtHand, names: Any) -> OpenedFile | Directory:
         raise NotAtHand
 
     monkeypatch.setattr(AtHand, "open", would_block)
@@ -42,8 +42,8 @@ def noting_opened(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -
     opened: list[OpenedFile] = []
     real: Any = where.open
 
-    def note(root: Root | AtHand, names: Any) -> OpenedFile | OpenedDirectory:
-        found: OpenedFile | OpenedDirectory = real(root, names)
+    def note(root: Root | AtHand, names: Any) -> OpenedFile | Directory:
+        found: OpenedFile | Directory = real(root, names)
         if isinstance(found, OpenedFile):
             opened.append(found)
         return found

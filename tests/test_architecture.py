@@ -25,6 +25,7 @@ GROUND = (
     "errors",
     "foreign",
     "kind",
+    "owner",
     "pasteini",
     "record",
     "reference",

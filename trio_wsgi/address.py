@@ -16,6 +16,7 @@ from typing import Literal
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
+PORT_MAX = 65535
 EVERY_HOST = "0.0.0.0"  # what ":8000" means
 
 
@@ -109,8 +110,8 @@ def _parse_tcp(text: str) -> Address:
 
 
 def _parse_port(text: str, whole: str) -> int:
-    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
-        raise ValueError(f"{whole!r} has no port between 0 and 65535; write HOST:{DEFAULT_PORT}")
+    if not (text.isascii() and text.isdigit()) or int(text) > PORT_MAX:
+        raise ValueError(f"{whole!r} has no port between 0 and {PORT_MAX}; write HOST:{DEFAULT_PORT}")
     return int(text)
 
 

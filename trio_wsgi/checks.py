@@ -22,9 +22,8 @@ BELIEVABLE = (
     "x-forwarded-prefix",
     "forwarded",
 )
-
-
-HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")  # RFC 9110 §5.1
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
+HEADER_NAME = re.compile(TOKEN)  # §5.1
 
 
 def check_prefix(text: str) -> None:

@@ -12,7 +12,7 @@ from mounted import SIBLINGS, STYLE, app, ask, noting_opened, see_all_closed
 from serving import serving
 
 from trio_wsgi.disk import mount as mount_module
-from trio_wsgi.disk.root import OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Directory, OpenedFile, Root
 from trio_wsgi.net import mounts
 
 
@@ -117,7 +117,7 @@ class FailsBeside(Root):
 
     opened: list[OpenedFile] = []  # noqa: RUF012
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         if names[-1].endswith(b".gz"):
             raise OSError(24, "Too many open files")
         opened = super().open(names)

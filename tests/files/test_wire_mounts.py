@@ -17,7 +17,7 @@ from serving import Served, serving
 from waiting import until
 
 from trio_wsgi import Outcome
-from trio_wsgi.disk.root import OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import Directory, OpenedFile, Root
 from trio_wsgi.net import mounts
 
 
@@ -205,7 +205,7 @@ class HungRoot(Root):
     gate = threading.Event()
     waiting = threading.Semaphore(0)
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         self.waiting.release()
         assert self.gate.wait(10)
         return super().open(names)
@@ -278,7 +278,7 @@ async def test_a_file_system_that_hangs_holds_up_no_other(site: Path, hang: Call
 class BrokenRoot(Root):
     """A disk that fails."""
 
-    def open(self, names: Any) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Any) -> OpenedFile | Directory:
         raise OSError(5, "Input/output error")
 
 

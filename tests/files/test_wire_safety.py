@@ -18,7 +18,7 @@ from escapes import SECRET, lay_traps, swapping
 from mounted import app, ask
 from serving import serving
 
-from trio_wsgi.disk.root import AtHand, OpenedDirectory, OpenedFile, Root
+from trio_wsgi.disk.root import AtHand, Directory, OpenedFile, Root
 
 # -- what a client writes ---------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ def as_nobody(monkeypatch: pytest.MonkeyPatch, where: type[Root | AtHand]) -> No
     """Have it opened as by one who is not root: tests may run as root, who may read everything."""
     libc, real = ctypes.CDLL(None), where.open
 
-    def open_as_nobody(root: Any, names: Any) -> OpenedFile | OpenedDirectory:
+    def open_as_nobody(root: Any, names: Any) -> OpenedFile | Directory:
         libc.setfsuid(65534)  # setfsuid(2): of this thread alone, and with it the right to override modes
         try:
             return real(root, names)

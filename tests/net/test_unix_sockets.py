@@ -18,8 +18,8 @@ import trio
 from listening import listening, reach, refuse
 
 from trio_wsgi import Address, Config, ConfigError, serve
-from trio_wsgi.net.owner import Owner, find_group, find_user, parse_owner
 from trio_wsgi.net.unixsocket import Access, find_access
+from trio_wsgi.owner import Owner, find_group, find_user, parse_owner
 
 
 def test_a_unix_socket_has_the_mode_of_the_umask_and_is_removed_at_the_end(short_path: Path) -> None:

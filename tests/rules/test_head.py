@@ -338,11 +338,11 @@ def test_body_and_expectation() -> None:
     assert not parse(expect, (b"content-length", b"0")).expects_continue
     assert not parse(expect, length, version=b"1.0").expects_continue
     head = parse(length)
-    assert (head.content_length, head.chunked, head.has_body) == (5, False, True)
+    assert (head.content_length, head.chunked) == (5, False)
     head = parse((b"transfer-encoding", b"chunked"))
-    assert (head.content_length, head.chunked, head.has_body) == (None, True, True)
-    assert not parse().has_body
-    assert not parse((b"content-length", b"0")).has_body
+    assert (head.content_length, head.chunked) == (None, True)
+    head = parse()
+    assert (head.content_length, head.chunked) == (None, False)
 
 
 PIECES = st.sampled_from(

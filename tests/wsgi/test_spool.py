@@ -21,7 +21,7 @@ from serving import command
 from waiting import until
 
 from sendfile import FileSpan, Part
-from trio_wsgi.wsgi.spool import Spool
+from trio_wsgi.disk.spool import Spool
 
 
 def held(parts: list[Part]) -> bytes:

@@ -20,9 +20,9 @@ from serving import receive_all, serving
 from waiting import until
 
 from trio_wsgi import Outcome
+from trio_wsgi.disk.spool import Spool
 from trio_wsgi.net import apprun
 from trio_wsgi.net.buffers import Buffers
-from trio_wsgi.wsgi.spool import Spool
 
 HALF = b"x" * 4096
 
@@ -177,7 +177,7 @@ async def test_a_full_disk_is_503_and_said_in_one_line(
 
 async def test_a_body_of_thousands_of_tiny_chunks_costs_no_more_memory_than_its_bytes() -> None:
     """A block for each two bytes would cost twenty times as much, on every connection that is slow to finish."""
-    from trio_wsgi.wsgi.spool import Spool
+    from trio_wsgi.disk.spool import Spool
 
     spool = Spool(1_000_000, 0, None)
     for _ in range(100_000):

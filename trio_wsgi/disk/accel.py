@@ -17,9 +17,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from trio_wsgi.disk.root import Absent, OpenedFile, Root, find_anew
+from trio_wsgi.disk.root import Absent, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.headers import Head, Headers
 from trio_wsgi.rules.mediatypes import guess_type
@@ -37,19 +39,35 @@ _OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"conten
 _NOT_OF_THE_FILE = {_REDIRECT: _OF_THE_BODY | {b"etag", b"last-modified"}, _SENDFILE: _OF_THE_BODY}
 
 
+class NamedFile(NamedTuple):
+    """A file as the app names it; as text, how the log has it.
+
+    Args:
+        header: that names it, in lower case.
+        value: for X-Accel-Redirect an internal path (percent-encoded, as in nginx), for X-Sendfile the absolute name of
+            a file, as it is or percent-encoded as a whole.
+    """
+
+    header: bytes
+    value: bytes
+
+    def __str__(self) -> str:
+        return f"{self.header.decode()}: {self.value.decode('latin-1')!r}"
+
+
 @dataclass(frozen=True, slots=True)
 class AccelOrder:
     """What the app asked of the server by its headers.
 
     Args:
         head: without those headers.
-        target: the file it named, with the header it named it in; None when it sends a body of its own.
+        file: that is sent in place of a body; None when the app sends one of its own.
         limit_rate: bytes per second; None when it said nothing, 0 for no limit.
         buffering: whether the server may let the response run ahead of the client; None when it said nothing.
     """
 
     head: Head
-    target: tuple[bytes, bytes] | None = None
+    file: NamedFile | None = None
     limit_rate: int | None = None
     buffering: bool | None = None
 
@@ -63,16 +81,16 @@ def read_order(head: Head) -> AccelOrder:
     said = {name.lower(): value for name, value in head.headers if name.lower() in _OURS}
     if not said:
         return AccelOrder(head)
-    named = [(name, said[name]) for name in (_REDIRECT, _SENDFILE) if name in said]
+    named = [NamedFile(name, said[name]) for name in (_REDIRECT, _SENDFILE) if name in said]
     is_range = head.status == 206 and any(name.lower() == b"content-range" for name, _ in head.headers)
-    target = named[0] if named and (head.status == 200 or is_range) else None
-    dropped = _OURS | (_NOT_OF_THE_FILE[target[0]] if target else set())
+    file = named[0] if named and (head.status == 200 or is_range) else None
+    dropped = _OURS | (_NOT_OF_THE_FILE[file.header] if file else set())
     headers: Headers = [item for item in head.headers if item[0].lower() not in dropped]
     rate = said.get(_LIMIT_RATE, b"")
     buffering = said.get(_BUFFERING, b"").lower()
     return AccelOrder(
-        head=Head(200, b"OK", headers) if target and is_range else Head(head.status, head.reason, headers),
-        target=target,
+        head=Head(200, b"OK", headers) if file and is_range else Head(head.status, head.reason, headers),
+        file=file,
         limit_rate=0 if rate == b"off" else _read_rate(rate),
         buffering={b"yes": True, b"no": False}.get(buffering),
     )
@@ -94,32 +112,26 @@ class AccelMap:
     def __init__(self, roots: Sequence[tuple[bytes, Root]]) -> None:
         self._roots = tuple(roots)
 
-    def open(self, target: tuple[bytes, bytes]) -> tuple[OpenedFile, bytes] | None:
+    def open(self, named: NamedFile) -> tuple[OpenedFile, bytes] | None:
         """Open the file that an app named, and guess its type; None when it is not there. Blocks on the disk.
-
-        Args:
-            target: the header's name, and its value: for X-Accel-Redirect an internal path (percent-encoded, as in
-                nginx), for X-Sendfile the absolute name of a file, as it is or percent-encoded as a whole.
 
         Raises:
             AppError: it is not below a directory that the operator mapped.
             PermissionError: the server may not read it.
             OSError: descriptors ran out, or the disk failed.
         """
-        header, value = target
+        header, value = named
         for prefix, root in self._roots:
             path = split_internal(value, prefix) if header == _REDIRECT else _below_directory(value, root)
             if path is not None:
                 opened = None if path.refused else _open_file(root, path)
                 return None if opened is None else (opened, guess_type(path.names[-1]))
-        raise AppError(
-            f"{header.decode()}: {value.decode('latin-1')!r} is not below a directory given by --accel: nothing is sent"
-        )
+        raise AppError(f"{named} is not below a directory given by --accel: nothing is sent")
 
 
 def _open_file(root: Root, path: MountPath) -> OpenedFile | None:
     try:
-        opened = find_anew(root, root.open, path.names)
+        opened = find_again_if_renewed(root, partial(root.open, path.names))
     except Absent:
         return None
     if not isinstance(opened, OpenedFile):

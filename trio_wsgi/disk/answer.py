@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sendfile import FileSpan, Part
@@ -19,7 +18,8 @@ from trio_wsgi.disk.closing import Closing
 from trio_wsgi.rules.conditional import Validators, make_etag
 from trio_wsgi.rules.fileanswer import FileOptions, decide_file_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head
+from trio_wsgi.rules.headers import Head, HeaderPairs
+from trio_wsgi.rules.reasons import REASONS
 
 
 @dataclass(slots=True)
@@ -37,9 +37,14 @@ class Answer:
     limit_rate: int | None = None  # bytes per second; 0 for no limit, None for the configured one
 
 
-def say(request: RequestHead, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> Answer:
-    """A short answer of the server's own, in plain text."""
-    body = b"%d %b\n" % (status, reason)
+def say(request: RequestHead, status: int, headers: HeaderPairs = (), text: bytes = b"") -> Answer:
+    """A short answer of the server's own, in plain text: `text`, or what the status means.
+
+    Args:
+        status: one that has a body, and a reason in `rules.reasons`.
+    """
+    reason = REASONS[status]
+    body = text or b"%d %b\n" % (status, reason)
     common = [(b"Content-Type", b"text/plain; charset=utf-8"), (b"Content-Length", b"%d" % len(body))]
     return Answer(Head(status, reason, [*headers, *common]), [] if request.method == b"HEAD" else [body])
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say
-from trio_wsgi.disk.root import Absent, AtHand, OpenedDirectory, OpenedFile, Root, find_anew
+from trio_wsgi.disk.root import Absent, AtHand, Directory, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.forwarded import Forwarding, find_prefix
@@ -114,113 +114,20 @@ class Mount:
         self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
     ) -> Answer:
         if request.method not in {b"GET", b"HEAD"}:
-            return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
+            return say(request, 405, [(b"Allow", b"GET, HEAD")])
         try:
             if path.refused:
                 raise Absent(path.refused)
-            return find_anew(root, self._find, request, path, forwarding, root)
+            lookup = _Lookup(root, request, path, forwarding, self._options, self._alone)
+            return find_again_if_renewed(root, lookup.find)
         except PermissionError:
-            return say(request, 403, b"Forbidden")
+            return say(request, 403)
         except Absent as exc:
             log.debug("%r: %s: %s", self, request.target.decode("latin-1"), exc)
-            return say(request, 404, b"Not Found")
+            return say(request, 404)
         except OSError as exc:  # the disk failed, or descriptors ran out
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
-            return say(request, 500, b"Internal Server Error")
-
-    def _find(
-        self, request: RequestHead, path: MountPath, forwarding: Forwarding | None, root: Root | AtHand
-    ) -> Answer:
-        opened = root.open(path.names)
-        if isinstance(opened, OpenedFile):
-            if path.directory:
-                opened.file.close()
-                raise Absent("a file's name with a slash at its end")
-            return self._with_file(request, path.names, opened, root)
-        if path.directory and (found := self._find_in_directory(request, path, root)) is not None:
-            return found
-        return _redirect(request, forwarding)
-
-    def _find_in_directory(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer | None:
-        """The directory's index or its entries; None where they are to be asked for by another name."""
-        for name in self._options.index:
-            names = (*path.names, name.encode())
-            try:
-                opened = root.open(names)
-            except Absent:
-                continue
-            if isinstance(opened, OpenedFile):
-                return self._with_file(request, names, opened, root)
-        if not self._options.listing:
-            raise Absent("a directory without an index")
-        if b"//" in request.path:  # clients do not agree on where relative links lead from there
-            return None
-        return self._with_listing(request, path, root)
-
-    def _with_listing(self, request: RequestHead, path: MountPath, root: Root | AtHand) -> Answer:
-        """The entries of the directory that can be asked for."""
-        entries = [
-            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
-            for name, status in root.list(path.names)
-            if not name.startswith(b".") and not refuse_name(name)
-        ]
-        page = build_page(request.path, entries, len(path.names))
-        headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
-        return Answer(Head(200, b"OK", headers), [] if request.method == b"HEAD" else [page])
-
-    def _with_file(
-        self, request: RequestHead, names: tuple[bytes, ...], opened: OpenedFile, root: Root | AtHand
-    ) -> Answer:
-        """The file, or the sibling of it that the client prefers. Takes over `opened`."""
-        headers = [(b"Content-Type", guess_type(names[-1]))]
-        if self._options.expires < math.inf:
-            headers.append((b"Cache-Control", b"max-age=%d" % self._options.expires))
-        siblings: dict[str, OpenedFile] = {}
-        try:
-            self._open_siblings(root, names, opened, siblings)
-            variant = b""
-            if siblings:
-                headers.append((b"Vary", b"Accept-Encoding"))
-                coding = choose_encoding(join_duplicates(request.headers, b"accept-encoding"), list(siblings))
-                if coding in siblings:
-                    headers.append((b"Content-Encoding", coding.encode()))
-                    variant = coding.encode()
-                    opened.file.close()
-                    opened = siblings.pop(coding)
-            span = FileSpan(opened.file, 0, opened.status.st_size)
-            head, options = Head(200, b"OK", headers), self._options.files
-            answer = answer_file(request, head, span, opened.status, options, variant)
-        except BaseException:
-            opened.file.close()
-            raise
-        finally:
-            for sibling in siblings.values():
-                sibling.file.close()
-        answer.closing = opened.closing()
-        return answer
-
-    def _open_siblings(
-        self, root: Root | AtHand, names: tuple[bytes, ...], plain: OpenedFile, siblings: dict[str, OpenedFile]
-    ) -> None:
-        """Put them into `siblings`, whose owner closes them whatever happens here."""
-        second = int(time.monotonic())
-        if self._alone.get(names) == second or names[-1].endswith(_COMPRESSED):
-            return
-        for coding, suffix in SUFFIXES.items():
-            try:
-                opened = root.open((*names[:-1], names[-1] + suffix))
-            except (Absent, PermissionError):
-                continue
-            if isinstance(opened, OpenedDirectory):
-                continue
-            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
-                opened.file.close()
-            else:
-                siblings[coding] = opened
-        if not siblings:
-            if len(self._alone) >= _REMEMBERED:
-                self._alone.clear()
-            self._alone[names] = second
+            return say(request, 500)
 
 
 def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, MountPath] | None:
@@ -231,11 +138,126 @@ def find_mount(mounts: Sequence[Mount], request: RequestHead) -> tuple[Mount, Mo
     return None
 
 
-def _redirect(request: RequestHead, forwarding: Forwarding | None) -> Answer:
-    """To the one name of a directory: single slashes, one at the end."""
-    prefix, headers = b"", []
-    if forwarding is not None and _PREFIX.lower() in forwarding.names:
-        prefix = find_prefix(request.headers, forwarding)
-        headers.append((b"Vary", _PREFIX))  # a proxy may pass on what its client says, and keep the answer for others
-    headers.append((b"Location", directory_location(prefix + request.path, request.query or None)))
-    return say(request, 301, b"Moved Permanently", headers)
+@dataclass(slots=True)
+class _Lookup:
+    """One request, looked up in the directory of its mount.
+
+    Args:
+        root: the directory, or what of it is at hand.
+        request, path, forwarding: see `Mount.answer`.
+        options: of the mount.
+        alone: files of the mount that have no siblings, see there.
+    """
+
+    root: Root | AtHand
+    request: RequestHead
+    path: MountPath
+    forwarding: Forwarding | None
+    options: MountOptions
+    alone: dict[tuple[bytes, ...], int]
+
+    def find(self) -> Answer:
+        """The answer; may be asked for again.
+
+        Raises:
+            as `Root.open`.
+        """
+        path = self.path
+        opened = self.root.open(path.names)
+        if isinstance(opened, OpenedFile):
+            if path.directory:
+                opened.file.close()
+                raise Absent("a file's name with a slash at its end")
+            return self._with_file(path.names, opened)
+        if path.directory and (found := self._find_in_directory()) is not None:
+            return found
+        return self._redirect()
+
+    def _find_in_directory(self) -> Answer | None:
+        """The directory's index or its entries; None where they are to be asked for by another name."""
+        for name in self.options.index:
+            names = (*self.path.names, name.encode())
+            try:
+                opened = self.root.open(names)
+            except Absent:
+                continue
+            if isinstance(opened, OpenedFile):
+                return self._with_file(names, opened)
+        if not self.options.listing:
+            raise Absent("a directory without an index")
+        if b"//" in self.request.path:  # clients do not agree on where relative links lead from there
+            return None
+        return self._with_listing()
+
+    def _with_listing(self) -> Answer:
+        """The entries of the directory that can be asked for."""
+        names = self.path.names
+        entries = [
+            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+            for name, status in self.root.list(names)
+            if not name.startswith(b".") and not refuse_name(name)
+        ]
+        page = build_page(self.request.path, entries, len(names))
+        headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
+        return Answer(Head(200, b"OK", headers), [] if self.request.method == b"HEAD" else [page])
+
+    def _with_file(self, names: tuple[bytes, ...], opened: OpenedFile) -> Answer:
+        """The file, or the sibling of it that the client prefers. Takes over `opened`."""
+        request = self.request
+        headers = [(b"Content-Type", guess_type(names[-1]))]
+        if self.options.expires < math.inf:
+            headers.append((b"Cache-Control", b"max-age=%d" % self.options.expires))
+        siblings: dict[str, OpenedFile] = {}
+        try:
+            self._open_siblings(names, opened, siblings)
+            variant = b""
+            if siblings:
+                headers.append((b"Vary", b"Accept-Encoding"))
+                coding = choose_encoding(join_duplicates(request.headers, b"accept-encoding"), list(siblings))
+                if coding in siblings:
+                    headers.append((b"Content-Encoding", coding.encode()))
+                    variant = coding.encode()
+                    opened.file.close()
+                    opened = siblings.pop(coding)
+            span = FileSpan(opened.file, 0, opened.status.st_size)
+            head, options = Head(200, b"OK", headers), self.options.files
+            answer = answer_file(request, head, span, opened.status, options, variant)
+        except BaseException:
+            opened.file.close()
+            raise
+        finally:
+            for sibling in siblings.values():
+                sibling.file.close()
+        answer.closing = opened.closing()
+        return answer
+
+    def _open_siblings(self, names: tuple[bytes, ...], plain: OpenedFile, siblings: dict[str, OpenedFile]) -> None:
+        """Put them into `siblings`, whose owner closes them whatever happens here."""
+        second = int(time.monotonic())
+        if self.alone.get(names) == second or names[-1].endswith(_COMPRESSED):
+            return
+        for coding, suffix in SUFFIXES.items():
+            try:
+                opened = self.root.open((*names[:-1], names[-1] + suffix))
+            except (Absent, PermissionError):
+                continue
+            if isinstance(opened, Directory):
+                continue
+            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+                opened.file.close()
+            else:
+                siblings[coding] = opened
+        if not siblings:
+            if len(self.alone) >= _REMEMBERED:
+                self.alone.clear()
+            self.alone[names] = second
+
+    def _redirect(self) -> Answer:
+        """To the one name of a directory: single slashes, one at the end."""
+        request, prefix, headers = self.request, b"", []
+        if self.forwarding is not None and _PREFIX.lower() in self.forwarding.names:
+            prefix = find_prefix(request.headers, self.forwarding)
+            # A proxy may pass on what its client says, and keep the answer for others.
+            headers.append((b"Vary", _PREFIX))
+        headers.append((b"Location", directory_location(prefix + request.path, request.query or None)))
+        return say(request, 301, headers)

@@ -30,7 +30,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar
 
 from trio_wsgi.disk.closing import Closing, closing_file
 from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
@@ -38,7 +38,6 @@ from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_si
 log = logging.getLogger("trio_wsgi.error")
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 _SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
 _RESOLVE_NO_XDEV = 0x01
@@ -92,7 +91,7 @@ class OpenedFile:
         return closing_file(self.file.close, self.file, self.status, self.local)
 
 
-class OpenedDirectory:
+class Directory:
     """A directory that is there; nothing is kept open."""
 
 
@@ -126,7 +125,7 @@ class Root:
             self._fd = -1
 
     def renew(self) -> bool:
-        """When something was not found: whether the directory had been removed, and is open anew now."""
+        """If the directory was removed and made again, open the new one. True: look once more."""
         if not was_removed(self._fd):
             return False
         try:
@@ -145,7 +144,7 @@ class Root:
         log.info("%s had been removed and is there anew: opened again", self.path)
         return True
 
-    def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Sequence[bytes]) -> OpenedFile | Directory:
         """Open what the names lead to, one below the other.
 
         Args:
@@ -157,11 +156,11 @@ class Root:
             OSError: descriptors or memory ran out, or the disk failed.
         """
         if not names:
-            return OpenedDirectory()
+            return Directory()
         self._refuse_special(names)
         return self._give_out(self._open_existing(names), b"/".join(names))
 
-    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | OpenedDirectory:
+    def _give_out(self, fd: int, path: bytes, at_hand: bool = False) -> OpenedFile | Directory:
         """What was opened, if it may be served. Takes over `fd`; what is at hand is known to be local."""
         try:
             status = os.fstat(fd)
@@ -176,7 +175,7 @@ class Root:
                 file.name = f"{self.path}/{os.fsdecode(path)}"  # for the log
                 return OpenedFile(file, status, local)
             if stat.S_ISDIR(status.st_mode):
-                return OpenedDirectory()
+                return Directory()
             raise Absent("not a regular file")
         finally:
             if fd >= 0:
@@ -277,14 +276,14 @@ class Root:
                 os.close(directory)
 
 
-def find_anew(root: Root | AtHand, find: Callable[[*Ts], T], *args: *Ts) -> T:
-    """What is found beneath a root; looked for once more, where that had been removed and is open anew now."""
+def find_again_if_renewed(root: Root | AtHand, find: Callable[[], T]) -> T:
+    """What `find` gives; asked once more where it finds nothing and the root is another directory by now."""
     try:
-        return find(*args)
+        return find()
     except (Absent, OSError):  # of a network's, ESTALE
         if not root.renew():
             raise
-    return find(*args)
+    return find()
 
 
 class AtHand:
@@ -301,7 +300,7 @@ class AtHand:
         self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
         self._to_read = _OpenHow(flags=_FLAGS, resolve=resolve)
 
-    def open(self, names: Sequence[bytes]) -> OpenedFile | OpenedDirectory:
+    def open(self, names: Sequence[bytes]) -> OpenedFile | Directory:
         """As `Root.open`.
 
         Raises:
@@ -309,7 +308,7 @@ class AtHand:
             NotAtHand: see above; always for a directory, but the root itself.
         """
         if not names:
-            return OpenedDirectory()
+            return Directory()
         if not self._can_tell:
             raise NotAtHand
         root, path = self._root, b"/".join(names)

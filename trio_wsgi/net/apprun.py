@@ -22,6 +22,7 @@ import trio
 
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.closing import Closing
+from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import ClientError, ClientGone
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.clock import AppClock
@@ -44,7 +45,6 @@ from trio_wsgi.wsgi.filewrapper import FileWrapper
 from trio_wsgi.wsgi.input import open_empty, open_gathered, open_input
 from trio_wsgi.wsgi.policies import ENVIRON_KEY
 from trio_wsgi.wsgi.response import Response
-from trio_wsgi.wsgi.spool import Spool
 
 log = logging.getLogger("trio_wsgi.error")
 

@@ -18,9 +18,7 @@ import h11
 from sendfile import Part
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.chunks import SIZE_LINE_MAX
-from trio_wsgi.rules.headers import get_length
-
-Headers = Sequence[tuple[bytes, bytes]]
+from trio_wsgi.rules.headers import HeaderPairs, get_length
 
 PARSED_MAX = 128 * 1024  # bytes of a body of known length that h11 still reads itself
 
@@ -30,7 +28,7 @@ class Asked(NamedTuple):
 
     method: bytes
     target: bytes
-    headers: Sequence[tuple[bytes, bytes]]  # lower-case names
+    headers: HeaderPairs  # lower-case names
     http_version: bytes
 
 
@@ -63,10 +61,10 @@ class Codec(Protocol):
             ClientError: they break the rules.
         """
 
-    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+    def frame_interim(self, status: int, reason: bytes, headers: HeaderPairs) -> list[Part]:
         """A 1xx response; nothing where it would come too late."""
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         """The head of the response; `length_known`: it has a Content-Length."""
 
     def frame_data(self, part: Part) -> list[Part]:
@@ -106,7 +104,7 @@ class _Blocks:
 
     __slots__ = ("after", "before", "chunk", "headers", "left", "passed", "told")
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: HeaderPairs) -> None:
         self.headers = headers
         self.told = 0  # bytes of body that h11 knows of
         self.chunk = -1  # bytes of the chunk that it framed last, by these lines before and after it
@@ -192,12 +190,12 @@ class H11Codec:
         except h11.RemoteProtocolError as exc:
             raise ClientError(exc.error_status_hint, str(exc)) from exc
 
-    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+    def frame_interim(self, status: int, reason: bytes, headers: HeaderPairs) -> list[Part]:
         if self._h11 is None or self._h11.our_state is not h11.SEND_RESPONSE:
             return []
         return self._frame(h11.InformationalResponse(status_code=status, reason=reason, headers=list(headers)))
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         if self.asked is not None and self.asked.http_version == b"1.0" and _keeps_alive(headers):
             self._become_http11(self.asked.method)
         self._blocks = _Blocks(headers)
@@ -282,5 +280,5 @@ def _build_response(status: int, reason: bytes, headers: tuple[tuple[bytes, byte
     return h11.Response(status_code=status, reason=reason, headers=list(headers))
 
 
-def _keeps_alive(headers: Headers) -> bool:
+def _keeps_alive(headers: HeaderPairs) -> bool:
     return any(name.lower() == b"connection" and value.lower() == b"keep-alive" for name, value in headers)

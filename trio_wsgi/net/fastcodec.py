@@ -14,8 +14,9 @@ import enum
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ConfigError
-from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
+from trio_wsgi.net.codec import Asked, H11Codec, MakeCodec
 from trio_wsgi.rules.framing import Framing, build_response_head, decide_framing
+from trio_wsgi.rules.headers import HeaderPairs
 
 try:
     import httptools
@@ -137,12 +138,12 @@ class FastCodec:
             return data
         return b"" if heard.complete else None
 
-    def frame_interim(self, status: int, reason: bytes, headers: Headers) -> list[Part]:
+    def frame_interim(self, status: int, reason: bytes, headers: HeaderPairs) -> list[Part]:
         if self._phase is not _Phase.IDLE or self.asked is None:
             return []
         return [build_response_head(status, reason, headers, b"")]
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         method, version = (b"GET", b"1.1") if self.asked is None else (self.asked.method, self.asked.http_version)
         self._phase = _Phase.BODY
         self._framing, line = decide_framing(method, version, status, length_known)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from trio_wsgi.disk.answer import Answer, say
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head
 
 _UNCACHED = (b"Cache-Control", b"no-store")
 
@@ -18,7 +17,6 @@ _UNCACHED = (b"Cache-Control", b"no-store")
 def answer_health(request: RequestHead, draining: bool) -> Answer:
     """200 while we serve, 503 while we drain, 405 for what is neither GET nor HEAD."""
     if request.method not in (b"GET", b"HEAD"):
-        return say(request, 405, b"Method Not Allowed", [(b"Allow", b"GET, HEAD")])
-    status, reason, body = (503, b"Service Unavailable", b"draining\n") if draining else (200, b"OK", b"ready\n")
-    headers = [(b"Content-Type", b"text/plain"), _UNCACHED, (b"Content-Length", b"%d" % len(body))]
-    return Answer(Head(status, reason, headers), [body] if request.method == b"GET" else [])
+        return say(request, 405, [(b"Allow", b"GET, HEAD")])
+    status, text = (503, b"draining\n") if draining else (200, b"ready\n")
+    return say(request, status, [_UNCACHED], text)

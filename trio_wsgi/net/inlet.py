@@ -20,6 +20,7 @@ from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
+from trio_wsgi.disk.spool import Block, Spool
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.buffers import Buffers
@@ -27,7 +28,6 @@ from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.turn import Turn
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.wsgi import bridge
-from trio_wsgi.wsgi.spool import Block, Spool
 
 WRITE_SIZE = 1024 * 1024  # bytes gathered before a thread is asked to put them on disk
 LARGE = 256 * 1024  # bytes that have come at once, and go there without being copied

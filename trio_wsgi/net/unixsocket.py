@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.owner import Owner, find_heir, parse_owner
+from trio_wsgi.owner import Owner, find_heir, parse_owner
 
 _TURN_TIMEOUT = 2.0  # seconds; whoever holds the directory's lock for longer is not starting a server
 _BRIEF = 0.002  # seconds of that, at the end: the event loop waits, and servers hold the lock for microseconds

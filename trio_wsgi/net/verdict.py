@@ -16,26 +16,12 @@ from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, C
 from trio_wsgi.net.pool import Overloaded
 from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
+from trio_wsgi.rules.reasons import REASONS
 
 _STALLS = {
     "header_timeout": Outcome.HEADER_TIMEOUT,
     "body_timeout": Outcome.BODY_TIMEOUT,
     "write_timeout": Outcome.WRITE_TIMEOUT,
-}
-_REASONS = {
-    400: b"Bad Request",
-    404: b"Not Found",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    414: b"URI Too Long",
-    417: b"Expectation Failed",
-    421: b"Misdirected Request",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    505: b"HTTP Version Not Supported",
 }
 _ELSEWHERE = (404, 421)  # requests that are right, but for what is not here
 _RETRY_AFTER = b"1"  # seconds
@@ -83,7 +69,7 @@ class Verdict:
     @property
     def status_line(self) -> tuple[int, bytes]:
         """Status and reason phrase of the answer."""
-        return self.status, _REASONS.get(self.status, b"Error")
+        return self.status, REASONS.get(self.status, b"Error")
 
     def body(self) -> bytes:
         """The answer's body, plain text."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone
-from trio_wsgi.net.codec import Asked, H11Codec, Headers, MakeCodec
+from trio_wsgi.net.codec import Asked, H11Codec, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
 from trio_wsgi.net.transport import Transport
 from trio_wsgi.rules.chunks import ChunkScanner
@@ -27,6 +27,7 @@ from trio_wsgi.rules.head import (
     read_request_line,
     skip_blank_lines,
 )
+from trio_wsgi.rules.headers import HeaderPairs
 
 RECEIVE_SIZE = 64 * 1024
 UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses, where a block is asked for and no buffer is given
@@ -42,8 +43,8 @@ class Wire:
         make_codec: makes what reads requests and frames responses.
     """
 
-    __slots__ = ("_body", "_body_limit", "_codec", "_head", "_length_known", "_limits", "_received", "_refused",
-                 "_scanned", "_unparsed", "body_size", "transport")  # fmt: skip
+    __slots__ = ("_body", "_body_limit", "_codec", "_length_known", "_limits", "_received", "_refused", "_scanned",
+                 "_unparsed", "transport")  # fmt: skip
 
     def __init__(self, transport: Transport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
@@ -52,12 +53,10 @@ class Wire:
         self._codec = make_codec()
         self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
-        self._head: RequestHead | None = None
         self._refused: Asked | None = None  # what could be read of a request that the codec has not taken
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._unparsed = False  # the codec has no part in it
         self._length_known = False  # of the present response, by its Content-Length
-        self.body_size = 0  # bytes of body that arrived
 
     def __repr__(self) -> str:
         return f"<Wire {self._codec!r}, {len(self._received)} bytes ahead>"
@@ -88,6 +87,11 @@ class Wire:
     def body_comes_as_it_is(self) -> bool:
         """Whether the next bytes of the body are those that arrive (`receive_body_into`): nobody parses them."""
         return self._unparsed and self.body_left > 0
+
+    @property
+    def body_size(self) -> int:
+        """Bytes that have arrived of a body that is not done."""
+        return self._body.body_bytes if self._body is not None else 0
 
     @property
     def body_left(self) -> int:
@@ -135,8 +139,6 @@ class Wire:
     def _parse_head(self, raw: bytes) -> RequestHead:
         asked = self._read_head(raw)
         head = parse_request(asked.method, asked.target, asked.headers, asked.http_version)
-        self._head = head
-        self.body_size = 0
         if head.chunked:
             self._body = ChunkScanner(self._limits)
             self._unparsed = False
@@ -209,7 +211,7 @@ class Wire:
             count = self.transport.receive_into_nowait(buffer)
             if not count:
                 raise self._broken_off()
-        self.body_size += body.feed(buffer[:count])
+        body.feed(buffer[:count])
         self._note_end(body)
         return count
 
@@ -226,7 +228,6 @@ class Wire:
             if not data:
                 raise self._broken_off()
         count = body.feed(data)
-        self.body_size = body.body_bytes
         if self._body_limit and body.announced > self._body_limit:
             raise ClientError(413, f"a body of more than {self._body_limit} bytes (limit_request_body)")
         if count < len(data):
@@ -240,13 +241,13 @@ class Wire:
         """An interim `100 Continue`; nothing where it would come too late (RFC 9110 §10.1.1)."""
         return self._codec.frame_interim(100, b"Continue", [])
 
-    def frame_hints(self, headers: Headers) -> list[Part]:
+    def frame_hints(self, headers: HeaderPairs) -> list[Part]:
         """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
         if self.asked is None or self.asked.http_version == b"1.0":
             return []
         return self._codec.frame_interim(103, b"Early Hints", headers)
 
-    def frame_head(self, status: int, reason: bytes, headers: Headers, length_known: bool) -> list[Part]:
+    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0.
 
         Args:
@@ -276,7 +277,7 @@ class Wire:
     def ends_by_closing(self) -> bool:
         """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
         framed = self._length_known or self.asked is None or self.asked.http_version != b"1.0"
-        return self.response_started and self._head is not None and not framed
+        return self.response_started and not framed
 
     def rest(self) -> None:
         """For a while nothing is received and nothing framed: hold nothing that can be made anew."""
@@ -284,10 +285,7 @@ class Wire:
 
     def start_next_cycle(self) -> bool:
         """Make ready for the next request; False when the connection must close instead."""
-        if not self._codec.start_next_cycle():
-            return False
-        self._head = None
-        return True
+        return self._codec.start_next_cycle()
 
 
 class _Counted:

@@ -28,8 +28,8 @@ class Work:
         nursery: where the tasks run; it outlives this.
         owner: what it is for, in the log.
         token: of the loop, for threads that do not know theirs.
-        lives: asked on the loop before something is started; False where the owner has ended. From then on the owner's
-            end waits for what was started.
+        lives: asked on the loop before each start; False where the owner has ended. True also makes the loop
+            responsible for the owner's end, so that this end waits for what is started now.
     """
 
     __slots__ = ("_done", "_ended", "_lives", "_nursery", "_owner", "_scopes", "_token")

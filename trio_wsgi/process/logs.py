@@ -30,7 +30,7 @@ from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.owner import Owner, find_heir
+from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.sinks import File, Sink, Stream, make_file
 from trio_wsgi.rules.logline import writes_json
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.net.owner import User, find_heir, find_user
+from trio_wsgi.owner import User, find_heir, find_user
 
 _HOW = "start as root, or leave user and group to the service manager"
 

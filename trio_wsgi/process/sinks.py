@@ -23,7 +23,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TextIO
 
-from trio_wsgi.net.owner import Owner
+from trio_wsgi.owner import Owner
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 

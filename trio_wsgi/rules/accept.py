@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+from trio_wsgi.checks import TOKEN
+
+_TOKEN = re.compile(TOKEN.encode())
 _WEIGHT = re.compile(rb"[qQ]=(?:(0)(?:\.([0-9]{0,3}))?|1(?:\.0{0,3})?)")  # section 12.4.2
 _ALIASES = {"x-gzip": "gzip", "x-compress": "compress"}  # section 8.4.1: to be taken for the same
 _MOST = 1000  # the weight 1, in thousandths

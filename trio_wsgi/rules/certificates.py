@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from trio_wsgi.rules.dates import MONTHS
 from trio_wsgi.rules.environ import wsgi_str
 
 T = TypeVar("T")
@@ -34,7 +35,6 @@ _KINDS = {  # of what names consist of, by their OIDs, as OpenSSL calls them
     "2.5.4.12": "title", "2.5.4.17": "postalCode", "2.5.4.42": "givenName", "2.5.4.43": "initials",
     "2.5.4.46": "dnQualifier", "2.5.4.65": "pseudonym", "2.5.4.97": "organizationIdentifier",
 }  # fmt: skip
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SHORT = {  # RFC 4514 §3, and what OpenSSL calls the others
     "commonName": "CN",
     "countryName": "C",
@@ -177,7 +177,7 @@ def _parse_time(tag: int, value: bytes) -> str:
         text = ("19" if text[:2] >= "50" else "20") + text
     if len(text) != 15 or not (text[:14].isdecimal() and text.endswith("Z") and 1 <= int(text[4:6]) <= 12):
         raise ValueError(f"{text!r} is no time of a certificate")
-    month = _MONTHS[int(text[4:6]) - 1]
+    month = MONTHS[int(text[4:6]) - 1]
     return f"{month} {int(text[6:8]):2} {text[8:10]}:{text[10:12]}:{text[12:14]} {int(text[:4])} GMT"
 
 

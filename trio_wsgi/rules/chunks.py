@@ -15,6 +15,7 @@ from __future__ import annotations
 import enum
 import re
 
+from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.head import HeadLimits
 
@@ -28,7 +29,7 @@ _SIZE = rb"(?P<size>[0-9A-Fa-f]{1,16})"
 _EXTENSION = rb"(?P<extension>;[\t\x20-\x7e\x80-\xff]*+)?"
 _SIZE_LINE = re.compile(_SIZE + _EXTENSION + rb"\r\n")
 _SIZE_START = re.compile(rb"(?:" + _SIZE + _EXTENSION + rb"\r?)?")
-_TRAILER_LINE = re.compile(rb"(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]++):[\t\x20-\x7e\x80-\xff]*+\r\n")
+_TRAILER_LINE = re.compile(rb"(?P<name>" + TOKEN.encode() + rb"):[\t\x20-\x7e\x80-\xff]*+\r\n")
 
 # RFC 9110 §6.5.1: framing, routing, request modifiers, authentication, how the content is to be processed.
 FORBIDDEN_TRAILERS = frozenset(

@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from trio_wsgi.rules.dates import parse_http_date
-from trio_wsgi.rules.headers import join_duplicates
-
-Headers = Sequence[tuple[bytes, bytes]]
+from trio_wsgi.rules.headers import HeaderPairs, Headers, join_duplicates
 
 CONDITIONAL_FIELDS = frozenset({b"if-match", b"if-unmodified-since", b"if-none-match", b"if-modified-since"})
 ANY_ETAG = b"*"  # what `parse_etag_list` gives for "*"; no entity tag looks like it
@@ -119,9 +116,8 @@ def make_etag(size: int, mtime_ns: int, variant: bytes = b"") -> bytes:
     return b'"%x-%x%b"' % (mtime_ns, size, b"-" + variant if variant else b"")
 
 
-def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
+def validators_of(headers: HeaderPairs) -> Validators:
     """Read the validators out of an answer's headers; what is malformed or doubled counts as absent."""
-    headers = tuple(headers)
     etag = join_duplicates(headers, b"etag")
     modified = join_duplicates(headers, b"last-modified")
     return Validators(
@@ -130,36 +126,28 @@ def validators_of(headers: Iterable[tuple[bytes, bytes]]) -> Validators:
 
 
 def decide_precondition(
-    method: bytes,
-    request_headers: Iterable[tuple[bytes, bytes]],
-    validators: Validators,
-    *,
-    exists: bool = True,
-    now: int | None = None,
+    request_headers: HeaderPairs, validators: Validators, *, now: int | None = None
 ) -> Precondition:
-    """Evaluate a request's preconditions in the order of RFC 9110, section 13.2.2.
+    """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
 
-    The caller must ask only where the answer would be a 2xx (section 13.2.1), before the method has had its
-    effect.
+    The caller must ask only where the answer would be a 2xx (section 13.2.1); so there is a representation, and ``*``
+    matches it.
 
     Args:
         request_headers: names in lower case.
         validators: those of the selected representation.
-        exists: whether there is a selected representation at all; False makes ``*`` match nothing.
         now: see `parse_http_date`.
     """
     fields: dict[bytes, bytes] = {}
     for name, value in request_headers:
         if name in CONDITIONAL_FIELDS:
             fields[name] = fields[name] + b", " + value if name in fields else value
-    if not fields or method in (b"CONNECT", b"OPTIONS", b"TRACE"):
+    if not fields:
         return Precondition.PROCEED
-    etag = validators.etag if exists else None
-    modified = validators.last_modified if exists else None
-    reads = method in (b"GET", b"HEAD")
+    etag, modified = validators
 
     if (tags := fields.get(b"if-match")) is not None:
-        if not _any_matches(tags, etag, exists, weak=False):
+        if not _any_matches(tags, etag, weak=False):
             return Precondition.FAILED
     elif (since := fields.get(b"if-unmodified-since")) is not None and modified is not None:
         limit = parse_http_date(since, now=now)
@@ -167,19 +155,19 @@ def decide_precondition(
             return Precondition.FAILED
 
     if (tags := fields.get(b"if-none-match")) is not None:
-        if _any_matches(tags, etag, exists, weak=True):
-            return Precondition.NOT_MODIFIED if reads else Precondition.FAILED
-    elif reads and (since := fields.get(b"if-modified-since")) is not None and modified is not None:
+        if _any_matches(tags, etag, weak=True):
+            return Precondition.NOT_MODIFIED
+    elif (since := fields.get(b"if-modified-since")) is not None and modified is not None:
         limit = parse_http_date(since, now=now)
         if limit is not None and modified <= limit:
             return Precondition.NOT_MODIFIED
     return Precondition.PROCEED
 
 
-def _any_matches(value: bytes, etag: bytes | None, exists: bool, *, weak: bool) -> bool:
+def _any_matches(value: bytes, etag: bytes | None, *, weak: bool) -> bool:
     tags = parse_etag_list(value)
     if tags == (ANY_ETAG,):
-        return exists
+        return True
     match = weak_match if weak else strong_match
     return etag is not None and any(match(tag, etag) for tag in tags)
 
@@ -206,11 +194,11 @@ def decide_if_range(value: bytes, validators: Validators, *, now: int | None = N
     return now is None or now - moment >= 1
 
 
-def not_modified_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+def not_modified_headers(headers: HeaderPairs) -> Headers:
     """Return those of a 200's headers that its 304 has too (RFC 9110, section 15.4.5)."""
     return [field for field in headers if field[0].lower() not in _CONTENT_FIELDS]
 
 
-def refusal_headers(headers: Headers) -> list[tuple[bytes, bytes]]:
+def refusal_headers(headers: HeaderPairs) -> Headers:
     """Return those of a 200's headers that a 412 or 416 may keep: nothing about content or caching."""
     return [field for field in not_modified_headers(headers) if field[0].lower() not in _FRESHNESS_FIELDS]

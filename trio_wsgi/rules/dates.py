@@ -13,9 +13,11 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 
 _DAYS = b"Mon Tue Wed Thu Fri Sat Sun".split()
-_MONTHS = {name: n for n, name in enumerate(b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
+# strftime's are translated.
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_NUMBERS = {name.encode(): number for number, name in enumerate(MONTHS, 1)}
 _TIME = rb"(?P<H>\d\d):(?P<M>\d\d):(?P<S>\d\d)"
-_MONTH = rb"(?P<m>" + b"|".join(_MONTHS) + rb")"
+_MONTH = rb"(?P<m>" + b"|".join(_NUMBERS) + rb")"
 _SHORT_DAY = rb"(?:" + b"|".join(_DAYS) + rb")"
 _LONG_DAY = rb"(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day"
 _DATE_FORMS = (
@@ -45,7 +47,7 @@ def parse_http_date(value: bytes, *, now: int | None = None) -> int | None:
             break
     else:
         return None
-    year, month, day = int(found["y"]), _MONTHS[found["m"]], int(found["d"])
+    year, month, day = int(found["y"]), _NUMBERS[found["m"]], int(found["d"])
     clock = int(found["H"]), int(found["M"]), int(found["S"])
     if clock[0] > 23 or clock[1] > 59 or clock[2] > 60:  # 60: a leap second is a valid time
         return None
@@ -76,6 +78,6 @@ def format_http_date(seconds: int) -> bytes | None:
     if not 0 <= seconds <= _LAST_SECOND:
         return None
     moment = _EPOCH + timedelta(seconds=seconds)
-    month = tuple(_MONTHS)[moment.month - 1]
+    month = MONTHS[moment.month - 1].encode()
     clock = b"%02d:%02d:%02d" % (moment.hour, moment.minute, moment.second)
     return b"%s, %02d %s %04d %s GMT" % (_DAYS[moment.weekday()], moment.day, month, moment.year, clock)

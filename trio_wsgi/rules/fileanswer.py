@@ -8,8 +8,8 @@ Laws:
   left alone; its bytes are still cut to its Content-Length.
 * What is sent lies within the span given: parts are bytes to send as they are, or (offset, count) from its
   start.
-* `FileAnswer.length` is exactly what the parts hold, and Content-Length says the same, but where there is no
-  body by RFC 9110 (HEAD, 204, 304) and where the application promises more than its file holds.
+* Content-Length says exactly what the parts hold, but where there is no body by RFC 9110 (HEAD, 204, 304) and where
+  the application promises more than its file holds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from trio_wsgi.rules.conditional import (
     CONDITIONAL_FIELDS,
-    Headers,
     Precondition,
     Validators,
     decide_if_range,
@@ -30,7 +29,7 @@ from trio_wsgi.rules.conditional import (
     validators_of,
 )
 from trio_wsgi.rules.dates import format_http_date
-from trio_wsgi.rules.headers import join_duplicates
+from trio_wsgi.rules.headers import BODILESS, HeaderPairs, Headers, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
     IGNORE,
@@ -42,8 +41,6 @@ from trio_wsgi.rules.ranges import (
     parts_length,
     unsatisfied_range,
 )
-
-HeaderList = list[tuple[bytes, bytes]]
 
 _READS = (b"GET", b"HEAD")
 _ASKS_FOR_LESS = CONDITIONAL_FIELDS | {b"range"}  # a request without any of them gets everything
@@ -74,7 +71,7 @@ class BodilessAnswer:
 
     status: int
     reason: bytes
-    headers: HeaderList
+    headers: Headers
 
 
 class FileAnswer(NamedTuple):
@@ -82,20 +79,18 @@ class FileAnswer(NamedTuple):
 
     Args:
         parts: bytes, or (offset, count) relative to the start of the span; empty when nothing is to be sent.
-        length: how many bytes the parts are.
         missing: how many more the application has promised by its Content-Length.
     """
 
     status: int
     reason: bytes
-    headers: HeaderList
+    headers: Headers
     parts: list[Part]
-    length: int
     missing: int = 0
 
 
 def decide_app_answer(
-    method: bytes, request_headers: Headers, status: int, headers: Headers, *, now: int | None = None
+    method: bytes, request_headers: HeaderPairs, status: int, headers: HeaderPairs, *, now: int | None = None
 ) -> BodilessAnswer | None:
     """Decide whether a 304 or 412 goes out in place of an answer of the application.
 
@@ -123,13 +118,13 @@ def decide_app_answer(
     known = validators_of(headers)
     if known.etag is None and known.last_modified is None:  # it takes no part in validation
         return None
-    decision = decide_precondition(method, request_headers, known, now=now)
+    decision = decide_precondition(request_headers, known, now=now)
     if decision is Precondition.PROCEED or (decision is Precondition.NOT_MODIFIED and status != 200):
         return None
     return _bodiless(decision, headers)
 
 
-def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
+def _bodiless(decision: Precondition, headers: HeaderPairs) -> BodilessAnswer:
     if decision is Precondition.NOT_MODIFIED:
         return BodilessAnswer(304, b"Not Modified", not_modified_headers(headers))
     return BodilessAnswer(412, b"Precondition Failed", [*refusal_headers(headers), _EMPTY])
@@ -137,9 +132,9 @@ def _bodiless(decision: Precondition, headers: Headers) -> BodilessAnswer:
 
 def decide_file_answer(
     method: bytes,
-    request_headers: Headers,
+    request_headers: HeaderPairs,
     status: int,
-    headers: Headers,
+    headers: HeaderPairs,
     size: int,
     validators: Validators,
     options: FileOptions,
@@ -168,7 +163,7 @@ def decide_file_answer(
     if promised is None:
         if b"content-length" in names:
             headers = _without(headers, b"content-length")
-        if status >= 200 and status not in (204, 304):
+        if status not in BODILESS:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
     served = status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:
@@ -185,22 +180,22 @@ def decide_file_answer(
 
     known = validators_of(headers)
     # A file is there, with validators or without: If-Match of a tag fails then, and `*` matches (section 13.1.1).
-    decision = decide_precondition(method, request_headers, known, now=now)
+    decision = decide_precondition(request_headers, known, now=now)
     if decision is not Precondition.PROCEED:
         short = _bodiless(decision, headers)
-        return FileAnswer(short.status, short.reason, short.headers, [], 0)
+        return FileAnswer(short.status, short.reason, short.headers, [])
     value = _standing_range(method, request_headers, headers, known, now)
     wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
     if wanted.decision is RangeDecision.UNSATISFIABLE:
         place = (b"Content-Range", unsatisfied_range(whole))
-        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [], 0)
+        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [])
     if wanted.decision is RangeDecision.PARTIAL:
         return _partial(headers, whole, wanted.ranges, boundary)
     return _everything(method, status, reason, headers, whole)
 
 
 def _standing_range(
-    method: bytes, request_headers: Headers, headers: Headers, validators: Validators, now: int | None
+    method: bytes, request_headers: HeaderPairs, headers: HeaderPairs, validators: Validators, now: int | None
 ) -> bytes | None:
     """Return the Range to be considered: of a GET (RFC 9110, section 14.2), if the answer and If-Range let it be."""
     value = join_duplicates(request_headers, b"range") if method == b"GET" else None
@@ -211,7 +206,7 @@ def _standing_range(
 
 
 def _partial(
-    headers: Headers, size: int, ranges: Sequence[tuple[int, int]], boundary: Callable[[], bytes]
+    headers: HeaderPairs, size: int, ranges: Sequence[tuple[int, int]], boundary: Callable[[], bytes]
 ) -> FileAnswer:
     """Return the 206 with these ranges (RFC 9110, section 15.3.7)."""
     kept = _without(headers, *_WHOLE_CONTENT_FIELDS)
@@ -223,22 +218,21 @@ def _partial(
         parts = build_multipart(ranges, size, join_duplicates(headers, b"content-type"), between)
         kept = _without(kept, b"content-type")
         kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + between))
-    length = parts_length(parts)
-    kept.append((b"Content-Length", b"%d" % length))
-    return FileAnswer(206, b"Partial Content", kept, parts, length)
+    kept.append((b"Content-Length", b"%d" % parts_length(parts)))
+    return FileAnswer(206, b"Partial Content", kept, parts)
 
 
 def _everything(
-    method: bytes, status: int, reason: bytes, headers: Headers, size: int, promised: int | None = None
+    method: bytes, status: int, reason: bytes, headers: HeaderPairs, size: int, promised: int | None = None
 ) -> FileAnswer:
     """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
-    if method == b"HEAD" or status < 200 or status in (204, 304):
-        return FileAnswer(status, reason, list(headers), [], 0)
+    if not body_allowed(method, status):
+        return FileAnswer(status, reason, list(headers), [])
     missing = 0 if promised is None else promised - size
-    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], size, missing)
+    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], missing)
 
 
-def _with_validators(headers: Headers, names: set[bytes], validators: Validators, now: int | None) -> HeaderList:
+def _with_validators(headers: HeaderPairs, names: set[bytes], validators: Validators, now: int | None) -> Headers:
     """Return the headers with the file's validators where the application has none of that name."""
     added = list(headers)
     if b"etag" not in names and validators.etag is not None:
@@ -251,7 +245,7 @@ def _with_validators(headers: Headers, names: set[bytes], validators: Validators
     return added
 
 
-def _content_length(headers: Headers) -> int | None:
+def _content_length(headers: HeaderPairs) -> int | None:
     """Read the application's Content-Length; one that is malformed or contradicts itself counts as none."""
     values = {value.strip(b" \t") for name, value in headers if name.lower() == b"content-length"}
     if len(values) != 1:
@@ -260,11 +254,11 @@ def _content_length(headers: Headers) -> int | None:
     return int(value) if value.isdigit() and len(value) <= _MOST_DIGITS else None
 
 
-def _accepts_ranges(headers: Headers) -> bool:
+def _accepts_ranges(headers: HeaderPairs) -> bool:
     """Whether the answer's Accept-Ranges lets ranges be: an application says ``none`` to switch them off."""
     value = join_duplicates(headers, b"accept-ranges")
     return value is None or b"bytes" in [unit.strip(b" \t").lower() for unit in value.split(b",")]
 
 
-def _without(headers: Headers, *names: bytes) -> HeaderList:
+def _without(headers: HeaderPairs, *names: bytes) -> Headers:
     return [field for field in headers if field[0].lower() not in names]

@@ -20,8 +20,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from trio_wsgi.checks import BELIEVABLE
+from trio_wsgi.address import PORT_MAX
+from trio_wsgi.checks import BELIEVABLE, TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.headers import HeaderPairs
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
 
@@ -30,7 +32,6 @@ ENVIRON_KEYS = frozenset(_KEYS.values())
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}  # Traefik tells WebSockets apart
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
-_PORT_MAX = 65535
 
 _HIDDEN = r"unknown|_[0-9A-Za-z._\-]++"
 _NODE = re.compile(
@@ -41,7 +42,7 @@ _NODE = re.compile(
 _BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]++")  # X-Forwarded-For has no grammar; most leave the brackets out
 # RFC 7239 §4, with the unquoted colons and brackets that many senders permit themselves
 _PAIR = re.compile(
-    r"[ \t]*+(?:(?P<name>[!#$%&'*+\-.^_`|~0-9A-Za-z]++)="
+    r"[ \t]*+(?:(?P<name>" + TOKEN + r")="
     r"""(?:(?P<token>[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]++)|"(?P<quoted>(?:[^"\\]|\\.)*+)"))?[ \t]*+(?P<end>[;,]|\Z)"""
 )
 _ESCAPED = re.compile(r"\\(.)")
@@ -84,10 +85,7 @@ class Forwarded(NamedTuple):
     prefix: str | None = None  # decoded, "" or beginning with a slash
 
 
-Headers = Iterable[tuple[bytes, bytes]]
-
-
-def read_forwarded(headers: Headers, forwarding: Forwarding) -> Forwarded:
+def read_forwarded(headers: HeaderPairs, forwarding: Forwarding) -> Forwarded:
     """What a proxy of ours says in the headers of a request.
 
     Args:
@@ -115,7 +113,7 @@ def read_forwarded(headers: Headers, forwarding: Forwarding) -> Forwarded:
     return account
 
 
-def apply_forwarded(environ: dict[str, Any], headers: Headers, forwarding: Forwarding) -> None:
+def apply_forwarded(environ: dict[str, Any], headers: HeaderPairs, forwarding: Forwarding) -> None:
     """Show an app the client, and the address that it asked, as the proxies know them.
 
     The port is that of the authority; else what the proxies say of it; else the scheme's.
@@ -152,20 +150,20 @@ def apply_forwarded(environ: dict[str, Any], headers: Headers, forwarding: Forwa
         environ["SCRIPT_NAME"] = said.prefix + environ["SCRIPT_NAME"]
 
 
-def find_client(headers: Headers, forwarding: Forwarding) -> tuple[str, str] | None:
+def find_client(headers: HeaderPairs, forwarding: Forwarding) -> tuple[str, str] | None:
     """Address and port of the client for a log; None where the proxies say nothing that can be read."""
     said = _read_what_can_be(headers, forwarding)
     return None if said.client is None else (said.client, said.client_port)
 
 
-def find_prefix(headers: Headers, forwarding: Forwarding) -> bytes:
+def find_prefix(headers: HeaderPairs, forwarding: Forwarding) -> bytes:
     """The part of a URL's path that the proxies have taken away, percent-encoded; empty where they say nothing that
     can be read."""
     prefix = _read_what_can_be(headers, forwarding).prefix or ""
     return quote_from_bytes(prefix.encode("latin-1")).encode()
 
 
-def _read_what_can_be(headers: Headers, forwarding: Forwarding) -> Forwarded:
+def _read_what_can_be(headers: HeaderPairs, forwarding: Forwarding) -> Forwarded:
     """`read_forwarded`, for whoever may not refuse the request: what breaks the rules says nothing."""
     try:
         return read_forwarded(headers, forwarding)
@@ -284,7 +282,7 @@ def _parse_host(text: str | None, header: str) -> str | None:
 
 
 def _parse_port(text: str, header: str) -> str:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= _PORT_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= PORT_MAX):
         raise ClientError(400, f"malformed port in {header}")
     return str(int(text))
 

@@ -10,7 +10,8 @@ Laws:
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+
+from trio_wsgi.rules.headers import BODILESS, HeaderPairs
 
 
 class Framing(enum.Enum):
@@ -29,7 +30,7 @@ def decide_framing(method: bytes, version: bytes, status: int, length_known: boo
         method, version: of the request: b"1.0" or b"1.1".
         length_known: whether there is a Content-Length.
     """
-    if status < 200 or status in (204, 304):
+    if status in BODILESS:
         return Framing.NONE, b""
     if length_known:
         return (Framing.NONE if method == b"HEAD" else Framing.LENGTH), b""
@@ -39,9 +40,7 @@ def decide_framing(method: bytes, version: bytes, status: int, length_known: boo
     return (Framing.NONE if method == b"HEAD" else Framing.CHUNKED), b"Transfer-Encoding: chunked\r\n"
 
 
-def build_response_head(
-    status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]], framing_line: bytes
-) -> bytes:
+def build_response_head(status: int, reason: bytes, headers: HeaderPairs, framing_line: bytes) -> bytes:
     """The bytes of a response's head (RFC 9112 §4)."""
     lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
     closes = False

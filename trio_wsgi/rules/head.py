@@ -13,21 +13,21 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.headers import LENGTH_DIGITS_MAX, HeaderPairs
 from trio_wsgi.rules.target import check_authority, parse_target
 
 # With a limit set to 0 (none) the head as a whole still has one: it is held in memory.
 HEAD_CEILING = 16 * 1024 * 1024
 _BLANK_LINES_MAX = 4
-_LENGTH_DIGITS_MAX = 20  # what h11 takes, too
 _WATCHED = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 _NO_MEMBERS: frozenset[bytes] = frozenset()
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_TOKEN = TOKEN.encode()
 # In values only what h11 takes: CR, LF and NUL are dangerous (RFC 9110 §5.5), VT and FF are space to some.
 _FIELD = _TOKEN + rb":[^\x00\n\r\x0b\x0c]*+\r\n"
 _PLAIN_FIELD = _TOKEN + rb":[\x20-\xff]*+\r\n"
@@ -35,9 +35,10 @@ _REQUEST_LINE = rb"(" + _TOKEN + rb") ([\x21-\x7e]++) HTTP/([0-9]\.[0-9])\r\n"
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+\r\n")
 # The same without control characters: one range is matched at twice the speed, and nearly every head is so.
 _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
-# Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _FIRST_LINE = re.compile(_REQUEST_LINE)
+# Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
+# What may stand nowhere in a head, and what no request line begins with (a CR may begin an empty line).
 _NEVER = re.compile(rb"[\x00\x0b\x0c]|\r(?=[^\n])|(?<!\r)\n")
 _FALSE_START = re.compile(rb"[\x00-\x20](?<!\r)|\r[^\n]")
 _FRAMING_FIELD = re.compile(rb"\n(content-length|transfer-encoding):[ \t]*+([^\r]*+)")
@@ -91,11 +92,6 @@ class RequestHead(NamedTuple):
     chunked: bool
     keep_alive: bool  # what the client is ready for
     expects_continue: bool
-
-    @property
-    def has_body(self) -> bool:
-        """Whether body bytes follow the head."""
-        return self.chunked or bool(self.content_length)
 
 
 def skip_blank_lines(buffer: bytes | bytearray) -> int:
@@ -220,12 +216,12 @@ def parse_framing(lengths: list[bytes], codings: list[bytes]) -> tuple[int | Non
     if len(lengths) > 1 or b"," in lengths[0]:
         raise ClientError(400, "more than one Content-Length (RFC 9112 §6.3)")
     length = lengths[0]
-    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+    if not length.isdigit() or len(length) > LENGTH_DIGITS_MAX:
         raise ClientError(400, "malformed Content-Length (RFC 9110 §8.6)")
     return int(length), False
 
 
-def parse_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]], version: bytes) -> RequestHead:
+def parse_request(method: bytes, target: bytes, headers: HeaderPairs, version: bytes) -> RequestHead:
     """Read what the codec has parsed as a request of ours.
 
     Args:

@@ -12,7 +12,7 @@ Laws:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,7 +20,10 @@ from trio_wsgi.checks import HEADER_NAME
 from trio_wsgi.errors import AppError
 
 Headers = list[tuple[bytes, bytes]]
+HeaderPairs = Sequence[tuple[bytes, bytes]]  # where they are read only
 
+BODILESS = frozenset({*range(100, 200), 204, 304})  # statuses of responses that have no body (RFC 9110 §6.4.1)
+LENGTH_DIGITS_MAX = 20  # of a Content-Length: what h11 takes, too
 # wsgiref.util's list, which is that of RFC 2616 §13.5.1, and the two names that are seen for the same things.
 HOP_BY_HOP = frozenset(
     (
@@ -30,7 +33,6 @@ HOP_BY_HOP = frozenset(
 )
 _STATUS = re.compile(r"([2-5][0-9]{2}) ([^\x00-\x1f\x7f]*+)")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # HTAB is harmless and may stand in a file's name
-_LENGTH_DIGITS_MAX = 20  # what h11 takes
 
 
 class Head(NamedTuple):
@@ -114,7 +116,7 @@ def check_headers(headers: object) -> Headers:
         if is_length:
             if has_length:
                 raise AppError("Content-Length is set more than once")
-            if not raw_value.isdigit() or len(raw_value) > _LENGTH_DIGITS_MAX:
+            if not raw_value.isdigit() or len(raw_value) > LENGTH_DIGITS_MAX:
                 raise AppError(f"Content-Length must be a decimal number, got {_show(value)}")
             has_length = True
         checked.append((raw_name, raw_value))
@@ -142,7 +144,7 @@ def _show(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def get_all(headers: HeaderPairs, name: bytes) -> list[bytes]:
     """The values of all headers called `name` (lower case), in their order."""
     size, values = len(name), []
     for key, value in headers:  # most names differ in length already, and this is done for every request
@@ -151,7 +153,7 @@ def get_all(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     return values
 
 
-def get_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+def get_length(headers: HeaderPairs) -> int | None:
     """What Content-Length says in headers that were checked, or made by us; None if there is none."""
     for key, value in headers:
         if len(key) == 14 and key.lower() == b"content-length":
@@ -159,7 +161,7 @@ def get_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
-def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+def join_duplicates(headers: HeaderPairs, name: bytes) -> bytes | None:
     """The one value that all headers called `name` (lower case) make together; None if there is none.
 
     Spec: RFC 9110 §5.2 (a comma), RFC 9113 §8.2.3 (a semicolon for Cookie).
@@ -171,12 +173,12 @@ def join_duplicates(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> byte
 
 
 def body_allowed(method: bytes, status: int) -> bool:
-    """Whether a response has a body: not to HEAD, not with 1xx, 204, 304 (RFC 9110 §6.4.1, §9.3.2)."""
-    return method != b"HEAD" and status >= 200 and status not in (204, 304)
+    """Whether a response has a body: not to HEAD (RFC 9110 §9.3.2), and not with each status."""
+    return method != b"HEAD" and status not in BODILESS
 
 
 def finish_headers(
-    headers: Iterable[tuple[bytes, bytes]],
+    headers: HeaderPairs,
     *,
     date: bytes | None,
     server: bytes,

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.record import RequestRecord
+from trio_wsgi.rules.dates import MONTHS
 
 Atom = Callable[[RequestRecord], str]
 
@@ -34,20 +35,6 @@ _LINE_END = re.compile(r".{0,12}[\r\n].{0,12}")
 _ONE_LINE = "write it in one line; in TOML, between three quotes, a backslash at the end of a line joins it to the next"
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 _UNSAFE_BARE = re.compile(r"[^!#-\[\]-~]")  # where the usual formats put no quotes around, a space forges too
-_MONTHS = (
-    "Jan",
-    "Feb",
-    "Mar",
-    "Apr",
-    "May",
-    "Jun",
-    "Jul",
-    "Aug",
-    "Sep",
-    "Oct",
-    "Nov",
-    "Dec",
-)  # strftime's are translated
 
 
 def compile_format(text: str) -> Atom:
@@ -220,7 +207,7 @@ def _clock_time(second: int) -> str:
     """``[22/Nov/2026:10:38:58 +0000]``, in local time."""
     at = time.localtime(second)
     sign, minutes = "-" if at.tm_gmtoff < 0 else "+", abs(at.tm_gmtoff) // 60
-    day = f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year:04d}"
+    day = f"{at.tm_mday:02d}/{MONTHS[at.tm_mon - 1]}/{at.tm_year:04d}"
     zone = f"{sign}{minutes // 60:02d}{minutes % 60:02d}"
     return f"[{day}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {zone}]"
 

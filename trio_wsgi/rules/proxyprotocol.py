@@ -14,6 +14,8 @@ import ipaddress
 import re
 from typing import NamedTuple
 
+from trio_wsgi.address import PORT_MAX
+
 V1_MAX = 107  # bytes of a line, CRLF included (2.1)
 V2_MAX = 4096  # bytes we take; extensions (TLVs) make it longer than its 232
 _V2_FIXED = 16
@@ -23,7 +25,6 @@ _V2_START = b"\r\n\r\n\x00\r\nQUIT\n"
 _V1 = re.compile(rb"PROXY (TCP4|TCP6) ([0-9A-Fa-f.:]{2,39}) ([0-9A-Fa-f.:]{2,39}) ([0-9]{1,5}) ([0-9]{1,5})\r\n")
 _V1_UNKNOWN = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*+)?\r\n")
 _IP = {b"TCP4": ipaddress.IPv4Address, b"TCP6": ipaddress.IPv6Address}
-_PORT_MAX = 65535
 
 _LOCAL, _PROXY = 0x20, 0x21  # version and command
 _BLOCKS = {  # family and protocol: name and bytes of an address; only streams come here
@@ -108,7 +109,7 @@ def _parse_v1(line: bytes) -> ProxyHeader:
     except ValueError:
         raise ProxyHeaderError(f"malformed address in {line!r}") from None
     ports = [int(text) for text in texts[2:]]
-    if max(ports) > _PORT_MAX or any(text != b"%d" % port for text, port in zip(texts[2:], ports, strict=True)):
+    if max(ports) > PORT_MAX or any(text != b"%d" % port for text, port in zip(texts[2:], ports, strict=True)):
         raise ProxyHeaderError(f"malformed port in {line!r}")
     return ProxyHeader(family.decode(), (source, ports[0]), (destination, ports[1]))
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from trio_wsgi.address import PORT_MAX
 from trio_wsgi.errors import ClientError
 
 # RFC 9110 §7.2: Host = uri-host [ ":" port ]; RFC 3986 §3.2.2, §3.2.3 for the parts. A reg-name covers IPv4.
@@ -25,7 +26,6 @@ _AUTHORITY = re.compile(
 # VCHAR without "#": a fragment never travels (RFC 9112 §3.2).
 _VISIBLE = re.compile(rb"[\x21-\x22\x24-\x7e]++")
 _ABSOLUTE = re.compile(rb"(?P<scheme>https?)://(?P<authority>[^/?]*+)(?P<rest>.*+)", re.IGNORECASE)
-_PORT_MAX = 65535
 
 
 class Target(NamedTuple):
@@ -55,7 +55,7 @@ def check_authority(authority: bytes) -> None:
             IPv6Address(ipv6.decode("ascii"))
         except ValueError:
             raise ClientError(400, "malformed IPv6 address in host (RFC 3986 §3.2.2)") from None
-    if port and (len(port) > 5 or int(port) > _PORT_MAX):
+    if port and (len(port) > 5 or int(port) > PORT_MAX):
         raise ClientError(400, "port of host out of range (RFC 3986 §3.2.3)")
 
 

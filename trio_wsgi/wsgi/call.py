@@ -50,7 +50,7 @@ def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) 
             nameless = is_nameless(found.span, found.status)
             passing = nameless or is_temporary(found.filelike)  # it was made for this one answer
             local = is_local(found.span.file.fileno(), found.status.st_dev)
-            answer = response.finish_with_file(found.span, found.status, passing)
+            answer = response.finish_with_file(found, passing)
     except BaseException:
         response.close()
         _close(result)

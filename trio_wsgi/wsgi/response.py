@@ -19,20 +19,20 @@ from types import TracebackType
 from typing import Any
 
 from sendfile import FileSpan, Part
-from trio_wsgi.disk.accel import RATE_MAX, AccelMap, read_order
+from trio_wsgi.disk.accel import RATE_MAX, AccelMap, NamedFile, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
+from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import Head, body_allowed, check_headers, check_status, get_all, get_length
+from trio_wsgi.rules.headers import BODILESS, Head, body_allowed, check_headers, check_status, get_all, get_length
 from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
-from trio_wsgi.wsgi.filewrapper import FileStatus
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
 from trio_wsgi.wsgi.ports import Outlet
-from trio_wsgi.wsgi.spool import Spool
+from trio_wsgi.wsgi.unwrap import FoundFile
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -95,7 +95,7 @@ class Response:
         self._head: Head | None = None
         self._length = BodyLength(request)
         self._has_body = True
-        self._named: tuple[bytes, bytes] | None = None  # the file that is sent in place of the app's body
+        self._named: NamedFile | None = None  # the file that is sent in place of the app's body
         self._limit_rate: int | None = None
         self._push = self._choose_push(buffering.output_buffering > 0)
         self._write: Write = outlet.send  # `write`'s, once the policy is known
@@ -180,7 +180,7 @@ class Response:
         parts += self._length.count_parts(rest)
         length, given = self._length.promised, self._length.given
         # An empty body after HEAD says nothing of GET's: many apps drop it themselves.
-        if length is None and self._head.status not in (204, 304) and (self._has_body or given):
+        if length is None and self._head.status not in BODILESS and (self._has_body or given):
             length = given
         self._phase = Phase.FINISHED
         self._flows = False
@@ -193,7 +193,7 @@ class Response:
             limit_rate=self._asked_rate(),
         )
 
-    def finish_with_file(self, span: FileSpan, status: FileStatus, passing: bool = False) -> Answer:
+    def finish_with_file(self, found: FoundFile, passing: bool = False) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
 
         To close the file is the caller's affair, whatever the answer.
@@ -202,28 +202,27 @@ class Response:
             passing: the file was made for this answer; another answer's is another file.
         """
         if self._head is None or self.head_sent or self._length.given or self._named is not None:
-            return self.finish([span])
+            return self.finish([found.span])
         options = _without_ranges(self.options.files, self._head) if passing else self.options.files
-        answer = answer_file(self._request, self._head, span, status, options)
+        answer = answer_file(self._request, self._head, found.span, found.status, options)
         answer.limit_rate = self._asked_rate()
         self._phase = Phase.FINISHED
         return answer
 
-    def _finish_with_named(self, head: Head, named: tuple[bytes, bytes]) -> Answer:
+    def _finish_with_named(self, head: Head, named: NamedFile) -> Answer:
         """The app named a file (X-Accel-Redirect, X-Sendfile): it is sent in place of the app's own body."""
         assert self.options.accel is not None
-        label = f"{named[0].decode()}: {named[1].decode('latin-1')!r}"
         limit_rate = self._asked_rate()
         try:
             found = self.options.accel.open(named)
         except PermissionError as exc:
-            log.error("%s: %s", label, exc.strerror)
-            return say(self._request, 403, b"Forbidden")
+            log.error("%s: %s", named, exc.strerror)
+            return say(self._request, 403)
         finally:
             self._phase = Phase.FINISHED
         if found is None:
-            log.warning("%s: there is no such file", label)
-            return say(self._request, 404, b"Not Found")
+            log.warning("%s: there is no such file", named)
+            return say(self._request, 404)
         opened, content_type = found
         try:
             if not get_all(head.headers, b"content-type"):
@@ -253,7 +252,7 @@ class Response:
     def _take_orders(self, head: Head) -> Head:
         """What the app says to the server, in headers that stay inside."""
         order = read_order(head)
-        self._named = order.target
+        self._named = order.file
         self._limit_rate = order.limit_rate
         if order.buffering is not None:
             self._push = self._choose_push(order.buffering and self._buffering.output_buffering > 0)

@@ -3,6 +3,7 @@
 Laws:
 
 * A name counts before a number that looks like it (POSIX chown). A number needs no entry: containers have none.
+* A look into them may read files and ask the network (nsswitch.conf(5)): it is never taken on the event loop.
 * What is not known is an error of the operator, and names the setting.
 """
 
@@ -41,7 +42,7 @@ class User:
 
 
 def find_user(text: str, setting: str) -> User:
-    """Look a user up, by name or number. May read files and ask the network (nsswitch.conf(5)).
+    """Look a user up, by name or number.
 
     Raises:
         ConfigError: there is no such user; names `setting`.
