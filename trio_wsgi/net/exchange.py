@@ -244,15 +244,17 @@ class Exchange:
         return self._app is not None and self._app.body_refused
 
     @property
-    def _body_is_left(self) -> bool:
-        """Whether, now that the head is about to leave, more of the body will stay unread than is read on."""
+    def _will_be_read_on(self) -> bool:
+        """Whether, now that the head is about to leave, what is left of the body will be read, by the app or by us."""
         wire = self._wire
+        if self._body_refused:
+            return False
         # Who begins an answer and has read a part (an echo, a transformation) may read the rest: to close on each of
         # them would cost more than to read on what the others leave. Who has read nothing refuses it, nearly always.
-        if wire.body_done or (wire.body_size and not self._outlet.complete):
-            return False
+        if wire.body_size and not self._outlet.complete:
+            return True
         # How long a chunked one is nobody knows; most are small.
-        return wire.body_left > UNREAD_MAX or not self._service.config.linger_timeout
+        return wire.body_left <= UNREAD_MAX and self._service.config.linger_timeout > 0
 
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
@@ -379,7 +381,7 @@ class Exchange:
     def _dress(self, head: Head, length: int | None) -> tuple[Headers, int | None]:
         """The app's headers, completed for the wire, and what they say of the body's length."""
         request = self._head
-        if self._draining() or self._body_refused or self._body_is_left:
+        if self._draining() or not (self._wire.body_done or self._will_be_read_on):
             self.keep = False
         of_old = request is not None and request.version == b"1.0"
         if of_old and self.keep:

@@ -33,12 +33,15 @@ class BodyLength:
 
     def __init__(self, request: RequestHead) -> None:
         self._request = request
-        self.promise(None)
+        self.promised: int | None = None
+        self.allowed: float = math.inf
+        self.given = 0
+        self.overrun = False
 
     def promise(self, promised: int | None) -> None:
         """A head is known: what may have been given belongs to the answer that this one replaces."""
         self.promised = promised
-        self.allowed: float = math.inf if promised is None else promised
+        self.allowed = math.inf if promised is None else promised
         self.given = 0
         self.overrun = False
 
