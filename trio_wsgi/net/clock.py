@@ -10,12 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
 
 from trio_wsgi.net.alarms import Alarms
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 
 class AppClock:

@@ -8,13 +8,12 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
 from trio_wsgi.net.pool import ThreadPool
-from trio_wsgi.net.running import running
+from trio_wsgi.net.running import hosting
 
 DISK_THREADS = 4  # of one file system
 _DEVICES_MAX = 64  # that have threads of their own; what comes after them shares those of one more
@@ -65,19 +64,10 @@ class Disks:
             threads.forget()
 
 
-@asynccontextmanager
-async def open_disks(queue_size: int) -> AsyncIterator[Disks]:
+def open_disks(queue_size: int) -> AbstractAsyncContextManager[Disks]:
     """Leaving it waits until every thread has come back.
 
     Args:
         queue_size: calls that may wait, for each file system.
     """
-    with ExitStack() as stack:
-        async with trio.open_nursery() as slots:
-            disks = Disks(slots, queue_size)
-            stack.callback(disks.forget)  # when the last thread has ended
-            try:
-                async with running(disks.oversee):
-                    yield disks
-            finally:
-                disks.close()
+    return hosting(lambda slots: Disks(slots, queue_size))

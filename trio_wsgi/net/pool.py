@@ -25,8 +25,8 @@ import logging
 import math
 import queue
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ import trio
 
 from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
-from trio_wsgi.net.running import running
+from trio_wsgi.net.running import hosting
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, nothing, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
@@ -442,20 +442,11 @@ def _log_failure(fn: Callable[[], object]) -> None:
         log.exception("closing what the application has opened failed")
 
 
-@asynccontextmanager
-async def open_pool(threads: int, queue_size: int) -> AsyncIterator[ThreadPool]:
+def open_pool(threads: int, queue_size: int) -> AbstractAsyncContextManager[ThreadPool]:
     """The pool of application threads; leaving it waits until every thread has come back.
 
     Args:
         threads: how many at most.
         queue_size: calls that may wait for one.
     """
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            pool = ThreadPool(nursery, threads, queue_size)
-            stack.callback(pool.forget)  # when the last slot has ended
-            try:
-                async with running(pool.oversee):
-                    yield pool
-            finally:
-                pool.close()
+    return hosting(lambda nursery: ThreadPool(nursery, threads, queue_size))

@@ -1,11 +1,28 @@
-"""A task that runs beside a block."""
+"""A task that runs beside a block, and what hosts threads for it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from typing import Protocol, TypeVar
 
 import trio
+
+
+class HasThreads(Protocol):
+    """What has threads in a nursery that somebody else owns."""
+
+    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after them; runs until it is cancelled."""
+
+    def close(self) -> None:
+        """Let every thread end when it has nothing left to do."""
+
+    def forget(self) -> None:
+        """The last thread has ended."""
+
+
+H = TypeVar("H", bound=HasThreads)
 
 
 @asynccontextmanager
@@ -25,3 +42,17 @@ async def running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
             yield
         finally:
             stop.cancel()
+
+
+@asynccontextmanager
+async def hosting(make: Callable[[trio.Nursery], H]) -> AsyncIterator[H]:
+    """What `make` gives for a nursery, overseen; leaving it waits until every thread has come back."""
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            made = make(nursery)
+            stack.callback(made.forget)
+            try:
+                async with running(made.oversee):
+                    yield made
+            finally:
+                made.close()
