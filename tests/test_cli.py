@@ -51,7 +51,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_exit_code_tells_even_where_standard_error_takes_nothing(words: list[str], code: int) -> None:
     """A full disk, or nobody who reads: whoever restarts goes by the code."""
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([sys.executable, "-m", "trio_wsgi", "--workers=0", *words], stderr=full, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "trio_wsgi", "--bind=127.0.0.1:0", "--workers=0", *words], stderr=full, check=False
+        )
     assert done.returncode == code
 
 
