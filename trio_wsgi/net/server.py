@@ -16,10 +16,12 @@ Laws:
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import math
 import os
 import socket
+import ssl
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Literal, NamedTuple
@@ -133,7 +135,8 @@ class Server:
 
         Raises:
             ConfigError: an address cannot be listened at, or a listener does not listen.
-            TypeError: `listeners` are no sockets.
+            TypeError: `listeners` are no sockets, or those of TLS.
+            ValueError: there are none in it.
             RuntimeError: the server has served before, or this is no task of Trio's.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
@@ -371,6 +374,9 @@ def _check_config(config: object) -> Config:
 def _check_observers(observers: object) -> None:
     if not isinstance(observers, Collection) or not all(map(callable, observers)):
         raise TypeError(f"observers are a list of functions of one record, not {observers!r}")
+    for observer in observers:
+        if inspect.iscoroutinefunction(observer) or inspect.iscoroutinefunction(type(observer).__call__):
+            raise TypeError(f"{observer!r} is asynchronous, and observers are called: have it start a task of yours")
 
 
 def _check_tls(tls: object, config: Config) -> Tls:
@@ -384,6 +390,11 @@ def _check_tls(tls: object, config: Config) -> Tls:
 def _check_listeners(listeners: object) -> None:
     if not isinstance(listeners, Collection) or not all(isinstance(each, ListeningSocket) for each in listeners):
         raise TypeError(f"listeners are a list of listening sockets, not {listeners!r}")
+    if not listeners:
+        raise ValueError("listeners is empty: nobody could come; without it, the addresses of bind are served")
+    for listener in listeners:
+        if isinstance(listener, ssl.SSLSocket):
+            raise TypeError(f"{listener!r} would be served without TLS: hand over a plain socket, and name certfile")
 
 
 def _check_seconds(name: str, seconds: object) -> None:
