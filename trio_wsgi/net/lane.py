@@ -107,7 +107,7 @@ class Ride:
 
     def tell_loop(self, fn: Callable[[], object]) -> None:
         """Have `fn` called on the loop, in the context of the connection, some milliseconds later at most."""
-        self._lane.told.put(partial(self._context.run, fn))
+        self._lane.told.put(partial(self._context.copy().run, fn))
 
     # -- on the event loop ---------------------------------------------------------------------------------------
 

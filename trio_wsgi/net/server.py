@@ -110,7 +110,7 @@ class Server:
         )
         self._connections: set[Connection] = set()
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
-        self._began = False
+        self._token: trio.lowlevel.TrioToken | None = None  # of the loop that it serves on
         self._state: _State = "not started"  # for people; what is done next is for the scopes to say
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
@@ -165,9 +165,9 @@ class Server:
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
-        if self._began:
+        if self._token is not None:
             raise RuntimeError(f"a server serves once, and this one has: make another ({self!r})")
-        self._began = True
+        self._token = trio.lowlevel.current_trio_token()
         if self._state == "not started":
             self._state = "serving"
         try:
@@ -201,8 +201,8 @@ class Server:
         """Stop accepting; idle connections end at once, busy ones after their response.
 
         After `graceful_timeout` seconds those are cut that do not move at least `drain_min_rate`, after `drain_max` all
-        of them. `serve` returns when they have ended. May be called again, and before `serve`; times that are new
-        begin anew.
+        of them. `serve` returns when they have ended. May be called again, before `serve`, and from any thread, such as
+        the application's; times that are new begin anew.
 
         Args:
             graceful_timeout, drain_max: in place of the settings of these names.
@@ -218,6 +218,14 @@ class Server:
             config.drain_max if drain_max is None else drain_max,
             config.drain_min_rate,
         )
+        token = self._token
+        if token is None or (trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token):
+            self._drain(limits)
+        else:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._drain, limits)
+
+    def _drain(self, limits: DrainLimits) -> None:
         if limits != self._drain_limits:
             self._drain_limits = limits
         if self._state != "ended":
@@ -242,7 +250,8 @@ class Server:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: it does not run, or not on the event loop of this thread: there,
+                `trio.from_thread.run_sync(server.statistics)`.
         """
         if self._service is None:
             raise RuntimeError("the server does not run")
