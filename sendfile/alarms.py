@@ -36,6 +36,9 @@ class Stalled(TimeoutError):
         super().__init__(f"the peer accepted no byte for {seconds:g} seconds")
         self.seconds = seconds
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.seconds,)
+
 
 class DiskStalled(TimeoutError):
     """The next bytes of a file did not come from its disk for ``seconds``. It may hang (NFS, FUSE); the peer may have
@@ -50,6 +53,9 @@ class DiskStalled(TimeoutError):
         super().__init__(f"no bytes came from the disk for {seconds:g} seconds, at byte {span.offset}: {span.file!r}")
         self.span = span
         self.seconds = seconds
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.span, self.seconds)
 
 
 class Alarms:

@@ -39,6 +39,9 @@ class TooSlow(TimeoutError):
         self.rate = rate
         self.seconds = seconds
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.rate, self.seconds)
+
 
 def _check(name: str, number: float) -> None:
     if not 0 < number < math.inf:

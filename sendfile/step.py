@@ -58,6 +58,9 @@ class FileTooShort(Exception):
         self.span = span
         self.missing = span.count
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.span,)
+
 
 def check_socket(sock: HasFileno, *, tls: bool = False) -> None:
     """Refuse what cannot be sent on; costs no system call.

@@ -54,6 +54,9 @@ class ClientStalled(ClientGone, TimeoutError):
         self.deadline = deadline
         self.seconds = seconds
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (self.deadline, self.seconds)
+
 
 class NoRoom(Exception):
     """A request's body cannot be kept until it is whole: the disk is full, or cannot be written.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import re
 import socket
+import ssl
+import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,8 @@ import trio
 from waiting import until
 
 import trio_wsgi
-from trio_wsgi import AppLoadError, Config, ConfigError, RequestRecord, Server
+from sendfile import DiskStalled, FileSpan, FileTooShort, Stalled, TooSlow
+from trio_wsgi import AppLoadError, ClientStalled, Config, ConfigError, RequestRecord, Server
 from trio_wsgi.config import SETTINGS
 from trio_wsgi.setting import Reach
 
@@ -151,12 +156,21 @@ async def test_what_is_no_application_is_refused_before_it_is_served(app: Any, t
         trio_wsgi.run(app)
 
 
+async def observe_later(record: RequestRecord) -> None: ...
+
+
+class ObservesLater:
+    async def __call__(self, record: RequestRecord) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("make", "told"),
     [
         (lambda: Server(hello, {"bind": ANYWHERE}), "handed over as trio_wsgi.Config(...), not as this: {'bind'"),  # type: ignore[arg-type]
         (lambda: Server(hello, observers=[3]), "observers are a list of functions of one record, not [3]"),  # type: ignore[list-item]
         (lambda: Server(hello, observers=print), "observers are a list of functions"),  # type: ignore[arg-type]
+        (lambda: Server(hello, observers=[observe_later]), "is asynchronous, and observers are called"),
+        (lambda: Server(hello, observers=[ObservesLater()]), "is asynchronous, and observers are called"),
     ],
 )
 def test_a_wrong_argument_is_a_type_error_that_says_what_is_taken(make: Callable[[], Server], told: str) -> None:
@@ -169,6 +183,89 @@ async def test_listeners_are_a_list_of_sockets(listeners: Any) -> None:
     refused = pytest.raises(TypeError, match="listeners are a list of listening sockets, not ")
     with socket.create_server(("127.0.0.1", 0)) as sock, trio.fail_after(5), refused:
         await trio_wsgi.serve(hello, listeners=sock if listeners is None else listeners)
+
+
+async def test_no_listeners_are_no_place_to_serve() -> None:
+    """A list of sockets that came out empty: `serve` would return at once, as if it had been stopped."""
+    with trio.fail_after(5), pytest.raises(ValueError, match="listeners is empty"):
+        await trio_wsgi.serve(hello, listeners=[])
+
+
+async def test_a_listener_of_tls_is_refused() -> None:
+    """What comes there would be answered in the clear."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    refused = pytest.raises(TypeError, match="would be served without TLS: hand over a plain socket, and name certfile")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as sock,
+        context.wrap_socket(sock, server_side=True) as listener,
+        trio.fail_after(5),
+        refused,
+    ):
+        await trio_wsgi.serve(hello, listeners=[listener])
+
+
+async def test_a_script_runs_in_its_main_thread() -> None:
+    """Where alone Python lets signals be waited for: what to do elsewhere is said."""
+    with pytest.raises(RuntimeError, match=r"in the main thread; elsewhere: trio\.run\(trio_wsgi\.serve"):
+        await trio.to_thread.run_sync(trio_wsgi.run, hello)
+
+
+@pytest.mark.usefixtures("each_way")
+async def test_an_observer_may_raise_anything(caplog: pytest.LogCaptureFixture) -> None:
+    """SystemExit, or what pytest.fail() raises: the next request is served, and the other observers are told."""
+    told: list[int] = []
+
+    def leave(record: RequestRecord) -> None:
+        raise SystemExit(1)
+
+    server = Server(hello, Config(bind=ANYWHERE), observers=[leave, lambda record: told.append(record.status)])
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve)
+        async with await trio.open_tcp_stream(address.host, address.port) as client:
+            for _ in range(5):
+                await client.send_all(REQUEST)
+                assert await client.receive_some()
+        await until(lambda: len(told) == 5)
+        nursery.cancel_scope.cancel()
+    assert told == [200] * 5
+    assert [line.message for line in caplog.records if "observer" in line.message] == [
+        "an observer of finished requests failed"
+    ] * 5
+
+
+@pytest.mark.usefixtures("each_way")
+async def test_an_observer_sees_the_context_variables_of_the_program() -> None:
+    """Of whoever serves, on each way: tracing keeps its spans there."""
+    told: list[str] = []
+    variable: ContextVar[str] = ContextVar("variable", default="not the program's")
+    variable.set("the program's")
+    server = Server(hello, Config(bind=ANYWHERE), observers=[lambda record: told.append(variable.get())])
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve)
+        async with await trio.open_tcp_stream(address.host, address.port) as client:
+            for _ in range(5):
+                await client.send_all(REQUEST)
+                assert await client.receive_some()
+        await until(lambda: len(told) == 5)
+        nursery.cancel_scope.cancel()
+    assert told == ["the program's"] * 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientStalled("write_timeout", 60.0),
+        Stalled(60.0),
+        TooSlow(9.5, 30.0),
+        DiskStalled(FileSpan(sys.stdin, 1, 2), 60.0),
+        FileTooShort(FileSpan(sys.stdin, 1, 2)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_can_be_copied(error: Exception) -> None:
+    """As those do who report errors, or bring them from another process."""
+    copied = copy.copy(error)
+    assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
 async def test_a_listener_may_be_a_socket_of_trios_and_an_observer_may_return_something() -> None:

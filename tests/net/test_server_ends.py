@@ -15,7 +15,7 @@ from embedded import REQUEST, Site, nothing_left
 from faults import reset_on_close
 from serving import Served, receive_all, serving
 
-from trio_wsgi import Outcome, RequestRecord
+from trio_wsgi import Config, Outcome, RequestRecord, Server
 
 
 async def idle(served: Served, site: Site) -> trio.SocketStream:
@@ -168,3 +168,23 @@ async def test_three_hundred_clients_that_leave_at_random_leave_nothing(
         assert all(file.closed for file in site.opened)
         assert len({(record.peer_port, record.started) for record in records}) == len(records)
         assert len(records) > 150
+
+
+async def test_a_drain_may_be_asked_for_in_an_applications_thread() -> None:
+    """A page that shuts the server down: it is answered, and the server has ended then."""
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+
+            def shut_down(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+                server.drain()
+                start_response("200 OK", [("Content-Length", "4")])
+                return [b"done"]
+
+            server = Server(shut_down, Config(bind=("127.0.0.1:0",)))
+            (address,) = await nursery.start(server.serve)
+            async with await trio.open_tcp_stream(address.host, address.port) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                received = await receive_all(stream)
+    assert received.endswith(b"done")
+    server.drain()  # once more, when all is over
+    assert "ended" in repr(server)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import h11
@@ -104,6 +106,47 @@ async def test_before_the_head_has_left_it_is_500_on_a_connection_that_goes_on(
     assert type(fault).__name__ in record.reason and "\n" not in record.reason
     (logged,) = [entry for entry in caplog.records if entry.name == "trio_wsgi.error"]
     assert logged.exc_info is not None and logged.exc_info[1] is fault  # with the app's own traceback
+
+
+SEEN: ContextVar[BaseException | None] = ContextVar("SEEN", default=None)
+
+
+class Reporter(logging.Handler):
+    """As those of error trackers: reports an error, unless the middleware has, and has noted it in the context."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.reported: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not SEEN.get():
+            self.reported.append(record.getMessage())
+
+
+@pytest.mark.parametrize("where", ["before", "iterated"])
+async def test_the_error_is_logged_in_the_context_in_which_the_app_has_failed(where: str) -> None:
+    """Else error trackers, which see it in a middleware first, report it a second time when it is logged."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        fault = ValueError("noted")
+        try:
+            yield from failing_app(fault, where)(environ, start_response)
+        except ValueError as exc:
+            assert SEEN.get() is None  # nothing of another request
+            SEEN.set(exc)
+            raise
+
+    reporter = Reporter()
+    log = logging.getLogger("trio_wsgi.error")
+    log.addHandler(reporter)
+    try:
+        async with serving(app) as served:
+            for _ in range(3):
+                await served.exchange(request().replace(b"Connection: close\r\n", b"") * 2)
+    finally:
+        log.removeHandler(reporter)
+    assert reporter.reported == []
+    assert {record.outcome for record in served.records} == {Outcome.APP_ERROR}
 
 
 @pytest.mark.parametrize("make", [FAULTS[0], FAULTS[8], FAULTS[10]])

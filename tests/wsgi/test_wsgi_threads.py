@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import io
 import logging
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -22,8 +23,9 @@ from asking import PLAIN, Environ, StartResponse, ask, error_lines, exchange_ope
 from producing import SMALL
 from producing import ask as ask_slowly
 from serving import receive_all, serving
+from waiting import until
 
-from trio_wsgi import Outcome
+from trio_wsgi import Outcome, ThreadCounts
 
 pytestmark = pytest.mark.usefixtures("each_way")
 
@@ -88,6 +90,46 @@ async def test_an_application_with_a_loop_of_its_own_reaches_ours_from_that_ones
         return []
 
     async with serving(app) as served:
+        received = await ask_slowly(served, request(), SMALL)
+        with trio.fail_after(5):
+            await done.wait()
+    assert len(read_answer(received).body) == 6_000_000
+    assert loops == [trio.lowlevel.current_trio_token()]
+
+
+async def test_a_thread_that_has_served_us_is_free_for_other_loops() -> None:
+    """Trio keeps the thread of a cancelled request for a while, and gives it to whoever asks next."""
+    served_us, loops = set[int](), list[trio.lowlevel.TrioToken]()
+    done = trio.Event()
+
+    async def work() -> None:
+        loops.append(trio.lowlevel.current_trio_token())
+        done.set()
+
+    def in_thread(environ: Environ, write: Any) -> bool:
+        environ["trio_wsgi.server_nursery"].start_soon(work)
+        for _ in range(60):
+            write(bytes(100_000))
+        return threading.get_ident() in served_us
+
+    async def view(environ: Environ, write: Any) -> None:
+        assert await trio.to_thread.run_sync(in_thread, environ, write), "this shows nothing: it is another thread"
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        if environ["PATH_INFO"] == "/cancelled":
+            served_us.add(threading.get_ident())
+            trio.from_thread.run(trio.sleep_forever)
+        trio.run(view, environ, start_response("200 OK", PLAIN))
+        return []
+
+    async with serving(app, threads=3, half_close="abort") as served:
+        streams = [await served.connect() for _ in range(3)]
+        for stream in streams:
+            await stream.send_all(request("GET", "/cancelled"))
+        await until(lambda: len(served_us) == 3)
+        for stream in streams:
+            await stream.aclose()
+        await until(lambda: served.server.statistics().threads == ThreadCounts(busy=0, idle=0, lost=0, queued=0))
         received = await ask_slowly(served, request(), SMALL)
         with trio.fail_after(5):
             await done.wait()

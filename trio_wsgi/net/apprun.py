@@ -284,7 +284,7 @@ def _call_app(
         if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):
             # To look would not do: the thread hears of it before Trio lets it be looked at.
             bridge.run(trio.lowlevel.checkpoint_if_cancelled)
-        raise AppFailed from exc
+        raise AppFailed(running.context) from exc
 
 
 def _causes(exc: BaseException | None) -> Iterator[BaseException]:

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import NamedTuple
 
@@ -403,6 +404,8 @@ class Exchange:
 
     async def _fail(self, exc: Exception) -> None:
         """Tell the log, and the client: by an answer if nothing was sent, else by a cut."""
+        # Who reports errors and has seen this one pass, as Sentry does, knows it again by what it set in that context.
+        context = (exc.context if isinstance(exc, AppFailed) else None) or copy_context()
         if isinstance(exc, AppFailed):
             exc = self._outlet.failure or (self._app and self._app.body_failure) or exc  # whatever the app made of it
         verdict = judge(exc, self._service.config.expose_tracebacks)
@@ -413,7 +416,7 @@ class Exchange:
         self._set_outcome(verdict.outcome, verdict.reason, keep=verdict.keeps and not self.cut and self._wire.body_done)
         offset = f", at byte {self._resume_at()}" if self.cut else ""
         said = (self._label(), verdict.outcome.value, verdict.reason, offset)
-        log.log(verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
+        context.run(log.log, verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
         if self.cut:
             await self._outlet.settle()  # what was accepted from the app is still on its way
         elif verdict.status:

@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -105,8 +106,8 @@ class Ride:
         return True
 
     def tell_loop(self, fn: Callable[[], object]) -> None:
-        """Have `fn` called on the loop, some milliseconds later at most."""
-        self._lane.told.put(fn)
+        """Have `fn` called on the loop, in the context of the connection, some milliseconds later at most."""
+        self._lane.told.put(partial(self._context.copy().run, fn))
 
     # -- on the event loop ---------------------------------------------------------------------------------------
 

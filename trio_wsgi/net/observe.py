@@ -65,5 +65,5 @@ class Observers:
         for observer in self._all:
             try:
                 observer(record)
-            except Exception:
+            except BaseException:  # SystemExit, too: whoever rides in the lane is told of inside of Trio's own task
                 log.exception("an observer of finished requests failed")

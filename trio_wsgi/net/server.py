@@ -16,10 +16,12 @@ Laws:
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import math
 import os
 import socket
+import ssl
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from typing import Literal, NamedTuple
@@ -108,7 +110,7 @@ class Server:
         )
         self._connections: set[Connection] = set()
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
-        self._began = False
+        self._token: trio.lowlevel.TrioToken | None = None  # of the loop that it serves on
         self._state: _State = "not started"  # for people; what is done next is for the scopes to say
         self._service: Service | None = None  # while it runs
         self._room = trio.Semaphore(self.config.connection_limit)
@@ -133,7 +135,8 @@ class Server:
 
         Raises:
             ConfigError: an address cannot be listened at, or a listener does not listen.
-            TypeError: `listeners` are no sockets.
+            TypeError: `listeners` are no sockets, or those of TLS.
+            ValueError: there are none in it.
             RuntimeError: the server has served before, or this is no task of Trio's.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
@@ -162,9 +165,9 @@ class Server:
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
-        if self._began:
+        if self._token is not None:
             raise RuntimeError(f"a server serves once, and this one has: make another ({self!r})")
-        self._began = True
+        self._token = trio.lowlevel.current_trio_token()
         if self._state == "not started":
             self._state = "serving"
         try:
@@ -198,8 +201,8 @@ class Server:
         """Stop accepting; idle connections end at once, busy ones after their response.
 
         After `graceful_timeout` seconds those are cut that do not move at least `drain_min_rate`, after `drain_max` all
-        of them. `serve` returns when they have ended. May be called again, and before `serve`; times that are new
-        begin anew.
+        of them. `serve` returns when they have ended. May be called again, before `serve`, and from any thread, such as
+        the application's; times that are new begin anew.
 
         Args:
             graceful_timeout, drain_max: in place of the settings of these names.
@@ -215,6 +218,14 @@ class Server:
             config.drain_max if drain_max is None else drain_max,
             config.drain_min_rate,
         )
+        token = self._token
+        if token is None or (trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token):
+            self._drain(limits)
+        else:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._drain, limits)
+
+    def _drain(self, limits: DrainLimits) -> None:
         if limits != self._drain_limits:
             self._drain_limits = limits
         if self._state != "ended":
@@ -239,7 +250,8 @@ class Server:
         """What the server is doing: an immutable snapshot. Call it on the event loop, while `serve` runs.
 
         Raises:
-            RuntimeError: it does not run.
+            RuntimeError: it does not run, or not on the event loop of this thread: there,
+                `trio.from_thread.run_sync(server.statistics)`.
         """
         if self._service is None:
             raise RuntimeError("the server does not run")
@@ -371,6 +383,9 @@ def _check_config(config: object) -> Config:
 def _check_observers(observers: object) -> None:
     if not isinstance(observers, Collection) or not all(map(callable, observers)):
         raise TypeError(f"observers are a list of functions of one record, not {observers!r}")
+    for observer in observers:
+        if inspect.iscoroutinefunction(observer) or inspect.iscoroutinefunction(type(observer).__call__):
+            raise TypeError(f"{observer!r} is asynchronous, and observers are called: have it start a task of yours")
 
 
 def _check_tls(tls: object, config: Config) -> Tls:
@@ -384,6 +399,11 @@ def _check_tls(tls: object, config: Config) -> Tls:
 def _check_listeners(listeners: object) -> None:
     if not isinstance(listeners, Collection) or not all(isinstance(each, ListeningSocket) for each in listeners):
         raise TypeError(f"listeners are a list of listening sockets, not {listeners!r}")
+    if not listeners:
+        raise ValueError("listeners is empty: nobody could come; without it, the addresses of bind are served")
+    for listener in listeners:
+        if isinstance(listener, ssl.SSLSocket):
+            raise TypeError(f"{listener!r} would be served without TLS: hand over a plain socket, and name certfile")
 
 
 def _check_seconds(name: str, seconds: object) -> None:

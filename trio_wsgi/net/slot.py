@@ -233,8 +233,7 @@ class Slot:
         inbox, done = self.inbox, self._done
         self.thread, self.native_id = threading.get_ident(), threading.get_native_id()
         threading.current_thread().name = f"trio-wsgi {self._kind}"
-        bridge.adopt(self._token)
-        with suppress(trio.RunFinishedError):
+        with bridge.hosted_by(self._token), suppress(trio.RunFinishedError):
             while True:
                 # In this order: if what was in the inbox is taken back after we have looked, `done` is looked at.
                 done.put((self, call))

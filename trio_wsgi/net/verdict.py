@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from contextvars import Context
 from dataclasses import dataclass
 
 from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
@@ -28,7 +29,15 @@ _RETRY_AFTER = b"1"  # seconds
 
 
 class AppFailed(Exception):
-    """The app raised; its error is the cause."""
+    """The app raised; its error is the cause.
+
+    Args:
+        context: in which it ran; None where it was no more running.
+    """
+
+    def __init__(self, context: Context | None = None) -> None:
+        super().__init__()
+        self.context = context
 
 
 class AppTimedOut(Exception):

@@ -10,6 +10,7 @@ Laws:
   HUP is a TERM.
 * USR2 does nothing without a supervisor, and says so, unless it is the application's.
 * An application thread that ignores all this does not keep the process alive.
+* A request's context variables begin empty, as those of a new thread do: what an import has set is nobody's session.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -113,7 +115,8 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         ConfigError: a directory that is to be served is not there.
     """
     try:
-        trio.run(_serve, process, early, beside)
+        # A copy of what is set now would be one of references: all requests would share what those lead to.
+        Context().run(trio.run, _serve, process, early, beside)
     except BaseExceptionGroup as group:
         wrong, others = group.split(ConfigError)
         if wrong is None or others is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 
 def run(app: WSGIApplication, **settings: Any) -> int:
-    """Serve `app` until a signal ends it: for scripts.
+    """Serve `app` until a signal ends it: for scripts, in their main thread.
 
     Args:
         settings: those of `Config`, by name.
@@ -54,7 +55,10 @@ def run(app: WSGIApplication, **settings: Any) -> int:
         ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
         AppLoadError: a middleware cannot be loaded.
         TypeError: `app` is no WSGI application.
+        RuntimeError: this is not the main thread, where alone signals can be waited for.
     """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("run() waits for signals in the main thread; elsewhere: trio.run(trio_wsgi.serve, app)")
     check_app(app)
     config = make_config(settings)
     config.check_reach(Reach.PROCESS)

@@ -13,7 +13,8 @@ Laws:
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -28,9 +29,14 @@ Ts = TypeVarTuple("Ts")
 _thread = threading.local()
 
 
-def adopt(token: Token) -> None:
-    """This thread is hosted by a task of that loop, for as long as it lives."""
+@contextmanager
+def hosted_by(token: Token) -> Iterator[None]:
+    """In the block this thread is hosted by a task of that loop; then Trio may give it to whoever asks, on any loop."""
     _thread.token = token
+    try:
+        yield
+    finally:
+        del _thread.token
 
 
 def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None = None) -> T:

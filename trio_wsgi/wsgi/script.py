@@ -5,6 +5,7 @@ Laws:
 * A request looks at the file once, before its call (one stat), and is served by one version from its start to its end.
 * Who asks after a change gets the new code; while that does not load, the old goes on, and the log says why, once.
 * Versions are made by one thread, in the order in which it is asked, and are handed over as values: there is no lock.
+* A version is made in a context of its own: it sees no context variables of an older one, nor of a request.
 * What only the event loop may touch is touched there (`bridge.run_sync`).
 """
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import Context
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -127,7 +129,7 @@ class InPlace:
         if stamp is None or stamp == old.stamp:  # another request has asked before
             return old
         try:
-            self._version = self._script.load_anew(stamp)
+            self._version = Context().run(self._script.load_anew, stamp)
             log.info("%s has changed: loaded anew", self._script.path)
         except BaseException:  # be it SystemExit
             self._version = Version(old.app, stamp)
