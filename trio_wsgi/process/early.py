@@ -5,6 +5,7 @@ Laws:
 * From here on none of them does what the system would do, which is to end the process: each is kept for the loop.
 * One that is to end the process does end an import, whatever the imported code does with exceptions: at the latest when
   that has kept ours and goes on.
+* Children that are forked meanwhile keep none.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 from collections.abc import Collection, Iterator
 from typing import Any, Self
 
+from trio_wsgi.process.forks import putting_back, undone_in_children
 from trio_wsgi.process.signals import ENDING
 
 
@@ -33,14 +35,17 @@ class EarlySignals:
         self._numbers: list[int] = []
         self._interrupts = False
         self._before: dict[int, Any] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         for number in self.handled:
             self._before[number] = signal.signal(number, self._note)
+        self._stack.enter_context(undone_in_children(putting_back(self._before)))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.handled)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -10,6 +10,7 @@ Laws:
   HUP is a TERM.
 * USR2 does nothing without a supervisor, and says so, unless it is the application's.
 * An application thread that ignores all this does not keep the process alive.
+* A child that the application forks obeys none of this: a signal does to it what it does to any process.
 * A request's context variables begin empty, as those of a new thread do: what an import has set is nobody's session.
 """
 
@@ -22,7 +23,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import trio
 
@@ -32,6 +33,7 @@ from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import find_first
+from trio_wsgi.process.forks import putting_back, undone_in_children
 from trio_wsgi.process.logs import Logs
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
@@ -136,7 +138,12 @@ def _find_ours(early: EarlySignals) -> list[signal.Signals]:
 
 
 async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
-    with trio.open_signal_receiver(*_find_ours(early)) as signals:
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _find_ours(early)}
+    with (
+        trio.open_signal_receiver(*before) as signals,
+        undone_in_children(putting_back(before)),
+        undone_in_children(_forget_loop),
+    ):
         early.repeat()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, process)
@@ -146,6 +153,11 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
                     await servers.start(process.server.serve_opened, process.listeners)
                     nursery.start_soon(beside, process)
             nursery.cancel_scope.cancel()
+
+
+def _forget_loop() -> None:
+    """In a child: signals wake its parent's event loop no more."""
+    signal.set_wakeup_fd(-1)
 
 
 async def reload_certificates(process: Process) -> None:

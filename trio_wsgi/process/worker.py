@@ -38,6 +38,7 @@ from trio_wsgi.process.child import SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
+from trio_wsgi.process.forks import putting_back, undo_in_children
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.messages import (
@@ -79,6 +80,8 @@ def main(channel: int, stacks: int) -> NoReturn:
     sock.set_inheritable(False)
     # For the supervisor, when they are sent to all of us by our common name.
     signal.signal(signal.SIGHUP, _ignore)
+    undo_in_children(putting_back({signal.SIGHUP: signal.SIG_DFL}))
+    undo_in_children(_forget_stacks)
     for number in (signal.SIGTTIN, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
     order = _receive_order(sock)
@@ -94,6 +97,7 @@ def main(channel: int, stacks: int) -> NoReturn:
         code = failed.exit_code
     for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
+    undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
@@ -126,6 +130,12 @@ def _send(sock: socket.socket, message: Failed) -> None:
 
 def _ignore(number: int, frame: object) -> None:
     """A handler, since what is ignored would be so for programs that the application starts."""
+
+
+def _forget_stacks() -> None:
+    """In a child: its stacks are not its parent's; unless the application has the signal."""
+    if signal.getsignal(SIGNAL_STACKS) is signal.SIG_DFL:
+        faulthandler.unregister(SIGNAL_STACKS)
 
 
 def serve_order(order: Order, sock: socket.socket) -> int:

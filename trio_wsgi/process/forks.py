@@ -1,0 +1,79 @@
+"""Children that the application forks, by multiprocessing or `os.fork`: copies of this process that are no servers.
+
+Laws:
+
+* What this process has for itself alone is undone in such a child before any other code runs there, newest first.
+* No signal comes between the fork and that: whoever is told to end as soon as it is there does end.
+* A handler that the application has set stays as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+_undoing: list[Callable[[], object]] = []  # what is to be called in a child
+_forking = threading.local()  # `mask`: the signals that this thread had blocked before
+
+
+def undo_in_children(undo: Callable[[], object]) -> None:
+    """Have `undo` called in each child that is forked from now on, by whichever thread; it must wait for nobody."""
+    _register()
+    _undoing.append(undo)
+
+
+@contextmanager
+def undone_in_children(undo: Callable[[], object]) -> Iterator[None]:
+    """The same for children that are forked while the block runs."""
+    undo_in_children(undo)
+    try:
+        yield
+    finally:
+        _undoing.remove(undo)
+
+
+def putting_back(before: Mapping[int, Any]) -> Callable[[], None]:
+    """What puts signal handlers back, but for those that somebody else has set meanwhile.
+
+    Args:
+        before: the handlers of signals that are ours now. In place of Python's own, and of none, there is to be what
+            the system does: an exception in a child would come up to us, who are beneath the application.
+    """
+    ours = {number: signal.getsignal(number) for number in before}
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            if signal.getsignal(number) == ours[number]:
+                is_python = handler is None or handler is signal.default_int_handler
+                signal.signal(number, signal.SIG_DFL if is_python else handler)
+
+    return put_back
+
+
+@functools.cache
+def _register() -> None:
+    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_undo_all)
+
+
+def _block_signals() -> None:
+    if _undoing:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def _unblock_signals() -> None:
+    mask = _forking.__dict__.pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _undo_all() -> None:
+    try:
+        for undo in reversed(_undoing):
+            undo()
+    finally:
+        _unblock_signals()
