@@ -20,7 +20,8 @@ import trio
 
 from sendfile import Transfer as Job
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
-from trio_wsgi.net.exchange import Beginning, Exchange
+from trio_wsgi.net.account import Beginning
+from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.greeting import LATE, Greeting
 from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.lanes import SILENT_AFTER

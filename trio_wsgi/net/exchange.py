@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from typing import NamedTuple
 
 import trio
 
@@ -28,7 +27,7 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import NotAtHand
 from trio_wsgi.errors import AppError, ClientGone
-from trio_wsgi.net.account import CONTENT_RANGE, describe_offset, find_address, label_request
+from trio_wsgi.net.account import CONTENT_RANGE, Account, Beginning
 from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.health import answer_health
@@ -41,7 +40,6 @@ from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.record import Outcome, RequestRecord
 from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import BODILESS, Head, Headers, finish_headers, get_length
@@ -49,18 +47,6 @@ from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi.input import open_empty
 
 log = logging.getLogger("trio_wsgi.error")
-
-
-class Beginning(NamedTuple):
-    """When a request began.
-
-    Args:
-        wall: UNIX time.
-        clock: Trio's, in seconds.
-    """
-
-    wall: float
-    clock: float
 
 
 class Exchange:
@@ -99,22 +85,19 @@ class Exchange:
         self._app: AppRun | None = None  # where it is the application that serves the request
         self._opening = False  # a mount's file
         self._not_at_hand = False  # that file, as was found already
-        self._started, self._clock = beginning or (time.time(), service.now())
-        self._ended = 0.0  # by the same clock; 0 where it ends with its record
         self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
         self._over = False  # up to its record
         self._sent = False  # the whole response
         self._health = head is not None and head.path == service.health_path
-        self._outcome = Outcome.FINISHED
-        self._reason = ""
+        self._account = Account(service, wire, self._outlet, peer, self._health, beginning)
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._label()}, {self.state.value}>"
+        return f"<Exchange {self._account.label}, {self.state.value}>"
 
     # -- what it is doing ----------------------------------------------------------------------------------------
 
@@ -161,7 +144,7 @@ class Exchange:
             peer=peer,
             state=state,
             request=f"{asked.method.decode('ascii')} {asked.target.decode('latin-1')}" if asked else "",
-            seconds=self._service.now() - self._clock,
+            seconds=self._account.age,
             transfer=transfer,
             thread=call.thread if call is not None and state is State.RUNNING else 0,
             stack=call.stack() if call is not None and state is State.RUNNING else "",
@@ -194,17 +177,18 @@ class Exchange:
             self.keep = False
             if not (self._sent or self._outlet.left):  # else it is close() that was cancelled
                 self.cut = self._wire.response_started
-                self._set_outcome(Outcome.SHUTDOWN, self._shutdown_reason())
-                log.warning("%s: %s", self._label(), self._reason)
+                self._account.note_shutdown()
+                log.warning("%s: %s", self._account.label, self._account.reason)
             raise
         except ClientGone as exc:  # the client did not even take the answer to its failure
             self.keep, self._gone = False, True
-            log.debug("%s: could not answer: %s", self._label(), exc)
+            log.debug("%s: could not answer: %s", self._account.label, exc)
         except Exception:
             self.keep, self.cut = False, self._wire.response_started
-            log.exception("%s: the answer to a failure failed; please report this", self._label())
+            log.exception("%s: the answer to a failure failed; please report this", self._account.label)
         finally:
-            self._emit()
+            self._account.tell()
+            self._outlet.forget()
 
     async def _serve(self) -> None:
         head = self._head
@@ -217,7 +201,7 @@ class Exchange:
         elif self._mounted is not None:
             await self._send(await self._ask_mount(head, *self._mounted))
         else:
-            app = self._app = self._make_app(head)
+            app = self._begin_app(head)
             if not self._wire.body_done:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
@@ -228,8 +212,10 @@ class Exchange:
         if self.keep and not self._wire.body_done:
             await self._finish_body()
 
-    def _make_app(self, head: RequestHead) -> AppRun:
-        return AppRun(self._service, self._wire, self._outlet, self._thread, self._peer, head, self._nursery)
+    def _begin_app(self, head: RequestHead) -> AppRun:
+        app = AppRun(self._service, self._wire, self._outlet, self._thread, self._peer, head, self._nursery)
+        self._app = self._account.app = app
+        return app
 
     async def _finish_body(self) -> None:
         """Read what was left of the body, for the sake of the connection."""
@@ -282,7 +268,7 @@ class Exchange:
                 await close(self._service, answer.closing)
 
     def _slim(self) -> None:
-        """What is left takes its time: where nobody is to be told of headers, keep those that `_resume_at` reads."""
+        """What is left takes its time: where nobody is told of headers, keep those that `Account.resume_at` reads."""
         sent = self._outlet.sent_head
         if sent is not None and not self._service.observers.wants_response_headers:
             self._outlet.sent_head = sent._replace(headers=[h for h in sent.headers if h[0].lower() == CONTENT_RANGE])
@@ -317,7 +303,7 @@ class Exchange:
     def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
         """None where it has to be looked for elsewhere."""
         if self._mounted is None:
-            app = self._app = self._make_app(head)
+            app = self._begin_app(head)
             return app.ask_in_lane(ride)
         mount, path = self._mounted
         with suppress(NotAtHand):
@@ -336,7 +322,7 @@ class Exchange:
         if closing is not None:
             answer.closing = None
             close_logging(closing)
-        self._ended = self._service.now()
+        self._account.ended = self._service.now()
         return True
 
     def _end_in_lane(self, ride: Ride) -> None:
@@ -345,7 +331,8 @@ class Exchange:
         if self._app is not None:
             self._app.work.end_unused()
             self._app.end_call()
-        self._emit(ride.tell_loop)
+        self._account.tell(ride.tell_loop)
+        self._outlet.forget()
 
     async def _take_from_lane(self, ride: Ride) -> Answer:
         """The answer that the lane's thread has brought; or what went wrong there."""
@@ -413,9 +400,11 @@ class Exchange:
         self._gone = isinstance(exc, ClientGone) and (self.cut or not verdict.status)
         if self._app is not None:
             await self._app.work.end()
-        self._set_outcome(verdict.outcome, verdict.reason, keep=verdict.keeps and not self.cut and self._wire.body_done)
-        offset = f", at byte {self._resume_at()}" if self.cut else ""
-        said = (self._label(), verdict.outcome.value, verdict.reason, offset)
+        account = self._account
+        account.outcome, account.reason = verdict.outcome, verdict.reason
+        self.keep = self.keep and verdict.keeps and not self.cut and self._wire.body_done
+        offset = f", at byte {account.resume_at}" if self.cut else ""
+        said = (account.label, verdict.outcome.value, verdict.reason, offset)
         context.run(log.log, verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
         if self.cut:
             await self._outlet.settle()  # what was accepted from the app is still on its way
@@ -425,57 +414,3 @@ class Exchange:
             head = Head(*verdict.status_line, verdict.headers())
             length = len(body) if has_body or self._wire.was_read else 0
             await self._outlet.deliver(Answer(head, [body] if has_body else [], length))
-
-    def _shutdown_reason(self) -> str:
-        if self._outlet.sent_head is None:
-            return "the server shut down before it answered"
-        return f"cut by the shutdown at byte {self._resume_at()}"
-
-    def _resume_at(self) -> str:
-        return describe_offset(self._outlet.sent_head, self._outlet.body_sent, self._outlet.promised)
-
-    def _set_outcome(self, outcome: Outcome, reason: str, keep: bool = True) -> None:
-        self._outcome = outcome
-        self._reason = reason
-        self.keep = self.keep and keep
-
-    # -- what is told of it --------------------------------------------------------------------------------------
-
-    def _label(self) -> str:
-        return label_request(self._peer, self._client(), self._wire.asked)
-
-    def _client(self) -> tuple[str, int]:
-        return find_address(self._peer, self._wire.asked, None if self._app is None else self._app.client)
-
-    def _emit(self, call_on_loop: Callable[[Callable[[], object]], object] | None = None) -> None:
-        if self._app is not None:
-            self._app.errors.flush()  # what close() of the app's file said
-        observers = self._service.observers
-        if observers.wanted:
-            record = self._record()
-            if call_on_loop is None:
-                observers.tell(record)
-            else:
-                call_on_loop(partial(observers.tell, record))
-        self._outlet.forget()
-
-    def _record(self) -> RequestRecord:
-        asked, address, sent = self._wire.asked, self._client(), self._outlet.sent_head
-        return RequestRecord(
-            peer=address[0],
-            peer_port=address[1],
-            method=asked.method.decode("ascii") if asked else "-",
-            target=asked.target.decode("latin-1") if asked else "-",
-            version=f"HTTP/{asked.http_version.decode('ascii')}" if asked else "-",
-            status=sent.status if sent else 0,
-            outcome=self._outcome,
-            reason=self._reason,
-            body_sent=self._outlet.body_sent,
-            body_promised=self._outlet.promised,
-            started=self._started,
-            duration=(self._ended or self._service.now()) - self._clock,
-            request_headers=tuple(asked.headers) if asked else (),
-            response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
-            environ={} if self._app is None else self._app.environ,
-            health=self._health,
-        )
