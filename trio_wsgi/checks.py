@@ -11,19 +11,11 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
-# What proxies say of their clients, in headers that we can read.
-BELIEVABLE = (
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
-)
-TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
-HEADER_NAME = re.compile(TOKEN)  # §5.1
+from trio_wsgi.rules.forwarded import BELIEVABLE
+from trio_wsgi.rules.grammar import HEADER_NAME
+from trio_wsgi.rules.paths import split_prefix
 
 
 def check_prefix(text: str) -> None:
@@ -55,15 +47,6 @@ def check_mounts_apart(mounts: Iterable[str]) -> None:
 def _refuse_dots(path: str, text: str) -> None:
     if {b".", b".."}.intersection(split_prefix(path.encode())):
         raise ValueError(f"{text!r} has a dot segment, which no client sends; write the path that it leads to")
-
-
-def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
-    """The segments of a mount's URL, as those that a client's path begins with are compared to them.
-
-    Args:
-        prefix: percent-encoded; slashes that follow each other, and at the end, count for nothing.
-    """
-    return tuple(unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment)
 
 
 def check_header_name(text: str) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 from trio_wsgi.address import Address, parse_address
 from trio_wsgi.checks import (
-    BELIEVABLE,
     check_affinity,
     check_header_name,
     check_header_value,
@@ -38,6 +37,7 @@ from trio_wsgi.checks import (
 )
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
+from trio_wsgi.rules.forwarded import BELIEVABLE
 from trio_wsgi.setting import Reach, Section, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.

@@ -21,12 +21,21 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from trio_wsgi.address import PORT_MAX
-from trio_wsgi.checks import BELIEVABLE, TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.grammar import TOKEN
 from trio_wsgi.rules.headers import HeaderPairs
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
 
+# What proxies say of their clients, in headers that we can read.
+BELIEVABLE = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+)
 _KEYS = {name: "HTTP_" + name.upper().replace("-", "_") for name in BELIEVABLE}
 ENVIRON_KEYS = frozenset(_KEYS.values())
 
