@@ -33,7 +33,6 @@ from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import describe_default, format_toml, sections
-from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.setting import Setting, nearest
 from trio_wsgi.sources import Loaded, load_config
 from trio_wsgi.version import __version__
@@ -310,7 +309,6 @@ def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> 
     loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
-    compile_format(loaded.config.access_logformat)
     if loaded.config.script_reloading and (_name_app(options) or "").startswith(_LEAVES):
         raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
     return loaded

@@ -38,6 +38,7 @@ from trio_wsgi.checks import (
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
+from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.setting import Reach, Section, read_settings
 
 # The combined log format first, so that its parsers go on working; what we add stands at the end.
@@ -475,6 +476,7 @@ class Config:
         "{, what clients send is escaped as in JSON. Times begin with the first byte of a request, or, where it was "
         "asked ahead, when its turn has come.",
         metavar="FORMAT",
+        check=compile_format,
         reach=Reach.SERVER,
     )
     error_logfile: str = LOGGING.setting(
