@@ -8,14 +8,14 @@ Laws:
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from trio_wsgi.rules.forwarded import BELIEVABLE
+from trio_wsgi.rules.forwarded import parse_names
 from trio_wsgi.rules.grammar import HEADER_NAME
 from trio_wsgi.rules.paths import split_prefix
+from trio_wsgi.rules.proxies import parse_proxies
 
 
 def check_prefix(text: str) -> None:
@@ -81,18 +81,11 @@ def check_health_path(text: str) -> None:
 
 
 def check_networks(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each != "*":
-            try:
-                ipaddress.ip_network(each, strict=False)
-            except ValueError:
-                raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
+    parse_proxies([text])
 
 
 def check_proxy_headers(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each.lower() not in BELIEVABLE:
-            raise ValueError(f"{each!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+    parse_names([text])
 
 
 def check_variable(pair: tuple[str, str]) -> None:

@@ -79,8 +79,16 @@ class Forwarding:
 
 
 def parse_names(texts: Iterable[str]) -> frozenset[bytes]:
-    """Read `trusted_proxy_headers`: names, each text one or several with commas between."""
-    return frozenset(name for text in texts for each in text.split(",") if (name := each.strip().lower().encode()))
+    """Read `trusted_proxy_headers`: names, each text one or several with commas between.
+
+    Raises:
+        ValueError: one of them is not among `BELIEVABLE`; and what to write.
+    """
+    names = [name for text in texts for each in text.split(",") if (name := each.strip())]
+    for name in names:
+        if name.lower() not in BELIEVABLE:
+            raise ValueError(f"{name!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+    return frozenset(name.lower().encode() for name in names)
 
 
 class Forwarded(NamedTuple):
