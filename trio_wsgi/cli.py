@@ -32,7 +32,7 @@ from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
-from trio_wsgi.reference import describe_default, format_toml, sections
+from trio_wsgi.reference import format_toml
 from trio_wsgi.setting import Setting, nearest
 from trio_wsgi.sources import Loaded, load_config
 from trio_wsgi.version import __version__
@@ -106,7 +106,7 @@ def add_flags(parser: argparse.ArgumentParser, taken: Container[str] = ()) -> No
     parser.add_argument("-c", "--config", metavar="FILE", help="TOML file to read settings from")
     parser.add_argument("--check-config", action="store_true", help="check settings and application, serve nothing")
     parser.add_argument("--print-config", action="store_true", help="print every setting and where it came from")
-    for section, settings in sections():
+    for section, settings in SETTINGS.by_section():
         group = parser.add_argument_group(section.title, section.intro)
         for setting in settings:
             flags = [flag for flag in (*setting.flags, setting.flag) if flag not in taken]
@@ -115,7 +115,7 @@ def add_flags(parser: argparse.ArgumentParser, taken: Container[str] = ()) -> No
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting, flags: Sequence[str]) -> None:
-    default = describe_default(setting)
+    default = setting.show_default()
     text = (setting.help + (f" (default: {default})" if default else "")).replace("%", "%%")
     if setting.kind.metavar == "":
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)

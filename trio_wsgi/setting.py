@@ -13,8 +13,9 @@ import dataclasses
 import difflib
 import enum
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from trio_wsgi.errors import ConfigError
@@ -120,6 +121,11 @@ class Setting:
             return ""
         return " ".join(map(self.kind.show, value)) if self.kind.repeatable else self.kind.show(value)
 
+    def show_default(self) -> str:
+        """The default for people, such as ``30 s`` or ``64k``; empty where nothing is the default."""
+        shown = self.show(self.default)
+        return f"{shown} {self.kind.unit}" if shown and self.kind.unit and shown != "none" else shown
+
     def _bounds(self) -> str:
         low, high = self.low or 0, self.high
         if high is not None:
@@ -206,6 +212,11 @@ class Section:
 
 class Settings(dict[str, Setting]):
     """All that are declared, by name, in order."""
+
+    def by_section(self) -> Iterator[tuple[Section, list[Setting]]]:
+        """All of them in order, those of a section together."""
+        for section, settings in groupby(self.values(), key=lambda setting: setting.section):
+            yield section, list(settings)
 
     def find(self, key: str) -> str | None:
         """The name of the setting that a key means, written with dashes or underscores; None when there is none."""
