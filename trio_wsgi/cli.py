@@ -117,7 +117,7 @@ def add_flags(parser: argparse.ArgumentParser, taken: Container[str] = ()) -> No
 def _add_setting(group: argparse._ArgumentGroup, setting: Setting, flags: Sequence[str]) -> None:
     default = setting.show_default()
     text = (setting.help + (f" (default: {default})" if default else "")).replace("%", "%%")
-    if setting.kind.metavar == "":
+    if setting.is_switch:
         group.add_argument(*flags, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         return
     group.add_argument(
@@ -125,7 +125,7 @@ def _add_setting(group: argparse._ArgumentGroup, setting: Setting, flags: Sequen
         dest=setting.name,
         action="append" if setting.kind.repeatable else "store",
         default=argparse.SUPPRESS,
-        metavar="|".join(setting.choices) or setting.metavar,
+        metavar=setting.metavar,
         help=text,
     )
 
@@ -188,7 +188,7 @@ def format_words(options: Mapping[str, object]) -> list[str]:
             continue
         flag = SETTINGS[name].flag
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
+            words.append(flag if value else SETTINGS[name].no_flag)
         else:
             words += [f"{flag}={item}" for item in (value if isinstance(value, list | tuple) else [value])]
     return words

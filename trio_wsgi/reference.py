@@ -88,20 +88,18 @@ def format_toml(loaded: Loaded) -> str:
         parts.append(f"# {section.title}")
         for setting in settings:
             value = getattr(loaded.config, setting.name)
-            key = setting.name.replace("_", "-")
-            line = f"# {key} is not set" if value is None else f"{key} = {setting.kind.toml(value)}"
+            line = f"# {setting.key} is not set" if value is None else f"{setting.key} = {setting.kind.toml(value)}"
             parts.append(f"{line}  # {loaded.origins[setting.name]}")
         parts.append("")
     return "\n".join(parts)
 
 
 def _row(setting: Setting) -> str:
-    flags = [*setting.flags, setting.flag]
-    if setting.kind.metavar == "":
-        names = f"`{setting.flag}`, `--no-{setting.flag[2:]}`"
+    if setting.is_switch:
+        names = f"`{setting.flag}`, `{setting.no_flag}`"
     else:
-        choices = ("|".join(setting.choices) or setting.metavar).replace("|", "\\|")
-        names = ", ".join(f"`{flag} {choices}`" for flag in flags)
+        metavar = setting.metavar.replace("|", "\\|")
+        names = ", ".join(f"`{flag} {metavar}`" for flag in (*setting.flags, setting.flag))
     default = setting.show_default()
     return f"| {names} | {f'`{default}`' if default else ''} | {setting.help.replace('|', chr(92) + '|')} |"
 

@@ -35,7 +35,7 @@ class Reach(enum.IntEnum):
 _INSTEAD = {Reach.SERVER: "", Reach.PROCESS: "do it in your program", Reach.COMMAND: "use the command"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One declared setting; see `Section.setting` for the arguments it is declared with."""
 
@@ -57,8 +57,22 @@ class Setting:
     instead: str
 
     @property
+    def key(self) -> str:
+        """Its name as it is written in TOML, and after the dashes of its flag."""
+        return self.name.replace("_", "-")
+
+    @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.key
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag takes no value: it has a second one, `no_flag`."""
+        return self.kind is KINDS["bool"]
+
+    @property
+    def no_flag(self) -> str:
+        return "--no-" + self.key
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -178,7 +192,7 @@ class Section:
             default: what counts when nobody says anything.
             help: one or two sentences for `--help` and the docs; say here what 0 and none mean.
             flags: further flags beside the one made from the name, such as ``-b``.
-            metavar: stands for the value in `--help`; else the kind's own.
+            metavar: stands for the value in `--help`; else the choices do, or the kind's own.
             low, high: inclusive bounds of a number; low is 0 when not given.
             choices: the only texts allowed.
             no_choice: what who wrote another text may have meant, where none of them is near.
@@ -190,22 +204,22 @@ class Section:
         """
         reach = self.reach if reach is None else reach
         draft = Setting(
-            "",
-            TEXT,
-            self,
-            default,
-            help,
-            flags,
-            metavar,
-            low,
-            high,
-            choices,
-            no_choice,
-            check,
-            familiar,
-            familiar_form,
-            reach,
-            instead or _INSTEAD[reach],
+            name="",  # the field will tell this and the kind: see `read_settings`
+            kind=TEXT,
+            section=self,
+            default=default,
+            help=help,
+            flags=flags,
+            metavar=metavar,
+            low=low,
+            high=high,
+            choices=choices,
+            no_choice=no_choice,
+            check=check,
+            familiar=familiar,
+            familiar_form=familiar_form,
+            reach=reach,
+            instead=instead or _INSTEAD[reach],
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 
@@ -251,9 +265,12 @@ def read_settings(declaration: type) -> Settings:
     for field in dataclasses.fields(declaration):
         draft: Setting = field.metadata["setting"]
         kind = KINDS[str(field.type)]
-        low = 0 if draft.low is None and kind.metavar in ("N", "SIZE", "SECONDS") else draft.low
         settings[field.name] = dataclasses.replace(
-            draft, name=field.name, kind=kind, low=low, metavar=draft.metavar or kind.metavar
+            draft,
+            name=field.name,
+            kind=kind,
+            low=kind.low if draft.low is None else draft.low,
+            metavar=draft.metavar or "|".join(draft.choices) or kind.metavar,
         )
     return settings
 
