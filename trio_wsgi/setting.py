@@ -237,6 +237,21 @@ class Settings(dict[str, Setting]):
         spelt = key.replace("-", "_")
         return spelt if spelt in self else next((each.name for each in self.values() if spelt in each.aliases), None)
 
+    def resolve(self, key: str, label: str, hint: str = "") -> str:
+        """The name of the setting that a key means, as `find`.
+
+        Args:
+            label: what the user wrote, for the error.
+            hint: what to write where there is none; else the nearest name.
+
+        Raises:
+            ConfigError: there is no such setting.
+        """
+        name = self.find(key)
+        if name is None:
+            raise ConfigError(label, "there is no such setting", hint or nearest(key.replace("-", "_"), self))
+        return name
+
     def accept(self, values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
         """The checked values of keys that nobody has checked, by the names of their settings.
 
@@ -248,9 +263,8 @@ class Settings(dict[str, Setting]):
         """
         accepted = {}
         for key, value in values.items():
-            name, label = self.find(key), f"{key} in {source}" if source else key
-            if name is None:
-                raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), self))
+            label = f"{key} in {source}" if source else key
+            name = self.resolve(key, label)
             accepted[name] = self[name].accept(value, label)
         return accepted
 

@@ -27,6 +27,7 @@ from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
 DEFAULT_FILE = "pyproject.toml"
 TABLE_NAMES = ("trio-wsgi", "trio_wsgi")
+_PLACES = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
 PASTE_ORIGIN = "[server:main]"
 FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
@@ -199,11 +200,9 @@ def _find_flag(key: str) -> str:
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
     layer: Layer = {}
     for key, value in table.items():
-        name, label = SETTINGS.find(key), f"{key} in {path}"
-        if name is None:
-            tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
-            near = tables if isinstance(value, dict) else nearest(key.replace("-", "_"), SETTINGS)
-            raise ConfigError(label, "there is no such setting", find_hint(key) or _find_flag(key) or near)
+        label = f"{key} in {path}"
+        hint = find_hint(key) or _find_flag(key) or (_PLACES if isinstance(value, dict) else "")
+        name = SETTINGS.resolve(key, label, hint)
         if name in layer:
             raise ConfigError(label, "it is written twice, by two of its names", "keep one")
         layer[name] = Given(SETTINGS[name].accept(value, label), str(path))
