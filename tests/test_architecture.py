@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GROUND = ("address", "errors", "record", "version")
-SETTINGS = ("checks", "config", "foreign", "kind", "owner", "pasteini", "reference", "setting", "sources")
+SETTINGS = ("checks", "config", "flags", "foreign", "kind", "owner", "pasteini", "reference", "setting", "sources")
 ROOMS = ("rules", "disk", "wsgi", "net", "process")
 ROOF = ("__init__", "__main__", "cli")
 LEAVES = ("integrations",)  # above the roof: nobody imports them, they are known by name

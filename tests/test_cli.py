@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from commandline import run
 
-from trio_wsgi.cli import prepare_process
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.prepare import prepare_process
 from trio_wsgi.sources import load_config
 from trio_wsgi.version import __version__
 

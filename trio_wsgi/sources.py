@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import NO_SETTINGS
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
@@ -33,7 +34,6 @@ FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _PORT_OF_A_SERVICE = re.compile(r"(\w+_)?PORT=(tcp|udp|sctp)://.*")
-_FLAGS = ("--paste", "--paste-global", "--config", "--check-config", "--print-config")  # that are no settings
 _FOREIGN_FILES = {  # what others' -c takes
     ".py": "write the settings of gunicorn.conf.py in TOML: docs/migrating.md",
     ".ini": "for a PasteDeploy file, write --paste FILE",
@@ -194,7 +194,7 @@ def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
 def _find_flag(key: str) -> str:
     """What to do with a key that is no setting, but a flag of the command."""
     flag = "--" + key.replace("_", "-")
-    return f"it is a flag of the command: write {flag}" if flag in _FLAGS else ""
+    return f"it is a flag of the command: write {flag}" if flag in NO_SETTINGS else ""
 
 
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
