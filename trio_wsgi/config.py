@@ -38,14 +38,8 @@ from trio_wsgi.checks import (
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
-from trio_wsgi.rules.logline import compile_format
+from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 from trio_wsgi.setting import Reach, Section, read_settings
-
-# The combined log format first, so that its parsers go on working; what we add stands at the end.
-DEFAULT_LOG_FORMAT = (
-    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
-    " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
-)
 
 BINDING = Section("Binding", "Where connections come from.")
 PROCESSES = Section(
@@ -471,7 +465,7 @@ class Config:
         instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
-        DEFAULT_LOG_FORMAT,
+        DEFAULT_FORMAT,
         "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate. Where it begins with "
         "{, what clients send is escaped as in JSON. Times begin with the first byte of a request, or, where it was "
         "asked ahead, when its turn has come.",

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wsgi.config import DEFAULT_LOG_FORMAT
 from trio_wsgi.record import Outcome, RequestRecord
-from trio_wsgi.rules.logline import compile_format
+from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 
 RECORD = RequestRecord(
     peer="192.0.2.7",
@@ -134,7 +133,7 @@ def test_time_is_local_and_says_its_zone(zone: str, expected: str, monkeypatch: 
 def test_default_format_still_reads_as_combined() -> None:
     """Parsers of the combined log format match its fields in front; ours follow."""
     combined = re.compile(r'(\S+) (\S+) (\S+) \[([^]]+)\] "([^"]*)" (\d{3}) (\d+|-) "([^"]*)" "([^"]*)"')
-    text = line(DEFAULT_LOG_FORMAT)
+    text = line(DEFAULT_FORMAT)
     match = combined.match(text)
     assert match is not None
     assert match[6] == "206"
@@ -173,7 +172,7 @@ def test_line_ends_around_a_format_are_none_of_it() -> None:
 def test_no_client_breaks_a_line(method: str, target: str, agent: bytes, credentials: bytes, reason: str) -> None:
     """Whatever the client sends: one line of printable ASCII, and as many quotes as the format has."""
     text = line(
-        DEFAULT_LOG_FORMAT + ' "%(reason)s" %({User-Agent}i)s',
+        DEFAULT_FORMAT + ' "%(reason)s" %({User-Agent}i)s',
         method=method,
         target=target,
         reason=reason,

@@ -29,6 +29,12 @@ from trio_wsgi.rules.dates import MONTHS
 
 Atom = Callable[[RequestRecord], str]
 
+# The combined log format first, so that its parsers go on working; what we add stands at the end.
+DEFAULT_FORMAT = (
+    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+    " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
+)
+
 _PLACE = re.compile(r"%(?:%|\((?P<name>[^)]+)\)s|)")
 _LINE_END = re.compile(r".{0,12}[\r\n].{0,12}")
 _ONE_LINE = "write it in one line: in TOML, between three quotes, a backslash at the end of a line joins it to the next"
