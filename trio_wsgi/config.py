@@ -7,8 +7,8 @@ Laws:
   these declarations and from nothing else.
 * Seconds and bytes. A duration of ``none`` is `math.inf`.
 
-To add a setting, add one field under its section. The annotation chooses how it is read
-(see `setting.KINDS`).
+To add a setting, add one field under its section, an example to tests/test_config.py, and write the page anew
+(`reference`). The annotation chooses how it is read (`kind.KINDS`).
 """
 # ruff: noqa: RUF009 - calls in dataclass defaults are what a declaration is made of
 
@@ -539,14 +539,13 @@ class Config:
 SETTINGS = read_settings(Config)
 
 
-def make_config(values: Mapping[str, Any], source: str = "") -> Config:
+def make_config(values: Mapping[str, Any]) -> Config:
     """A Config from a mapping whose keys nobody has checked.
 
     Args:
         values: names, with dashes or underscores, and Python or TOML values.
-        source: where they come from, for the error; may be empty.
 
     Raises:
         ConfigError: no such setting (with the nearest name), or a value that cannot be used.
     """
-    return Config(**SETTINGS.accept(values, source))
+    return Config(**SETTINGS.accept(values))

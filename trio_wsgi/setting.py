@@ -252,20 +252,16 @@ class Settings(dict[str, Setting]):
             raise ConfigError(label, "there is no such setting", hint or nearest(key.replace("-", "_"), self))
         return name
 
-    def accept(self, values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    def accept(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The checked values of keys that nobody has checked, by the names of their settings.
-
-        Args:
-            source: where they come from, for the error; may be empty.
 
         Raises:
             ConfigError: no such setting (with the nearest name), or a value that cannot be used.
         """
         accepted = {}
         for key, value in values.items():
-            label = f"{key} in {source}" if source else key
-            name = self.resolve(key, label)
-            accepted[name] = self[name].accept(value, label)
+            name = self.resolve(key, key)
+            accepted[name] = self[name].accept(value, key)
         return accepted
 
 
