@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from trio_wsgi.cpulist import parse_cpus
 from trio_wsgi.rules.forwarded import parse_names
 from trio_wsgi.rules.grammar import HEADER_NAME
 from trio_wsgi.rules.paths import split_prefix
@@ -71,8 +72,8 @@ def check_mode(text: str) -> None:
 
 
 def check_affinity(text: str) -> None:
-    if text not in {"auto", "off"} and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is None:
-        raise ValueError(f"{text!r} names no CPUs; write auto, off or a list such as 0,2-3")
+    if text not in {"auto", "off"}:
+        parse_cpus(text)
 
 
 def check_health_path(text: str) -> None:
