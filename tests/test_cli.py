@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from commandline import run
 
-from trio_wsgi.cli import prepare_process
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.prepare import prepare_process
 from trio_wsgi.sources import load_config
 from trio_wsgi.version import __version__
 
@@ -98,10 +98,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--keep-alive", "-1", "a:b"], "--keep-alive: '-1' is not a duration"),
         (["--bind", "a:b:c", "a:b"], "--bind: 'a:b:c' has more than one colon"),
         (["-e", "A", "a:b"], "--env: 'A' has no equals sign; write KEY=VALUE"),
-        (
-            ["--access-logformat", "%(hh)s", "a:b"],
-            "access_logformat: %(hh)s is not an atom (did you mean %(h)s?)",
-        ),
+        (["--access-logformat", "%(hh)s", "a:b"], "--access-logformat: %(hh)s is not an atom; did you mean %(h)s?"),
         (["a:b", "c:d"], "'c:d' is one word too many"),
         ([], "no application is named (write trio-wsgi MODULE:APP)"),
         (["-c", "none.toml", "a:b"], "--config: none.toml cannot be read: No such file"),

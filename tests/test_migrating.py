@@ -10,9 +10,10 @@ from gunicorn.config import KNOWN_SETTINGS
 
 import trio_wsgi
 from trio_wsgi import foreign
-from trio_wsgi.cli import build_parser, main, parse_arguments
+from trio_wsgi.cli import main
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import build_parser, parse_arguments
 from trio_wsgi.foreign import find_hint, foreign_flags
 from trio_wsgi.sources import load_config
 

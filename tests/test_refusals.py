@@ -65,6 +65,11 @@ def test_a_number_in_quotes_is_what_was_meant() -> None:
         ({"static": ["/\u00e9=a"]}, "has a URL beyond ASCII; percent-encode it: /%C3%A9=a"),
         ({"url_prefix": "/app/../b"}, "'/app/../b' has a dot segment"),
         ({"url_prefix": "/my%20app"}, "'/my%20app' is percent-encoded; write it as the application is to see it"),
+        ({"forwarded_allow_ips": "10.0.0.7, proxy"}, "'proxy' is no address or network; write 10.0.0.7, 10.0.0.0/8"),
+        ({"trusted_proxy_headers": "Forwarded,X-Real-IP"}, "'X-Real-IP' is not one of them; write some of x-forw"),
+        ({"cpu_affinity": "0,5-2"}, "cpu_affinity: '5-2' runs backwards; write 2-5"),
+        ({"cpu_affinity": "all"}, "cpu_affinity: 'all' names no CPUs; write auto, off or a list such as 0,2-3"),
+        ({"access_logformat": "%(hh)s"}, "access_logformat: %(hh)s is not an atom; did you mean %(h)s?"),
         ({"bind": "a:1,b:2"}, "'a:1,b:2' has a comma; give each address a --bind of its own"),
     ],
 )

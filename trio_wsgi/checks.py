@@ -8,22 +8,15 @@ Laws:
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
-# What proxies say of their clients, in headers that we can read.
-BELIEVABLE = (
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
-)
-TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"  # RFC 9110 §5.6.2
-HEADER_NAME = re.compile(TOKEN)  # §5.1
+from trio_wsgi.cpulist import parse_cpus
+from trio_wsgi.rules.forwarded import parse_names
+from trio_wsgi.rules.grammar import HEADER_NAME
+from trio_wsgi.rules.paths import split_prefix
+from trio_wsgi.rules.proxies import parse_proxies
 
 
 def check_prefix(text: str) -> None:
@@ -57,15 +50,6 @@ def _refuse_dots(path: str, text: str) -> None:
         raise ValueError(f"{text!r} has a dot segment, which no client sends; write the path that it leads to")
 
 
-def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
-    """The segments of a mount's URL, as those that a client's path begins with are compared to them.
-
-    Args:
-        prefix: percent-encoded; slashes that follow each other, and at the end, count for nothing.
-    """
-    return tuple(unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment)
-
-
 def check_header_name(text: str) -> None:
     if text and HEADER_NAME.fullmatch(text) is None:
         raise ValueError(f"{text!r} cannot be a header's name; write a token such as X-Timeout")
@@ -88,8 +72,8 @@ def check_mode(text: str) -> None:
 
 
 def check_affinity(text: str) -> None:
-    if text not in {"auto", "off"} and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is None:
-        raise ValueError(f"{text!r} names no CPUs; write auto, off or a list such as 0,2-3")
+    if text not in {"auto", "off"}:
+        parse_cpus(text)
 
 
 def check_health_path(text: str) -> None:
@@ -98,18 +82,11 @@ def check_health_path(text: str) -> None:
 
 
 def check_networks(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each != "*":
-            try:
-                ipaddress.ip_network(each, strict=False)
-            except ValueError:
-                raise ValueError(f"{each!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
+    parse_proxies([text])
 
 
 def check_proxy_headers(text: str) -> None:
-    for each in filter(None, map(str.strip, text.split(","))):
-        if each.lower() not in BELIEVABLE:
-            raise ValueError(f"{each!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+    parse_names([text])
 
 
 def check_variable(pair: tuple[str, str]) -> None:

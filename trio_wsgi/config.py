@@ -7,8 +7,8 @@ Laws:
   these declarations and from nothing else.
 * Seconds and bytes. A duration of ``none`` is `math.inf`.
 
-To add a setting, add one field under its section. The annotation chooses how it is read
-(see `setting.KINDS`).
+To add a setting, add one field under its section, an example to tests/test_config.py, and write the page anew
+(`reference`). The annotation chooses how it is read (`kind.KINDS`).
 """
 # ruff: noqa: RUF009 - calls in dataclass defaults are what a declaration is made of
 
@@ -22,7 +22,6 @@ from typing import Any
 
 from trio_wsgi.address import Address, parse_address
 from trio_wsgi.checks import (
-    BELIEVABLE,
     check_affinity,
     check_header_name,
     check_header_value,
@@ -38,13 +37,9 @@ from trio_wsgi.checks import (
 )
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
+from trio_wsgi.rules.forwarded import BELIEVABLE
+from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 from trio_wsgi.setting import Reach, Section, read_settings
-
-# The combined log format first, so that its parsers go on working; what we add stands at the end.
-DEFAULT_LOG_FORMAT = (
-    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
-    " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
-)
 
 BINDING = Section("Binding", "Where connections come from.")
 PROCESSES = Section(
@@ -470,11 +465,12 @@ class Config:
         instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
-        DEFAULT_LOG_FORMAT,
+        DEFAULT_FORMAT,
         "Format of the access log: gunicorn's atoms, and outcome, reason, sent, promised, rate. Where it begins with "
         "{, what clients send is escaped as in JSON. Times begin with the first byte of a request, or, where it was "
         "asked ahead, when its turn has come.",
         metavar="FORMAT",
+        check=compile_format,
         reach=Reach.SERVER,
     )
     error_logfile: str = LOGGING.setting(
@@ -543,14 +539,13 @@ class Config:
 SETTINGS = read_settings(Config)
 
 
-def make_config(values: Mapping[str, Any], source: str = "") -> Config:
+def make_config(values: Mapping[str, Any]) -> Config:
     """A Config from a mapping whose keys nobody has checked.
 
     Args:
         values: names, with dashes or underscores, and Python or TOML values.
-        source: where they come from, for the error; may be empty.
 
     Raises:
         ConfigError: no such setting (with the nearest name), or a value that cannot be used.
     """
-    return Config(**SETTINGS.accept(values, source))
+    return Config(**SETTINGS.accept(values))

@@ -194,6 +194,7 @@ class Kind:
         accept: takes a Python or TOML value, returns the checked and immutable one.
         show: for people and for the environment; of a repeatable kind one item.
         toml: as TOML; reads back as the same value.
+        low: the least value of a number, where its setting says none.
         repeatable: the flag may be given several times, the value is a tuple.
         unit: follows the value in help texts.
     """
@@ -203,6 +204,7 @@ class Kind:
     accept: Callable[[Any], Any]
     show: Callable[[Any], str]
     toml: Callable[[Any], str]
+    low: int | None = None
     repeatable: bool = False
     unit: str = ""
 
@@ -210,9 +212,9 @@ class Kind:
 TEXT = Kind("TEXT", str, _accept_str, str, _toml_str)
 KINDS: Mapping[str, Kind] = {
     "bool": Kind("", parse_bool, _accept_bool, lambda v: "yes" if v else "no", lambda v: str(v).lower()),
-    "int": Kind("N", parse_int, _accept_int, str, str),
-    "Size": Kind("SIZE", parse_size, _accept_size, show_size, str),
-    "Seconds": Kind("SECONDS", parse_seconds, _accept_seconds, show_seconds, repr, unit="s"),
+    "int": Kind("N", parse_int, _accept_int, str, str, low=0),
+    "Size": Kind("SIZE", parse_size, _accept_size, show_size, str, low=0),
+    "Seconds": Kind("SECONDS", parse_seconds, _accept_seconds, show_seconds, repr, low=0, unit="s"),
     "str": TEXT,
     "str | None": dataclasses.replace(TEXT, accept=_accept_optional),
     "Strings": Kind("TEXT", str, _accept_strings, str, _toml_list, repeatable=True),

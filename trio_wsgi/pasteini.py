@@ -22,7 +22,6 @@ from trio_wsgi.config import SETTINGS
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.kind import parse_pair
-from trio_wsgi.setting import nearest
 
 MAIN = "main"
 SERVER = f"server:{MAIN}"
@@ -102,10 +101,8 @@ def read_settings(local: Mapping[str, str], where: str) -> dict[str, str]:
     for key, value in local.items():
         if key in _PLACES:
             continue
-        name, label = SETTINGS.find(key), f"{key} in {where}"
-        if name is None:
-            hint = find_hint(key) or nearest(key.replace("-", "_"), SETTINGS)
-            raise ConfigError(label, "there is no such setting", hint)
+        label = f"{key} in {where}"
+        name = SETTINGS.resolve(key, label, find_hint(key))
         if name in texts:
             raise ConfigError(label, f"{name} is written twice", "keep one")
         texts[name] = value

@@ -10,11 +10,8 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
-
 from trio_wsgi.config import SETTINGS
-from trio_wsgi.setting import Reach, Section, Setting
+from trio_wsgi.setting import Reach, Setting
 from trio_wsgi.sources import Loaded
 
 _INTRO = """\
@@ -61,25 +58,13 @@ A wrong name or value ends the process with exit code 1. With workers, an applic
 """
 
 
-def sections() -> Iterator[tuple[Section, list[Setting]]]:
-    """The settings in order, by section."""
-    for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
-        yield section, list(settings)
-
-
-def describe_default(setting: Setting) -> str:
-    """Such as ``30 s`` or ``64k``; empty where nothing is the default."""
-    shown = setting.show(setting.default)
-    return f"{shown} {setting.kind.unit}" if shown and setting.kind.unit and shown != "none" else shown
-
-
 def format_markdown() -> str:
     """The page docs/configuration.md."""
     intro = _INTRO.replace("{familiar}", _familiar())
     for reach in (Reach.COMMAND, Reach.PROCESS):
         intro = intro.replace(f"{{{reach.name.lower()}}}", _needing(reach))
     parts = [intro]
-    for section, settings in sections():
+    for section, settings in SETTINGS.by_section():
         rows = ["| Setting | Default | Meaning |", "|---|---|---|", *map(_row, settings)]
         parts.append("\n".join([f"## {section.title}", "", *([section.intro, ""] if section.intro else []), *rows, ""]))
     return "\n".join(parts)
@@ -99,25 +84,23 @@ def _needing(reach: Reach) -> str:
 def format_toml(loaded: Loaded) -> str:
     """Every setting with its value and, as a comment, where it came from; unset ones are commented out."""
     parts = []
-    for section, settings in sections():
+    for section, settings in SETTINGS.by_section():
         parts.append(f"# {section.title}")
         for setting in settings:
             value = getattr(loaded.config, setting.name)
-            key = setting.name.replace("_", "-")
-            line = f"# {key} is not set" if value is None else f"{key} = {setting.kind.toml(value)}"
+            line = f"# {setting.key} is not set" if value is None else f"{setting.key} = {setting.kind.toml(value)}"
             parts.append(f"{line}  # {loaded.origins[setting.name]}")
         parts.append("")
     return "\n".join(parts)
 
 
 def _row(setting: Setting) -> str:
-    flags = [*setting.flags, setting.flag]
-    if setting.kind.metavar == "":
-        names = f"`{setting.flag}`, `--no-{setting.flag[2:]}`"
+    if setting.is_switch:
+        names = f"`{setting.flag}`, `{setting.no_flag}`"
     else:
-        choices = ("|".join(setting.choices) or setting.metavar).replace("|", "\\|")
-        names = ", ".join(f"`{flag} {choices}`" for flag in flags)
-    default = describe_default(setting)
+        metavar = setting.metavar.replace("|", "\\|")
+        names = ", ".join(f"`{flag} {metavar}`" for flag in (*setting.flags, setting.flag))
+    default = setting.show_default()
     return f"| {names} | {f'`{default}`' if default else ''} | {setting.help.replace('|', chr(92) + '|')} |"
 
 

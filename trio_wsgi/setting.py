@@ -13,8 +13,9 @@ import dataclasses
 import difflib
 import enum
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from trio_wsgi.errors import ConfigError
@@ -34,7 +35,7 @@ class Reach(enum.IntEnum):
 _INSTEAD = {Reach.SERVER: "", Reach.PROCESS: "do it in your program", Reach.COMMAND: "use the command"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """One declared setting; see `Section.setting` for the arguments it is declared with."""
 
@@ -56,8 +57,22 @@ class Setting:
     instead: str
 
     @property
+    def key(self) -> str:
+        """Its name as it is written in TOML, and after the dashes of its flag."""
+        return self.name.replace("_", "-")
+
+    @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + self.key
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag takes no value: it has a second one, `no_flag`."""
+        return self.kind is KINDS["bool"]
+
+    @property
+    def no_flag(self) -> str:
+        return "--no-" + self.key
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -120,6 +135,11 @@ class Setting:
             return ""
         return " ".join(map(self.kind.show, value)) if self.kind.repeatable else self.kind.show(value)
 
+    def show_default(self) -> str:
+        """The default for people, such as ``30 s`` or ``64k``; empty where nothing is the default."""
+        shown = self.show(self.default)
+        return f"{shown} {self.kind.unit}" if shown and self.kind.unit and shown != "none" else shown
+
     def _bounds(self) -> str:
         low, high = self.low or 0, self.high
         if high is not None:
@@ -172,7 +192,7 @@ class Section:
             default: what counts when nobody says anything.
             help: one or two sentences for `--help` and the docs; say here what 0 and none mean.
             flags: further flags beside the one made from the name, such as ``-b``.
-            metavar: stands for the value in `--help`; else the kind's own.
+            metavar: stands for the value in `--help`; else the choices do, or the kind's own.
             low, high: inclusive bounds of a number; low is 0 when not given.
             choices: the only texts allowed.
             no_choice: what who wrote another text may have meant, where none of them is near.
@@ -184,22 +204,22 @@ class Section:
         """
         reach = self.reach if reach is None else reach
         draft = Setting(
-            "",
-            TEXT,
-            self,
-            default,
-            help,
-            flags,
-            metavar,
-            low,
-            high,
-            choices,
-            no_choice,
-            check,
-            familiar,
-            familiar_form,
-            reach,
-            instead or _INSTEAD[reach],
+            name="",  # the field will tell this and the kind: see `read_settings`
+            kind=TEXT,
+            section=self,
+            default=default,
+            help=help,
+            flags=flags,
+            metavar=metavar,
+            low=low,
+            high=high,
+            choices=choices,
+            no_choice=no_choice,
+            check=check,
+            familiar=familiar,
+            familiar_form=familiar_form,
+            reach=reach,
+            instead=instead or _INSTEAD[reach],
         )
         return dataclasses.field(default=default, metadata={"setting": draft})
 
@@ -207,26 +227,41 @@ class Section:
 class Settings(dict[str, Setting]):
     """All that are declared, by name, in order."""
 
+    def by_section(self) -> Iterator[tuple[Section, list[Setting]]]:
+        """All of them in order, those of a section together."""
+        for section, settings in groupby(self.values(), key=lambda setting: setting.section):
+            yield section, list(settings)
+
     def find(self, key: str) -> str | None:
         """The name of the setting that a key means, written with dashes or underscores; None when there is none."""
         spelt = key.replace("-", "_")
         return spelt if spelt in self else next((each.name for each in self.values() if spelt in each.aliases), None)
 
-    def accept(self, values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-        """The checked values of keys that nobody has checked, by the names of their settings.
+    def resolve(self, key: str, label: str, hint: str = "") -> str:
+        """The name of the setting that a key means, as `find`.
 
         Args:
-            source: where they come from, for the error; may be empty.
+            label: what the user wrote, for the error.
+            hint: what to write where there is none; else the nearest name.
+
+        Raises:
+            ConfigError: there is no such setting.
+        """
+        name = self.find(key)
+        if name is None:
+            raise ConfigError(label, "there is no such setting", hint or nearest(key.replace("-", "_"), self))
+        return name
+
+    def accept(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The checked values of keys that nobody has checked, by the names of their settings.
 
         Raises:
             ConfigError: no such setting (with the nearest name), or a value that cannot be used.
         """
         accepted = {}
         for key, value in values.items():
-            name, label = self.find(key), f"{key} in {source}" if source else key
-            if name is None:
-                raise ConfigError(label, "there is no such setting", nearest(key.replace("-", "_"), self))
-            accepted[name] = self[name].accept(value, label)
+            name = self.resolve(key, key)
+            accepted[name] = self[name].accept(value, key)
         return accepted
 
 
@@ -240,9 +275,12 @@ def read_settings(declaration: type) -> Settings:
     for field in dataclasses.fields(declaration):
         draft: Setting = field.metadata["setting"]
         kind = KINDS[str(field.type)]
-        low = 0 if draft.low is None and kind.metavar in ("N", "SIZE", "SECONDS") else draft.low
         settings[field.name] = dataclasses.replace(
-            draft, name=field.name, kind=kind, low=low, metavar=draft.metavar or kind.metavar
+            draft,
+            name=field.name,
+            kind=kind,
+            low=kind.low if draft.low is None else draft.low,
+            metavar=draft.metavar or "|".join(draft.choices) or kind.metavar,
         )
     return settings
 

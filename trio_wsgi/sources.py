@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import NO_SETTINGS
 from trio_wsgi.foreign import find_hint
 from trio_wsgi.setting import ENVIRONMENT_PREFIX, nearest
 
 DEFAULT_FILE = "pyproject.toml"
 TABLE_NAMES = ("trio-wsgi", "trio_wsgi")
+_PLACES = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
 PASTE_ORIGIN = "[server:main]"
 FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"  # as -c
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _PORT_OF_A_SERVICE = re.compile(r"(\w+_)?PORT=(tcp|udp|sctp)://.*")
-_FLAGS = ("--paste", "--paste-global", "--config", "--check-config", "--print-config")  # that are no settings
 _FOREIGN_FILES = {  # what others' -c takes
     ".py": "write the settings of gunicorn.conf.py in TOML: docs/migrating.md",
     ".ini": "for a PasteDeploy file, write --paste FILE",
@@ -193,17 +194,15 @@ def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
 def _find_flag(key: str) -> str:
     """What to do with a key that is no setting, but a flag of the command."""
     flag = "--" + key.replace("_", "-")
-    return f"it is a flag of the command: write {flag}" if flag in _FLAGS else ""
+    return f"it is a flag of the command: write {flag}" if flag in NO_SETTINGS else ""
 
 
 def _read_table(table: dict[str, Any], path: Path) -> Layer:
     layer: Layer = {}
     for key, value in table.items():
-        name, label = SETTINGS.find(key), f"{key} in {path}"
-        if name is None:
-            tables = f"settings stand at the top, in [{TABLE_NAMES[0]}] or in [tool.{TABLE_NAMES[0]}]"
-            near = tables if isinstance(value, dict) else nearest(key.replace("-", "_"), SETTINGS)
-            raise ConfigError(label, "there is no such setting", find_hint(key) or _find_flag(key) or near)
+        label = f"{key} in {path}"
+        hint = find_hint(key) or _find_flag(key) or (_PLACES if isinstance(value, dict) else "")
+        name = SETTINGS.resolve(key, label, hint)
         if name in layer:
             raise ConfigError(label, "it is written twice, by two of its names", "keep one")
         layer[name] = Given(SETTINGS[name].accept(value, label), str(path))

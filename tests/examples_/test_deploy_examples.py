@@ -31,8 +31,8 @@ from serving import Command, command
 from tools import require_tool
 from waiting import wait_until
 
-from trio_wsgi.cli import build_parser, parse_arguments
 from trio_wsgi.config import Config
+from trio_wsgi.flags import build_parser, parse_arguments
 from trio_wsgi.kind import parse_seconds
 from trio_wsgi.sources import load_config
 

@@ -23,9 +23,9 @@ from tools import require_tool
 from waiting import wait_until
 
 import trio_wsgi
-from trio_wsgi.cli import build_parser, parse_arguments
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import build_parser, parse_arguments
 from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import Systemd, take_systemd

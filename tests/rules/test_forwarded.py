@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_wsgi.checks import BELIEVABLE
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.environ import Site, build_environ
-from trio_wsgi.rules.forwarded import Forwarded, Forwarding, find_client, read_forwarded
+from trio_wsgi.rules.forwarded import BELIEVABLE, Forwarded, Forwarding, find_client, read_forwarded
 from trio_wsgi.rules.head import parse_request
 from trio_wsgi.rules.proxies import parse_ip, parse_proxies
 

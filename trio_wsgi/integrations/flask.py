@@ -19,8 +19,9 @@ from flask.cli import ScriptInfo
 from flask.helpers import get_debug_flag
 
 from trio_wsgi.address import DEFAULT_HOST, DEFAULT_PORT, join_host
-from trio_wsgi.cli import Parser, add_flags, find_unknown, format_words, main
+from trio_wsgi.cli import main
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import Parser, add_flags, find_unknown, format_words
 
 _DEBUG = {"reload": True, "expose_tracebacks": True}
 

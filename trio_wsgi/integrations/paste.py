@@ -22,7 +22,6 @@ from trio_wsgi.pasteini import SERVER, is_ours, read_settings
 from trio_wsgi.process.prepare import prepare_process
 from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.systemd import take_systemd
-from trio_wsgi.rules.logline import compile_format
 from trio_wsgi.sources import load_config
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware
@@ -58,7 +57,6 @@ def serve_paste(app: WSGIApplication, global_conf: Mapping[str, str] | None = No
         raise ConfigError("workers", f"{config.workers} cannot be had under pserve", f"start trio-wsgi --paste {where}")
     if config.script_reloading:
         raise ConfigError("script_reloading", "an application that is handed over has no name", "write pserve --reload")
-    compile_format(config.access_logformat)
     prepare_process(config)
     code = serve_standalone(lambda: apply_middleware(app, config.middleware), config, systemd)
     if code:

@@ -12,33 +12,12 @@ from __future__ import annotations
 import logging
 import os
 
+from trio_wsgi.cpulist import parse_cpus, show_cpus
 from trio_wsgi.errors import ConfigError
 
 log = logging.getLogger("trio_wsgi.error")
 
 SETTING = "cpu_affinity"
-MOST = 1 << 16  # CPUs: more than any kernel counts (NR_CPUS)
-
-
-def parse_cpus(text: str) -> tuple[int, ...]:
-    """The CPUs of a list such as ``0,2-3``, in its order, each once.
-
-    Args:
-        text: as the setting's check has let through.
-
-    Raises:
-        ConfigError: a range that runs backwards, or to what no kernel counts.
-    """
-    found: dict[int, None] = {}
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        for number in (first, last or first):
-            if len(number) > 9 or int(number) >= MOST:
-                raise ConfigError(SETTING, f"there is no CPU {number:.20}", f"write numbers below {MOST}")
-        if dash and int(last) < int(first):
-            raise ConfigError(SETTING, f"{part!r} runs backwards", f"write {last}-{first}")
-        found |= dict.fromkeys(range(int(first), int(last or first) + 1))
-    return tuple(found)
 
 
 def allowed_cpus() -> frozenset[int] | None:
@@ -66,17 +45,6 @@ def decide_cpu(setting: str, slot: int, allowed: frozenset[int]) -> int | None:
         which = f"CPU {missing[0]} is" if len(missing) == 1 else f"CPUs {show_cpus(missing)} are"
         raise ConfigError(SETTING, f"{which} not to be had", f"this process may use {show_cpus(allowed)}")
     return cpus[slot % len(cpus)]
-
-
-def show_cpus(cpus: frozenset[int] | list[int]) -> str:
-    """Such as ``0,2-3``: what `parse_cpus` reads."""
-    runs: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if runs and cpu == runs[-1][-1] + 1:
-            runs[-1].append(cpu)
-        else:
-            runs.append([cpu])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def check_affinity(setting: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from trio_wsgi.checks import TOKEN
+from trio_wsgi.rules.grammar import TOKEN
 
 _TOKEN = re.compile(TOKEN.encode())
 _WEIGHT = re.compile(rb"[qQ]=(?:(0)(?:\.([0-9]{0,3}))?|1(?:\.0{0,3})?)")  # section 12.4.2

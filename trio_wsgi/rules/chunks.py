@@ -15,8 +15,8 @@ from __future__ import annotations
 import enum
 import re
 
-from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.grammar import TOKEN
 from trio_wsgi.rules.head import HeadLimits
 
 _LINES_AT_ONCE = 256  # some 0.4 ms

@@ -21,12 +21,21 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from trio_wsgi.address import PORT_MAX
-from trio_wsgi.checks import BELIEVABLE, TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.grammar import TOKEN
 from trio_wsgi.rules.headers import HeaderPairs
 from trio_wsgi.rules.proxies import Proxies, parse_ip
 from trio_wsgi.rules.target import check_authority
 
+# What proxies say of their clients, in headers that we can read.
+BELIEVABLE = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+)
 _KEYS = {name: "HTTP_" + name.upper().replace("-", "_") for name in BELIEVABLE}
 ENVIRON_KEYS = frozenset(_KEYS.values())
 
@@ -70,8 +79,16 @@ class Forwarding:
 
 
 def parse_names(texts: Iterable[str]) -> frozenset[bytes]:
-    """Read `trusted_proxy_headers`: names, each text one or several with commas between."""
-    return frozenset(name for text in texts for each in text.split(",") if (name := each.strip().lower().encode()))
+    """Read `trusted_proxy_headers`: names, each text one or several with commas between.
+
+    Raises:
+        ValueError: one of them is not among `BELIEVABLE`; and what to write.
+    """
+    names = [name for text in texts for each in text.split(",") if (name := each.strip())]
+    for name in names:
+        if name.lower() not in BELIEVABLE:
+            raise ValueError(f"{name!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+    return frozenset(name.lower().encode() for name in names)
 
 
 class Forwarded(NamedTuple):

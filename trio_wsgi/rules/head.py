@@ -16,8 +16,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trio_wsgi.checks import TOKEN
 from trio_wsgi.errors import ClientError
+from trio_wsgi.rules.grammar import TOKEN
 from trio_wsgi.rules.headers import LENGTH_DIGITS_MAX, HeaderPairs
 from trio_wsgi.rules.target import check_authority, parse_target
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from trio_wsgi.checks import HEADER_NAME
 from trio_wsgi.errors import AppError
+from trio_wsgi.rules.grammar import HEADER_NAME
 
 Headers = list[tuple[bytes, bytes]]
 HeaderPairs = Sequence[tuple[bytes, bytes]]  # where they are read only

@@ -2,7 +2,7 @@
 
 Laws:
 
-* A format is compiled once; what is wrong with it is a `ConfigError` then, never a surprise while serving.
+* A format is compiled once; what is wrong with it is a `ValueError` then, never a surprise while serving.
 * One record is one line of printable ASCII: everything that came from the client or the application has its
   quotes, backslashes, controls and other bytes written as ``\\xNN``: a line can be neither broken nor forged.
 * A format that begins with ``{`` writes JSON: there these are ``\\u00NN``, still one for each byte.
@@ -24,15 +24,20 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
-from trio_wsgi.errors import ConfigError
 from trio_wsgi.record import RequestRecord
 from trio_wsgi.rules.dates import MONTHS
 
 Atom = Callable[[RequestRecord], str]
 
+# The combined log format first, so that its parsers go on working; what we add stands at the end.
+DEFAULT_FORMAT = (
+    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+    " outcome=%(outcome)s promised=%(promised)s seconds=%(L)s"
+)
+
 _PLACE = re.compile(r"%(?:%|\((?P<name>[^)]+)\)s|)")
 _LINE_END = re.compile(r".{0,12}[\r\n].{0,12}")
-_ONE_LINE = "write it in one line; in TOML, between three quotes, a backslash at the end of a line joins it to the next"
+_ONE_LINE = "write it in one line: in TOML, between three quotes, a backslash at the end of a line joins it to the next"
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 _UNSAFE_BARE = re.compile(r"[^!#-\[\]-~]")  # where the usual formats put no quotes around, a space forges too
 
@@ -50,11 +55,11 @@ def compile_format(text: str) -> Atom:
     Spec: RFC 8259 §6 and §7, for JSON. What may be unknown, as %(promised)s, stands in quotes there.
 
     Raises:
-        ConfigError: for `access_logformat`: no such atom (with the nearest name), a stray percent sign, or a line end.
+        ValueError: no such atom (with the nearest name), a stray percent sign, or a line end; and what to write.
     """
     text = text.strip("\r\n")
     if within := _LINE_END.search(text):
-        raise ConfigError("access_logformat", f"{within[0]!r} has a line end in it", _ONE_LINE)
+        raise ValueError(f"{within[0]!r} has a line end in it; {_ONE_LINE}")
     pieces: list[str] = []
     atoms: list[Atom] = []
     end = 0
@@ -68,9 +73,7 @@ def compile_format(text: str) -> Atom:
             pieces.append("%%")
         else:
             around = text[place.start() : place.start() + 12]
-            raise ConfigError(
-                "access_logformat", f"{around!r} is not an atom", "write %(name)s, or %% for a percent sign"
-            )
+            raise ValueError(f"{around!r} is not an atom; write %(name)s, or %% for a percent sign")
     template = "".join([*pieces, text[end:]])
     if writes_json(text):
         atoms = [_as_json(atom) for atom in atoms]
@@ -123,7 +126,7 @@ def _find_atom(name: str) -> Atom:
             if near
             else "there are " + " ".join([*_ATOMS, "{header}i {header}o {name}e"])
         )
-        raise ConfigError("access_logformat", f"%({name})s is not an atom", hint)
+        raise ValueError(f"%({name})s is not an atom; {hint}")
     return _BRACED[braced[2]](braced[1])
 
 

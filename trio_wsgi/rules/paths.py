@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from trio_wsgi.checks import split_prefix
-
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _FORBIDDEN = re.compile(rb"[/\\\x00]")
 _WELL_KNOWN = b".well-known"  # RFC 8615: made to be served, dot or not
@@ -90,6 +88,15 @@ def split_internal(value: bytes, prefix: bytes) -> MountPath | None:
     if b".." in segments or b"\x00" in path:
         return MountPath(refused="dot segments or NUL")
     return MountPath(tuple(segments[len(wanted) :]), path.endswith((b"/", b"/.")))
+
+
+def split_prefix(prefix: bytes) -> tuple[bytes, ...]:
+    """The segments of a mount's URL, as those that a client's path begins with are compared to them.
+
+    Args:
+        prefix: percent-encoded; slashes that follow each other, and at the end, count for nothing.
+    """
+    return tuple(unquote_to_bytes(segment) for segment in prefix.split(b"/") if segment)
 
 
 @lru_cache(maxsize=64)

@@ -48,11 +48,10 @@ def parse_proxies(texts: Iterable[str]) -> Proxies:
     """Read a setting: addresses, networks and ``*``, each text one or several with commas between.
 
     Raises:
-        ValueError: one of them is none of these.
+        ValueError: one of them is none of these; and what to write.
     """
     members = [member for text in texts for each in text.split(",") if (member := each.strip())]
-    networks = [_unmap(ipaddress.ip_network(member, strict=False)) for member in members if member != "*"]
-    return Proxies("*" in members, tuple(networks))
+    return Proxies("*" in members, tuple(_parse_network(member) for member in members if member != "*"))
 
 
 def parse_ip(text: str) -> IPAddress | None:
@@ -64,7 +63,12 @@ def parse_ip(text: str) -> IPAddress | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _unmap(network: IPNetwork) -> IPNetwork:
+def _parse_network(text: str) -> IPNetwork:
+    """A network, or an address as one of its own; mapped ones as IPv4."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < _MAPPED_BITS:
         return network

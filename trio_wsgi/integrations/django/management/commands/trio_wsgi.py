@@ -19,8 +19,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from trio_wsgi.cli import add_flags, find_unknown, format_words, main
+from trio_wsgi.cli import main
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.flags import add_flags, find_unknown, format_words
 from trio_wsgi.process.exits import ExitCode
 
 ANY_APPLICATION = "django.core.wsgi:get_wsgi_application()"  # where the settings name none
