@@ -24,6 +24,7 @@ GROUND = (
     "config",
     "errors",
     "foreign",
+    "forks",
     "kind",
     "owner",
     "pasteini",
