@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-GROUND = ("address", "cpulist", "errors", "record", "version")
+GROUND = ("address", "cpulist", "errors", "forks", "record", "version")
 SETTINGS = ("checks", "config", "flags", "foreign", "kind", "owner", "pasteini", "reference", "setting", "sources")
 ROOMS = ("rules", "disk", "wsgi", "net", "process")
 ROOF = ("__init__", "__main__", "cli")

@@ -1,4 +1,4 @@
-"""Rules of children that the application forks: they are no servers, and signals end them."""
+"""Rules of children that the application forks: they are no servers, hold no socket of ours, and signals end them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from realproxies import open_nginx
 from serving import Command, command
 from waiting import wait_until
 
@@ -35,6 +37,19 @@ at_import = fork.Process(target=caught)
 at_import.start()
 at_import.join()
 
+def stay():
+    if (pid := os.fork()) == 0:
+        wait()
+        os._exit(0)
+    return pid
+
+if "STAYS" in os.environ:
+    staying = stay()
+if "LEAVES" in os.environ:
+    if os.fork() == 0:
+        sys.exit()
+    os.wait()
+
 def app(environ, start_response):
     path, told = environ["PATH_INFO"], ""
     if path == "/caught":
@@ -54,16 +69,26 @@ def app(environ, start_response):
         daemons.append(fork.Process(target=wait, daemon=True))
         daemons[-1].start()
         told = str(daemons[-1].pid)
+    elif path == "/stay":
+        told = str(stay())
+    elif path == "/staying":
+        told = str(staying)
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [told.encode()]
+    return (block for block in [told.encode()])  # of no known length: the connection ends it in HTTP/1.0
 """
+
+
+@contextmanager
+def serving_app(folder: Path, address: str, workers: int, *words: str, **environ: str) -> Iterator[Command]:
+    (folder / "forking.py").write_text(APP)
+    words = ("-b", address, "--graceful-timeout", "20", *words, "forking:app")
+    with command(*words, cwd=folder, workers=workers, **environ) as started:
+        yield started
 
 
 @pytest.fixture(params=[0, 1], ids=["standalone", "worker"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Command]:
-    (tmp_path / "forking.py").write_text(APP)
-    words = ("-b", "127.0.0.1:0", "--graceful-timeout", "20", "forking:app")
-    with command(*words, cwd=tmp_path, workers=request.param) as started:
+    with serving_app(tmp_path, "127.0.0.1:0", request.param) as started:
         yield started
 
 
@@ -108,3 +133,49 @@ def test_a_daemon_of_multiprocessing_ends_with_the_server_and_at_once(run: Comma
     finally:
         if is_running(child):
             os.kill(child, signal.SIGKILL)
+
+
+@contextmanager
+def staying(child: int) -> Iterator[None]:
+    """A child that is there all the time, and ended afterwards."""
+    try:
+        yield
+        assert is_running(child)
+    finally:
+        if is_running(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_nginx_gets_the_end_of_an_answer(run: Command, tmp_path: Path) -> None:
+    """It asks in HTTP/1.0, and passes on what it has when the connection ends: not only with a child of the view's."""
+    with open_nginx(
+        tmp_path, lambda ports: f"server {{ listen 127.0.0.1:{ports[0]}; location / {{ proxy_pass {run.url}; }} }}"
+    ) as nginx:
+        url = f"http://127.0.0.1:{nginx.ports[0]}/stay"
+        with urllib.request.urlopen(url, timeout=30) as response, staying(int(response.read())):
+            pass
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["standalone", "worker"])
+def test_the_address_is_free_when_the_server_has_ended(workers: int, tmp_path: Path) -> None:
+    """Though children of the import and of a view live on: nobody waits in a queue that is not looked at."""
+    with (
+        serving_app(tmp_path, "127.0.0.1:0", workers, STAYS="1") as run,
+        staying(int(get(run, "/staying"))),
+        staying(int(get(run, "/stay"))),
+    ):
+        run.send_signal(signal.SIGTERM)
+        assert run.wait() == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", run.port))
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["standalone", "worker"])
+def test_a_child_that_leaves_takes_no_file_of_ours_along(workers: int, tmp_path: Path) -> None:
+    """It goes out through all that the server has begun: the socket's file, the pid file and the channel to the
+    supervisor are its parent's."""
+    path = tmp_path / "socket"
+    with serving_app(tmp_path, f"unix:{path}", workers, "--pid", str(tmp_path / "pid"), LEAVES="1"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert (tmp_path / "pid").exists()

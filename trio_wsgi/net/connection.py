@@ -132,6 +132,12 @@ class Connection:
         return self._state if serving is None else serving.state
 
     @property
+    def sock(self) -> socket.socket:
+        """Its socket; that is closed while another object takes it over, to begin TLS."""
+        greeting = self._greeting
+        return (self._transport if greeting is None else greeting.transport).sock
+
+    @property
     def taken(self) -> int:
         """Bytes of the present response that the client itself has taken; falls when the next one begins."""
         serving = self._serving
@@ -158,9 +164,9 @@ class Connection:
         except ClientError as exc:
             refused = exc
         finally:
-            self._greeting = None
             self._peer = greeting.peer
             self._transport = self._wire.transport = greeting.transport
+            self._greeting = None
         await self._refuse(nursery, refused)
         await self._linger()
         return False

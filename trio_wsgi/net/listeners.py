@@ -2,7 +2,8 @@
 
 Laws:
 
-* All are open before the first connection is accepted, and all are closed by whoever opened them.
+* All are open before the first connection is accepted, and all are closed by whoever opened them. A child that the
+  application forks has none of them, nor their files: an address is free when we have closed it.
 * A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
   already listen under that name.
 * What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file. One
@@ -25,6 +26,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.forks import undone_in_children
 from trio_wsgi.net.unixsocket import Access, SocketFile, listen_unix
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -144,6 +146,7 @@ def open_listeners(
                 absent[address] = exc
             else:
                 stack.callback(listener.close)
+                stack.enter_context(undone_in_children(listener.sock.close))
                 served.add(address)
                 listeners.append(listener)
         for address in absent.keys() - served:
@@ -191,6 +194,7 @@ def borrow_listeners(given: Sequence[ListeningSocket]) -> Iterator[list[Listener
             theirs = each.socket if isinstance(each, trio.SocketListener) else each
             try:
                 sock = stack.enter_context(socket.socket(fileno=os.dup(theirs.fileno())))
+                stack.enter_context(undone_in_children(sock.close))
                 _check_listening(sock)
             except OSError as exc:
                 raise ConfigError("listeners", f"number {number}: {_reason(exc)}", _HINTS[errno.EBADF]) from exc

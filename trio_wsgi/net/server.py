@@ -33,6 +33,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.certificates import Tls, describe_kernel_tls, is_ours, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
+from trio_wsgi.net.copies import Copies
 from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.inthread import run_in_thread
@@ -109,6 +110,7 @@ class Server:
             self.config.graceful_timeout, self.config.drain_max, self.config.drain_min_rate
         )
         self._connections: set[Connection] = set()
+        self._copies = Copies(self._connections)
         self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
         self._token: trio.lowlevel.TrioToken | None = None  # of the loop that it serves on
         self._state: _State = "not started"  # for people; what is done next is for the scopes to say
@@ -171,7 +173,8 @@ class Server:
         if self._state == "not started":
             self._state = "serving"
         try:
-            await self._serve_once(listeners, task_status)
+            with self._copies.given_up([listener.sock.getsockname() for listener in listeners]):
+                await self._serve_once(listeners, task_status)
         finally:
             self._state = "ended"
 
@@ -327,6 +330,13 @@ class Server:
         Returns:
             False when there is none; the place is given back then, and when accept(2) fails.
         """
+        self._copies.incomplete = True
+        try:
+            return self._start_next(service, door, nursery)
+        finally:
+            self._copies.incomplete = False
+
+    def _start_next(self, service: Service, door: _Door, nursery: trio.Nursery) -> bool:
         try:
             sock, where = door.listener.sock.accept()
         except OSError as exc:

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Collection, Iterator
 from typing import Any, Self
 
-from trio_wsgi.process.forks import putting_back, undone_in_children
+from trio_wsgi.forks import putting_back, undone_in_children
 from trio_wsgi.process.signals import ENDING
 
 

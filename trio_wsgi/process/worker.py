@@ -5,7 +5,8 @@ Laws:
 * The first line of the channel is the order; it holds all that this process has to know.
 * Signs of life come from the event loop, so that one which is blocked gives none.
 * When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
-* A failure to boot goes up the channel in words; it is the supervisor who shows it.
+* A failure to boot goes up the channel in words; it is the supervisor who shows it. What the application forks has no
+  channel.
 * Once nothing is served any more, what the application does at exit, and threads that it has left, get
   `graceful_timeout`.
 """
@@ -29,6 +30,7 @@ import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.forks import putting_back, undo_in_children
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
@@ -38,7 +40,6 @@ from trio_wsgi.process.child import SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
-from trio_wsgi.process.forks import putting_back, undo_in_children
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.messages import (
@@ -78,6 +79,7 @@ def main(channel: int, stacks: int) -> NoReturn:
     faulthandler.register(SIGNAL_STACKS, file=stacks, all_threads=True, chain=False)
     sock = socket.socket(fileno=channel)
     sock.set_inheritable(False)
+    undo_in_children(sock.close)  # who fails at import, forked there, does not speak for us
     # For the supervisor, when they are sent to all of us by our common name.
     signal.signal(signal.SIGHUP, _ignore)
     undo_in_children(putting_back({signal.SIGHUP: signal.SIG_DFL}))
@@ -123,8 +125,8 @@ def _limit_end(seconds: float, fd: int) -> None:
 
 def _send(sock: socket.socket, message: Failed) -> None:
     """Say it in whole, if the supervisor is still there."""
-    sock.setblocking(True)
     with contextlib.suppress(OSError):
+        sock.setblocking(True)
         sock.sendall(format_message(message))
 
 
@@ -181,7 +183,9 @@ def serve_order(order: Order, sock: socket.socket) -> int:
 
 def _take_listener(inherited: Inherited) -> Listener:
     """Ours alone to close: the supervisor has its own descriptor, and removes the file of a unix socket."""
-    return Listener(take_socket(inherited.fd), inherited.address)
+    sock = take_socket(inherited.fd)
+    undo_in_children(sock.close)
+    return Listener(sock, inherited.address)
 
 
 async def _report(process: Process, config: Config, channel: Channel, recycling: Recycling, started: float) -> None:

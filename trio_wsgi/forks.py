@@ -3,18 +3,19 @@
 Laws:
 
 * What this process has for itself alone is undone in such a child before any other code runs there, newest first.
+* Each is undone whatever becomes of the others, and once: a child's own children have nothing of it.
 * No signal comes between the fork and that: whoever is told to end as soon as it is there does end.
 * A handler that the application has set stays as it is.
+* What is started as a program (`subprocess`, posix_spawn(3)) is no such child: it gets what it is given.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 _undoing: list[Callable[[], object]] = []  # what is to be called in a child
@@ -23,7 +24,6 @@ _forking = threading.local()  # `mask`: the signals that this thread had blocked
 
 def undo_in_children(undo: Callable[[], object]) -> None:
     """Have `undo` called in each child that is forked from now on, by whichever thread; it must wait for nobody."""
-    _register()
     _undoing.append(undo)
 
 
@@ -34,7 +34,8 @@ def undone_in_children(undo: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        _undoing.remove(undo)
+        with suppress(ValueError):  # this is such a child
+            _undoing.remove(undo)
 
 
 def putting_back(before: Mapping[int, Any]) -> Callable[[], None]:
@@ -55,11 +56,6 @@ def putting_back(before: Mapping[int, Any]) -> Callable[[], None]:
     return put_back
 
 
-@functools.cache
-def _register() -> None:
-    os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_undo_all)
-
-
 def _block_signals() -> None:
     if _undoing:
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -72,8 +68,12 @@ def _unblock_signals() -> None:
 
 
 def _undo_all() -> None:
-    try:
-        for undo in reversed(_undoing):
-            undo()
-    finally:
-        _unblock_signals()
+    with ExitStack() as stack:
+        stack.callback(_unblock_signals)
+        for undo in _undoing:
+            stack.callback(undo)
+        _undoing.clear()
+
+
+# At import: with the first use, two threads that begin to serve might do it twice, or the application before us.
+os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_undo_all)
