@@ -40,7 +40,7 @@ def refuse(run: Command, why: str) -> None:
     pids, before = set(worker_pids(run)), run.log.count("SIGHUP: nothing changes")
     run.send_signal(signal.SIGHUP)
     wait_log(run, "SIGHUP: nothing changes", before + 1)
-    assert why in run.log.rpartition("SIGHUP: nothing changes")[2]
+    assert why in run.log[run.log.rindex("SIGHUP: nothing changes") :]
     wait_until(lambda: set(worker_pids(run)) <= pids)  # some may have been leaving
     assert answering_pid(run) in pids
 
@@ -89,6 +89,13 @@ def test_an_application_that_cannot_boot_leaves_all_as_it_was(site: Path, runnin
 def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: Command, text: str, why: str) -> None:
     (site / "site.toml").write_text(text)
     refuse(running, why)
+    (site / "site.toml").write_text("")
+
+
+def test_a_user_whom_workers_could_not_become_is_told_before_one_is_started(site: Path, running: Command) -> None:
+    """A mistake in the settings is none of the application's, and the log does not blame that."""
+    (site / "site.toml").write_text("user = '4242424'\n")
+    refuse(running, "SIGHUP: nothing changes: user: 4242424 has no entry here that tells its group")
     (site / "site.toml").write_text("")
 
 

@@ -1,6 +1,9 @@
 """What stands ready before an application is imported, and its import.
 
-Law: the environment, the working directory and the import path are those that gunicorn gives an application.
+Laws:
+
+* The environment, the working directory and the import path are those that gunicorn gives an application.
+* A supervisor is where its workers serve, with their umask. Whom or what they could not have, it finds out itself.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.plan import Plan
+from trio_wsgi.process.privileges import Identity, Umask, decide_identity
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script
@@ -93,6 +98,29 @@ def enter_directory(plan: Plan) -> None:
     """
     go_home(plan.home)
     change_directory(plan.config)
+
+
+def prepare_workers(plan: Plan, umask: Umask) -> Identity | None:
+    """Be where workers of a plan are started from, with its umask. Asks who the user is, so not on the event loop.
+
+    Returns:
+        Whom they will become.
+
+    Raises:
+        ConfigError: they could not serve it; `go_back`, if others serve.
+    """
+    enter_directory(plan)
+    umask.follow(plan.config)
+    identity = decide_identity(plan.config)
+    check_affinity(plan.config.cpu_affinity)
+    return identity
+
+
+def go_back(plan: Plan, umask: Umask) -> None:
+    """Be where workers that serve were started from, if that is still there."""
+    umask.follow(plan.config)
+    with contextlib.suppress(ConfigError):
+        enter_directory(plan)
 
 
 def prepare_imports(config: Config) -> None:

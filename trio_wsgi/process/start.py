@@ -22,13 +22,12 @@ import trio
 from trio_wsgi.config import Config
 from trio_wsgi.errors import BootError, ConfigError
 from trio_wsgi.net.listeners import resolve
-from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import change_directory, enter_directory, go_home, load_plan, prepare_process
-from trio_wsgi.process.privileges import Umask, decide_identity
+from trio_wsgi.process.prepare import go_back, go_home, load_plan, prepare_process, prepare_workers
+from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.signals import JOBS, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standalone import serve_standalone
@@ -82,23 +81,8 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
         prepare_process(plan.config)
         return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
     umask = Umask()
-    return _supervise(_Start(plan, umask, _prepare(plan, umask)), read_plan, systemd)
-
-
-def _prepare(plan: Plan, umask: Umask, *, patient: bool = True) -> CurrentLogs:
-    """Be where a plan is served from, and open the log. We must be in its home.
-
-    Args:
-        patient: whether to wait for who reads a log that is a pipe.
-
-    Raises:
-        ConfigError: workers could not serve it, or the log cannot be opened.
-    """
-    change_directory(plan.config)
-    umask.follow(plan.config)
-    decide_identity(plan.config)  # before anything is bound: whom a worker could not become is a mistake
-    check_affinity(plan.config.cpu_affinity)
-    return CurrentLogs(plan.config, patient=patient)
+    prepare_workers(plan, umask)  # before anything is bound: what they could not do is a mistake
+    return _supervise(_Start(plan, umask, CurrentLogs(plan.config)), read_plan, systemd)
 
 
 def _prepare_anew(legacy: Legacy, read_plan: ReadPlan, umask: Umask) -> _Start:
@@ -107,12 +91,11 @@ def _prepare_anew(legacy: Legacy, read_plan: ReadPlan, umask: Umask) -> _Start:
         go_home(legacy.plan.home)
         plan = read_plan()
         check_supervised(plan)
-        return _Start(plan, umask, _prepare(plan, umask, patient=False), legacy)
+        prepare_workers(plan, umask)
+        return _Start(plan, umask, CurrentLogs(plan.config, patient=False), legacy)
     except ConfigError as error:
         wrong = error
-    umask.follow(legacy.plan.config)
-    with contextlib.suppress(ConfigError):  # the directory is gone
-        enter_directory(legacy.plan)
+    go_back(legacy.plan, umask)
     return _Start(legacy.plan, umask, open_somehow(legacy.plan.config), legacy, wrong)
 
 

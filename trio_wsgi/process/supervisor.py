@@ -14,7 +14,6 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import math
@@ -30,7 +29,6 @@ import trio
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import resolve
-from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.child import Child, State, ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
@@ -39,7 +37,7 @@ from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import enter_directory, go_home
+from trio_wsgi.process.prepare import go_back, go_home, prepare_workers
 from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.serving import describe_grace
 from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
@@ -343,9 +341,7 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            enter_directory(plan)
-            self._umask.follow(plan.config)
-            check_affinity(plan.config.cpu_affinity)
+            await run_in_thread(prepare_workers, plan, self._umask)
             missing = self._sockets.missing(plan.config)
             self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
         except (ConfigError, OSError) as error:
@@ -370,9 +366,7 @@ class Supervisor:
     def _change_nothing(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
-        self._umask.follow(self._plan.config)
-        with contextlib.suppress(ConfigError):  # the directory is gone
-            enter_directory(self._plan)
+        go_back(self._plan, self._umask)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
         self._sockets.abandon_beyond(self._plan.config, self._fleet.count)

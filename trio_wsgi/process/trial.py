@@ -21,14 +21,13 @@ from typing import NoReturn
 
 import trio
 
-from trio_wsgi.process.affinity import check_affinity
 from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import load_plan, prepare_process
-from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.prepare import load_plan, prepare_imports, prepare_workers
+from trio_wsgi.process.privileges import Umask, become
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
@@ -109,11 +108,10 @@ def _rehearse(plan: Plan, legacy: str) -> None:
     config = plan.config
     check_supervised(plan)
     check_legacy(legacy)
-    prepare_process(config)
-    set_umask(config)
-    identity = decide_identity(config)
-    check_affinity(config.cpu_affinity)
+    identity = prepare_workers(plan, Umask())
     check_pid_file(config.pid, os.getppid())
+    os.environ.update(config.env)
+    prepare_imports(config)
     with open_logs(config):
         become(identity)
         load_plan(plan)
