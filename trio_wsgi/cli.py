@@ -22,7 +22,7 @@ from trio_wsgi.errors import AppLoadError, BootError, ConfigError
 from trio_wsgi.flags import FILES, build_parser, parse_arguments
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
-from trio_wsgi.process.affinity import check_affinity
+from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
@@ -189,7 +189,7 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
 
 def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
-    check_affinity(loaded.config.cpu_affinity)
+    check_cpus_available(loaded.config.cpu_affinity)
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
     print(f"settings: {_count_origins(loaded.origins)}")

@@ -16,7 +16,7 @@ from workers import supervised, worker_pids, write_app
 from trio_wsgi.cpulist import parse_cpus
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process import affinity
-from trio_wsgi.process.affinity import check_affinity, decide_cpu
+from trio_wsgi.process.affinity import check_cpus_available, decide_cpu
 
 HAVE = frozenset({0, 1, 4, 5, 6})
 
@@ -50,9 +50,9 @@ def test_cpus_that_are_not_there_are_named(setting: str, told: str, slot: int) -
 
 PINNED = """
 import os, threading
-from trio_wsgi.process.affinity import allowed_cpus, check_affinity, pin_worker
+from trio_wsgi.process.affinity import allowed_cpus, check_cpus_available, pin_worker
 cpus = sorted(allowed_cpus())
-check_affinity("auto")
+check_cpus_available("auto")
 assert sorted(allowed_cpus()) == cpus
 cpu = pin_worker("auto", len(cpus) + len(cpus) - 1)
 seen = []
@@ -94,9 +94,9 @@ def test_where_the_system_cannot_pin_one_line_says_so(
     """macOS has neither call; nothing else changes there."""
     monkeypatch.delattr(os, "sched_getaffinity")
     with caplog.at_level(logging.INFO, "trio_wsgi.error"):
-        check_affinity("auto")
+        check_cpus_available("auto")
         assert affinity.pin_worker("auto", 0) is None
-        check_affinity("off")
+        check_cpus_available("off")
     assert [record.getMessage() for record in caplog.records] == [
         "cpu_affinity: this system cannot pin processes to CPUs; the setting is ignored"
     ]

@@ -47,7 +47,7 @@ def decide_cpu(setting: str, slot: int, allowed: frozenset[int]) -> int | None:
     return cpus[slot % len(cpus)]
 
 
-def check_affinity(setting: str) -> None:
+def check_cpus_available(setting: str) -> None:
     """Tell the operator at once what no worker could do; for the parent, which pins itself to nothing.
 
     Raises:
@@ -69,7 +69,7 @@ def pin_worker(setting: str, slot: int) -> int | None:
         The CPU; None when the worker is not pinned.
 
     Raises:
-        ConfigError: as `check_affinity`, or the kernel refused.
+        ConfigError: as `check_cpus_available`, or the kernel refused.
     """
     allowed = None if setting == "off" else allowed_cpus()
     cpu = None if allowed is None else decide_cpu(setting, slot, allowed)

@@ -17,7 +17,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.affinity import check_affinity
+from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.privileges import Identity, Umask, decide_identity
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -112,7 +112,7 @@ def prepare_workers(plan: Plan, umask: Umask) -> Identity | None:
     enter_directory(plan)
     umask.follow(plan.config)
     identity = decide_identity(plan.config)
-    check_affinity(plan.config.cpu_affinity)
+    check_cpus_available(plan.config.cpu_affinity)
     return identity
 
 
