@@ -2,8 +2,6 @@
 
 Laws:
 
-* A worker is a fresh interpreter: it has our flags, our import path, the listening sockets, its end of the channel, a
-  place for its stacks, and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
 * Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
   killed. So is who was told to leave, after `graceful_timeout`; who does give signs may have a download that moves.
 * It is known by its number, its channel and its stacks; so a supervisor that has become another program can go on
@@ -18,33 +16,23 @@ import logging
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import trio
 
 from trio_wsgi.config import Config
-from trio_wsgi.process.channel import Channel, open_pair
+from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
-from trio_wsgi.process.messages import Booted, Drain, Failed, Imported, Order, Replace, format_order, parse_message
+from trio_wsgi.process.messages import SILENT_SPELLS, Booted, Drain, Failed, Imported, Replace, parse_message
 from trio_wsgi.process.signals import SIGNAL_STACKS
-from trio_wsgi.process.stacks import Stacks, open_stacks
+from trio_wsgi.process.stacks import Stacks
 
 log = logging.getLogger("trio_wsgi.error")
 
-SILENT_SPELLS = 4  # that make up `timeout`: if we ourselves were stopped meanwhile, that is one of them
 STACKS_TIMEOUT = 5.0  # seconds for the stacks to be written
 END_SLACK = 3.0  # seconds beyond `graceful_timeout`: two signs, and for who is well to end without us
 _TOLD = {0, -signal.SIGTERM, -signal.SIGINT}  # exit codes of workers that were told to leave, maybe as they booted
-PATH_VARIABLE = "_TRIO_WSGI_PATH"
-
-_CODE = (
-    f"import os, sys; sys.path[:] = os.environ.pop('{PATH_VARIABLE}').split(os.pathsep); "
-    "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
-)
-
 
 HearImports = Callable[[Iterable[str], float], None]  # the files of an `Imported`, and since when
 
@@ -276,47 +264,3 @@ class Child:
                     texts.append(line.decode(errors="replace"))
         if texts:
             log.warning("%s says:\n%s", self, "\n".join(texts))
-
-
-def start_child(order: Order, environ: Mapping[str, str]) -> Child:
-    """Start a worker, which gets its order from `Child.watch`.
-
-    Raises:
-        OSError: no process can be started.
-    """
-    with contextlib.ExitStack() as failing, contextlib.ExitStack() as given:
-        channel, theirs = open_pair()
-        failing.callback(channel.close)
-        given.enter_context(theirs)
-        stacks, written = open_stacks()
-        failing.callback(stacks.close)
-        given.callback(os.close, written)
-        fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
-        pid = os.posix_spawn(
-            sys.executable,
-            build_command(theirs.fileno(), written, order),
-            {**environ, PATH_VARIABLE: os.pathsep.join(sys.path)},
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
-                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
-            ],
-            setpgroup=0,
-            setsigmask=(),
-        )
-        failing.pop_all()
-    return Child(order.number, pid, channel, stacks, order=format_order(order))
-
-
-def build_command(channel: int, stacks: int, order: Order) -> list[str]:
-    """The words that start a worker; what follows the descriptors is for people who list processes."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
-    return [
-        sys.executable,
-        *flags,
-        "-c",
-        _CODE,
-        str(channel),
-        str(stacks),
-        f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
-    ]

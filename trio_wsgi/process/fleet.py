@@ -18,11 +18,12 @@ import sys
 import trio
 
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.child import Child, HearImports, State, start_child
+from trio_wsgi.process.child import Child, HearImports, State
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.messages import Failed, Inherited, Order
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.spawn import start_child
 
 log = logging.getLogger("trio_wsgi.error")
 

@@ -18,6 +18,7 @@ from trio_wsgi.address import Address
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 
 SIGN_OF_LIFE = b"\n"
+SILENT_SPELLS = 4  # that make up `timeout`: if the supervisor itself was stopped meanwhile, that is one of them
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,13 +36,13 @@ from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
-from trio_wsgi.process.child import SILENT_SPELLS
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.messages import (
+    SILENT_SPELLS,
     Booted,
     Drain,
     Failed,

@@ -1,0 +1,69 @@
+"""The start of a worker's process, which begins in `worker.main`.
+
+Law: it is a fresh interpreter that has our flags, our import path, the listening sockets, its end of the channel, a
+place for its stacks, and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from trio_wsgi.process.channel import open_pair
+from trio_wsgi.process.child import Child
+from trio_wsgi.process.messages import Order, format_order
+from trio_wsgi.process.stacks import open_stacks
+
+_PATH_VARIABLE = "_TRIO_WSGI_PATH"
+
+_CODE = (
+    f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
+    "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+)
+
+
+def start_child(order: Order, environ: Mapping[str, str]) -> Child:
+    """Start a worker, which gets its order from `Child.watch`.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    with contextlib.ExitStack() as failing, contextlib.ExitStack() as given:
+        channel, theirs = open_pair()
+        failing.callback(channel.close)
+        given.enter_context(theirs)
+        stacks, written = open_stacks()
+        failing.callback(stacks.close)
+        given.callback(os.close, written)
+        fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
+        pid = os.posix_spawn(
+            sys.executable,
+            _build_command(theirs.fileno(), written, order),
+            {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
+                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
+            ],
+            setpgroup=0,
+            setsigmask=(),
+        )
+        failing.pop_all()
+    return Child(order.number, pid, channel, stacks, order=format_order(order))
+
+
+def _build_command(channel: int, stacks: int, order: Order) -> list[str]:
+    """The words that start a worker; what follows the descriptors is for people who list processes."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
+    return [
+        sys.executable,
+        *flags,
+        "-c",
+        _CODE,
+        str(channel),
+        str(stacks),
+        f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
+    ]
