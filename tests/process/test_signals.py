@@ -258,10 +258,10 @@ def test_a_signal_between_import_and_loop_is_obeyed(tmp_path: Path, number: sign
         "import os, signal, sys, threading\n"
         "def app(environ, start_response): ...\n"
         "def send():\n"
-        "    import trio_wsgi.process.standalone as standalone\n"
-        "    tuned = standalone.tuned_process\n"
+        "    import trio_wsgi.process.serving as serving\n"
+        "    tuned = serving.tuned_process\n"
         f"    def and_signal():\n        os.kill(os.getpid(), {int(number)}); return tuned()\n"
-        "    standalone.tuned_process = and_signal\n"
+        "    serving.tuned_process = and_signal\n"
         "send()\n"
     )
     with command("early:app", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:

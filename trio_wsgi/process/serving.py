@@ -31,13 +31,15 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.forks import putting_back, undone_in_children
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
-from trio_wsgi.process.early import EarlySignals
+from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import find_first
-from trio_wsgi.process.logs import Logs
+from trio_wsgi.process.logs import Logs, enable_loggers
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
+from trio_wsgi.process.tuning import tuned_process
+from trio_wsgi.wsgi.call import WSGIApplication
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -104,6 +106,25 @@ class Process:
         self.exit_now(ExitCode.CLEAN)
 
 
+def load_application(
+    load: Callable[[], WSGIApplication], early: EarlySignals, level: int = logging.INFO
+) -> WSGIApplication | None:
+    """The application; None where a signal has ended its import, and is to end the process.
+
+    Args:
+        load: gives it; what it raises is passed on.
+        level: at which the log tells of such a signal.
+    """
+    try:
+        with early.interrupting():
+            app = load()
+    except Stopped as stop:
+        log.log(level, "%s: stopped before the application was loaded", stop)
+        return None
+    enable_loggers()
+    return app
+
+
 Beside = Callable[[Process], Awaitable[None]]
 
 
@@ -117,8 +138,9 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         ConfigError: a directory that is to be served is not there.
     """
     try:
-        # A copy of what is set now would be one of references: all requests would share what those lead to.
-        Context().run(trio.run, _serve, process, early, beside)
+        with tuned_process():
+            # A copy of what is set now would be one of references: all requests would share what those lead to.
+            Context().run(trio.run, _serve, process, early, beside)
     except BaseExceptionGroup as group:
         wrong, others = group.split(ConfigError)
         if wrong is None or others is not None:

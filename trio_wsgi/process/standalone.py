@@ -23,18 +23,17 @@ from trio_wsgi.net.listeners import open_listeners, resolve
 from trio_wsgi.net.server import Server
 from trio_wsgi.net.unixsocket import find_access
 from trio_wsgi.process.affinity import pin_worker
-from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
-from trio_wsgi.process.logs import enable_loggers, open_logs
+from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
-from trio_wsgi.process.serving import Outside, Process, run_serving
+from trio_wsgi.process.serving import Outside, Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_UPGRADE
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
 from trio_wsgi.process.terminal import find_terminal, without_job_control
-from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.setting import Reach
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, check_app
@@ -97,17 +96,12 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
         pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
-        try:
-            with early.interrupting():
-                app = load_app()
-        except Stopped as stop:
-            log.info("%s: stopped before the application was loaded", stop)
+        app = load_application(load_app, early)
+        if app is None:
             return ExitCode.CLEAN
-        enable_loggers()
         outside = Outside(systemd, remove_pid_file, terminal)
         server = Server(app, config.for_server(), tls=tls)
-        with tuned_process():
-            run_serving(Process(server, listeners, logs, outside=outside), early, _announce)
+        run_serving(Process(server, listeners, logs, outside=outside), early, _announce)
         log.info("stopped")
     return ExitCode.CLEAN
 

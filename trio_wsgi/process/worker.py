@@ -36,11 +36,11 @@ from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.channel import Channel, receive_first_line
-from trio_wsgi.process.early import EarlySignals, Stopped
+from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
-from trio_wsgi.process.logs import enable_loggers, open_logs
+from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.messages import (
     SILENT_SPELLS,
     Booted,
@@ -56,10 +56,9 @@ from trio_wsgi.process.messages import (
 from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import Recycling
-from trio_wsgi.process.serving import Process, run_serving
+from trio_wsgi.process.serving import Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
 from trio_wsgi.process.sockets import take_socket
-from trio_wsgi.process.tuning import tuned_process
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -163,21 +162,16 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         become(identity)
         if config.reload and order.plan.reference is not None:
             send_imports(sock, find_places(order.plan.reference), started)
-        try:
-            with early.interrupting():
-                app = load_plan(order.plan, recycling.ask)
-        except Stopped as stop:
-            log.debug("%s: stopped before the application was loaded", stop)
+        app = load_application(lambda: load_plan(order.plan, recycling.ask), early, logging.DEBUG)
+        if app is None:
             return ExitCode.CLEAN
         for listener in listeners:
             start_listening(listener, config.backlog)
-        enable_loggers()
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
         server = Server(app, config.for_server(), observers=counting, tls=tls, multiprocess=config.workers > 1)
         process = Process(server, listeners, logs, alone=False)
         tell = functools.partial(_report, config=config, channel=Channel(sock), recycling=recycling, started=started)
-        with tuned_process():
-            run_serving(process, early, tell)
+        run_serving(process, early, tell)
     return ExitCode.CLEAN
 
 
