@@ -28,13 +28,13 @@ from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import go_back, go_home, load_plan, prepare_process, prepare_workers
 from trio_wsgi.process.privileges import Umask
-from trio_wsgi.process.signals import JOBS, SUPERVISOR_SIGNALS
+from trio_wsgi.process.signals import SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
-from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, execute, format_legacy, let_go, parse_legacy
+from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, Takeover, become_new, parse_legacy
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -45,15 +45,13 @@ class _Start:
 
     Args:
         plan: of the workers to come.
-        legacy: what a former self has left.
-        wrong: why `plan` is the one that was left.
+        takeover: what a former self has left, if that is who started us.
     """
 
     plan: Plan
     umask: Umask
     logs: CurrentLogs
-    legacy: Legacy | None = None
-    wrong: ConfigError | None = None
+    takeover: Takeover | None = None
 
 
 def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
@@ -92,35 +90,35 @@ def _prepare_anew(legacy: Legacy, read_plan: ReadPlan, umask: Umask) -> _Start:
         plan = read_plan()
         check_supervised(plan)
         prepare_workers(plan, umask)
-        return _Start(plan, umask, CurrentLogs(plan.config, patient=False), legacy)
+        return _Start(plan, umask, CurrentLogs(plan.config, patient=False), Takeover(legacy))
     except ConfigError as error:
         wrong = error
     go_back(legacy.plan, umask)
-    return _Start(legacy.plan, umask, open_somehow(legacy.plan.config), legacy, wrong)
+    return _Start(legacy.plan, umask, open_somehow(legacy.plan.config), Takeover(legacy, wrong))
 
 
 def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
     """Serve by workers. Only they become another user: who may bind today can do so after a reload."""
-    plan, legacy, wrong = start.plan, start.legacy, start.wrong
+    plan, takeover = start.plan, start.takeover
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
     with start.logs as logs, EarlySignals(SUPERVISOR_SIGNALS) as early:
         systemd.warn(plan.config)
-        if legacy is not None:
+        if takeover is not None:
             log.info("the program has replaced itself (pid %d)", os.getpid())
         while True:
             with (
-                contextlib.closing(Sockets(legacy.places if legacy else ())) as sockets,
+                contextlib.closing(Sockets(takeover.legacy.places if takeover else ())) as sockets,
                 contextlib.ExitStack() as told,
             ):
-                if legacy is None:
+                if takeover is None:
                     sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
-                told.enter_context(_tell_pid(plan.config, is_anew=legacy is not None))
+                told.enter_context(_tell_pid(plan.config, is_anew=takeover is not None))
                 supervisor = Supervisor(plan, read_plan, sockets, logs, start.umask, systemd)
-                ending = trio.run(supervisor.run, early, legacy, wrong)
+                ending = trio.run(supervisor.run, early, takeover)
                 if ending is not Ending.UPGRADE:
                     break
-                legacy, wrong = _become_new(supervisor, early, logs, start.umask, systemd)
-                plan = legacy.plan
+                takeover = become_new(supervisor.leave(), early, logs, start.umask, systemd)
+                plan = takeover.legacy.plan
         log.info("stopped")
     if supervisor.failure is not None:
         raise BootError(supervisor.failure.text, supervisor.exit_code)
@@ -145,25 +143,3 @@ def _tell_pid(config: Config, *, is_anew: bool) -> Iterator[None]:
                 raise
             log.error("SIGUSR2: the pid file stays as it is: %s", error)
         yield
-
-
-def _become_new(
-    supervisor: Supervisor, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd
-) -> tuple[Legacy, ConfigError]:
-    """Replace this program by itself; returns what it leaves to itself if that cannot be, and why."""
-    legacy = supervisor.leave()
-    environ = dict(os.environ)
-    systemd.give_back(environ)
-    logs.flush()
-    umask.restore()
-    with early.handing_over(JOBS) as asked:
-        legacy.asked.extend(asked)
-        state = format_legacy(legacy)
-        let_go(legacy)
-        try:
-            execute(state, legacy.plan.home, environ)
-        except OSError as error:
-            why = f"the new program cannot be executed: {error}"
-            wrong = ConfigError("upgrade", why, "see that its interpreter and its directory are there")
-    umask.follow(legacy.plan.config)
-    return parse_legacy(state), wrong

@@ -45,7 +45,7 @@ from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
-from trio_wsgi.process.upgrade import Legacy, format_legacy
+from trio_wsgi.process.upgrade import Legacy, Takeover, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 
 log = logging.getLogger("trio_wsgi.error")
@@ -101,12 +101,11 @@ class Supervisor:
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
-    async def run(self, early: EarlySignals, legacy: Legacy | None = None, wrong: ConfigError | None = None) -> Ending:
+    async def run(self, early: EarlySignals, takeover: Takeover | None = None) -> Ending:
         """Have workers serve until a signal ends it.
 
         Args:
-            legacy: what a former self has left.
-            wrong: why its workers are not replaced.
+            takeover: what a former self has left.
 
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
@@ -120,7 +119,7 @@ class Supervisor:
                     listening.start_soon(collect_orphans)
                 async with trio.open_nursery() as self._processes:
                     with self._governing:
-                        await self._govern(early, legacy, wrong)
+                        await self._govern(early, takeover)
                     if self._ending is Ending.UPGRADE:
                         self._processes.cancel_scope.cancel()
                     else:
@@ -204,21 +203,21 @@ class Supervisor:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def _govern(self, early: EarlySignals, legacy: Legacy | None, wrong: ConfigError | None) -> None:
+    async def _govern(self, early: EarlySignals, takeover: Takeover | None) -> None:
         """Start, or take over, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
             early.repeat()
             self._ask, jobs = trio.open_memory_channel[Job](math.inf)
             async with self._ask, jobs, trio.open_nursery() as self._keepers:
-                for number in legacy.asked if legacy is not None else []:
+                for number in takeover.legacy.asked if takeover is not None else []:
                     self._ask_for(number)
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
                 self._keepers.start_soon(self._pass_on, signals)
-                if legacy is None:
+                if takeover is None:
                     await self._start()
                 else:
-                    await self._take_over(legacy, wrong)
+                    await self._take_over(takeover)
                 async for job in jobs:
                     await job()
 
@@ -269,18 +268,19 @@ class Supervisor:
         self._fleet = self._open_fleet(self._plan)
         await self._keepers.start(self._keep, self._fleet)
 
-    async def _take_over(self, legacy: Legacy, wrong: ConfigError | None) -> None:
+    async def _take_over(self, takeover: Takeover) -> None:
         """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
+        legacy = takeover.legacy
         plan, self._plan = self._plan, legacy.plan
         fleet = self._fleet = self._open_fleet(legacy.plan)
         fleet.count = legacy.count
         for child in legacy.children:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
-        if wrong is None:
+        if takeover.wrong is None:
             await self._replace(plan, SIGNAL_UPGRADE.name)
         else:
-            self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
+            self._change_nothing("SIGUSR2: nothing changes: %s", takeover.wrong)
 
     def _open_fleet(self, plan: Plan) -> Fleet:
         self._fleets = self._current_fleets()

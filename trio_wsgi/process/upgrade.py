@@ -28,9 +28,14 @@ from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.unixsocket import SocketFile
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.child import Child, State
+from trio_wsgi.process.currentlogs import CurrentLogs
+from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
+from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.signals import JOBS
 from trio_wsgi.process.sockets import Place, take_socket
 from trio_wsgi.process.stacks import Stacks, take_stacks
+from trio_wsgi.process.systemd import Systemd
 
 STATE_VARIABLE = "_TRIO_WSGI_STATE"
 
@@ -54,6 +59,19 @@ class Legacy:
     places: list[Place]
     children: list[Child]
     asked: list[signal.Signals]
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """What a supervisor begins with that does not start its first workers.
+
+    Args:
+        legacy: what its former self has left.
+        wrong: why it goes on with the plan and the workers that are there, and starts no others.
+    """
+
+    legacy: Legacy
+    wrong: ConfigError | None = None
 
 
 def format_legacy(legacy: Legacy) -> str:
@@ -174,7 +192,26 @@ def build_command_line() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def execute(legacy: str, home: str, environ: Mapping[str, str]) -> None:
+def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> Takeover:
+    """Replace this program by itself; returns what it leaves to itself if that cannot be, and why."""
+    environ = dict(os.environ)
+    systemd.give_back(environ)
+    logs.flush()
+    umask.restore()
+    with early.handing_over(JOBS) as asked:
+        legacy.asked.extend(asked)
+        state = format_legacy(legacy)
+        let_go(legacy)
+        try:
+            _execute(state, legacy.plan.home, environ)
+        except OSError as error:
+            why = f"the new program cannot be executed: {error}"
+            wrong = ConfigError("upgrade", why, "see that its interpreter and its directory are there")
+    umask.follow(legacy.plan.config)
+    return Takeover(parse_legacy(state), wrong)
+
+
+def _execute(legacy: str, home: str, environ: Mapping[str, str]) -> None:
     """Become the program anew.
 
     Args:
