@@ -29,11 +29,12 @@ import trio
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import resolve
-from trio_wsgi.process.child import Child, State, ignore_imports
+from trio_wsgi.process.child import ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
+from trio_wsgi.process.fleets import Fleets
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
@@ -84,20 +85,18 @@ class Supervisor:
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
         self.exit_code: int = ExitCode.CLEAN
-        self._plan = plan
+        self._first_plan = plan  # that is to be served first, or after what a former self has left
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
         self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
-        self._processes: trio.Nursery  # where workers are looked after until they have ended
-        self._governing = trio.CancelScope()  # of what is to be done about them:
+        self._governing = trio.CancelScope()  # of what is to be done about workers:
         self._keepers: trio.Nursery  # where slots are kept filled
         self._ask: trio.MemorySendChannel[Job]  # for what is done one after another
         self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
-        self._fleets: list[Fleet] = []  # whose workers serve, boot or leave
-        self._fleet: Fleet  # the one of them that is to serve
+        self._fleets: Fleets  # whose workers serve, boot or leave
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
@@ -117,28 +116,36 @@ class Supervisor:
                 listening.start_soon(self._systemd.keep_alive, self._is_well)
                 if os.getpid() == 1:
                     listening.start_soon(collect_orphans)
-                async with trio.open_nursery() as self._processes:
+                async with trio.open_nursery() as processes:  # where workers are looked after until they have ended
+                    self._fleets = self._open_fleets(processes, takeover)
                     with self._governing:
                         await self._govern(early, takeover)
                     if self._ending is Ending.UPGRADE:
-                        self._processes.cancel_scope.cancel()
+                        processes.cancel_scope.cancel()
                     else:
                         listening.start_soon(self._dismiss)
                 listening.cancel_scope.cancel()
         assert self._ending is not None
         return self._ending
 
+    def _open_fleets(self, processes: trio.Nursery, takeover: Takeover | None) -> Fleets:
+        plan = self._first_plan if takeover is None else takeover.legacy.plan
+        hear_imports = ignore_imports if self._watch is None else self._watch.add
+        return Fleets(plan, self._sockets, processes, hear_imports)
+
     def leave(self) -> Legacy:
         """What there is for the program that this one becomes."""
-        return Legacy(self._fleet.plan, self._fleet.count, self._sockets.places(), self._children(), [*self._asked])
+        current = self._fleets.current
+        return Legacy(current.plan, current.count, self._sockets.places(), self._fleets.children(), [*self._asked])
 
-    def _children(self) -> list[Child]:
-        return [child for fleet in self._fleets for child in fleet.children]
+    @property
+    def _plan(self) -> Plan:
+        """What is served, or is to be: a reload that fails does not change it."""
+        return self._fleets.current.plan
 
     def _is_well(self) -> bool:
         """Whether clients are served, as far as that was asked for; whoever is silent for too long is killed here."""
-        wanted = self._fleet.count if self._fleets and self._ending is None else 0
-        return wanted == 0 or any(child.state in {State.BOOTING, State.SERVING} for child in self._children())
+        return self._ending is not None or self._fleets.is_served()
 
     # -- signals -----------------------------------------------------------------------------------------------------
 
@@ -151,17 +158,17 @@ class Supervisor:
                 log.info("%s: reopening the log files", name)
                 make_log_files(self._plan.config)  # the workers' too: where they may not, we may
                 self._logs.reopen()
-                self._signal_booted(number)
+                self._fleets.signal_booted(number)
             elif number == SIGNAL_DUMP:
-                log.info("%s: %s", name, "; ".join(map(repr, self._current_fleets())))
-                self._signal_booted(number)
+                log.info("%s: %s", name, self._fleets)
+                self._fleets.signal_booted(number)
 
     def _obey_ending(self, number: int) -> None:
         name = signal.Signals(number).name
         if self._ending not in {None, Ending.UPGRADE}:
             log.warning("%s: stopping at once", name)
             self.exit_code = ExitCode.ERROR
-            for child in self._children():
+            for child in self._fleets.children():
                 child.stop(signal.SIGKILL)
         elif number == signal.SIGTERM:
             timeout = self._plan.config.graceful_timeout
@@ -170,11 +177,6 @@ class Supervisor:
         else:
             log.info("%s: stopping", name)
             self._end(Ending.QUICK)
-
-    def _signal_booted(self, number: int) -> None:
-        for child in self._children():
-            if child.has_booted:  # else it might not know yet what to do with it
-                child.send_signal(number)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -191,7 +193,7 @@ class Supervisor:
         graceful = self._ending is Ending.GRACEFUL
         self._systemd.tell_stopping("finishing what is under way" if graceful else "stopping")
         number = signal.SIGTERM if graceful else signal.SIGINT
-        children = self._children()
+        children = self._fleets.children()
         hurried = [child for child in children if number == signal.SIGINT or not child.has_booted]
         patience = self._plan.config.graceful_timeout if graceful else math.inf
         for child in children:
@@ -233,7 +235,7 @@ class Supervisor:
 
     async def _do_next(self) -> None:
         number = self._asked.popleft()
-        count, name = self._fleet.count, number.name
+        count, name = self._fleets.current.count, number.name
         if number == signal.SIGHUP and self._terminal.has_gone():
             log.info("%s: the terminal has gone: finishing what is under way", name)
             self._end(Ending.GRACEFUL)
@@ -250,7 +252,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         """Have the first workers boot; if they cannot, that is our end, or under `reload` a file's to mend."""
-        fleet = self._fleet = self._open_fleet(self._plan)
+        fleet = self._fleets.current
         failure = await fleet.boot(self._plan.config.workers)
         if failure is None:
             await self._keepers.start(self._keep, fleet)
@@ -265,33 +267,20 @@ class Supervisor:
     async def _wait_for_change(self) -> None:
         """Have nobody serve until a reload, as if there were slots for nobody."""
         log.info("waiting for a file to change")
-        self._fleet = self._open_fleet(self._plan)
-        await self._keepers.start(self._keep, self._fleet)
+        self._fleets.current = self._fleets.open(self._plan)
+        await self._keepers.start(self._keep, self._fleets.current)
 
     async def _take_over(self, takeover: Takeover) -> None:
         """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
-        legacy = takeover.legacy
-        plan, self._plan = self._plan, legacy.plan
-        fleet = self._fleet = self._open_fleet(legacy.plan)
-        fleet.count = legacy.count
-        for child in legacy.children:
+        fleet = self._fleets.current
+        fleet.count = takeover.legacy.count
+        for child in takeover.legacy.children:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
         if takeover.wrong is None:
-            await self._replace(plan, SIGNAL_UPGRADE.name)
+            await self._replace(self._first_plan, SIGNAL_UPGRADE.name)
         else:
             self._change_nothing("SIGUSR2: nothing changes: %s", takeover.wrong)
-
-    def _open_fleet(self, plan: Plan) -> Fleet:
-        self._fleets = self._current_fleets()
-        hear_imports = ignore_imports if self._watch is None else self._watch.add
-        fleet = Fleet(plan, self._sockets, self._processes, hear_imports)
-        self._fleets.append(fleet)
-        return fleet
-
-    def _current_fleets(self) -> list[Fleet]:
-        """Those with workers, and the one that counts, as a slot of it may start another worker."""
-        return [fleet for fleet in self._fleets if fleet.children or fleet is self._fleet]
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep its slots filled; giving up, where that is hopeless, waits for its turn: another job may mend it."""
@@ -301,7 +290,7 @@ class Supervisor:
 
     async def _give_up(self, fleet: Fleet, failure: Failed) -> None:
         """No worker of a fleet is left, and none can boot."""
-        if fleet is not self._fleet:
+        if fleet is not self._fleets.current:
             return  # a reload has mended it
         if self._watch is not None:
             await self._wait_for_change()
@@ -314,15 +303,15 @@ class Supervisor:
         return ", ".join(each.address.url(config.wire_scheme) for each in self._sockets.listeners(config))
 
     def _announce(self) -> None:
-        log.info("listening at %s (pid %d), workers: %d", self._where(), os.getpid(), self._fleet.count)
+        log.info("listening at %s (pid %d), workers: %d", self._where(), os.getpid(), self._fleets.current.count)
         self._tell_ready()
 
     def _tell_ready(self) -> None:
-        self._systemd.tell_ready(f"listening at {self._where()}, workers: {self._fleet.count}")
+        self._systemd.tell_ready(f"listening at {self._where()}, workers: {self._fleets.current.count}")
 
     def _resize(self, count: int, why: str) -> None:
-        log.info("%s: workers: %d, were %d", why, count, self._fleet.count)
-        self._fleet.resize(count)
+        log.info("%s: workers: %d, were %d", why, count, self._fleets.current.count)
+        self._fleets.current.resize(count)
         self._sockets.abandon_beyond(self._plan.config, count)
 
     async def _reload(self) -> None:
@@ -347,13 +336,13 @@ class Supervisor:
         except (ConfigError, OSError) as error:
             self._change_nothing(f"{why}: nothing changes: %s", error)
             return
-        fleet = self._open_fleet(plan)
+        fleet = self._fleets.open(plan)
         failure = await fleet.boot(plan.config.workers)
         if failure is not None:
             self._change_nothing(f"{why}: nothing changes, as the application cannot boot: %s", failure.text)
             return
         await self._keepers.start(self._keep, fleet)
-        old, self._fleet, self._plan = self._fleet, fleet, plan
+        old, self._fleets.current = self._fleets.current, fleet
         old.leave()
         self._sockets.close_others(plan.config)
         self._sockets.abandon_beyond(plan.config, fleet.count)
@@ -369,7 +358,7 @@ class Supervisor:
         go_back(self._plan, self._umask)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
-        self._sockets.abandon_beyond(self._plan.config, self._fleet.count)
+        self._sockets.abandon_beyond(self._plan.config, self._fleets.current.count)
         self._tell_ready()
 
     async def _upgrade(self) -> None:
