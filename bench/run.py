@@ -28,6 +28,7 @@ from bench.results import Key, Results, load_results
 from bench.roster import Present, find_python, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
+from bench.scenarios.slow import tell_smaller_crowds
 
 T = TypeVar("T")
 APP = "bench.app:app"
@@ -150,6 +151,8 @@ def measure(
         results.versions = {name: results.versions[name] for name in contestants.BY_NAME if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
+        if smaller := tell_smaller_crowds(chosen):
+            driver.tell_on_stderr(smaller)
         found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output)
     if not found:
         driver.tell_on_stderr("nothing was measured: nobody is here")
