@@ -183,8 +183,8 @@ CONTESTANTS = (
     ),
     Contestant(
         "cheroot",
-        "{python} -m cheroot --threads {threads} --max-threads {threads} --timeout 75 {listen} {app}",
-        "--bind 127.0.0.1:{port}",
+        "{python} -m bench.launch cheroot {listen} {app} {threads}",
+        "127.0.0.1:{port}",
         packages=("cheroot",),
     ),
     Contestant(
@@ -217,7 +217,7 @@ CONTESTANTS = (
     Contestant(
         "granian",
         "{python} -m granian --interface wsgi --no-ws --workers 1 --blocking-threads {threads} --backlog 4096"
-        " --backpressure 20000 --log-level error {listen} {static} {app}",
+        " --backpressure 20000 --http1-header-read-timeout 60000 --log-level error {listen} {static} {app}",
         "--host 127.0.0.1 --port {port}",
         packages=("granian",),
         static="--static-path-route /static --static-path-mount {files}",
