@@ -29,6 +29,7 @@ from bench.trace import Trace, open_trace
 
 PATIENCE = 30.0  # seconds without a byte of an answer that is checked
 GOOD_PATIENCE = 5.0  # seconds for an answer to the good client
+_SERVED = 0.25  # of the connections: as many at least must have been answered
 _BROKEN = 0.01  # of the requests: more connections than that, ended without an answer, are no end of keep-alive
 Figures = Mapping[str, float | None]
 
@@ -74,24 +75,27 @@ class Bout:
 
     def check(
         self, target: str, length: int | None = None, digest: str = "", status: int = 200, field: str = ""
-    ) -> None:
+    ) -> int:
         """Fetch `target` once and look at status, byte count and SHA-256 (if given); it warms the server, too.
 
         Args:
             field: a header to send, "Name: value".
 
+        Returns:
+            bytes of the body.
+
         Raises:
             Failed: it is not what was asked for.
         """
         try:
-            self._check(target, length, digest, status, field)
+            return self._check(target, length, digest, status, field)
         except TimeoutError:
             raise Failed(f"{target}: the answer did not come to its end within {PATIENCE:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             self.server.check_alive()
             raise Failed(f"{target}: {type(error).__name__}: {error}") from error
 
-    def _check(self, target: str, length: int | None, digest: str, status: int, field: str) -> None:
+    def _check(self, target: str, length: int | None, digest: str, status: int, field: str) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
         if self.tls:
             context = ssl._create_unverified_context()
@@ -111,6 +115,7 @@ class Bout:
             raise Failed(f"{target}: {total} bytes instead of {length}")
         if digest and seen.hexdigest() != digest:
             raise Failed(f"{target}: the bytes are not those of the file")
+        return total
 
     @contextmanager
     def good_client(self, target: str, interval: float, seconds: float) -> Iterator[Client]:
@@ -159,7 +164,9 @@ class Bout:
         facts: Facts = json.loads(lines[0])["result"]
         facts["cpu"] = read_children_cpu() - cpu
         check_errors(facts)
-        self.check(target)  # wrk does not tell who stopped answering within its window
+        length = self.check(target)  # wrk does not tell who stopped answering within its window
+        check_everybody_was_answered(facts, connections)
+        facts["received"] = facts["requests"] * length  # not the heads, of which some write more than others
         return summarize(facts, watch)
 
 
@@ -172,6 +179,19 @@ def check_errors(facts: Facts) -> None:
         wrong = wrong or ["no request was answered"]
     if wrong:
         raise Failed("wrk saw errors: " + ", ".join(wrong))
+
+
+def check_everybody_was_answered(facts: Facts, connections: int) -> None:
+    """Raises Failed where most of wrk's connections had no answer in all its window, of which it says nothing.
+
+    The times of all answers together are the window of each connection that had any; a quarter of
+    the window is far from what wrk itself takes between two requests.
+    """
+    served = facts["requests"] * facts["mean"] / facts["seconds"]
+    if served < _SERVED * connections:
+        raise Failed(
+            f"about {connections - served:.0f} of {connections} connections had no answer in {facts['seconds']:.0f} s"
+        )
 
 
 def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:
