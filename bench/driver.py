@@ -28,6 +28,7 @@ from bench.scenario import Scenario
 from bench.server import Setting, open_server
 from bench.trace import Trace
 
+APP = "bench.app:app"  # which answers what all scenarios ask for but those of a user's application
 TRACED = {"small", "files", "ranges", "tls", "streams", "uploads"}  # whose cost is that of requests
 
 
@@ -48,7 +49,7 @@ class Ground:
     """What all bouts have in common."""
 
     python: str
-    app: str
+    app: str  # the user's own, if there is one
     threads: int
     samples: Samples
     certificate: tuple[Path, Path] | None
@@ -154,7 +155,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
     setting = Setting(
         ground.python,
         turn.present.program,
-        ground.app,
+        ground.app if scenario.own == "app" else APP,
         ground.samples.folder,
         prefix=run_on(server_core),
         threads=ground.threads,

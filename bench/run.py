@@ -29,9 +29,9 @@ from bench.roster import Present, find_python, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
 from bench.scenarios.slow import tell_smaller_crowds
+from bench.server import check_app
 
 T = TypeVar("T")
-APP = "bench.app:app"
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 INTERRUPTED = 130  # what shells say of Ctrl-C
@@ -51,8 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=at_least_one, default=8, help="threads of each server (8)")
     parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
     parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
-    parser.add_argument("--app", help="MODULE:APP of your own instead of ours")
-    parser.add_argument("--target", default="/", help="what to ask your app for (/)")
+    parser.add_argument("--app", metavar="MODULE:APP", help="an application of your own to measure")
+    parser.add_argument("--target", metavar="/PATH", help="what to ask your app for (/)")
     parser.add_argument("--file", type=Path, help="a file of your own to download")
     parser.add_argument(
         "--add", action="store_true", help="keep what --output has of an earlier run and this one does not repeat"
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
         earlier = check_options(options)
         chosen = choose_scenarios(options)
         known = contestants.BY_NAME
-        if options.quick and not options.contestants:
+        if options.quick and options.contestants is None:
             known = {name: each for name, each in known.items() if name in contestants.QUICK}
         asked = choose(options.contestants, known)
     except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
@@ -122,7 +122,14 @@ def check_options(options: argparse.Namespace) -> Results | None:
     """
     if options.file and not options.file.is_file():
         raise ValueError(f"--file {options.file}: there is no such file")
-    find_python(options.venv)
+    if options.target is not None:
+        if not options.app:
+            raise ValueError(f"--target {options.target} is what to ask your own app for: name it by --app")
+        if not options.target.startswith("/"):
+            raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    python = find_python(options.venv)
+    if options.app:
+        check_app(python, options.app)
     if not options.output.absolute().parent.is_dir():
         raise ValueError(f"--output {options.output}: there is no such folder; make it first")
     if options.pin and shutil.which("taskset") is None:
@@ -155,11 +162,14 @@ def measure(
             driver.tell_on_stderr(smaller)
         found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output)
     if not found:
-        driver.tell_on_stderr("nothing was measured: nobody is here")
+        who = ", ".join(results.versions)
+        driver.tell_on_stderr(f"nothing was measured: {f'none of it is for {who}' if who else 'nobody is here'}")
         return 1
     print(write_report(results))
     driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
-    return INTERRUPTED if interrupted else 0
+    if interrupted:
+        return INTERRUPTED
+    return 1 if all(each.failure for each in results.findings) else 0  # all have failed: the reasons stand above
 
 
 def prepare(
@@ -175,9 +185,9 @@ def prepare(
         options.strace,
     )
     samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
-    own = (options.target, samples.adopt(options.file) if options.file else "")
+    own = (options.target or "/", samples.adopt(options.file) if options.file else "")
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
-    return plan, Ground(python, options.app or APP, options.threads, samples, certificate, own)
+    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own)
 
 
 def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path) -> tuple[int, bool]:
@@ -204,24 +214,36 @@ def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[
 
 
 def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
-    """Those that were asked for; the user's own where there is an app or a file of theirs."""
+    """Those that were asked for; the user's own where there is an app or a file of theirs.
+
+    Raises:
+        LookupError, ValueError: a name that means nobody; a scenario of a user's own, who has brought nothing.
+    """
     known = scenarios.BY_NAME
-    if options.only:
-        return choose(options.only, known)
+    brought = {"": True, "app": bool(options.app), "file": bool(options.file)}
+    if options.only is not None:
+        wanted = choose(options.only, known)
+        chosen = [each for each in wanted if brought[each.own]]
+        missing = [each for each in wanted if not brought[each.own]]
+        if missing and not (chosen and (options.app or options.file)):
+            raise ValueError(f"--only {options.only}: {missing[0].name} needs --{missing[0].own}")
+        return chosen
     if options.app or options.file:
-        wanted = {"app": bool(options.app), "file": bool(options.file)}
-        return [each for each in known.values() if each.own and wanted[each.own]]
+        return [each for each in known.values() if each.own and brought[each.own]]
     return [each for each in known.values() if not each.own and (each.quick or not options.quick)]
 
 
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
+    target, file = ground.own
+    own = {"application": ground.app, "asked for": target} if ground.app else {"application": driver.APP}
+    if file:
+        own["file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
     return {
         "rounds": str(plan.rounds),
         "seconds of each measurement": f"{plan.seconds:g}",
         "threads of each server": str(ground.threads),
-        "application": ground.app,
-    }
+    } | own
 
 
 def choose(wanted: str | None, known: dict[str, T]) -> list[T]:
@@ -230,11 +252,11 @@ def choose(wanted: str | None, known: dict[str, T]) -> list[T]:
     Raises:
         LookupError: a name that means nobody.
     """
-    if not wanted:
+    if wanted is None:
         return list(known.values())
     chosen: set[str] = set()
-    for word in wanted.split(","):
-        matches = {word} if word in known else {name for name in known if name.startswith(word)}
+    for word in map(str.strip, wanted.split(",")):
+        matches = {word} if word in known else {name for name in known if word and name.startswith(word)}
         if not matches:
             raise LookupError(f"nothing is called {word!r}; there are {', '.join(known)}")
         chosen |= matches
