@@ -91,7 +91,9 @@ def rotate(items: list[Present], by: int) -> list[Present]:
 def run(plan: Plan, ground: Ground, tell: Callable[[str], None]) -> Iterator[Finding]:
     """Run the plan, bout by bout, telling each as a line of text."""
     turns = list_turns(plan)
-    for sample in {sample for turn in turns for sample in turn.scenario.samples}:
+    for sample in dict.fromkeys(sample for turn in turns for sample in turn.scenario.samples):
+        if not ground.samples.has(sample):
+            tell(f"making the sample {sample} in {ground.samples.folder}")
         ground.samples.path(sample)  # making them is nobody's time
     began = time.monotonic()
     for number, turn in enumerate(turns):

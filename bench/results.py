@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.figures import Spread, spread
 
 FORMAT = 1
+MAY_DIFFER = {"date", "kernel", "memory", "load average before", "descriptors", "rounds", "seconds of each measurement"}
 Key = tuple[str, str, bool]  # scenario, contestant, whether pinned
 
 
@@ -58,6 +59,14 @@ class Results:
         unfinished = path.with_name(path.name + ".new")
         unfinished.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
         unfinished.rename(path)
+
+    def tell_difference(self, earlier: Results | None) -> str:
+        """What an earlier run had otherwise, so that its figures cannot stand beside ours; else ""."""
+        before, now = (each.machine | each.settings if each else {} for each in (earlier, self))
+        for title, fact in before.items():
+            if title not in MAY_DIFFER and now.get(title, fact) != fact:
+                return f"{title} {fact}, and this run {now[title]}"
+        return ""
 
     def keep(self, earlier: Results) -> set[Key]:
         """Take over what an earlier run on this machine has found.

@@ -3,6 +3,7 @@
 Laws:
 - The results are written after each bout: an interrupted run is a shorter run.
 - What the user got wrong is told in a line before anything is measured.
+- No results of an earlier run are lost: they are added to, or kept as *.old.
 - TERM and a closed terminal interrupt as Ctrl-C does: no server is left running.
 """
 
@@ -25,7 +26,7 @@ from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
 from bench.results import Key, Results, load_results
-from bench.roster import Present, find_python, take_roll
+from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
 from bench.scenarios.slow import tell_smaller_crowds
@@ -95,6 +96,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was measured", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:  # of our own files: what servers and clients meet with is a finding
+        print(f"bench: cannot go on: {error}; samples are kept in --files, results in --output", file=sys.stderr)
+        return 1
 
 
 @contextmanager
@@ -130,11 +134,23 @@ def check_options(options: argparse.Namespace) -> Results | None:
     python = find_python(options.venv)
     if options.app:
         check_app(python, options.app)
-    if not options.output.absolute().parent.is_dir():
-        raise ValueError(f"--output {options.output}: there is no such folder; make it first")
+    check_output(options.output)
     if options.pin and shutil.which("taskset") is None:
         raise ValueError("--pin needs taskset, which is not installed (util-linux)")
     return load_results(options.output) if options.add and options.output.exists() else None
+
+
+def check_output(output: Path) -> None:
+    """Raises ValueError where results cannot be written."""
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {output}: there is no such folder; make it first")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {output}: {error.strerror}") from None
 
 
 def measure(
@@ -149,18 +165,21 @@ def measure(
         present, absent = take_roll(asked, python, folder)
         plan, ground = prepare(options, chosen, present, python, folder)
         results = Results(
-            describe_machine() | {"descriptors": str(descriptors)},
+            describe_machine() | {"Python": read_python_version(python), "descriptors": str(descriptors)},
             describe_settings(plan, ground),
             {each.contestant.name: each.version for each in present},
             absent,
         )
+        if other := results.tell_difference(earlier):
+            driver.tell_on_stderr(f"bench: --add: {options.output} has {other}; write to another --output")
+            return 2
         replaceable = results.keep(earlier) if earlier is not None else set()
         results.versions = {name: results.versions[name] for name in contestants.BY_NAME if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
         if smaller := tell_smaller_crowds(chosen):
             driver.tell_on_stderr(smaller)
-        found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output)
+        found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output, earlier is None)
     if not found:
         who = ", ".join(results.versions)
         driver.tell_on_stderr(f"nothing was measured: {f'none of it is for {who}' if who else 'nobody is here'}")
@@ -190,8 +209,13 @@ def prepare(
     return plan, Ground(python, options.app or "", options.threads, samples, certificate, own)
 
 
-def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path) -> tuple[int, bool]:
+def run_and_keep(
+    plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path, anew: bool
+) -> tuple[int, bool]:
     """Run the plan, and write the results after each bout.
+
+    Args:
+        anew: what `output` is before the first of them is kept beside it, as *.old.
 
     Returns:
         how many bouts there were, and whether an interrupt ended them.
@@ -203,6 +227,8 @@ def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[
     try:
         for finding in driver.run(plan, ground, driver.tell_on_stderr):
             results.add(finding, replaceable)
+            if anew and not found and output.exists():
+                output.rename(output.with_name(output.name + ".old"))
             results.save(output)
             found += 1
     except KeyboardInterrupt:
@@ -236,13 +262,14 @@ def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
     target, file = ground.own
-    own = {"application": ground.app, "asked for": target} if ground.app else {"application": driver.APP}
+    own = {"your application": f"{ground.app}, asked for {target}"} if ground.app else {}
     if file:
-        own["file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
+        own["your file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
     return {
         "rounds": str(plan.rounds),
         "seconds of each measurement": f"{plan.seconds:g}",
         "threads of each server": str(ground.threads),
+        "application": driver.APP,
     } | own
 
 

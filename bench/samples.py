@@ -30,11 +30,15 @@ class Samples:
     def path(self, name: str) -> Path:
         """The file, which is made if need be."""
         path = self.folder / name
-        if not path.exists():
+        if not self.has(name):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o755)
             make_file(path, SIZES[name])
         return path
+
+    def has(self, name: str) -> bool:
+        """Whether it has been made."""
+        return (self.folder / name).exists()
 
     def length(self, name: str) -> int:
         return self.path(name).stat().st_size

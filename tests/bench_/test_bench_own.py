@@ -44,9 +44,8 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
         ("own-file-1", ""),
     ]
     settings = results["settings"]
-    assert settings["application"] == "bench_mine:app"
-    assert settings["asked for"] == "/mine"
-    assert settings["file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
+    assert settings["your application"] == "bench_mine:app, asked for /mine"
+    assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
 
 
 @pytest.mark.parametrize(
