@@ -281,3 +281,8 @@ CONTESTANTS = (
 QUICK = frozenset({"trio-wsgi", "gunicorn-gthread", "gunicorn-gevent", "waitress", "granian", "nginx"})  # of --quick
 SUBJECT = "trio-wsgi"  # whom the report compares the others with
 BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
+
+
+def find_group(name: str) -> str:
+    """Where a contestant is shown; one that has left the table since it was measured is of the group "former"."""
+    return BY_NAME[name].group if name in BY_NAME else "former"

@@ -113,6 +113,14 @@ class Results:
         return reasons[0] if len(reasons) == len(found) else f"{len(reasons)} of {len(found)} rounds: {reasons[0]}"
 
 
+def check_types(results: Results) -> None:
+    """Raises TypeError where facts are no texts, or figures no numbers."""
+    facts = (results.machine | results.settings | results.versions | results.absent).values()
+    figures = (value for each in results.findings for value in [*each.figures.values(), *each.calls.values()])
+    if not all(isinstance(fact, str) for fact in facts) or not all(isinstance(one, int | float) for one in figures):
+        raise TypeError("a fact or a figure of another kind")
+
+
 def load_results(path: Path) -> Results:
     """Read what `save` has written.
 
@@ -124,6 +132,8 @@ def load_results(path: Path) -> Results:
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         findings: Iterable[dict[str, object]] = data.pop("findings")
-        return Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+        results = Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+        check_types(results)
+        return results
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results file of this bench") from error

@@ -63,7 +63,7 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
     return {
         "connections": count,
         **summarize_good_client(good),
-        "memory_per_connection": (window.peak_memory - before) / count,
+        "memory_per_connection": max(0, window.peak_memory - before) / count,
         "kernel_per_connection": max(0, kernel) / count,
         "cpu_share": window.cpu / window.seconds,
         "memory": window.peak_memory,
