@@ -20,10 +20,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bench.app import generate
 from bench.client import ROOT, Client, Facts, Failed, open_client
 from bench.contestants import Contestant
 from bench.proc import LOOK, Watch, find_tree, open_watch, read_usage
-from bench.samples import Samples
+from bench.samples import MIB, Samples
 from bench.server import Server
 from bench.trace import Trace, open_trace
 
@@ -74,12 +75,19 @@ class Bout:
         self.check(target, self.samples.length(sample), self.samples.digest(sample) if self.verify else "")
 
     def check(
-        self, target: str, length: int | None = None, digest: str = "", status: int = 200, field: str = ""
+        self,
+        target: str,
+        length: int | None = None,
+        digest: str = "",
+        status: int = 200,
+        field: str = "",
+        body: int = 0,
     ) -> int:
         """Fetch `target` once and look at status, byte count and SHA-256 (if given); it warms the server, too.
 
         Args:
             field: a header to send, "Name: value".
+            body: bytes to upload.
 
         Returns:
             bytes of the body.
@@ -88,21 +96,21 @@ class Bout:
             Failed: it is not what was asked for.
         """
         try:
-            return self._check(target, length, digest, status, field)
+            return self._check(target, length, digest, status, field, body)
         except TimeoutError:
             raise Failed(f"{target}: the answer did not come to its end within {PATIENCE:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             self.server.check_alive()
             raise Failed(f"{target}: {type(error).__name__}: {error}") from error
 
-    def _check(self, target: str, length: int | None, digest: str, status: int, field: str) -> int:
+    def _check(self, target: str, length: int | None, digest: str, status: int, field: str, body: int) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
         if self.tls:
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=PATIENCE, context=context)
         with contextlib.closing(connection):
-            name, _, value = field.partition(": ")
-            connection.request("GET", target, headers={name: value} if field else {})
+            headers = dict(line.split(": ", 1) for line in (field, f"Content-Length: {body}" if body else "") if line)
+            connection.request("POST" if body else "GET", target, generate(body, MIB) if body else None, headers)
             response = connection.getresponse()
             if response.status != status:
                 raise Failed(f"{target}: status {response.status} instead of {status}")
@@ -114,7 +122,7 @@ class Bout:
         if length not in (None, total):
             raise Failed(f"{target}: {total} bytes instead of {length}")
         if digest and seen.hexdigest() != digest:
-            raise Failed(f"{target}: the bytes are not those of the file")
+            raise Failed(f"{target}: the bytes are not those that were asked for")
         return total
 
     @contextmanager

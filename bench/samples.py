@@ -47,6 +47,12 @@ class Samples:
         """SHA-256 of the file, in hexadecimal."""
         return digest_file(self.path(name))
 
+    def digest_part(self, name: str, start: int, length: int) -> str:
+        """SHA-256 of a part of the file, in hexadecimal."""
+        with self.path(name).open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(length)).hexdigest()
+
     def adopt(self, path: Path) -> str:
         """Put a user's own file among the samples.
 
