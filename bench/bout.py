@@ -47,12 +47,19 @@ class Bout:
     tls: bool = False
     client_prefix: tuple[str, ...] = ()  # a command to run clients under (taskset)
     own: tuple[str, str] = ("", "")  # the user's target, and the name of the user's file among the samples
+    headers: tuple[str, ...] = ()  # "Name: value", sent with every request
     trace: Trace | None = None  # count system calls into it
 
     @contextmanager
     def client(self, name: str, **settings: object) -> Iterator[Client]:
         """A client that knows where the server is."""
-        facts = {"port": self.server.port, "tls": self.tls, "seconds": self.seconds, **settings}
+        facts = {
+            "port": self.server.port,
+            "tls": self.tls,
+            "seconds": self.seconds,
+            "headers": self.headers,
+            **settings,
+        }
         with open_client(name, list(self.client_prefix), facts) as client:
             yield client
 
@@ -109,7 +116,8 @@ class Bout:
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=PATIENCE, context=context)
         with contextlib.closing(connection):
-            headers = dict(line.split(": ", 1) for line in (field, f"Content-Length: {body}" if body else "") if line)
+            lines = [*self.headers, field, f"Content-Length: {body}" if body else ""]
+            headers = dict(line.split(": ", 1) for line in lines if line)
             connection.request("POST" if body else "GET", target, generate(body, MIB) if body else None, headers)
             response = connection.getresponse()
             if response.status != status:
@@ -156,7 +164,8 @@ class Bout:
         script = str(ROOT / "bench/clients/wrk.lua")
         url = f"http://127.0.0.1:{self.server.port}{target}"
         seconds = max(1, round(self.seconds))  # wrk knows no parts of a second
-        words = f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
+        words = [word for line in self.headers for word in ("-H", line)]
+        words += f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
         cpu = read_children_cpu()
         with self.watch() as watch:
             done = subprocess.run(

@@ -54,6 +54,7 @@ class Ground:
     samples: Samples
     certificate: tuple[Path, Path] | None
     own: tuple[str, str] = ("", "")
+    headers: tuple[str, ...] = ()  # that the user's application is asked with
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             tls=scenario.tls,
             client_prefix=run_on(client_cores),
             own=ground.own,
+            headers=ground.headers if scenario.own == "app" else (),
             trace=trace,
         )
         measured = scenario.measure(bout)

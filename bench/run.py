@@ -10,6 +10,7 @@ Laws:
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
     parser.add_argument("--app", metavar="MODULE:APP", help="an application of your own to measure")
     parser.add_argument("--target", metavar="/PATH", help="what to ask your app for (/)")
+    parser.add_argument(
+        "--header",
+        metavar="'NAME: VALUE'",
+        type=header,
+        action="append",
+        default=[],
+        help="to ask your app with; again",
+    )
     parser.add_argument("--file", type=Path, help="a file of your own to download")
     parser.add_argument(
         "--add", action="store_true", help="keep what --output has of an earlier run and this one does not repeat"
@@ -66,6 +75,13 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def header(text: str) -> str:
+    name, colon, value = text.partition(":")
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not colon or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no header; write 'Name: value'")
+    return f"{name.title()}: {value.strip()}"
 
 
 def more_than_nothing(text: str) -> float:
@@ -131,6 +147,8 @@ def check_options(options: argparse.Namespace) -> Results | None:
             raise ValueError(f"--target {options.target} is what to ask your own app for: name it by --app")
         if not options.target.startswith("/"):
             raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    if options.header and not options.app:
+        raise ValueError(f"--header {options.header[0]!r} is for your own app: name it by --app")
     python = find_python(options.venv)
     if options.app:
         check_app(python, options.app)
@@ -206,7 +224,7 @@ def prepare(
     samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
     own = (options.target or "/", samples.adopt(options.file) if options.file else "")
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
-    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own)
+    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own, tuple(options.header))
 
 
 def run_and_keep(
@@ -262,7 +280,8 @@ def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
     target, file = ground.own
-    own = {"your application": f"{ground.app}, asked for {target}"} if ground.app else {}
+    words = f"{ground.app}, asked for {target}" + "".join(f", {line.partition(':')[0]}" for line in ground.headers)
+    own = {"your application": words} if ground.app else {}
     if file:
         own["your file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
     return {

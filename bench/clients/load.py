@@ -7,9 +7,10 @@ Laws:
 - A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
-Settings: port, targets (paths, in turn), connections, seconds, and optionally body (bytes to upload with each
-request), fields (header lines, one for each target), status, length (of each body), whole (True), tls, tolerate,
-evict (files, one for each target, dropped from the page cache before it is asked for).
+Settings: port, targets (paths, in turn), connections, seconds, and optionally headers ("Name: value", of all
+requests), fields (header lines, one for each target), body (bytes to upload with each request), status, length (of
+each body), whole (True), tls, tolerate, evict (files, one for each target, dropped from the page cache before it is
+asked for).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.clients.answer import BLOCKED, Answer, Broken
-from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
+from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
 BODY_BLOCK = 1 << 20
@@ -236,12 +237,12 @@ class Exchange:
 
 def build_orders(settings: dict[str, Any], body: int) -> list[Order]:
     method = "POST" if body else "GET"
-    common = "Host: localhost\r\n" + (f"Content-Length: {body}\r\n" if body else "")
+    headers = [*settings.get("headers", ()), *([f"Content-Length: {body}"] if body else ())]
     targets = settings["targets"]
     fields = settings.get("fields") or [""] * len(targets)
     evicted = settings.get("evict") or [""] * len(targets)
     return [
-        Order(f"{method} {target} HTTP/1.1\r\n{common}{field}\r\n".encode(), file)
+        Order(format_head(method, target, headers) + f"{field}\r\n".encode(), file)
         for target, field, file in zip(targets, fields, evicted, strict=True)
     ]
 

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from bench import run
+from bench import bout, run
 from bench.driver import APP
+from bench.scenarios import slow
 
 MINE = """
 def app(environ, start_response):
     known = environ["PATH_INFO"] == "/mine"
     start_response("200 OK" if known else "404 Not Found", [("Content-Length", "4")])
+    return [b"mine"]
+"""
+
+GUARDED = """
+def app(environ, start_response):
+    allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
+    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "4")])
     return [b"mine"]
 """
 
@@ -48,6 +56,28 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
     assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
 
 
+@pytest.mark.parametrize("wrk", [True, False], ids=["wrk", "own"])
+def test_headers_are_sent_with_every_request(folder: Path, wrk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By everybody who asks: the check, wrk or our own client, slow readers and the good client."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_guarded.py").write_text(GUARDED)
+    if not wrk:
+        monkeypatch.setattr(bout.shutil, "which", lambda _: None)
+    monkeypatch.setattr(slow, "LEAST_SECONDS", 1.0)
+    words = ["--app", "bench_guarded:app", "--header", "host: shop.test", "--header", "Authorization: Bearer a: b"]
+    assert measure(folder, *words, "--only", "own-app-8" if wrk else "own-app") == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert [each["failure"] for each in results["findings"]] == [""] * (1 if wrk else 4)
+    assert results["settings"]["your application"] == "bench_guarded:app, asked for /, Host, Authorization"
+
+
+@pytest.mark.parametrize("text", ["Authorization", "a b: c", ": c", "A: b\r\nC: d"])
+def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--app", APP, "--header", text])
+    assert "is no header; write 'Name: value'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -59,6 +89,7 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
         (["--app", "bench_mine"], "write MODULE:APP"),
         (["--app", "bench_mine:app", "--target", "mine"], "--target mine: write it from its first slash on"),
         (["--target", "/mine"], "name it by --app"),
+        (["--header", "Authorization: x"], "--header 'Authorization: x' is for your own app"),
         (["--only", "own-app-1"], "own-app-1 needs --app"),
         (["--only", "small-1,own-file-8"], "own-file-8 needs --file"),
         (["--only", "own-file", "--app", "bench_mine:app"], "own-file-1 needs --file"),
