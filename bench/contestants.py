@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 
 class Can(StrEnum):
@@ -104,8 +103,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=4096 {listen};
         location = /hello {{ default_type text/plain; return 200 "Hello, world!"; }}
-        location /file/ {{ alias {files}/; {aio} }}
-        location /static/ {{ alias {files}/; {aio} }}
+        location /file/ {{ alias "{files}/"; {aio} }}
+        location /static/ {{ alias "{files}/"; {aio} }}
     }}
 }}
 """
@@ -269,7 +268,7 @@ CONTESTANTS = (
     *(
         Contestant(
             f"trio-h11-{way}",
-            f"{{python}} {Path(__file__).parent / 'reference' / 'trio_h11_loop.py'} {{port}} {way}",
+            f"{{python}} -m bench.reference.trio_h11_loop {{port}} {way}",
             can=frozenset({Can.HELLO}),
             packages=("trio", "h11"),
             group="yardstick",

@@ -103,7 +103,7 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
 def build_command(contestant: Contestant, setting: Setting, port: int, folder: Path) -> list[str]:
     """The command line, and the configuration file in `folder` where the contestant has one."""
     cert, key = setting.certificate or ("", "")
-    words = {
+    words: dict[str, object] = {
         "python": setting.python,
         "program": setting.program,
         "port": port,
@@ -115,11 +115,13 @@ def build_command(contestant: Contestant, setting: Setting, port: int, folder: P
         "cert": cert,
         "key": key,
     }
-    words["listen"] = (contestant.tls if setting.certificate else contestant.listen).format(**words)
-    words["static"] = contestant.static.format(**words) if setting.static else ""
+    listen, static = contestant.tls if setting.certificate else contestant.listen, contestant.static * setting.static
     if contestant.config:
-        (folder / "config").write_text(contestant.config.format(**words))
-    return shlex.split(contestant.command.format(**words))
+        (folder / "config").write_text(contestant.config.format(**words, listen=listen.format(**words)))
+    quoted = {name: shlex.quote(str(word)) for name, word in words.items()}  # paths may have spaces
+    return shlex.split(
+        contestant.command.format(**quoted, listen=listen.format(**quoted), static=static.format(**quoted))
+    )
 
 
 def build_path() -> str:
