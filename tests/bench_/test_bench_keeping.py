@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import run
+from bench import machine, run
 
 
 def measure(folder: Path, *words: str) -> int:
@@ -67,3 +67,28 @@ def test_the_interpreter_named_is_that_of_the_servers(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     assert measure(tmp_path, "--output", str(output), "--venv", str(tmp_path / "venv")) == 0
     assert json.loads(output.read_text())["machine"]["Python"] == "OtherPython 9.9"
+
+
+@pytest.mark.parametrize(
+    ("files", "limits"),
+    [
+        (
+            {"cpu.max": "150000 100000", "memory.max": "536870912"},
+            {"cores by quota": "1.5", "memory by limit": "0.5 GiB"},
+        ),
+        ({"cpu.max": "max 100000", "memory.max": "max"}, {}),
+        ({"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, {"cores by quota": "1"}),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "1", "memory/memory.limit_in_bytes": f"{2**63}"}, {}),
+        ({}, {}),
+    ],
+    ids=["v2", "v2-max", "v1", "v1-none", "nothing"],
+)
+def test_what_a_container_may_use_is_told(
+    tmp_path: Path, files: dict[str, str], limits: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cores of the machine say little where a quota gives one of them."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    assert machine.read_container_limits() == limits
