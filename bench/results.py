@@ -74,10 +74,12 @@ class Results:
         Returns:
             what of it is there, until this run has measured it anew (`add`).
         """
-        self.settings |= {
+        both = {
             title: ", ".join(sorted({*earlier.settings.get(title, value).split(", "), value}))
             for title, value in self.settings.items()
+            if title in MAY_DIFFER
         }
+        self.settings = earlier.settings | self.settings | both
         self.versions = earlier.versions | self.versions
         self.absent = {name: why for name, why in (earlier.absent | self.absent).items() if name not in self.versions}
         self.findings += earlier.findings

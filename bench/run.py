@@ -3,13 +3,14 @@
 Laws:
 - The results are written after each bout: an interrupted run is a shorter run.
 - What the user got wrong is told in a line before anything is measured.
-- No results of an earlier run are lost: they are added to, or kept as *.old.
+- No results of an earlier run are lost: they are added to, or kept as *.1, *.2 and so on.
 - TERM and a closed terminal interrupt as Ctrl-C does: no server is left running.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shutil
 import signal
@@ -233,7 +234,7 @@ def run_and_keep(
     """Run the plan, and write the results after each bout.
 
     Args:
-        anew: what `output` is before the first of them is kept beside it, as *.old.
+        anew: what `output` is before the first of them is kept beside it, as *.1, *.2 and so on.
 
     Returns:
         how many bouts there were, and whether an interrupt ended them.
@@ -246,7 +247,7 @@ def run_and_keep(
         for finding in driver.run(plan, ground, driver.tell_on_stderr):
             results.add(finding, replaceable)
             if anew and not found and output.exists():
-                output.rename(output.with_name(output.name + ".old"))
+                set_aside(output)
             results.save(output)
             found += 1
     except KeyboardInterrupt:
@@ -255,6 +256,12 @@ def run_and_keep(
         driver.tell_on_stderr("interrupted; what was found is kept")
         return found, True
     return found, False
+
+
+def set_aside(output: Path) -> None:
+    """Rename it to *.1, or to the first number that is free."""
+    names = (output.with_name(f"{output.name}.{number}") for number in itertools.count(1))
+    output.rename(next(name for name in names if not name.exists()))
 
 
 def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:

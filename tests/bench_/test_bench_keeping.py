@@ -22,10 +22,13 @@ def test_results_of_an_earlier_run_are_kept_beside_those_of_a_new_one(tmp_path: 
     output = tmp_path / "results.json"
     output.write_text("hours")
     assert measure(tmp_path, "--output", str(output)) == 0
-    assert len(json.loads(output.read_text())["findings"]) == 1
-    assert (tmp_path / "results.json.old").read_text() == "hours"
+    first = output.read_text()
+    assert len(json.loads(first)["findings"]) == 1
     assert measure(tmp_path, "--output", str(output), "--add") == 0
-    assert (tmp_path / "results.json.old").read_text() == "hours"
+    assert not (tmp_path / "results.json.2").exists()
+    assert measure(tmp_path, "--output", str(output)) == 0
+    assert (tmp_path / "results.json.1").read_text() == "hours"
+    assert json.loads((tmp_path / "results.json.2").read_text())["settings"] == json.loads(first)["settings"]
 
 
 def test_what_cannot_stand_in_one_table_is_not_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
