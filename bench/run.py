@@ -193,18 +193,24 @@ def measure(
             driver.tell_on_stderr(f"bench: --add: {options.output} has {other}; write to another --output")
             return 2
         replaceable = results.keep(earlier) if earlier is not None else set()
-        results.versions = {name: results.versions[name] for name in contestants.BY_NAME if name in results.versions}
+        order = [*contestants.BY_NAME, *results.versions]  # the table's, then those of an earlier run that have left it
+        results.versions = {name: results.versions[name] for name in order if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
         if smaller := tell_smaller_crowds(chosen):
             driver.tell_on_stderr(smaller)
         found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output, earlier is None)
+    return tell_outcome(results, options.output, found, interrupted)
+
+
+def tell_outcome(results: Results, output: Path, found: int, interrupted: bool) -> int:
+    """Print the page of `found` bouts; the code to exit with."""
     if not found:
         who = ", ".join(results.versions)
         driver.tell_on_stderr(f"nothing was measured: {f'none of it is for {who}' if who else 'nobody is here'}")
         return 1
     print(write_report(results))
-    driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
+    driver.tell_on_stderr(f"results: {output}; plots: python -m bench plots {output} FOLDER")
     if interrupted:
         return INTERRUPTED
     return 1 if all(each.failure for each in results.findings) else 0  # all have failed: the reasons stand above
