@@ -169,6 +169,22 @@ async def test_a_value_is_shown_in_short_whatever_it_is(
     assert shown in line and len(line) < 1000
 
 
+@pytest.mark.parametrize("given", [ValueError("x"), True, (None, None, None)], ids=["error", "True", "none handled"])
+async def test_what_is_no_exc_info_is_named_where_it_would_be_raised(
+    given: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was told as an error of ours: an object that is not subscriptable, or None without an attribute."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", PLAIN)
+        yield b"some"
+        start_response("500 Sorry", PLAIN, given)
+
+    assert (await ask(app)).record.outcome is Outcome.APP_ERROR
+    (line,) = error_lines(caplog)
+    assert f"exc_info must be what sys.exc_info() gives, got {type(given).__name__}: {given!r}; write sys.exc" in line
+
+
 async def test_what_is_written_when_the_answer_is_complete_is_named(caplog: pytest.LogCaptureFixture) -> None:
     """The answer stands, for it was right."""
 

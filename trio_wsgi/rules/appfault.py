@@ -149,6 +149,12 @@ def of_second_start(first: int, status: object) -> AppError:
     )
 
 
+def in_exc_info(exc_info: object) -> AppError:
+    """What start_response was given to be raised, as the head has left, is no error."""
+    fix = "write sys.exc_info(), inside the except; the head has left, so that error would be raised"
+    return of_type("exc_info", "what sys.exc_info() gives", exc_info, fix)
+
+
 def of_no_start() -> AppError:
     """start_response was never called."""
     return AppError(

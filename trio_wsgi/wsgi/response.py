@@ -119,6 +119,8 @@ class Response:
         if exc_info is not None:
             try:
                 if self.head_sent:
+                    if not _is_exc_info(exc_info):
+                        raise appfault.in_exc_info(exc_info)
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a traceback that refers to this frame would keep both alive
@@ -321,3 +323,8 @@ def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
     known = validators_of(head.headers)
     alike = known.etag is not None or known.last_modified is not None
     return replace(options, add_validators=False, ranges=options.ranges and alike)
+
+
+def _is_exc_info(exc_info: object) -> bool:
+    """Whether it holds an error that can be raised; where none was handled, sys.exc_info() has none."""
+    return isinstance(exc_info, tuple) and len(exc_info) == 3 and isinstance(exc_info[1], BaseException)
