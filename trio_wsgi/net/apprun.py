@@ -142,7 +142,8 @@ class AppRun:
         """
         threads = self._service.threads
         call = Call(nothing, dispose=dispose_answer)
-        call.fn = self._prepare(call, body, length)
+        unbelieved = self._service.unbelieved
+        call.fn = self._prepare(call, body, length, None if unbelieved is None else unbelieved.note)
         call.begins = self._look_after(partial(threads.abandon, call)).begin
         return await self.accept(threads.run(call, self._service.config.queue_timeout))
 
@@ -190,10 +191,12 @@ class AppRun:
         if not self._service.observers.wants_environ:
             self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
 
-    def _prepare(self, running: Running, body: IO[bytes], length: int | None) -> Callable[[], Answer]:
+    def _prepare(
+        self, running: Running, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None = None
+    ) -> Callable[[], Answer]:
         """What is to be called in a thread."""
         service = self._service
-        environ = self._build_environ(body, length)
+        environ = self._build_environ(body, length, dropped)
         environ["trio_wsgi.cancelled"] = lambda: running.cancelled
         environ["trio_wsgi.set_app_timeout"] = self._thread.allow_seconds
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
@@ -208,7 +211,9 @@ class AppRun:
         self._watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
         return clock
 
-    def _build_environ(self, body: IO[bytes], length: int | None) -> dict[str, Any]:
+    def _build_environ(
+        self, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None
+    ) -> dict[str, Any]:
         service, head, peer = self._service, self._head, self._peer
         environ = build_environ(
             peer.site,
@@ -217,6 +222,7 @@ class AppRun:
             body_length=length,
             forwarding=peer.forwarding,
             variables=peer.variables,
+            dropped=dropped,
         )
         if peer.forwarding is not None:
             self.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]

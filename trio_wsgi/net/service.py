@@ -24,6 +24,7 @@ from trio_wsgi.net.observe import Observers
 from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.pool import ThreadPool, open_pool
 from trio_wsgi.net.running import running
+from trio_wsgi.net.unbelieved import Unbelieved
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
 from trio_wsgi.rules.forwarded import Forwarding, parse_names
@@ -58,6 +59,7 @@ class Service:
     buffering: Buffering
     answers: AnswerOptions
     forwarding: Forwarding
+    unbelieved: Unbelieved | None  # None with the PROXY protocol: a client that it names is to be no proxy of ours
     proxy_protocol: Proxies | None  # who begins its connections with a PROXY header; None: nobody does
     health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
@@ -130,6 +132,7 @@ async def open_service(
                 forwarding=Forwarding(
                     parse_proxies(config.forwarded_allow_ips), parse_names(config.trusted_proxy_headers)
                 ),
+                unbelieved=None if config.proxy_protocol else Unbelieved(config.forwarded_allow_ips),
                 proxy_protocol=parse_proxies(config.proxy_allow_from) if config.proxy_protocol else None,
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,

@@ -26,6 +26,7 @@ from trio_wsgi.process.affinity import pin_worker
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.logs import enable_loggers, open_logs
+from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
@@ -53,7 +54,7 @@ def run(app: WSGIApplication, **settings: Any) -> int:
 
     Raises:
         ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
-        AppLoadError: a middleware cannot be loaded.
+        AppLoadError: a middleware cannot be loaded, or gevent or eventlet have replaced modules of Python's.
         TypeError: `app` is no WSGI application.
         RuntimeError: this is not the main thread, where alone signals can be waited for.
     """
@@ -98,7 +99,7 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         try:
-            with early.interrupting():
+            with early.interrupting(), refusing_patches():
                 app = load_app()
         except Stopped as stop:
             log.info("%s: stopped before the application was loaded", stop)
