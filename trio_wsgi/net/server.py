@@ -140,6 +140,7 @@ class Server:
             TypeError: `listeners` are no sockets, or those of TLS.
             ValueError: there are none in it.
             RuntimeError: the server has served before, or this is no task of Trio's.
+            OSError: no thread can be started, which looks for addresses and directories.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
             app that ignores its cancellation delays it.
@@ -151,12 +152,12 @@ class Server:
             with borrow_listeners(listeners) as borrowed:
                 await self.serve_opened(borrowed, task_status=task_status)
             return
-        resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
-        access = await trio.to_thread.run_sync(find_access, self.config)
+        resolved = await run_in_thread(resolve, self.config.addresses)
+        access = await run_in_thread(find_access, self.config)
         reuse_port = self.config.reuse_port
         opening = open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access)
         with ExitStack() as stack:  # a directory may be locked, or on a disk that is slow
-            opened = await trio.to_thread.run_sync(stack.enter_context, opening)
+            opened = await run_in_thread(stack.enter_context, opening)
             await self.serve_opened(opened, task_status=task_status)
 
     @trio.lowlevel.enable_ki_protection
