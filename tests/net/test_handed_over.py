@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 import re
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,8 +17,7 @@ import trio
 from waiting import until
 
 import trio_wsgi
-from sendfile import DiskStalled, FileSpan, FileTooShort, Stalled, TooSlow
-from trio_wsgi import AppLoadError, ClientStalled, Config, ConfigError, RequestRecord, Server
+from trio_wsgi import AppLoadError, Config, ConfigError, RequestRecord, Server
 from trio_wsgi.config import SETTINGS
 from trio_wsgi.setting import Reach
 
@@ -249,23 +246,6 @@ async def test_an_observer_sees_the_context_variables_of_the_program() -> None:
         await until(lambda: len(told) == 5)
         nursery.cancel_scope.cancel()
     assert told == ["the program's"] * 5
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ClientStalled("write_timeout", 60.0),
-        Stalled(60.0),
-        TooSlow(9.5, 30.0),
-        DiskStalled(FileSpan(sys.stdin, 1, 2), 60.0),
-        FileTooShort(FileSpan(sys.stdin, 1, 2)),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_can_be_copied(error: Exception) -> None:
-    """As those do who report errors, or bring them from another process."""
-    copied = copy.copy(error)
-    assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
 async def test_a_listener_may_be_a_socket_of_trios_and_an_observer_may_return_something() -> None:
