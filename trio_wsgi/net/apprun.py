@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
@@ -50,7 +50,6 @@ log = logging.getLogger("trio_wsgi.error")
 
 _NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
 _MANY = 256  # blocks of an answer: to frame them takes the thread some 0.3 ms, which are not the loop's
-_CAUSES_MAX = 100  # of one error: it may be its own
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -274,10 +273,11 @@ async def close(service: Service, closing: Closing | None) -> None:
 def _call_app(
     app: WSGIApplication, environ: dict[str, Any], response: Response, outlet: Outlet, running: Running
 ) -> Answer:
-    """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours.
+    """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours, and
+    the Ctrl-C that struck on the loop is the program's.
 
-    That one may come in a group, or as the cause of another error. And what comes may be another request's, out of a
-    future that one request has computed for others.
+    These may come in a group, or as the cause of another error. And what comes may be another request's cancellation,
+    out of a future that one request has computed for others.
     """
     try:
         answer = call_app(app, environ, response)
@@ -287,19 +287,12 @@ def _call_app(
             outlet.leave(answer)
         return answer
     except BaseException as exc:
-        if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):
+        if running.cancelled and any(map(bridge.is_cancellation, bridge.causes(exc))):
             # To look would not do: the thread hears of it before Trio lets it be looked at.
             bridge.run(trio.lowlevel.checkpoint_if_cancelled)
+        if bridge.is_interrupt(exc):
+            raise KeyboardInterrupt from exc
         raise AppFailed(running.context) from exc
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
-    for _ in range(_CAUSES_MAX):
-        if exc is None:
-            return
-        yield exc
-        exc = exc.__cause__
 
 
 def dispose_answer(answer: Answer) -> None:

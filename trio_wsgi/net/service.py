@@ -18,6 +18,7 @@ from trio_wsgi.net.codec import MakeCodec
 from trio_wsgi.net.disks import Disks, open_disks
 from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.net.inlet import WRITE_SIZE
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
@@ -83,7 +84,7 @@ async def open_service(
     watch = DisconnectWatch(half_close)
     make_codec = choose_codec(config.http, limits.total)
     with ExitStack() as stack:  # a directory may be on a disk that hangs
-        directories = await trio.to_thread.run_sync(stack.enter_context, open_directories(config))
+        directories = await run_in_thread(stack.enter_context, open_directories(config))
         async with (
             running(pump.run),
             running(watch.run),

@@ -22,7 +22,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from typing import NoReturn
 
@@ -41,6 +40,7 @@ from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
+from trio_wsgi.process.leaving import limit_end
 from trio_wsgi.process.logs import enable_loggers, open_logs
 from trio_wsgi.process.messages import (
     Booted,
@@ -63,7 +63,6 @@ from trio_wsgi.process.tuning import tuned_process
 
 log = logging.getLogger("trio_wsgi.error")
 
-SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
@@ -119,8 +118,8 @@ def _receive_order(sock: socket.socket) -> Order:
 
 def _limit_end(seconds: float, fd: int) -> None:
     """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
-    if math.isfinite(seconds):  # neither 0, nor more than C can count
-        faulthandler.dump_traceback_later(min(max(seconds, SHORTEST_END), threading.TIMEOUT_MAX), exit=True, file=fd)
+    if math.isfinite(limit := limit_end(seconds)):
+        faulthandler.dump_traceback_later(limit, exit=True, file=fd)
 
 
 def _send(sock: socket.socket, message: Failed) -> None:

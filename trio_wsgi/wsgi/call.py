@@ -126,5 +126,7 @@ def _close(result: object) -> None:
             close()
     except bridge.Cancelled:
         raise
-    except BaseException:  # be it SystemExit: it changes nothing about the response
+    except BaseException as exc:  # be it SystemExit: it changes nothing about the response
+        if bridge.is_interrupt(exc):
+            raise
         log.exception("close() of the application's iterable failed")
