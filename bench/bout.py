@@ -20,15 +20,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from bench.app import generate
 from bench.client import ROOT, Client, Facts, Failed, open_client
 from bench.contestants import Contestant
 from bench.proc import LOOK, Watch, find_tree, open_watch, read_usage
-from bench.samples import Samples
+from bench.samples import MIB, Samples
 from bench.server import Server
 from bench.trace import Trace, open_trace
 
 PATIENCE = 30.0  # seconds without a byte of an answer that is checked
 GOOD_PATIENCE = 5.0  # seconds for an answer to the good client
+_SERVED = 0.25  # of the connections: as many at least must have been answered
 _BROKEN = 0.01  # of the requests: more connections than that, ended without an answer, are no end of keep-alive
 Figures = Mapping[str, float | None]
 
@@ -45,12 +47,19 @@ class Bout:
     tls: bool = False
     client_prefix: tuple[str, ...] = ()  # a command to run clients under (taskset)
     own: tuple[str, str] = ("", "")  # the user's target, and the name of the user's file among the samples
+    headers: tuple[str, ...] = ()  # "Name: value", sent with every request
     trace: Trace | None = None  # count system calls into it
 
     @contextmanager
     def client(self, name: str, **settings: object) -> Iterator[Client]:
         """A client that knows where the server is."""
-        facts = {"port": self.server.port, "tls": self.tls, "seconds": self.seconds, **settings}
+        facts = {
+            "port": self.server.port,
+            "tls": self.tls,
+            "seconds": self.seconds,
+            "headers": self.headers,
+            **settings,
+        }
         with open_client(name, list(self.client_prefix), facts) as client:
             yield client
 
@@ -73,32 +82,43 @@ class Bout:
         self.check(target, self.samples.length(sample), self.samples.digest(sample) if self.verify else "")
 
     def check(
-        self, target: str, length: int | None = None, digest: str = "", status: int = 200, field: str = ""
-    ) -> None:
+        self,
+        target: str,
+        length: int | None = None,
+        digest: str = "",
+        status: int = 200,
+        field: str = "",
+        body: int = 0,
+    ) -> int:
         """Fetch `target` once and look at status, byte count and SHA-256 (if given); it warms the server, too.
 
         Args:
             field: a header to send, "Name: value".
+            body: bytes to upload.
+
+        Returns:
+            bytes of the body.
 
         Raises:
             Failed: it is not what was asked for.
         """
         try:
-            self._check(target, length, digest, status, field)
+            return self._check(target, length, digest, status, field, body)
         except TimeoutError:
             raise Failed(f"{target}: the answer did not come to its end within {PATIENCE:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
             self.server.check_alive()
             raise Failed(f"{target}: {type(error).__name__}: {error}") from error
 
-    def _check(self, target: str, length: int | None, digest: str, status: int, field: str) -> None:
+    def _check(self, target: str, length: int | None, digest: str, status: int, field: str, body: int) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=PATIENCE)
         if self.tls:
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=PATIENCE, context=context)
         with contextlib.closing(connection):
-            name, _, value = field.partition(": ")
-            connection.request("GET", target, headers={name: value} if field else {})
+            lines = [*self.headers, field, f"Content-Length: {body}" if body else ""]
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            connection.request("POST" if body else "GET", target, generate(body, MIB) if body else None, headers)
             response = connection.getresponse()
             if response.status != status:
                 raise Failed(f"{target}: status {response.status} instead of {status}")
@@ -110,7 +130,8 @@ class Bout:
         if length not in (None, total):
             raise Failed(f"{target}: {total} bytes instead of {length}")
         if digest and seen.hexdigest() != digest:
-            raise Failed(f"{target}: the bytes are not those of the file")
+            raise Failed(f"{target}: the bytes are not those that were asked for")
+        return total
 
     @contextmanager
     def good_client(self, target: str, interval: float, seconds: float) -> Iterator[Client]:
@@ -143,7 +164,8 @@ class Bout:
         script = str(ROOT / "bench/clients/wrk.lua")
         url = f"http://127.0.0.1:{self.server.port}{target}"
         seconds = max(1, round(self.seconds))  # wrk knows no parts of a second
-        words = f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
+        words = [word for line in self.headers for word in ("-H", line)]
+        words += f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
         cpu = read_children_cpu()
         with self.watch() as watch:
             done = subprocess.run(
@@ -159,7 +181,9 @@ class Bout:
         facts: Facts = json.loads(lines[0])["result"]
         facts["cpu"] = read_children_cpu() - cpu
         check_errors(facts)
-        self.check(target)  # wrk does not tell who stopped answering within its window
+        length = self.check(target)  # wrk does not tell who stopped answering within its window
+        check_everybody_was_answered(facts, connections)
+        facts["received"] = facts["requests"] * length  # not the heads, of which some write more than others
         return summarize(facts, watch)
 
 
@@ -172,6 +196,19 @@ def check_errors(facts: Facts) -> None:
         wrong = wrong or ["no request was answered"]
     if wrong:
         raise Failed("wrk saw errors: " + ", ".join(wrong))
+
+
+def check_everybody_was_answered(facts: Facts, connections: int) -> None:
+    """Raises Failed where most of wrk's connections had no answer in all its window, of which it says nothing.
+
+    The times of all answers together are the window of each connection that had any; a quarter of
+    the window is far from what wrk itself takes between two requests.
+    """
+    served = facts["requests"] * facts["mean"] / facts["seconds"]
+    if served < _SERVED * connections:
+        raise Failed(
+            f"about {connections - served:.0f} of {connections} connections had no answer in {facts['seconds']:.0f} s"
+        )
 
 
 def summarize(facts: Facts, watch: Watch) -> dict[str, float | None]:

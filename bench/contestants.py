@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 
 class Can(StrEnum):
@@ -104,8 +103,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=4096 {listen};
         location = /hello {{ default_type text/plain; return 200 "Hello, world!"; }}
-        location /file/ {{ alias {files}/; {aio} }}
-        location /static/ {{ alias {files}/; {aio} }}
+        location /file/ {{ alias "{files}/"; {aio} }}
+        location /static/ {{ alias "{files}/"; {aio} }}
     }}
 }}
 """
@@ -183,8 +182,8 @@ CONTESTANTS = (
     ),
     Contestant(
         "cheroot",
-        "{python} -m cheroot --threads {threads} --max-threads {threads} --timeout 75 {listen} {app}",
-        "--bind 127.0.0.1:{port}",
+        "{python} -m bench.launch cheroot {listen} {app} {threads}",
+        "127.0.0.1:{port}",
         packages=("cheroot",),
     ),
     Contestant(
@@ -217,7 +216,7 @@ CONTESTANTS = (
     Contestant(
         "granian",
         "{python} -m granian --interface wsgi --no-ws --workers 1 --blocking-threads {threads} --backlog 4096"
-        " --backpressure 20000 --log-level error {listen} {static} {app}",
+        " --backpressure 20000 --http1-header-read-timeout 60000 --log-level error {listen} {static} {app}",
         "--host 127.0.0.1 --port {port}",
         packages=("granian",),
         static="--static-path-route /static --static-path-mount {files}",
@@ -269,7 +268,7 @@ CONTESTANTS = (
     *(
         Contestant(
             f"trio-h11-{way}",
-            f"{{python}} {Path(__file__).parent / 'reference' / 'trio_h11_loop.py'} {{port}} {way}",
+            f"{{python}} -m bench.reference.trio_h11_loop {{port}} {way}",
             can=frozenset({Can.HELLO}),
             packages=("trio", "h11"),
             group="yardstick",
@@ -281,3 +280,8 @@ CONTESTANTS = (
 QUICK = frozenset({"trio-wsgi", "gunicorn-gthread", "gunicorn-gevent", "waitress", "granian", "nginx"})  # of --quick
 SUBJECT = "trio-wsgi"  # whom the report compares the others with
 BY_NAME = {contestant.name: contestant for contestant in CONTESTANTS}
+
+
+def find_group(name: str) -> str:
+    """Where a contestant is shown; one that has left the table since it was measured is of the group "former"."""
+    return BY_NAME[name].group if name in BY_NAME else "former"

@@ -28,6 +28,7 @@ from bench.scenario import Scenario
 from bench.server import Setting, open_server
 from bench.trace import Trace
 
+APP = "bench.app:app"  # which answers what all scenarios ask for but those of a user's application
 TRACED = {"small", "files", "ranges", "tls", "streams", "uploads"}  # whose cost is that of requests
 
 
@@ -48,11 +49,12 @@ class Ground:
     """What all bouts have in common."""
 
     python: str
-    app: str
+    app: str  # the user's own, if there is one
     threads: int
     samples: Samples
     certificate: tuple[Path, Path] | None
     own: tuple[str, str] = ("", "")
+    headers: tuple[str, ...] = ()  # that the user's application is asked with
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ def rotate(items: list[Present], by: int) -> list[Present]:
 def run(plan: Plan, ground: Ground, tell: Callable[[str], None]) -> Iterator[Finding]:
     """Run the plan, bout by bout, telling each as a line of text."""
     turns = list_turns(plan)
-    for sample in {sample for turn in turns for sample in turn.scenario.samples}:
+    for sample in dict.fromkeys(sample for turn in turns for sample in turn.scenario.samples):
+        if not ground.samples.has(sample):
+            tell(f"making the sample {sample} in {ground.samples.folder}")
         ground.samples.path(sample)  # making them is nobody's time
     began = time.monotonic()
     for number, turn in enumerate(turns):
@@ -154,7 +158,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
     setting = Setting(
         ground.python,
         turn.present.program,
-        ground.app,
+        ground.app if scenario.own == "app" else APP,
         ground.samples.folder,
         prefix=run_on(server_core),
         threads=ground.threads,
@@ -171,6 +175,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             tls=scenario.tls,
             client_prefix=run_on(client_cores),
             own=ground.own,
+            headers=ground.headers if scenario.own == "app" else (),
             trace=trace,
         )
         measured = scenario.measure(bout)

@@ -1,7 +1,8 @@
 """What many figures say together: percentiles, medians, spreads.
 
 Laws:
-- Nothing is averaged: a median has been measured, and one bad round does not move it.
+- Medians and percentiles, which one bad round does not move; of an even number of rounds, a median is the middle
+  between the two that stand there.
 - No figure is None, and never 0.
 """
 

@@ -1,10 +1,11 @@
-"""Starts, in this process, the servers that have no command of their own that could be given an application.
+"""Starts, in this process, the servers that have no command that could be given an application and all limits.
 
     python -m bench.launch NAME HOST:PORT[,CERT,KEY] MODULE:APP [THREADS]
     python -m bench.launch uwsgi ARGUMENTS...
 
 Laws:
-- Nothing is set that its authors have not set; this file is as short as their tutorials.
+- Nothing is set that its authors have not set, but for the limits that `contestants.py` names for all; this file is
+  as short as their tutorials.
 """
 
 from __future__ import annotations
@@ -27,11 +28,19 @@ def run_bjoern(host: str, port: int, app: Any, _: int) -> None:
     importlib.import_module("bjoern").run(app, host, port, listen_backlog=4096)
 
 
+def run_cheroot(host: str, port: int, app: Any, threads: int) -> None:
+    """Its command has no argument for the limit of kept connections, which is ten."""
+    wsgi = importlib.import_module("cheroot.wsgi")
+    server = wsgi.Server((host, port), app, threads, max=threads, request_queue_size=4096, timeout=75)
+    server.keep_alive_conn_limit = 20_000
+    server.safe_start()  # as its command does
+
+
 def run_pyruvate(host: str, port: int, app: Any, threads: int) -> None:
     importlib.import_module("pyruvate").serve(app, f"{host}:{port}", threads)
 
 
-RUNNERS = {"gevent": run_gevent, "bjoern": run_bjoern, "pyruvate": run_pyruvate}
+RUNNERS = {"gevent": run_gevent, "bjoern": run_bjoern, "cheroot": run_cheroot, "pyruvate": run_pyruvate}
 
 
 def become_uwsgi(arguments: list[str]) -> None:

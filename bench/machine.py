@@ -15,6 +15,8 @@ from pathlib import Path
 
 from bench.proc import memory_kind
 
+CGROUP = Path("/sys/fs/cgroup")
+UNLIMITED = 1 << 60  # bytes: version 1 writes nearly 2⁶³ where there is no limit
 WANTED_DESCRIPTORS = 60_000  # twice 10,000 connections with a file each, and some
 
 
@@ -43,12 +45,35 @@ def describe_machine() -> dict[str, str]:
         "CPU": read_cpu_model(),
         "cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / (1 << 30):.0f} GiB",
+        **read_container_limits(),
         "kernel": f"{platform.system()} {platform.release()}",
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "memory is": memory_kind() + " of the server's processes together",
         "load average before": f"{os.getloadavg()[0]:.2f}",
     }
     return {title: fact for title, fact in facts.items() if fact}
+
+
+def read_container_limits() -> dict[str, str]:
+    """What a container may use of it, where it is limited.
+
+    Spec: cgroups(7), version 2: cpu.max, memory.max; version 1: cpu.cfs_quota_us, memory.limit_in_bytes
+    """
+    limits = {}
+    cpu = read_numbers("cpu.max") or read_numbers("cpu/cpu.cfs_quota_us") + read_numbers("cpu/cpu.cfs_period_us")
+    if len(cpu) == 2 and cpu[0] > 0:
+        limits["cores by quota"] = f"{cpu[0] / cpu[1]:g}"
+    memory = read_numbers("memory.max") or read_numbers("memory/memory.limit_in_bytes")
+    if memory and memory[0] < UNLIMITED:
+        limits["memory by limit"] = f"{memory[0] / (1 << 30):.3g} GiB"
+    return limits
+
+
+def read_numbers(name: str) -> list[int]:
+    """Those of a file of the control group; none where there is no such file, or it says "max"."""
+    try:
+        return [int(word) for word in (CGROUP / name).read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def read_cpu_model() -> str:

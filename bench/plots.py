@@ -17,7 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.contestants import BY_NAME as CONTESTANTS
+from bench.contestants import find_group
 from bench.metrics import METRICS
 from bench.report import list_scenarios, name_plot
 from bench.results import Results, load_results
@@ -29,6 +29,7 @@ COLOURS = {
     "native": "#94a3b8",
     "file server": "#0f766e",
     "yardstick": "#d4d4d8",
+    "former": "#d4d4d8",
 }
 FAMILIES = {"slow": "slow readers", "idle": "idle connections"}
 GROWTH = ("memory", "cpu_share", "good_p99")
@@ -42,21 +43,25 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         results = load_results(options.results)
+        options.folder.mkdir(parents=True, exist_ok=True)
+        draw_all(results, options.folder, options.format)
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    options.folder.mkdir(parents=True, exist_ok=True)
+    return 0
+
+
+def draw_all(results: Results, folder: Path, ending: str) -> None:
     mpl.rcParams["svg.hashsalt"] = "bench"  # the same results make the same file
     for scenario in list_scenarios(results):
         for pinned in (False, True):
             if any(results.select(scenario.name, name, pinned) for name in results.versions):
-                path = options.folder / f"{name_plot(scenario, pinned)}.{options.format}"
+                path = folder / f"{name_plot(scenario, pinned)}.{ending}"
                 save(draw_bars(results, scenario, pinned), path)
     for tag, title in FAMILIES.items():
         figure = draw_growth(results, tag, title)
         if figure is not None:
-            save(figure, options.folder / f"growth-{tag}.{options.format}")
-    return 0
+            save(figure, folder / f"growth-{tag}.{ending}")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -94,7 +99,7 @@ def draw_bar(axis: Axes, row: int, results: Results, scenario: Scenario, name: s
         axis.text(0, row, " " + text, va="center", fontsize=7, color="#71717a")
         return
     value, least, most = (part * metric.scale for part in found)
-    axis.barh(row, value, color=COLOURS[CONTESTANTS[name].group], height=0.7)
+    axis.barh(row, value, color=COLOURS[find_group(name)], height=0.7)
     if most > least:
         axis.plot((least, most), (row, row), color="black", linewidth=1)
     axis.text(most, row, " " + metric.format(found.median), va="center", fontsize=8)
@@ -131,7 +136,7 @@ def draw_line(axis: Axes, results: Results, family: Sequence[Scenario], name: st
         and (found := results.figure(scenario.name, name, False, key))
     ]
     if points:
-        ours = CONTESTANTS[name].group == "ours"
+        ours = find_group(name) == "ours"
         axis.plot(
             *zip(*points, strict=True),
             marker="o",

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.contestants import BY_NAME as CONTESTANTS
-from bench.contestants import SUBJECT
+from bench.contestants import SUBJECT, find_group
 from bench.figures import Spread
 from bench.metrics import METRICS
 from bench.results import Results, load_results
@@ -28,13 +27,15 @@ INTRODUCTION = """\
 # Performance
 
 One WSGI application, one server at a time, all on the same machine, in interleaved rounds: each scenario asks every
-contestant in turn, then again, so that what changes with time changes for all. One worker process each, eight threads
-where there are threads; the rest is as its authors ship it. Every server is started afresh for every measurement, and
-what it delivers is checked: status, byte count, and once the hash of the content. Who fails is shown with the reason.
+contestant in turn, then again, so that what changes with time changes for all. One worker process each, the same number
+of threads where there are threads, limits of connections out of the way; the rest is as its authors ship it. Every
+server is started afresh for every measurement, and what it delivers is checked: status, byte count, and once the hash
+of the content. Who fails is shown with the reason; who is missing from a table was not measured there, or cannot do
+what it asks for.
 
 - **CPU** is user and system time of the server's whole process tree, from the kernel, over the very window of the load.
   It is the figure to compare: throughput on a small machine depends on the client as well, whose own CPU is shown.
-- **(least to most)** are the rounds around the median.
+- **(least to most)** in the first two columns are the rounds around the median, where there were several.
 - GB and MB are 10⁹ and 10⁶ bytes, MiB and KiB are 2²⁰ and 2¹⁰.
 - **The good client** sends a small request every 10 ms beside the crowd; its time begins when the request is due, so a
   server that stalls for a second is charged for the hundred requests that came due meanwhile.
@@ -79,7 +80,7 @@ def write_scenario(results: Results, scenario: Scenario, plots: str | None) -> I
     yield f"## {scenario.title}\n\n`{scenario.name}`\n"
     for pinned in (False, True):
         if table := write_table(results, scenario, pinned):
-            yield ("Pinned to one core, clients on the others:\n\n" if pinned else "") + table
+            yield (f"Pinned to one core, {where_clients_were(results)}:\n\n" if pinned else "") + table
             if plots:
                 yield f"![{scenario.title}]({plots}/{name_plot(scenario, pinned)}.svg)\n"
     if calls := results.calls(scenario.name):
@@ -88,6 +89,15 @@ def write_scenario(results: Results, scenario: Scenario, plots: str | None) -> I
     family = [each for each in list_scenarios(results) if each.connections and each.tag == scenario.tag]
     if plots and len(family) > 1 and scenario is family[-1]:
         yield f"![Memory, CPU and latency against the number of connections]({plots}/growth-{scenario.tag}.svg)\n"
+
+
+def where_clients_were(results: Results) -> str:
+    """While servers were pinned."""
+    return (
+        "and so are the clients, as there is no other"
+        if results.machine.get("cores") == "1"
+        else "clients on the others"
+    )
 
 
 def list_scenarios(results: Results) -> list[Scenario]:
@@ -104,7 +114,7 @@ def write_header(results: Results) -> Iterator[str]:
     yield "## Where and who\n"
     facts = results.machine | results.settings
     yield write_rows(("", ""), [(title, fact) for title, fact in facts.items()])
-    rows = [(name, CONTESTANTS[name].group, version) for name, version in results.versions.items()]
+    rows = [(name, find_group(name), version) for name, version in results.versions.items()]
     yield write_rows(("contestant", "kind", "version"), rows)
     if results.absent:
         yield "Absent: " + "; ".join(f"{name} ({why})" for name, why in results.absent.items()) + ".\n"
@@ -118,7 +128,7 @@ def write_losses(results: Results) -> Iterator[str]:
     for loss in find_losses(results):
         metric = METRICS[loss.metric]
         others = ", ".join(
-            f"{name} {metric.format(value)} (x{value / loss.ours:.2f})" if loss.ours else name
+            f"{name} {metric.format(value)}" + (f" (x{value / loss.ours:.2f})" if value > 0 and loss.ours > 0 else "")
             for name, value in loss.others
         )
         where = loss.scenario + (" (pinned)" if loss.pinned else "")
@@ -131,7 +141,12 @@ def write_losses(results: Results) -> Iterator[str]:
     ]
     if failures:
         yield "\n".join(failures) + "\n"
-    yield write_rows(("scenario", "figure", SUBJECT, "better"), rows) if rows else "Nowhere in this run.\n"
+    if rows:
+        yield write_rows(("scenario", "figure", SUBJECT, "better"), rows)
+    elif not any(each.contestant == SUBJECT for each in results.findings):
+        yield f"{SUBJECT} was not measured.\n"
+    elif not failures:
+        yield "Nowhere in this run.\n"
 
 
 def find_losses(results: Results) -> Iterator[Loss]:
@@ -145,7 +160,7 @@ def find_losses(results: Results) -> Iterator[Loss]:
                 others = [
                     (name, figure.median)
                     for name in results.versions
-                    if CONTESTANTS[name].group != "ours"
+                    if find_group(name) != "ours"
                     and not results.failure(scenario.name, name, pinned)
                     and (figure := results.figure(scenario.name, name, pinned, key))
                     and is_better(figure.median, ours.median, METRICS[key].better)

@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.figures import Spread, spread
 
 FORMAT = 1
+MAY_DIFFER = {"date", "kernel", "memory", "load average before", "descriptors", "rounds", "seconds of each measurement"}
 Key = tuple[str, str, bool]  # scenario, contestant, whether pinned
 
 
@@ -59,16 +60,26 @@ class Results:
         unfinished.write_text(json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n", encoding="utf-8")
         unfinished.rename(path)
 
+    def tell_difference(self, earlier: Results | None) -> str:
+        """What an earlier run had otherwise, so that its figures cannot stand beside ours; else ""."""
+        before, now = (each.machine | each.settings if each else {} for each in (earlier, self))
+        for title, fact in before.items():
+            if title not in MAY_DIFFER and now.get(title, fact) != fact:
+                return f"{title} {fact}, and this run {now[title]}"
+        return ""
+
     def keep(self, earlier: Results) -> set[Key]:
         """Take over what an earlier run on this machine has found.
 
         Returns:
             what of it is there, until this run has measured it anew (`add`).
         """
-        self.settings |= {
+        both = {
             title: ", ".join(sorted({*earlier.settings.get(title, value).split(", "), value}))
             for title, value in self.settings.items()
+            if title in MAY_DIFFER
         }
+        self.settings = earlier.settings | self.settings | both
         self.versions = earlier.versions | self.versions
         self.absent = {name: why for name, why in (earlier.absent | self.absent).items() if name not in self.versions}
         self.findings += earlier.findings
@@ -104,6 +115,14 @@ class Results:
         return reasons[0] if len(reasons) == len(found) else f"{len(reasons)} of {len(found)} rounds: {reasons[0]}"
 
 
+def check_types(results: Results) -> None:
+    """Raises TypeError where facts are no texts, or figures no numbers."""
+    facts = (results.machine | results.settings | results.versions | results.absent).values()
+    figures = (value for each in results.findings for value in [*each.figures.values(), *each.calls.values()])
+    if not all(isinstance(fact, str) for fact in facts) or not all(isinstance(one, int | float) for one in figures):
+        raise TypeError("a fact or a figure of another kind")
+
+
 def load_results(path: Path) -> Results:
     """Read what `save` has written.
 
@@ -115,6 +134,8 @@ def load_results(path: Path) -> Results:
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         findings: Iterable[dict[str, object]] = data.pop("findings")
-        return Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+        results = Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+        check_types(results)
+        return results
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results file of this bench") from error

@@ -78,6 +78,12 @@ def list_packages(python: str) -> dict[str, str]:
     return versions
 
 
+def read_python_version(python: str) -> str:
+    """Of the servers' interpreter, such as CPython 3.11.7."""
+    code = "import platform as p; print(p.python_implementation(), p.python_version())"
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
 def find(contestant: Contestant, packages: dict[str, str], folder: Path) -> Present:
     missing = [package for package in contestant.packages if package not in packages]
     if missing:

@@ -3,12 +3,15 @@
 Laws:
 - The results are written after each bout: an interrupted run is a shorter run.
 - What the user got wrong is told in a line before anything is measured.
+- No results of an earlier run are lost: they are added to, or kept as *.1, *.2 and so on.
 - TERM and a closed terminal interrupt as Ctrl-C does: no server is left running.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import re
 import shutil
 import signal
 import subprocess
@@ -25,12 +28,13 @@ from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
 from bench.results import Key, Results, load_results
-from bench.roster import Present, find_python, take_roll
+from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
+from bench.scenarios.slow import tell_smaller_crowds
+from bench.server import check_app
 
 T = TypeVar("T")
-APP = "bench.app:app"
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 INTERRUPTED = 130  # what shells say of Ctrl-C
@@ -50,8 +54,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=at_least_one, default=8, help="threads of each server (8)")
     parser.add_argument("--venv", type=Path, help="environment of the servers (default: this interpreter's)")
     parser.add_argument("--files", type=Path, help="folder for sample files, on a disk, 2.2 GB; they are kept")
-    parser.add_argument("--app", help="MODULE:APP of your own instead of ours")
-    parser.add_argument("--target", default="/", help="what to ask your app for (/)")
+    parser.add_argument("--app", metavar="MODULE:APP", help="an application of your own to measure")
+    parser.add_argument("--target", metavar="/PATH", help="what to ask your app for (/)")
+    parser.add_argument(
+        "--header",
+        metavar="'NAME: VALUE'",
+        type=header,
+        action="append",
+        default=[],
+        help="to ask your app with; again",
+    )
     parser.add_argument("--file", type=Path, help="a file of your own to download")
     parser.add_argument(
         "--add", action="store_true", help="keep what --output has of an earlier run and this one does not repeat"
@@ -64,6 +76,13 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
+
+
+def header(text: str) -> str:
+    name, colon, value = text.partition(":")
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not colon or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no header; write 'Name: value'")
+    return f"{name.title()}: {value.strip()}"
 
 
 def more_than_nothing(text: str) -> float:
@@ -82,7 +101,7 @@ def main(arguments: list[str]) -> int:
         earlier = check_options(options)
         chosen = choose_scenarios(options)
         known = contestants.BY_NAME
-        if options.quick and not options.contestants:
+        if options.quick and options.contestants is None:
             known = {name: each for name, each in known.items() if name in contestants.QUICK}
         asked = choose(options.contestants, known)
     except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
@@ -94,6 +113,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing was measured", file=sys.stderr)
         return INTERRUPTED
+    except OSError as error:  # of our own files: what servers and clients meet with is a finding
+        print(f"bench: cannot go on: {error}; samples are kept in --files, results in --output", file=sys.stderr)
+        return 1
 
 
 @contextmanager
@@ -121,12 +143,33 @@ def check_options(options: argparse.Namespace) -> Results | None:
     """
     if options.file and not options.file.is_file():
         raise ValueError(f"--file {options.file}: there is no such file")
-    find_python(options.venv)
-    if not options.output.absolute().parent.is_dir():
-        raise ValueError(f"--output {options.output}: there is no such folder; make it first")
+    if options.target is not None:
+        if not options.app:
+            raise ValueError(f"--target {options.target} is what to ask your own app for: name it by --app")
+        if not options.target.startswith("/"):
+            raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    if options.header and not options.app:
+        raise ValueError(f"--header {options.header[0]!r} is for your own app: name it by --app")
+    python = find_python(options.venv)
+    if options.app:
+        check_app(python, options.app)
+    check_output(options.output)
     if options.pin and shutil.which("taskset") is None:
         raise ValueError("--pin needs taskset, which is not installed (util-linux)")
     return load_results(options.output) if options.add and options.output.exists() else None
+
+
+def check_output(output: Path) -> None:
+    """Raises ValueError where results cannot be written."""
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"--output {output}: there is no such folder; make it first")
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--output {output}: {error.strerror}") from None
 
 
 def measure(
@@ -141,22 +184,36 @@ def measure(
         present, absent = take_roll(asked, python, folder)
         plan, ground = prepare(options, chosen, present, python, folder)
         results = Results(
-            describe_machine() | {"descriptors": str(descriptors)},
+            describe_machine() | {"Python": read_python_version(python), "descriptors": str(descriptors)},
             describe_settings(plan, ground),
             {each.contestant.name: each.version for each in present},
             absent,
         )
+        if other := results.tell_difference(earlier):
+            driver.tell_on_stderr(f"bench: --add: {options.output} has {other}; write to another --output")
+            return 2
         replaceable = results.keep(earlier) if earlier is not None else set()
-        results.versions = {name: results.versions[name] for name in contestants.BY_NAME if name in results.versions}
+        order = [*contestants.BY_NAME, *results.versions]  # the table's, then those of an earlier run that have left it
+        results.versions = {name: results.versions[name] for name in order if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
-        found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output)
+        if smaller := tell_smaller_crowds(chosen):
+            driver.tell_on_stderr(smaller)
+        found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output, earlier is None)
+    return tell_outcome(results, options.output, found, interrupted)
+
+
+def tell_outcome(results: Results, output: Path, found: int, interrupted: bool) -> int:
+    """Print the page of `found` bouts; the code to exit with."""
     if not found:
-        driver.tell_on_stderr("nothing was measured: nobody is here")
+        who = ", ".join(results.versions)
+        driver.tell_on_stderr(f"nothing was measured: {f'none of it is for {who}' if who else 'nobody is here'}")
         return 1
     print(write_report(results))
-    driver.tell_on_stderr(f"results: {options.output}; plots: python -m bench plots {options.output} FOLDER")
-    return INTERRUPTED if interrupted else 0
+    driver.tell_on_stderr(f"results: {output}; plots: python -m bench plots {output} FOLDER")
+    if interrupted:
+        return INTERRUPTED
+    return 1 if all(each.failure for each in results.findings) else 0  # all have failed: the reasons stand above
 
 
 def prepare(
@@ -172,13 +229,18 @@ def prepare(
         options.strace,
     )
     samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
-    own = (options.target, samples.adopt(options.file) if options.file else "")
+    own = (options.target or "/", samples.adopt(options.file) if options.file else "")
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
-    return plan, Ground(python, options.app or APP, options.threads, samples, certificate, own)
+    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own, tuple(options.header))
 
 
-def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path) -> tuple[int, bool]:
+def run_and_keep(
+    plan: Plan, ground: Ground, results: Results, replaceable: set[Key], output: Path, anew: bool
+) -> tuple[int, bool]:
     """Run the plan, and write the results after each bout.
+
+    Args:
+        anew: what `output` is before the first of them is kept beside it, as *.1, *.2 and so on.
 
     Returns:
         how many bouts there were, and whether an interrupt ended them.
@@ -190,6 +252,8 @@ def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[
     try:
         for finding in driver.run(plan, ground, driver.tell_on_stderr):
             results.add(finding, replaceable)
+            if anew and not found and output.exists():
+                set_aside(output)
             results.save(output)
             found += 1
     except KeyboardInterrupt:
@@ -200,25 +264,45 @@ def run_and_keep(plan: Plan, ground: Ground, results: Results, replaceable: set[
     return found, False
 
 
+def set_aside(output: Path) -> None:
+    """Rename it to *.1, or to the first number that is free."""
+    names = (output.with_name(f"{output.name}.{number}") for number in itertools.count(1))
+    output.rename(next(name for name in names if not name.exists()))
+
+
 def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
-    """Those that were asked for; the user's own where there is an app or a file of theirs."""
+    """Those that were asked for; the user's own where there is an app or a file of theirs.
+
+    Raises:
+        LookupError, ValueError: a name that means nobody; a scenario of a user's own, who has brought nothing.
+    """
     known = scenarios.BY_NAME
-    if options.only:
-        return choose(options.only, known)
+    brought = {"": True, "app": bool(options.app), "file": bool(options.file)}
+    if options.only is not None:
+        wanted = choose(options.only, known)
+        chosen = [each for each in wanted if brought[each.own]]
+        missing = [each for each in wanted if not brought[each.own]]
+        if missing and not (chosen and (options.app or options.file)):
+            raise ValueError(f"--only {options.only}: {missing[0].name} needs --{missing[0].own}")
+        return chosen
     if options.app or options.file:
-        wanted = {"app": bool(options.app), "file": bool(options.file)}
-        return [each for each in known.values() if each.own and wanted[each.own]]
+        return [each for each in known.values() if each.own and brought[each.own]]
     return [each for each in known.values() if not each.own and (each.quick or not options.quick)]
 
 
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
+    target, file = ground.own
+    words = f"{ground.app}, asked for {target}" + "".join(f", {line.partition(':')[0]}" for line in ground.headers)
+    own = {"your application": words} if ground.app else {}
+    if file:
+        own["your file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
     return {
         "rounds": str(plan.rounds),
         "seconds of each measurement": f"{plan.seconds:g}",
         "threads of each server": str(ground.threads),
-        "application": ground.app,
-    }
+        "application": driver.APP,
+    } | own
 
 
 def choose(wanted: str | None, known: dict[str, T]) -> list[T]:
@@ -227,11 +311,11 @@ def choose(wanted: str | None, known: dict[str, T]) -> list[T]:
     Raises:
         LookupError: a name that means nobody.
     """
-    if not wanted:
+    if wanted is None:
         return list(known.values())
     chosen: set[str] = set()
-    for word in wanted.split(","):
-        matches = {word} if word in known else {name for name in known if name.startswith(word)}
+    for word in map(str.strip, wanted.split(",")):
+        matches = {word} if word in known else {name for name in known if word and name.startswith(word)}
         if not matches:
             raise LookupError(f"nothing is called {word!r}; there are {', '.join(known)}")
         chosen |= matches

@@ -30,11 +30,15 @@ class Samples:
     def path(self, name: str) -> Path:
         """The file, which is made if need be."""
         path = self.folder / name
-        if not path.exists():
+        if not self.has(name):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o755)
             make_file(path, SIZES[name])
         return path
+
+    def has(self, name: str) -> bool:
+        """Whether it has been made."""
+        return (self.folder / name).exists()
 
     def length(self, name: str) -> int:
         return self.path(name).stat().st_size
@@ -42,6 +46,12 @@ class Samples:
     def digest(self, name: str) -> str:
         """SHA-256 of the file, in hexadecimal."""
         return digest_file(self.path(name))
+
+    def digest_part(self, name: str, start: int, length: int) -> str:
+        """SHA-256 of a part of the file, in hexadecimal."""
+        with self.path(name).open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(length)).hexdigest()
 
     def adopt(self, path: Path) -> str:
         """Put a user's own file among the samples.

@@ -27,6 +27,11 @@ from bench.proc import find_tree
 
 PATIENCE = 30.0  # seconds to start
 FAREWELL = 5.0  # seconds to end after TERM
+IMPORT_APP = (
+    "import sys, importlib; module, _, name = sys.argv[1].partition(':');"
+    "name or sys.exit('write MODULE:APP');"
+    "callable(getattr(importlib.import_module(module), name)) or sys.exit('no callable')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": f"{ROOT}{os.pathsep}{Path.cwd()}"},
+            env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": build_path()},
         )
         server = Server(process, port, folder / "log")
         try:
@@ -98,7 +103,7 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
 def build_command(contestant: Contestant, setting: Setting, port: int, folder: Path) -> list[str]:
     """The command line, and the configuration file in `folder` where the contestant has one."""
     cert, key = setting.certificate or ("", "")
-    words = {
+    words: dict[str, object] = {
         "python": setting.python,
         "program": setting.program,
         "port": port,
@@ -110,11 +115,36 @@ def build_command(contestant: Contestant, setting: Setting, port: int, folder: P
         "cert": cert,
         "key": key,
     }
-    words["listen"] = (contestant.tls if setting.certificate else contestant.listen).format(**words)
-    words["static"] = contestant.static.format(**words) if setting.static else ""
+    listen, static = contestant.tls if setting.certificate else contestant.listen, contestant.static * setting.static
     if contestant.config:
-        (folder / "config").write_text(contestant.config.format(**words))
-    return shlex.split(contestant.command.format(**words))
+        (folder / "config").write_text(contestant.config.format(**words, listen=listen.format(**words)))
+    quoted = {name: shlex.quote(str(word)) for name, word in words.items()}  # paths may have spaces
+    return shlex.split(
+        contestant.command.format(**quoted, listen=listen.format(**quoted), static=static.format(**quoted))
+    )
+
+
+def build_path() -> str:
+    """Where servers look for modules first: the bench's own, the user's in the working directory and on PYTHONPATH."""
+    return os.pathsep.join(filter(None, [str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+
+
+def check_app(python: str, app: str) -> None:
+    """Import an application as servers will.
+
+    Raises:
+        ValueError: it cannot be imported, or is none, and why.
+    """
+    words = [python, "-c", IMPORT_APP, app]
+    try:
+        subprocess.run(
+            words, env=os.environ | {"PYTHONPATH": build_path()}, check=True, capture_output=True, text=True, timeout=60
+        )
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
+        raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}") from None
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"--app {app}: its import is not over after 60 s") from None
 
 
 def find_free_port() -> int:

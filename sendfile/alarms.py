@@ -54,8 +54,11 @@ class DiskStalled(TimeoutError):
         self.span = span
         self.seconds = seconds
 
+    def __copy__(self) -> DiskStalled:
+        return type(self)(self.span, self.seconds)
+
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self.span, self.seconds)
+        return type(self), (self.span.to_tell(), self.seconds)  # as no open file can be pickled
 
 
 class Alarms:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import trio
 
-from sendfile.held import UNSENT, bound_unsent, held_by_kernel
+from sendfile.held import UNSENT, bound_unsent, held_by_kernel, unbound_unsent
 from sendfile.parts import Parts, head, size
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
@@ -73,7 +73,7 @@ class Delivery:
             these bytes.
     """
 
-    __slots__ = ("away", "bounded", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel",
+    __slots__ = ("away", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel", "lowat",
                  "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope", "sender", "sock",
                  "speed", "started_at", "task", "watch", "watched")  # fmt: skip
 
@@ -105,7 +105,7 @@ class Delivery:
         self.open = False  # is it on a pump's table?
         self.queued = False  # is it about to be stepped?
         self.watched = False  # is its socket in the pump's epoll?
-        self.bounded = False  # does the kernel take little ahead?
+        self.lowat: int | None = None  # that the socket came with, while the kernel takes little ahead
         self.task: trio.lowlevel.Task | None = None  # that waits for its end, or that of its fetch
         self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its task's other waits
         self.error: BaseException | None = None  # why it ended, if not well
@@ -199,9 +199,11 @@ class Delivery:
             self.full_at = now
 
     def _bound(self, bounded: bool) -> None:
-        if bounded is not self.bounded:
-            self.bounded = bounded
-            bound_unsent(self.sock, bounded)
+        if bounded and self.lowat is None:
+            self.lowat = bound_unsent(self.sock)
+        elif not bounded and self.lowat is not None:
+            unbound_unsent(self.sock, self.lowat)
+            self.lowat = None
 
     def release(self) -> None:
         """It takes no more steps: what is sent after it is somebody else's."""

@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows
     ioctl = None  # type: ignore[assignment]
 
-__all__ = ["UNSENT", "bound_unsent", "held_by_kernel"]
+__all__ = ["UNSENT", "bound_unsent", "held_by_kernel", "unbound_unsent"]
 
 UNSENT = 128 << 10
 """Bytes that a bounded socket takes ahead of what is on its way; it has room again at half of them. 10,000 readers then
@@ -46,11 +46,25 @@ def held_by_kernel(sock: HasFileno) -> int:
     return int.from_bytes(answer, sys.byteorder)
 
 
-def bound_unsent(sock: HasFileno, bounded: bool) -> None:
-    """Have the kernel take `UNSENT` bytes ahead, or as many as it likes; nothing where that cannot be said.
+def bound_unsent(sock: HasFileno) -> int:
+    """Have the kernel take `UNSENT` bytes ahead at most; nothing where that cannot be said, or less is set already.
+
+    Returns:
+        what was set, for `unbound_unsent`; 0: as many as it likes.
 
     Spec: Linux, Documentation/networking/ip-sysctl.rst, tcp_notsent_lowat.
     """
+    before = 0
     if _NOTSENT_LOWAT is not None and isinstance(sock, socket.socket | trio.socket.SocketType):
         with contextlib.suppress(OSError):  # a unix socket; closed
-            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT if bounded else 0)
+            before = sock.getsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT)
+            if not 0 < before < UNSENT:
+                sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT)
+    return before
+
+
+def unbound_unsent(sock: HasFileno, before: int) -> None:
+    """Have the kernel take as many bytes ahead as ``before`` `bound_unsent`."""
+    if _NOTSENT_LOWAT is not None and isinstance(sock, socket.socket | trio.socket.SocketType):
+        with contextlib.suppress(OSError):  # as above
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, before)

@@ -194,24 +194,26 @@ class Pump:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
         delivery = Delivery(sock, parts, idle_timeout, kernel, progress, sender, rate, min_rate)
         self._check_free(delivery.fd)
-        await trio.lowlevel.checkpoint_if_cancelled()
         # Thousands wait here: each function between this one and the wait would hold some 250 bytes for each of them.
-        try:
-            delivery.push(_DIRECT_BYTES, self._residency)
-            if not parts:  # the other half of the checkpoint; not cancellable, since all is sent
-                await trio.lowlevel.cancel_shielded_checkpoint()
+        while True:  # again for what is appended when all was sent, and we were about to return
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                delivery.push(_DIRECT_BYTES, self._residency)
+                if not parts:  # the other half of the checkpoint; not cancellable, since all is sent
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                else:
+                    self._open(delivery)
+                    if self._interest is None:
+                        await step_on(delivery, self._residency, self._wait_fetched)
+                    else:
+                        self._start(delivery)
+                        await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+            finally:
+                self._remove(delivery)
+                delivery.release()
+            delivery.raise_error()
+            if not parts:
                 return delivery.done
-            self._open(delivery)
-            if self._interest is None:
-                await step_on(delivery, self._residency, self._wait_fetched)
-            else:
-                self._start(delivery)
-                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
-        finally:
-            self._remove(delivery)
-            delivery.release()
-        delivery.raise_error()
-        return delivery.done
 
     def push_nowait(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
         """Send what of ``parts`` is in memory and the kernel takes at once, a quarter of a MiB at most.

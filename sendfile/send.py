@@ -173,8 +173,8 @@ async def send_all(
     if isinstance(parts, (FileSpan, bytes, bytearray, memoryview)):
         parts = (parts,)
     queue = parts if isinstance(parts, (deque, list)) else deque(parts)
-    await trio.lowlevel.checkpoint_if_cancelled()
     while True:
+        await trio.lowlevel.checkpoint_if_cancelled()
         moved = False
         for sent in _send_steps(sock, queue, STEP, kernel=kernel):
             moved = True
@@ -182,8 +182,9 @@ async def send_all(
                 progress(sent)
         if not queue:
             await trio.lowlevel.cancel_shielded_checkpoint()
-            return
-        if moved:
+            if not queue:  # nor has anybody appended anything meanwhile
+                return
+        elif moved:
             await trio.lowlevel.checkpoint()
         else:
             await trio.lowlevel.wait_writable(sock)

@@ -30,6 +30,23 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
+class Elsewhere:
+    """Stands for a file that is open in another process, which nobody can send here.
+
+    Args:
+        text: what it looks like there.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def fileno(self) -> int:
+        raise ValueError(f"open in another process: {self._text}")
+
+
 @dataclass(frozen=True, slots=True)
 class FileSpan:
     """The bytes ``[offset, offset + count)`` of an open regular file.
@@ -82,3 +99,7 @@ class FileSpan:
         if not 0 <= n <= self.count:
             raise ValueError(f"cannot advance by {n} in {self.count} bytes")
         return FileSpan(self.file, self.offset + n, self.count - n)
+
+    def to_tell(self) -> FileSpan:
+        """The same where its file cannot be taken to, as another process: there it only says which one that was."""
+        return FileSpan(Elsewhere(repr(self.file)), self.offset, self.count)

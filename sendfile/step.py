@@ -58,8 +58,11 @@ class FileTooShort(Exception):
         self.span = span
         self.missing = span.count
 
+    def __copy__(self) -> FileTooShort:
+        return type(self)(self.span)
+
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        return type(self), (self.span,)
+        return type(self), (self.span.to_tell(),)  # as no open file can be pickled
 
 
 def check_socket(sock: HasFileno, *, tls: bool = False) -> None:

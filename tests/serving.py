@@ -154,9 +154,12 @@ def command(
         wait: until it listens.
         workers: 0 serves in the process itself, whose descriptors and memory the test may then look at.
         program: what Python runs instead, such as a framework's own command.
+        environ: set for it; a PYTHONPATH comes behind this checkout.
     """
     log = tempfile.NamedTemporaryFile(prefix="trio-wsgi-test-", suffix=".log", delete=False)  # noqa: SIM115
     environment = clean_environment() | {"TRIO_WSGI_WORKERS": str(workers)}
+    if path := environ.pop("PYTHONPATH", ""):
+        environment["PYTHONPATH"] += os.pathsep + path
     with log:
         process = subprocess.Popen(
             [sys.executable, *program, *arguments],

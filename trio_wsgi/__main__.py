@@ -1,5 +1,23 @@
-"""`python -m trio_wsgi`: the command."""
+"""The command as a process of its own: `trio-wsgi`, `python -m trio_wsgi`."""
 
-from trio_wsgi.cli import main
+from __future__ import annotations
 
-raise SystemExit(main())
+import sys
+from typing import NoReturn
+
+from trio_wsgi import cli
+from trio_wsgi.process.leaving import LastWait
+
+
+def main() -> NoReturn:
+    """Run the command, and end the process."""
+    wait = LastWait()
+    try:
+        wait.code = cli.main(allow=wait.allow)
+    finally:
+        wait.begin()
+    sys.exit(wait.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,31 @@ from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import format_toml
 from trio_wsgi.sources import Loaded, load_config
 
+Allow = Callable[[float], object]
+
 _LEAVES = "trio_wsgi.integrations."
 _RELOAD = "write --reload instead"
 
 _FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _allow_nothing(seconds: float) -> None:
+    """For those whose process goes on."""
+
+
+def main(argv: Sequence[str] | None = None, *, allow: Allow = _allow_nothing) -> int:
     """Run the command.
 
     Args:
         argv: the words after the program's name; else those of the process.
+        allow: told how many seconds that may take afterwards which the application leaves running, once settings say.
 
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
     open_standard_streams()
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run(sys.argv[1:] if argv is None else argv, allow)
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return ExitCode.ERROR
     except ConfigError as error:
@@ -108,7 +115,7 @@ def _printing() -> Iterator[None]:
         raise ConfigError("standard output", why, "set PYTHONIOENCODING=utf-8:surrogateescape") from None
 
 
-def _run(argv: Sequence[str]) -> int:
+def _run(argv: Sequence[str], allow: Allow) -> int:
     parser = build_parser()
     try:
         with _printing():
@@ -120,12 +127,13 @@ def _run(argv: Sequence[str]) -> int:
     if options.paste_global and options.paste is None:
         raise ConfigError("--paste-global", "there is no --paste that it could be for", "write --paste FILE, too")
     if options.print_config or options.check_config:
-        return _inspect(options, flags)
+        return _inspect(options, flags, allow)
     systemd = take_systemd(os.environ)
 
     def read_plan() -> Plan:
         home = find_home()  # everything else counts from there
         loaded = _load(options, flags)
+        allow(loaded.config.graceful_timeout)
         if options.app is None and options.paste is None:
             raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
@@ -135,10 +143,11 @@ def _run(argv: Sequence[str]) -> int:
     return serve_plan(read_plan, systemd)
 
 
-def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> int:
+def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], allow: Allow) -> int:
     """Print or check what would be served, and serve nothing."""
     home = find_home()  # everything else counts from there
     loaded = _load(options, flags)
+    allow(loaded.config.graceful_timeout)
     if options.print_config:
         with _printing():
             print(format_toml(loaded), end="")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,47 @@ class Outcome(enum.Enum):
     SHUTDOWN = "shutdown"  # cut by the server's own end
     FILE_TOO_SHORT = "file-too-short"  # the file shrank while it was sent: cut
     SERVER_ERROR = "server-error"  # our own bug, or the machine's disk failed: a 5xx or a cut
+
+
+class SeenEnviron(Mapping[str, Any]):
+    """The environ of a request that has ended, to be read.
+
+    It holds what cannot be copied, such as `wsgi.input`. So a copy of it is itself, be it as a part of
+    `dataclasses.asdict(record)`; and what is pickled is what is plain: texts and numbers.
+
+    Args:
+        environ: as the application left it.
+    """
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __repr__(self) -> str:
+        return f"SeenEnviron({self._environ!r})"
+
+    def __getitem__(self, name: str) -> Any:
+        return self._environ[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+    def __copy__(self) -> SeenEnviron:
+        return self
+
+    def __deepcopy__(self, _: object) -> SeenEnviron:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        plain = {name: value for name, value in self.items() if type(value) in _PLAIN}
+        return type(self), (plain,)
+
+
+_PLAIN = frozenset({str, bytes, int, float, bool})
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ Laws:
 - A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
-Settings: port, targets (paths, in turn), connections, seconds, and optionally body (bytes to upload with each
-request), fields (header lines, one for each target), status, length (of each body), whole (True), tls, tolerate,
-evict (files, one for each target, dropped from the page cache before it is asked for).
+Settings: port, targets (paths, in turn), connections, seconds, and optionally headers ("Name: value", of all
+requests), fields (header lines, one for each target), body (bytes to upload with each request), status, length (of
+each body), whole (True), tls, tolerate, evict (files, one for each target, dropped from the page cache before it is
+asked for).
 """
 
 from __future__ import annotations
@@ -27,13 +28,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.clients.answer import BLOCKED, Answer, Broken
-from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
+from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
 BODY_BLOCK = 1 << 20
 PATIENCE = 20.0  # seconds without any event
 IN_VAIN = 0.5  # of the window: nobody has heard anything for so long at its end, though it has waited
 AT_LEAST = 1.0  # seconds of that
+UNHEARD = 0.75  # of the connections: so many wait for a first byte at the end of the window, while others are answered
 WRITE_BLOCKED = (BlockingIOError, ssl.SSLWantWriteError)
 
 
@@ -113,8 +115,16 @@ class Loader:
         silence = time.monotonic() - heard
         if silence > max(AT_LEAST, IN_VAIN * (until - began)):
             raise Broken(f"no byte for the last {silence:.1f} s")
+        if self.whole:
+            self.check_everybody_was_answered(until - began)
         for exchange in self.exchanges.values():
             self.tally.received += exchange.answer.length if exchange.began else 0
+
+    def check_everybody_was_answered(self, window: float) -> None:
+        """Raises Broken where most connections had no byte in the whole window, while others were answered."""
+        unheard = sum(not (each.heard or each.answer.begun or each.left) for each in self.exchanges.values())
+        if window > AT_LEAST / 2 and unheard > UNHEARD * self.connections:
+            raise Broken(f"{unheard} of {self.connections} connections had no answer in {window:.0f} s")
 
     def attempt(self, exchange: Exchange, step: Callable[[], None]) -> None:
         """Take a step of an exchange; where it breaks, a new connection takes the place of the old one, or we end."""
@@ -144,13 +154,14 @@ class Loader:
                     raise Broken(reason) from None
                 self.tally.failures[reason] += 1
                 time.sleep(0.05)
+        fresh.heard = exchange.heard
         self.attempt(fresh, fresh.begin)
 
 
 class Exchange:
     """One connection and its present request."""
 
-    __slots__ = ("answer", "answered", "began", "left", "loader", "orders", "shaking", "sock")
+    __slots__ = ("answer", "answered", "began", "heard", "left", "loader", "orders", "shaking", "sock")
 
     def __init__(self, loader: Loader, sock: socket.socket, orders: Iterator[Order]) -> None:
         self.loader = loader
@@ -159,6 +170,7 @@ class Exchange:
         self.shaking = loader.tls is not None  # the handshake is not over
         self.answer = Answer(loader.tls is not None)
         self.answered = 0  # exchanges on this connection
+        self.heard = False  # whether there was any, on it or on one whose place it has taken
         self.began = 0.0  # 0: nothing is under way
         self.left = 0  # bytes of the body still to send
 
@@ -215,6 +227,7 @@ class Exchange:
         loader.tally.received += answer.length
         loader.tally.times.append(time.monotonic() - self.began)
         self.answered += 1
+        self.heard = True
         self.began = 0.0
         if answer.closes:
             loader.replace(self)
@@ -224,12 +237,12 @@ class Exchange:
 
 def build_orders(settings: dict[str, Any], body: int) -> list[Order]:
     method = "POST" if body else "GET"
-    common = "Host: localhost\r\n" + (f"Content-Length: {body}\r\n" if body else "")
+    headers = [*settings.get("headers", ()), *([f"Content-Length: {body}"] if body else ())]
     targets = settings["targets"]
     fields = settings.get("fields") or [""] * len(targets)
     evicted = settings.get("evict") or [""] * len(targets)
     return [
-        Order(f"{method} {target} HTTP/1.1\r\n{common}{field}\r\n".encode(), file)
+        Order(format_head(method, target, headers) + f"{field}\r\n".encode(), file)
         for target, field, file in zip(targets, fields, evicted, strict=True)
     ]
 

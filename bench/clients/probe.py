@@ -5,7 +5,7 @@ Laws:
   that came due meanwhile, and not for one.
 - A connection that the server closes after an answer is opened anew, within the time of the next request.
 
-Settings: port, target, interval (seconds), seconds, patience (seconds for one answer).
+Settings: port, target, headers ("Name: value"), interval (seconds), seconds, patience (seconds for one answer).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from bench.clients.answer import Answer, Broken
-from bench.clients.talk import read_settings, say_ready, say_result, wait_for_go
+from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
 
@@ -26,7 +26,7 @@ class Probe:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.address = ("127.0.0.1", int(settings["port"]))
         self.patience = float(settings["patience"])
-        self.request = f"GET {settings['target']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        self.request = format_head("GET", settings["target"], settings.get("headers", ())) + b"\r\n"
         self.sock: socket.socket | None = None
 
     def ask(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -16,6 +17,14 @@ def read_settings() -> dict[str, Any]:
     """What the driver wants: the JSON object that is the only argument."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     return settings
+
+
+def format_head(method: str, target: str, headers: Iterable[str] = ()) -> bytes:
+    """A request's head without its end: what `headers` ("Name: value") say, and Host where they do not."""
+    lines = [f"{method} {target} HTTP/1.1", *headers]
+    if not any(line.lower().startswith("host:") for line in lines):
+        lines.append("Host: localhost")
+    return "".join(line + "\r\n" for line in lines).encode("latin-1")
 
 
 def say_ready(**facts: object) -> None:

@@ -1,6 +1,6 @@
 """The least that a server on Trio and h11 can do for a small request: wait, receive, parse, answer, send.
 
-    python trio_h11_loop.py PORT inline|thread
+    python -m bench.reference.trio_h11_loop PORT inline|thread
 
 `inline` answers on the loop, `thread` hands each request to one thread and waits for it, as whoever runs applications
 that may block has to. No WSGI, no limit, no deadline, no log; a head is believed to arrive in one piece. It is a

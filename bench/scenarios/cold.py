@@ -15,6 +15,7 @@ COLUMNS = ("good_p99", "good_p50", "good_longest", "throughput", "cpu_per_gb", "
 def measure(bout: Bout) -> Figures:
     """Each request is for the next of 16 files of 64 MiB, dropped from the cache right before."""
     bout.check("/hello", 13)
+    bout.check_file(f"/file/{COLD[0]}", COLD[0])
     length = bout.samples.length(COLD[0])
     targets = [f"/file/{name}" for name in COLD]
     files = [str(bout.samples.path(name)) for name in COLD]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from bench.bout import Bout, Figures, summarize_good_client, wait_until_quiet
@@ -11,6 +12,8 @@ from bench.contestants import Can
 from bench.proc import read_tcp_memory
 from bench.scenario import Scenario
 
+LEAST = 100  # connections: fewer are no crowd
+RESERVED = 500  # descriptors for everything else
 RATE = 16_384  # bytes a second and reader: a bad mobile connection
 BUFFER = 16_384  # bytes of receive buffer, so that the server and not the kernel has to wait for them
 LEAST_SECONDS = 5.0  # a reader has its turn once a second
@@ -37,6 +40,8 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
         probe: what the good client asks for.
     """
     count = min(count, count_possible(files=rate > 0))
+    if count < LEAST:
+        raise Failed(f"not tried: {read_limit():,} descriptors are too few for a crowd; raise `ulimit -n`")
     seconds = max(bout.seconds, LEAST_SECONDS)
     settings = {"target": target, "count": count, "rate": rate, "seconds": seconds}
     with ExitStack() as stack:
@@ -58,7 +63,7 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
     return {
         "connections": count,
         **summarize_good_client(good),
-        "memory_per_connection": (window.peak_memory - before) / count,
+        "memory_per_connection": max(0, window.peak_memory - before) / count,
         "kernel_per_connection": max(0, kernel) / count,
         "cpu_share": window.cpu / window.seconds,
         "memory": window.peak_memory,
@@ -70,8 +75,21 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
 
 def count_possible(files: bool) -> int:
     """How many connections a server can have here, each with an open file or not, within its descriptors."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (limit - 500) // (2 if files else 1) // 100 * 100
+    return (read_limit() - RESERVED) // (2 if files else 1) // 100 * 100
+
+
+def tell_smaller_crowds(chosen: Sequence[Scenario]) -> str:
+    """A line for the user where descriptors are too few for a crowd that was chosen, else ""."""
+    wanted = max((scenario.connections for scenario in chosen), default=0)
+    readers, idle = (max(0, count_possible(files)) for files in (True, False))
+    if wanted <= readers:
+        return ""
+    return f"descriptors: {read_limit():,}; crowds are at most {readers:,} readers, {idle:,} idle: raise `ulimit -n`"
+
+
+def read_limit() -> int:
+    """Descriptors that we, and the servers we start, may have."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def slow_readers(count: int, *, static: bool = False) -> Scenario:

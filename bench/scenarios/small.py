@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from bench.app import HELLO
 from bench.bout import Bout, Figures
 from bench.contestants import Can
@@ -12,7 +14,7 @@ COLUMNS = ("cpu_per_request", "requests_per_second", "p50", "p99", "cpu_share", 
 
 def ask_by(connections: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
-        bout.check("/hello", len(HELLO))
+        bout.check("/hello", len(HELLO), hashlib.sha256(HELLO).hexdigest() if bout.verify else "")
         return bout.wrk("/hello", connections)
 
     return Scenario(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from bench.bout import Bout, Figures
 from bench.contestants import Can
 from bench.samples import MIB
@@ -12,6 +14,9 @@ COLUMNS = ("throughput", "cpu_per_gb", "p50", "p99", "cpu_share", "client_share"
 
 def upload(size: int, connections: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
+        if bout.verify:
+            count = str(size).encode()  # what the application answers: how many bytes it has read
+            bout.check("/upload", len(count), hashlib.sha256(count).hexdigest(), body=size)
         return bout.load("/upload", connections, body=size, length=len(str(size)), whole=size < 100 * MIB)
 
     return Scenario(

@@ -34,6 +34,12 @@ class Liar(BaseHTTPRequestHandler):
         else:  # right in number, wrong in content
             self.answer(200, b"x" * 102_400, 102_400)
 
+    def do_POST(self) -> None:
+        """Counts a byte less than there were, if it is to lie."""
+        count = len(self.rfile.read(int(self.headers["Content-Length"])))
+        text = str(count - (sys.argv[2] == "wrong")).encode()
+        self.answer(200, text, len(text))
+
     def answer(self, status: int, body: bytes, length: int) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(length))

@@ -220,3 +220,21 @@ def test_command_lines_are_filled_in(contestant: contestants.Contestant, tls: bo
     if Can.STATIC in contestant.can:
         assert "/static" in text
         assert "/samples" in text
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS, ids=lambda contestant: contestant.name)
+def test_paths_may_have_spaces(contestant: contestants.Contestant, tmp_path: Path) -> None:
+    """A word of the command line stays one, whatever it holds."""
+    static = Can.STATIC in contestant.can
+    plain, spaced = (
+        build_command(
+            contestant,
+            Setting(f"/my{x}venv/py", f"/my{x}prog", "m:app", Path(f"/my{x}files"), (), 8, static),
+            1,
+            tmp_path,
+        )
+        for x in ("-", " ")
+    )
+    assert [word.replace("my ", "my-") for word in spaced] == plain
+    if contestant.config:
+        assert 'alias "/my files/";' in (tmp_path / "config").read_text()

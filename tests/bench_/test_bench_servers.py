@@ -106,7 +106,7 @@ def test_a_failed_exchange_names_its_reason(server: Server) -> None:
         ("status", "status 500 instead of 200"),
         ("short", "102399 bytes instead of 102400"),
         ("cut", "1000 bytes instead of 102400"),
-        ("wrong", "the bytes are not those of the file"),
+        ("wrong", "the bytes are not those that were asked for"),
         ("dies", "died: ended with exit code 7|RemoteDisconnected|Connection"),
     ],
 )
@@ -115,6 +115,15 @@ def test_a_contestant_that_lies_fails_with_the_reason(samples: Samples, kind: st
     finding = driver.run_bout(Turn(BY_NAME["file100k-8"], Present(liar, "1"), False, 1), build_ground(samples), 0.2)
     assert finding.figures == {}
     assert any(part in finding.failure for part in reason.split("|")), finding.failure
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("right", ""), ("wrong", "the bytes are not those that were asked for")])
+def test_an_upload_must_arrive_whole(samples: Samples, kind: str, reason: str) -> None:
+    """The application answers with the number of bytes it has read: the digits must be right, not only as many."""
+    liar = Contestant("liar", f"{{python}} {HERE}/lying_server.py {{port}} {kind}")
+    finding = driver.run_bout(Turn(BY_NAME["upload1m-8"], Present(liar, "1"), False, 1), build_ground(samples), 0.2)
+    assert finding.failure.endswith(reason)
+    assert bool(finding.figures) == (kind == "right")
 
 
 @pytest.mark.parametrize("scenario", ["small-8", "own-app-8", "file100k-8"])

@@ -12,6 +12,7 @@ from commandline import run
 from serving import Command, command
 from waiting import wait_until
 
+import trio_wsgi
 from trio_wsgi.errors import AppLoadError, ConfigError
 from trio_wsgi.integrations import paste
 from trio_wsgi.pasteini import name_app, read_server, read_settings
@@ -21,17 +22,21 @@ APP = """
 import logging
 from pyramid.config import Configurator
 from pyramid.response import FileResponse, Response
+import trio_wsgi
 
 def hello(request):
     logging.getLogger("paste_shop").info("somebody asked")
     return Response(f"hello from {request.registry.settings['shop']}")
+
+def tree(request):
+    return Response(trio_wsgi.__file__)
 
 def report(request):
     return FileResponse(__file__, request=request)
 
 def main(global_config, **settings):
     with Configurator(settings=settings) as config:
-        for name, view in {"hello": hello, "report": report}.items():
+        for name, view in {"hello": hello, "report": report, "tree": tree}.items():
             config.add_route(name, f"/{name}")
             config.add_view(view, route_name=name)
         return config.make_wsgi_app()
@@ -108,6 +113,11 @@ def test_it_serves_the_application_with_the_settings_of_the_file(running: Comman
     assert (part.status_code, part.text) == (206, "import logging")
     assert "of the file: INFO somebody asked" in running.log
     wait_until(lambda: '"GET /hello HTTP/1.1" 200' in running.log)  # a thread of its own writes it
+
+
+def test_it_is_this_checkout_that_serves(running: Command) -> None:
+    """And not another one that is installed, of which these tests would say nothing."""
+    assert httpx.get(f"{running.url}/tree").text == trio_wsgi.__file__
 
 
 # -- what the file says ------------------------------------------------------------------------------------------------

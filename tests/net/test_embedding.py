@@ -6,12 +6,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trio
+from authority import shared_authority
 from embedded import REQUEST, Site, nothing_left
 from serving import serving
 
@@ -81,6 +83,24 @@ async def test_cancelled_while_it_starts_it_ends(site: Site, caplog: pytest.LogC
                     for _ in range(patience):
                         await trio.lowlevel.checkpoint()
                     scope.cancel()
+
+
+async def test_it_starts_and_reloads_while_all_threads_of_the_program_are_busy(site: Site) -> None:
+    """Those of `trio.to_thread` are for the program's own; a server that waited for them would start when they end."""
+    go_on = threading.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(int(trio.to_thread.current_default_thread_limiter().total_tokens)):
+            nursery.start_soon(trio.to_thread.run_sync, go_on.wait, 10)
+        try:
+            with trio.fail_after(5):
+                server = Server(
+                    site, Config(bind=("127.0.0.1:0",), certfile=(shared_authority()[1],), static=("/s=.",))
+                )
+                await nursery.start(server.serve)
+                await server.reload_certificates()
+                server.drain()
+        finally:
+            go_on.set()
 
 
 @pytest.mark.parametrize("way", ["await", "start", "start_soon"])

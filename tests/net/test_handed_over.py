@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import math
+import pickle
 import re
 import socket
 import ssl
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,8 +20,7 @@ import trio
 from waiting import until
 
 import trio_wsgi
-from sendfile import DiskStalled, FileSpan, FileTooShort, Stalled, TooSlow
-from trio_wsgi import AppLoadError, ClientStalled, Config, ConfigError, RequestRecord, Server
+from trio_wsgi import AppLoadError, Config, ConfigError, RequestRecord, Server
 from trio_wsgi.config import SETTINGS
 from trio_wsgi.setting import Reach
 
@@ -251,21 +251,29 @@ async def test_an_observer_sees_the_context_variables_of_the_program() -> None:
     assert told == ["the program's"] * 5
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ClientStalled("write_timeout", 60.0),
-        Stalled(60.0),
-        TooSlow(9.5, 30.0),
-        DiskStalled(FileSpan(sys.stdin, 1, 2), 60.0),
-        FileTooShort(FileSpan(sys.stdin, 1, 2)),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_can_be_copied(error: Exception) -> None:
-    """As those do who report errors, or bring them from another process."""
-    copied = copy.copy(error)
-    assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
+@pytest.mark.usefixtures("each_way")
+async def test_a_record_can_be_told_as_a_dict_copied_and_sent_to_another_process() -> None:
+    """Though its environ holds what cannot be, such as wsgi.input: that stays as it is, or behind."""
+    told: list[RequestRecord] = []
+    server = Server(hello, Config(bind=ANYWHERE), observers=[told.append])
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve)
+        async with await trio.open_tcp_stream(address.host, address.port) as client:
+            for _ in range(5):
+                await client.send_all(REQUEST)
+                assert await client.receive_some()
+            await client.send_all(b"GET / HTTP/1.1\r\nno field\r\n\r\n")
+            assert await client.receive_some()
+        await until(lambda: len(told) == 6)
+        nursery.cancel_scope.cancel()
+    for record in told:
+        assert dataclasses.asdict(record)["environ"] is record.environ
+        assert copy.deepcopy(record) == record
+        elsewhere = pickle.loads(pickle.dumps(record))
+        assert elsewhere == dataclasses.replace(record, environ=elsewhere.environ)
+        assert elsewhere.environ.get("PATH_INFO") == record.environ.get("PATH_INFO")
+    assert told[0].environ["PATH_INFO"] == "/" and "wsgi.input" in told[0].environ
+    assert "wsgi.input" not in pickle.loads(pickle.dumps(told[0])).environ
 
 
 async def test_a_listener_may_be_a_socket_of_trios_and_an_observer_may_return_something() -> None:

@@ -387,6 +387,23 @@ def test_an_application_may_have_the_signal_that_does_nothing(tmp_path: Path) ->
         assert "nothing changes" not in run.log
 
 
+def test_handlers_that_an_import_sets_for_the_servers_signals_are_replaced(tmp_path: Path) -> None:
+    """docs/migrating.md: with them, gunicorn's workers no longer end when they are told to."""
+    (tmp_path / "takes.py").write_text(
+        "import atexit, signal\n"
+        "for name in 'TERM INT QUIT HUP USR1 PWR ALRM WINCH'.split():\n"
+        "    signal.signal(getattr(signal, 'SIG' + name), lambda n, _: print('its own', n, flush=True))\n"
+        "atexit.register(print, 'at exit', flush=True)\n"
+        "def app(environ, start_response): ...\n"
+    )
+    with command("takes:app", "-b", "127.0.0.1:0", cwd=tmp_path) as run:
+        for number in (signal.SIGALRM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPWR, signal.SIGTERM):
+            run.send_signal(number)
+        assert run.wait() == 0
+        assert f"its own {signal.SIGALRM:d}\n" in run.log and run.log.count("its own") == 1
+        assert "at exit" in run.log
+
+
 def test_sigpipe_sent_to_the_process_is_ignored(site: Path) -> None:
     with served(site) as run:
         run.send_signal(signal.SIGPIPE)

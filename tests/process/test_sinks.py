@@ -6,13 +6,14 @@ import fcntl
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from trio_wsgi.owner import Owner
 from trio_wsgi.process.sinks import File, Sink, Stream
 
 PAGE = 4096  # bytes, of the smallest pipe, and PIPE_BUF
@@ -141,3 +142,23 @@ def test_half_a_line_of_one_process_is_ended_by_the_next_that_writes(tmp_path: P
         torn.close()
         other.close()
     assert written(path) == b"one\nthe \nthree\nfour\n"
+
+
+@pytest.mark.parametrize("leave", [File.reopen, File.close])
+def test_nothing_is_written_to_a_number_that_is_closed(
+    leave: Callable[[File], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a child is forked in that very moment, the number may be another file's there when it writes a line."""
+    (tmp_path / "log").touch()
+    sink = File(str(tmp_path / "log"), Owner())
+    close, written = os.close, []
+
+    def write_after_close(fd: int) -> None:
+        close(fd)
+        written.append(sink.write([b"line\n"]))
+
+    monkeypatch.setattr(os, "close", write_after_close)
+    leave(sink)
+    monkeypatch.undo()
+    sink.close()
+    assert written == [(1, "")] * 2

@@ -166,6 +166,34 @@ async def test_what_is_appended_meanwhile_goes_out_too(ways: Ways, kernel: bool,
     assert got[len(PLENTY) :] == content(FileSpan(noise, 0, 50)) + b"last"
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["sent at once", "sent by the pump"])
+async def test_what_is_appended_as_it_is_about_to_return_goes_out_too(ways: Ways, pair: Pair, full: bool) -> None:
+    """Between its last step and its caller's next one other tasks may run; they cannot know that it is over.
+
+    Which of two tasks comes first is left to chance, hence many times.
+    """
+    near, far = pair
+    for _ in range(30):
+        parts: deque[Part] = deque([b"x"])
+        sent = trio.Event()
+        expected = (fill(near) if full else 0) + 1
+
+        async def append(sent: trio.Event = sent, parts: deque[Part] = parts) -> None:
+            await sent.wait()
+            parts.append(b"late")
+
+        async def deliver(sent: trio.Event = sent, parts: deque[Part] = parts) -> None:
+            await ways.deliver(near, parts, progress=lambda _: sent.set())
+            assert not parts
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append)
+            nursery.start_soon(deliver)
+            await receive(far, expected)
+        if not parts:
+            assert await receive(far, 4) == b"late"
+
+
 async def test_an_error_of_progress_is_the_callers(ways: Ways, pair: Pair) -> None:
     near, far = pair
     filled = fill(near)

@@ -51,6 +51,19 @@ async def test_the_kernel_takes_all_it_likes_for_who_reads_fast(pump: Pump, tcp:
     assert outcome.sent == len(PLENTY)
 
 
+@pytest.mark.parametrize("before", [16_384, 1 << 20])
+async def test_a_socket_is_given_back_as_it_came(pump: Pump, tcp: Pair, nursery: trio.Nursery, before: int) -> None:
+    """Who has set how much the kernel takes ahead finds that again; and never more is taken than he wanted."""
+    near, _ = tcp
+    near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, before)
+    outcome = begin(nursery, pump, near, queue(PLENTY))
+    await wait_all_tasks_blocked()
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == min(before, UNSENT)
+    outcome.scope.cancel()
+    await outcome.wait_end()
+    assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == before
+
+
 @pytest.mark.parametrize("trio_socket", [False, True], ids=["stdlib", "trio"])
 async def test_the_kernel_holds_nothing_of_a_closed_socket(trio_socket: bool, pair: Pair) -> None:
     """Whoever looks at many, as a drain does, may come after a connection has closed."""

@@ -222,6 +222,26 @@ async def test_a_streamed_body_cut_short_raises_in_the_app(sent: bytes) -> None:
     assert b"Connection: close" in raw
 
 
+@pytest.mark.parametrize(("buffered", "kept"), [(False, 10), (True, None)], ids=["streamed", "buffered"])
+async def test_an_upload_that_breaks_off_can_be_resumed_only_where_it_is_streamed(
+    buffered: bool, kept: int | None
+) -> None:
+    """docs/migrating.md: `read1` gives all that came, up to the last byte; gathered first, nobody is told of any."""
+    offsets: list[int] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        offsets.append(0)
+        while block := environ["wsgi.input"].read1(65536):
+            offsets.append(offsets[-1] + len(block))
+        return []
+
+    async with serving(app, request_buffering=buffered) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(CUT_SHORT[0].values[0])  # type: ignore[arg-type]
+        assert (await served.record()).outcome is Outcome.CLIENT_GONE
+    assert offsets[-1:] == ([] if kept is None else [kept])
+
+
 @pytest.mark.parametrize("sent", CUT_SHORT)
 @pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "wrapped"])
 @pytest.mark.parametrize("buffered", [False, True], ids=["streamed", "buffered"])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from types import MappingProxyType
@@ -50,7 +50,6 @@ log = logging.getLogger("trio_wsgi.error")
 
 _NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
 _MANY = 256  # blocks of an answer: to frame them takes the thread some 0.3 ms, which are not the loop's
-_CAUSES_MAX = 100  # of one error: it may be its own
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -142,7 +141,8 @@ class AppRun:
         """
         threads = self._service.threads
         call = Call(nothing, dispose=dispose_answer)
-        call.fn = self._prepare(call, body, length)
+        unbelieved = self._service.unbelieved
+        call.fn = self._prepare(call, body, length, None if unbelieved is None else unbelieved.note)
         call.begins = self._look_after(partial(threads.abandon, call)).begin
         return await self.accept(threads.run(call, self._service.config.queue_timeout))
 
@@ -190,10 +190,12 @@ class AppRun:
         if not self._service.observers.wants_environ:
             self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
 
-    def _prepare(self, running: Running, body: IO[bytes], length: int | None) -> Callable[[], Answer]:
+    def _prepare(
+        self, running: Running, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None = None
+    ) -> Callable[[], Answer]:
         """What is to be called in a thread."""
         service = self._service
-        environ = self._build_environ(body, length)
+        environ = self._build_environ(body, length, dropped)
         environ["trio_wsgi.cancelled"] = lambda: running.cancelled
         environ["trio_wsgi.set_app_timeout"] = self._thread.allow_seconds
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
@@ -208,7 +210,9 @@ class AppRun:
         self._watched = service.watch.begin(self._wire.transport.sock, self._client_gone)
         return clock
 
-    def _build_environ(self, body: IO[bytes], length: int | None) -> dict[str, Any]:
+    def _build_environ(
+        self, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None
+    ) -> dict[str, Any]:
         service, head, peer = self._service, self._head, self._peer
         environ = build_environ(
             peer.site,
@@ -217,6 +221,7 @@ class AppRun:
             body_length=length,
             forwarding=peer.forwarding,
             variables=peer.variables,
+            dropped=dropped,
         )
         if peer.forwarding is not None:
             self.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
@@ -268,10 +273,11 @@ async def close(service: Service, closing: Closing | None) -> None:
 def _call_app(
     app: WSGIApplication, environ: dict[str, Any], response: Response, outlet: Outlet, running: Running
 ) -> Answer:
-    """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours.
+    """What the app raises is its failure, be it SystemExit; only the cancellation of this very request is ours, and
+    the Ctrl-C that struck on the loop is the program's.
 
-    That one may come in a group, or as the cause of another error. And what comes may be another request's, out of a
-    future that one request has computed for others.
+    These may come in a group, or as the cause of another error. And what comes may be another request's cancellation,
+    out of a future that one request has computed for others.
     """
     try:
         answer = call_app(app, environ, response)
@@ -281,19 +287,12 @@ def _call_app(
             outlet.leave(answer)
         return answer
     except BaseException as exc:
-        if running.cancelled and any(map(bridge.is_cancellation, _causes(exc))):
+        if running.cancelled and any(map(bridge.is_cancellation, bridge.causes(exc))):
             # To look would not do: the thread hears of it before Trio lets it be looked at.
             bridge.run(trio.lowlevel.checkpoint_if_cancelled)
+        if bridge.is_interrupt(exc):
+            raise KeyboardInterrupt from exc
         raise AppFailed(running.context) from exc
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
-    for _ in range(_CAUSES_MAX):
-        if exc is None:
-            return
-        yield exc
-        exc = exc.__cause__
 
 
 def dispose_answer(answer: Answer) -> None:

@@ -173,7 +173,7 @@ class Exchange:
                     # The end of the server, to whoever was sending, is an end of the connection; here it is told apart.
                     await trio.lowlevel.checkpoint_if_cancelled()
                 await self._fail(exc)
-        except trio.Cancelled:
+        except (trio.Cancelled, KeyboardInterrupt):  # the latter struck what the app had asked of the loop
             self.keep = False
             if not (self._sent or self._outlet.left):  # else it is close() that was cancelled
                 self.cut = self._wire.response_started

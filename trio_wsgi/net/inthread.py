@@ -1,4 +1,9 @@
-"""A call in a thread of Trio's own, where the system may have none to give (RLIMIT_NPROC, pids limits)."""
+"""A call in a thread of Trio's own, where the system may have none to give (RLIMIT_NPROC, pids limits).
+
+Laws:
+
+* It waits for nobody else's: the threads that the whole program shares may all be busy, for long.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +20,13 @@ _NO_THREAD = "can't start new thread"  # what threading says
 
 
 async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> T:
-    """`trio.to_thread.run_sync`.
+    """`trio.to_thread.run_sync`, at once where there is no `limiter`.
 
     Raises:
         OSError: no thread can be started (EAGAIN), which is threading's RuntimeError else; and whatever `fn` raises.
     """
     try:
-        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
+        return await trio.to_thread.run_sync(fn, *args, limiter=limiter or trio.CapacityLimiter(1))
     except RuntimeError as exc:
         if str(exc) != _NO_THREAD:
             raise

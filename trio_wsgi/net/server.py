@@ -9,7 +9,8 @@ Laws:
   is, the next one always comes in.
 * A client can end its own connection and nothing else.
 * Ctrl-C ends who serves at a checkpoint of his main task, and never strikes between two steps of ours: each task that
-  we start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not.
+  we start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not. It comes out as it is,
+  and not in a group for each nursery of ours.
 * What a server is given and cannot use is refused when it is given, and not when it serves.
 """
 
@@ -140,6 +141,7 @@ class Server:
             TypeError: `listeners` are no sockets, or those of TLS.
             ValueError: there are none in it.
             RuntimeError: the server has served before, or this is no task of Trio's.
+            OSError: no thread can be started, which looks for addresses and directories.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
             app that ignores its cancellation delays it.
@@ -151,12 +153,12 @@ class Server:
             with borrow_listeners(listeners) as borrowed:
                 await self.serve_opened(borrowed, task_status=task_status)
             return
-        resolved = await trio.to_thread.run_sync(resolve, self.config.addresses)
-        access = await trio.to_thread.run_sync(find_access, self.config)
+        resolved = await run_in_thread(resolve, self.config.addresses)
+        access = await run_in_thread(find_access, self.config)
         reuse_port = self.config.reuse_port
         opening = open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access)
         with ExitStack() as stack:  # a directory may be locked, or on a disk that is slow
-            opened = await trio.to_thread.run_sync(stack.enter_context, opening)
+            opened = await run_in_thread(stack.enter_context, opening)
             await self.serve_opened(opened, task_status=task_status)
 
     @trio.lowlevel.enable_ki_protection
@@ -172,11 +174,21 @@ class Server:
         self._token = trio.lowlevel.current_trio_token()
         if self._state == "not started":
             self._state = "serving"
+        interrupt = None
         try:
             with self._copies.given_up([listener.sock.getsockname() for listener in listeners]):
                 await self._serve_once(listeners, task_status)
+        except BaseExceptionGroup as group:
+            interrupt = _find_interrupt(group)
+            if interrupt is None:
+                raise
         finally:
             self._state = "ended"
+        if interrupt is not None:  # raised here, it has no context but its own
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # its traceback holds this frame
 
     async def _serve_once(
         self, listeners: Sequence[Listener], task_status: trio.TaskStatus[tuple[Address, ...]]
@@ -379,6 +391,17 @@ async def serve(
     it, or to give it `tls` of its own or `multiprocess`.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
+
+
+def _find_interrupt(group: BaseExceptionGroup[BaseException]) -> KeyboardInterrupt | None:
+    """The Ctrl-C, if that is all there is in the group."""
+    interrupts, others = group.split(KeyboardInterrupt)
+    if others is not None:
+        return None
+    found: BaseException | None = interrupts
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, KeyboardInterrupt) else None
 
 
 def _check_config(config: object) -> Config:

@@ -18,12 +18,14 @@ from trio_wsgi.net.codec import MakeCodec
 from trio_wsgi.net.disks import Disks, open_disks
 from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.net.inlet import WRITE_SIZE
+from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
 from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.pool import ThreadPool, open_pool
 from trio_wsgi.net.running import running
+from trio_wsgi.net.unbelieved import Unbelieved
 from trio_wsgi.net.watch import DisconnectWatch
 from trio_wsgi.net.work import Work
 from trio_wsgi.rules.forwarded import Forwarding, parse_names
@@ -58,6 +60,7 @@ class Service:
     buffering: Buffering
     answers: AnswerOptions
     forwarding: Forwarding
+    unbelieved: Unbelieved | None  # None with the PROXY protocol: a client that it names is to be no proxy of ours
     proxy_protocol: Proxies | None  # who begins its connections with a PROXY header; None: nobody does
     health_path: bytes  # b"" for none
     mounts: tuple[Mount, ...]
@@ -81,7 +84,7 @@ async def open_service(
     watch = DisconnectWatch(half_close)
     make_codec = choose_codec(config.http, limits.total)
     with ExitStack() as stack:  # a directory may be on a disk that hangs
-        directories = await trio.to_thread.run_sync(stack.enter_context, open_directories(config))
+        directories = await run_in_thread(stack.enter_context, open_directories(config))
         async with (
             running(pump.run),
             running(watch.run),
@@ -130,6 +133,7 @@ async def open_service(
                 forwarding=Forwarding(
                     parse_proxies(config.forwarded_allow_ips), parse_names(config.trusted_proxy_headers)
                 ),
+                unbelieved=None if config.proxy_protocol else Unbelieved(config.forwarded_allow_ips),
                 proxy_protocol=parse_proxies(config.proxy_allow_from) if config.proxy_protocol else None,
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,

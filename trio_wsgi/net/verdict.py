@@ -48,7 +48,11 @@ class AppTimedOut(Exception):
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"no answer after {seconds:g} s of work (app_timeout)")
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no answer after {self.seconds:g} s of work (app_timeout)"
 
 
 @dataclass(frozen=True, slots=True)

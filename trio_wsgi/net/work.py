@@ -60,6 +60,7 @@ class Work:
         else:
             bridge.run_sync(start, token=self._token)
 
+    @trio.lowlevel.enable_ki_protection
     def _start(self, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...], name: object | None) -> None:
         # Asked twice: who has just ended in its own thread is, to `lives`, one that the loop need not look after.
         if self._ended or (self._lives is not None and not self._lives()) or self._ended:

@@ -7,6 +7,8 @@ Laws:
 * Each line is written or counted, and the count is told, with the reason, before the next line that is written. That of
   lines which found no room is kept in the queue, under its own mutex; that of those which failed is the thread's.
 * Lines are written whole, in batches (`sinks`).
+* A child that the application forks has no such thread, and never touches the queue, which may be locked there for
+  ever: it writes each line itself. Those that waited when it was forked are its parent's to write.
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
 """
 
@@ -22,7 +24,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from typing import TextIO
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
+from trio_wsgi.forks import undone_in_children
 from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.sinks import File, Sink, Stream, make_file
 from trio_wsgi.rules.logline import writes_json
@@ -79,6 +82,7 @@ class _Writer(logging.Handler):
         self._target = target
         self.setFormatter(formatter)
         self._lines = _Waiting()
+        self._put: Callable[[bytes], None] = self._lines.put_nowait
         self._lost = 0  # lines that could not be written, since one could; the thread's alone, like the reason:
         self._why = ""
         self._reopening = False
@@ -100,9 +104,21 @@ class _Writer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Put its line into the queue."""
         try:
-            self._lines.put_nowait(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+            self._put(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
         except Exception:
             self.handleError(record)
+
+    def write_directly(self) -> None:
+        """In a forked child: write lines where they are logged, from now on."""
+        self._lines = _Waiting()
+        self._lost, self._why = 0, ""  # the parent tells it
+        logging.Handler.createLock(self)  # of threads that the child starts, and anew in its own children
+        self._put = self._write_in_turn
+
+    def _write_in_turn(self, line: bytes) -> None:
+        assert self.lock is not None
+        with self.lock:
+            self._write([line])
 
     def reopen(self) -> None:
         """Let the thread open the file anew before it writes on."""
@@ -268,14 +284,23 @@ def _route(
     """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
+    former = [each for each in logger.handlers if isinstance(each, _Writer)]  # where a child of a server serves itself
     writer = _Writer(name, target, formatter, as_json)
-    logger.addHandler(writer)
+    _exchange(logger, former, [writer])
     logger.setLevel(level)
     logger.propagate = False
     try:
-        yield writer
+        with undone_in_children(writer.write_directly):
+            yield writer
     finally:
-        logger.removeHandler(writer)
+        _exchange(logger, [writer], former)
         logger.setLevel(before[0])
         logger.propagate = before[1]
         writer.stop()
+
+
+def _exchange(logger: logging.Logger, old: Iterable[_Writer], new: Iterable[_Writer]) -> None:
+    for writer in old:
+        logger.removeHandler(writer)
+    for writer in new:
+        logger.addHandler(writer)

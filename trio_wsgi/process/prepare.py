@@ -18,6 +18,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.affinity import check_cpus_available
+from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.privileges import Identity, Umask, decide_identity
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -143,13 +144,14 @@ def load_plan(plan: Plan, replace: Callable[[str], None] = _ask_nobody) -> WSGIA
         replace: asks for another worker, for the reason it is given; called on the event loop.
 
     Raises:
-        AppLoadError: one of them cannot be loaded.
+        AppLoadError: one of them cannot be loaded, or has replaced modules of Python's.
     """
     config = plan.config
-    if config.script_reloading and plan.reference is not None:
-        return load_script(plan.reference, config.middleware, config.reload_mechanism, replace)
-    app = nothing_here if plan.reference is None else load_app(plan.reference)
-    return apply_middleware(app, config.middleware)
+    with refusing_patches():
+        if config.script_reloading and plan.reference is not None:
+            return load_script(plan.reference, config.middleware, config.reload_mechanism, replace)
+        app = nothing_here if plan.reference is None else load_app(plan.reference)
+        return apply_middleware(app, config.middleware)
 
 
 def nothing_here(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:

@@ -35,6 +35,7 @@ from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import find_first
 from trio_wsgi.process.logs import Logs, enable_loggers
+from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
@@ -116,7 +117,7 @@ def load_application(
         level: at which the log tells of such a signal.
     """
     try:
-        with early.interrupting():
+        with early.interrupting(), refusing_patches():
             app = load()
     except Stopped as stop:
         log.log(level, "%s: stopped before the application was loaded", stop)

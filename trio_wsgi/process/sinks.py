@@ -8,6 +8,7 @@ Laws:
 * A line that was written in part, as on a full disk, is ended before the next one begins: in a file, whoever's it is.
 * Whoever waits for a reader holds no lock of Python's own streams, which the end of the process would wait for: what is
   written to is a descriptor.
+* What is written to is open at any moment, whenever the application forks a child that goes on writing there.
 * A file that we make belongs to whom we become, so that we can open it anew; one that was there stays whose it is, as
   anything may have been put in its place.
 """
@@ -97,10 +98,8 @@ class Sink:
 
     def close(self) -> None:
         """No more is written."""
-        for fd in (self._fd, self._reading):
-            if fd is not None:
-                os.close(fd)
-        self._fd = self._reading = None
+        fds, self._fd, self._reading = (self._fd, self._reading), None, None
+        _close(fds)
 
 
 class Stream(Sink):
@@ -186,9 +185,15 @@ class File(Sink):
         Raises:
             OSError: it cannot be opened; the old file stays in use.
         """
-        fd = self._open()
-        self.close()
-        self._use(fd)
+        fds = (self._fd, self._reading)
+        self._use(self._open())
+        _close(fds)
+
+
+def _close(fds: Iterable[int | None]) -> None:
+    for fd in fds:
+        if fd is not None:
+            os.close(fd)
 
 
 def _open_to_read(fd: int) -> int | None:

@@ -52,7 +52,7 @@ def run(app: WSGIApplication, **settings: Any) -> int:
 
     Raises:
         ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
-        AppLoadError: a middleware cannot be loaded.
+        AppLoadError: a middleware cannot be loaded, or gevent or eventlet have replaced modules of Python's.
         TypeError: `app` is no WSGI application.
         RuntimeError: this is not the main thread, where alone signals can be waited for.
     """

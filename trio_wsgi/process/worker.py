@@ -5,6 +5,7 @@ Laws:
 * The first line of the channel is the order; it holds all that this process has to know.
 * Signs of life come from the event loop, so that one which is blocked gives none.
 * When the channel ends, the supervisor has: what is under way is finished, and nobody is left behind.
+* Once it is told that we cannot boot, we have no listener: where each worker has its own, nobody is given to us.
 * A failure to boot goes up the channel in words; it is the supervisor who shows it. What the application forks has no
   channel.
 * Once nothing is served any more, what the application does at exit, and threads that it has left, get
@@ -22,15 +23,15 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.forks import putting_back, undo_in_children
+from trio_wsgi.forks import putting_back, undo_in_children, undone_in_children
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
@@ -40,6 +41,7 @@ from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
+from trio_wsgi.process.leaving import limit_end
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.messages import (
     SILENT_SPELLS,
@@ -62,7 +64,6 @@ from trio_wsgi.process.sockets import take_socket
 
 log = logging.getLogger("trio_wsgi.error")
 
-SHORTEST_END = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
 BEAT = 1.0  # seconds between two signs of life, or less where `timeout` is short
 
 
@@ -118,8 +119,8 @@ def _receive_order(sock: socket.socket) -> Order:
 
 def _limit_end(seconds: float, fd: int) -> None:
     """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
-    if math.isfinite(seconds):  # neither 0, nor more than C can count
-        faulthandler.dump_traceback_later(min(max(seconds, SHORTEST_END), threading.TIMEOUT_MAX), exit=True, file=fd)
+    if math.isfinite(limit := limit_end(seconds)):
+        faulthandler.dump_traceback_later(limit, exit=True, file=fd)
 
 
 def _send(sock: socket.socket, message: Failed) -> None:
@@ -156,8 +157,11 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     identity = decide_identity(config)
     enter_directory(order.plan)
     prepare_imports(config)
-    with open_logs(config) as logs, EarlySignals(SERVER_SIGNALS) as early:
-        listeners = [_take_listener(each) for each in order.listeners]
+    with (
+        open_logs(config) as logs,
+        EarlySignals(SERVER_SIGNALS) as early,
+        _take_listeners(order.listeners) as listeners,
+    ):
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         if config.reload and order.plan.reference is not None:
@@ -175,11 +179,16 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     return ExitCode.CLEAN
 
 
-def _take_listener(inherited: Inherited) -> Listener:
+@contextlib.contextmanager
+def _take_listeners(inherited: Iterable[Inherited]) -> Iterator[list[Listener]]:
     """Ours alone to close: the supervisor has its own descriptor, and removes the file of a unix socket."""
-    sock = take_socket(inherited.fd)
-    undo_in_children(sock.close)
-    return Listener(sock, inherited.address)
+    with contextlib.ExitStack() as stack:
+        listeners = []
+        for each in inherited:
+            sock = stack.enter_context(take_socket(each.fd))
+            stack.enter_context(undone_in_children(sock.close))
+            listeners.append(Listener(sock, each.address))
+        yield listeners
 
 
 async def _report(process: Process, config: Config, channel: Channel, recycling: Recycling, started: float) -> None:

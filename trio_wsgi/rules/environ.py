@@ -13,7 +13,7 @@ Laws:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -90,6 +90,7 @@ def build_environ(
     body_length: int | None,
     forwarding: Forwarding | None = None,
     variables: Mapping[str, Any] = _NOTHING,
+    dropped: Callable[[tuple[str, int] | None, bytes], object] | None = None,
 ) -> dict[str, Any]:
     """Make the environ of one request; the caller adds wsgi.input, wsgi.errors and wsgi.file_wrapper.
 
@@ -100,6 +101,7 @@ def build_environ(
         body_length: bytes the app will read, if that is known; else the request's own Content-Length counts.
         forwarding: how to read what the peer says of its clients; None where it is not to be believed.
         variables: what the connection adds for all of its requests.
+        dropped: called with `peer` and the name of each header that tells of clients and is not believed.
 
     Returns:
         a dict of its own for every call.
@@ -132,6 +134,8 @@ def build_environ(
     for name, value in head.headers:
         key = key_of(name)
         if not key:
+            if dropped is not None and forwarding is None and _tells_of_clients(name):
+                dropped(peer, name)
             continue
         text = value.decode("latin-1")
         if key in environ:
@@ -166,7 +170,11 @@ def _environ_key(name: bytes) -> str:
 @lru_cache(maxsize=512)
 def _unforwarded_key(name: bytes) -> str:
     """The same for a peer that is no proxy of ours: what only a proxy may say has no key."""
-    return "" if name == b"forwarded" or name.startswith(b"x-forwarded-") else _environ_key(name)
+    return "" if _tells_of_clients(name) else _environ_key(name)
+
+
+def _tells_of_clients(name: bytes) -> bool:
+    return name == b"forwarded" or name.startswith(b"x-forwarded-")
 
 
 def _path_info(path: bytes, prefix: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from trio_wsgi.errors import AppError
+from trio_wsgi.rules import appfault
 from trio_wsgi.rules.grammar import HEADER_NAME
 
 Headers = list[tuple[bytes, bytes]]
@@ -58,7 +58,7 @@ def check_status(status: object) -> tuple[int, bytes]:
     Spec: PEP 3333, "The start_response() Callable"; RFC 9110 §15.
     """
     if not isinstance(status, str):
-        raise AppError(f"status must be str, got {type(status).__name__}: {_show(status)}")
+        raise appfault.in_status_type(status)
     return _read_status(status)
 
 
@@ -66,14 +66,11 @@ def check_status(status: object) -> tuple[int, bytes]:
 def _read_status(status: str) -> tuple[int, bytes]:
     parts = _STATUS.fullmatch(status)
     if parts is None:
-        raise AppError(
-            f"status must be a code from 200 to 599, a space and a reason without control characters,"
-            f" got {_show(status)}"
-        )
+        raise appfault.in_status(status)
     try:
         return int(parts[1]), parts[2].encode("latin-1")
     except UnicodeEncodeError:
-        raise AppError(f"status must be latin-1, got {_show(status)}") from None
+        raise appfault.in_reason(status) from None
 
 
 def check_headers(headers: object) -> Headers:
@@ -91,33 +88,30 @@ def check_headers(headers: object) -> Headers:
     Spec: PEP 3333, "The start_response() Callable" and "Other HTTP Features"; RFC 9110 §5.5, §8.6.
     """
     if not isinstance(headers, list):
-        raise AppError(f"headers must be a list, got {type(headers).__name__}")
+        raise appfault.in_headers_type(headers)
     checked: Headers = []
     has_length = False
     for item in headers:
         if not isinstance(item, tuple) or len(item) != 2:
-            raise AppError(f"a header must be a (name, value) tuple, got {_show(item)}")
+            raise appfault.in_header(item)
         name, value = item
         if not isinstance(name, str):
-            raise AppError(f"header name must be str, got {type(name).__name__}: {_show(name)}")
+            raise appfault.in_name_type(name)
         if not isinstance(value, str):
-            raise AppError(f"value of header {name} must be str, got {type(value).__name__}: {_show(value)}")
+            raise appfault.in_value_type(name, value)
         raw_name, is_length = _read_name(name)
         # isprintable is the fast answer for nearly all; the expression knows exactly.
         if not value.isprintable() and _CONTROL.search(value) is not None:
-            raise AppError(f"value of header {name} has a control character: {_show(value)}")
+            raise appfault.in_value(name, value, _CONTROL)
         try:
             raw_value = value.encode("latin-1").strip(b" \t")
         except UnicodeEncodeError:
-            raise AppError(
-                f"value of header {name} must be latin-1, got {_show(value)};"
-                " encode other text as its header's specification says"
-            ) from None
+            raise appfault.in_value(name, value, _CONTROL) from None
         if is_length:
             if has_length:
-                raise AppError("Content-Length is set more than once")
+                raise appfault.of_second_length(value)
             if not raw_value.isdigit() or len(raw_value) > LENGTH_DIGITS_MAX:
-                raise AppError(f"Content-Length must be a decimal number, got {_show(value)}")
+                raise appfault.in_length(value)
             has_length = True
         checked.append((raw_name, raw_value))
     return checked
@@ -127,21 +121,12 @@ def check_headers(headers: object) -> Headers:
 def _read_name(name: str) -> tuple[bytes, bool]:
     """A header's name as bytes, and whether it is Content-Length."""
     if HEADER_NAME.fullmatch(name) is None:
-        raise AppError(f"header name is not a token (RFC 9110 §5.1): {_show(name)}")
+        raise appfault.in_name(name)
     raw = name.encode("ascii")
     lower = raw.lower()
     if lower in HOP_BY_HOP:
-        raise AppError(f"header {name} is hop-by-hop: only the server may set it (PEP 3333)")
+        raise appfault.of_hop_by_hop(name)
     return raw, lower == b"content-length"
-
-
-def _show(value: object) -> str:
-    """A value of the application's in an error, at a bounded length and whatever its repr does."""
-    try:
-        text = ascii(value)
-    except Exception:  # the application's own __repr__
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def get_all(headers: HeaderPairs, name: bytes) -> list[bytes]:

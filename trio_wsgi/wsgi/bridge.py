@@ -7,12 +7,14 @@ Laws:
   views in one. With a `token` that is served as well; only, no cancellation reaches such a thread.
 * `run` and `run_sync` execute in the task that hosts this thread. Cancelling the request reaches the thread as
   `Cancelled` out of `run`, where that waits, and out of `check_cancelled`, and nowhere else.
+* What is run for us on the loop is whole: no Ctrl-C strikes in the middle of it.
 * An application may run an event loop of its own (`trio.run`), with threads of its own: what is for ours goes to ours.
 """
 
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
@@ -26,7 +28,9 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+_CAUSES_MAX = 100  # of one error: it may be its own
 _thread = threading.local()
+_ASKING = {trio.from_thread.run.__code__, trio.from_thread.run_sync.__code__}
 
 
 @contextmanager
@@ -48,12 +52,22 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
     """
-    return trio.from_thread.run(async_fn, *args, trio_token=None if _is_hosted(token) else token)
+    return trio.from_thread.run(_run_whole, async_fn, *args, trio_token=None if _is_hosted(token) else token)
 
 
 def run_sync(fn: Callable[[*Ts], T], *args: *Ts, token: Token | None = None) -> T:
     """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation."""
-    return trio.from_thread.run_sync(fn, *args, trio_token=None if _is_hosted(token) else token)
+    return trio.from_thread.run_sync(_call_whole, fn, *args, trio_token=None if _is_hosted(token) else token)
+
+
+@trio.lowlevel.enable_ki_protection
+async def _run_whole(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+    return await async_fn(*args)
+
+
+@trio.lowlevel.enable_ki_protection
+def _call_whole(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    return fn(*args)
 
 
 def _is_hosted(token: Token | None) -> bool:
@@ -69,9 +83,37 @@ def _is_hosted(token: Token | None) -> bool:
     return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is token
 
 
+def causes(exc: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it was raised from, one after the other."""
+    for _ in range(_CAUSES_MAX):
+        if exc is None:
+            return
+        yield exc
+        exc = exc.__cause__
+
+
 def is_cancellation(exc: BaseException) -> bool:
     """Whether it says that something was cancelled, and nothing else: alone, or in a group, as nurseries raise it."""
     return isinstance(exc, Cancelled) or (isinstance(exc, BaseExceptionGroup) and exc.split(Cancelled)[1] is None)
+
+
+def is_interrupt(exc: BaseException) -> bool:
+    """Whether it is the Ctrl-C that struck what a thread had asked of the loop by `trio.from_thread`.
+
+    It is the program's, alone, in a group, or as the cause of another error. A KeyboardInterrupt that the application
+    raises in its thread is not.
+    """
+    return any(_is_struck(each) and _was_asked_for(each) for each in causes(exc))
+
+
+def _is_struck(exc: BaseException) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.subgroup(KeyboardInterrupt) is not None
+    return isinstance(exc, KeyboardInterrupt)
+
+
+def _was_asked_for(exc: BaseException) -> bool:
+    return any(frame.f_code in _ASKING for frame, _ in traceback.walk_tb(exc.__traceback__))
 
 
 def check_cancelled() -> None:

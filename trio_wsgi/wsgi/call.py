@@ -20,7 +20,7 @@ from typing import Any, TypeGuard
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.closing import Closing, closing_file
 from trio_wsgi.disk.filesystem import is_local
-from trio_wsgi.errors import AppError
+from trio_wsgi.rules import appfault
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.filewrapper import FileWrapper, closes_at_once, is_nameless, is_temporary
 from trio_wsgi.wsgi.response import ExcInfo, Response, Write
@@ -30,6 +30,8 @@ log = logging.getLogger("trio_wsgi.error")
 
 StartResponse = Callable[[str, list[tuple[str, str]], ExcInfo | None], Write]
 WSGIApplication = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_ALL_KNOWN = (list.__iter__, tuple.__iter__, dict.__iter__)
 
 
 def call_app(app: WSGIApplication, environ: dict[str, Any], response: Response) -> Answer:
@@ -76,14 +78,12 @@ def _blocks_left(result: Any, response: Response) -> list[Any]:
         return []
     known = type(result) in (list, tuple)
     if not known and not _is_body(result):
-        raise AppError(
-            f"the application returned {type(result).__name__}: it must be an iterable of bytes, such as a list"
-        )
+        raise appfault.in_result(result)
     if known or _is_all_known(result):
         blocks = list(result)
         for block in blocks:
             if not isinstance(block, bytes):
-                raise AppError(f"the list returned by the application holds {type(block).__name__}, not only bytes")
+                raise appfault.in_item(result, block)
         return blocks
     if isinstance(result, FileWrapper):
         result.iterated_by_server = True
@@ -101,7 +101,7 @@ def _is_body(result: object) -> TypeGuard[Iterable[Any]]:
 
 def _is_all_known(result: Iterable[Any]) -> bool:
     """Whether nothing has to be computed to have all blocks: a list, or one block (PEP 3333, "Content-Length")."""
-    if getattr(type(result), "__iter__", None) in (list.__iter__, tuple.__iter__):  # a subclass may do anything
+    if getattr(type(result), "__iter__", None) in _ALL_KNOWN:  # a subclass may do anything
         return True
     with suppress(Exception):  # the application's own __len__
         return isinstance(result, Sized) and len(result) == 1
@@ -126,5 +126,7 @@ def _close(result: object) -> None:
             close()
     except bridge.Cancelled:
         raise
-    except BaseException:  # be it SystemExit: it changes nothing about the response
+    except BaseException as exc:  # be it SystemExit: it changes nothing about the response
+        if bridge.is_interrupt(exc):
+            raise
         log.exception("close() of the application's iterable failed")

@@ -24,6 +24,7 @@ from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import AppError
+from trio_wsgi.rules import appfault
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
@@ -118,11 +119,13 @@ class Response:
         if exc_info is not None:
             try:
                 if self.head_sent:
+                    if not _is_exc_info(exc_info):
+                        raise appfault.in_exc_info(exc_info)
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
                 exc_info = None  # a traceback that refers to this frame would keep both alive
         elif self._head is not None:
-            raise AppError("start_response was called a second time without exc_info")
+            raise appfault.of_second_start(self._head.status, status)
         code, reason = check_status(status)
         checked = check_headers(headers)
         self._head = Head(code, reason, checked)
@@ -154,7 +157,7 @@ class Response:
             self._write(data)
             length.given += len(data)
         else:
-            self._take(data, self._write, "write()")
+            self._take(data, self._write, "what write() is given")
 
     # -- what the server calls -----------------------------------------------------------------------------------
 
@@ -165,14 +168,14 @@ class Response:
             self._push(block)
             length.given += len(block)
             return True
-        self._take(block, self._push, "the iterable")
+        self._take(block, self._push, "a block of the iterable")
         wanted = (self._has_body and self._named is None) or not self.options.optimize_send_headers
         return wanted and not length.overrun
 
     def finish(self, rest: list[Part]) -> Answer:
         """The app is done: what is left to send is what was buffered, then `rest`, the last of the body."""
         if self._head is None:
-            raise AppError("the application returned without calling start_response")
+            raise appfault.of_no_start()
         if self._named is not None:
             return self._finish_with_named(self._head, self._named)
         head = None if self._phase is Phase.SENT else self._settle_head(self._head)
@@ -283,11 +286,11 @@ class Response:
         if not data or self._phase is not Phase.SENT or self._spool is not None or not self._has_body:
             check_cancelled()  # also where no block is sent now: nobody wants it any more
         if not isinstance(data, bytes):
-            raise AppError(f"{source} gave {_described(data)}: a body is made of bytes")
+            raise appfault.in_block(source, data)
         if self._head is None:
-            raise AppError("the application gave a block of its body before it called start_response")
+            raise appfault.of_early_block(data)
         if self._phase is Phase.FINISHED:
-            raise AppError(f"{source} came after the application had returned: the answer is complete")
+            raise appfault.of_late_block(source, data)
         if self._named is not None:  # a file is sent in its place
             return
         data = self._length.clip(data)
@@ -322,7 +325,6 @@ def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
     return replace(options, add_validators=False, ranges=options.ranges and alike)
 
 
-def _described(data: object) -> str:
-    if isinstance(data, int):  # what iterating a bytes object gives
-        return "an int: return [b'...'], not b'...'"
-    return f"{type(data).__name__} ({data!r:.40})"
+def _is_exc_info(exc_info: object) -> bool:
+    """Whether it holds an error that can be raised; where none was handled, sys.exc_info() has none."""
+    return isinstance(exc_info, tuple) and len(exc_info) == 3 and isinstance(exc_info[1], BaseException)

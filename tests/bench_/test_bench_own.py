@@ -1,0 +1,121 @@
+"""What a user brings to the bench: an application, a file; and what is said where it does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import bout, run
+from bench.driver import APP
+from bench.scenarios import slow
+
+MINE = """
+def app(environ, start_response):
+    known = environ["PATH_INFO"] == "/mine"
+    start_response("200 OK" if known else "404 Not Found", [("Content-Length", "4")])
+    return [b"mine"]
+"""
+
+GUARDED = """
+def app(environ, start_response):
+    allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
+    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "4")])
+    return [b"mine"]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps" / "bench_mine.py").write_text(MINE)
+    (tmp_path / "apps" / "bench_broken.py").write_text("import no_such_module_at_all")
+    return tmp_path
+
+
+def measure(folder: Path, *words: str) -> int:
+    words += ("--contestants", "trio-wsgi", "--rounds", "1", "--seconds", "0.3")
+    return run.main([*words, "--files", str(folder / "samples"), "--output", str(folder / "results.json")])
+
+
+def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The application is asked for what it knows, the file is served by ours; the report tells what was asked for."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "mine.bin").write_bytes(bytes(1000))
+    words = ("--app", "bench_mine:app", "--target", "/mine", "--file", str(folder / "mine.bin"))
+    assert measure(folder, *words, "--only", "own-app-1,own-file-1,small-1") == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert [(each["scenario"], each["failure"]) for each in results["findings"]] == [
+        ("small-1", ""),
+        ("own-app-1", ""),
+        ("own-file-1", ""),
+    ]
+    settings = results["settings"]
+    assert settings["your application"] == "bench_mine:app, asked for /mine"
+    assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
+
+
+@pytest.mark.parametrize("wrk", [True, False], ids=["wrk", "own"])
+def test_headers_are_sent_with_every_request(folder: Path, wrk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By everybody who asks: the check, wrk or our own client, slow readers and the good client."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_guarded.py").write_text(GUARDED)
+    if not wrk:
+        monkeypatch.setattr(bout.shutil, "which", lambda _: None)
+    monkeypatch.setattr(slow, "LEAST_SECONDS", 1.0)
+    words = ["--app", "bench_guarded:app", "--header", "host: shop.test", "--header", "Authorization: Bearer a: b"]
+    assert measure(folder, *words, "--only", "own-app-8" if wrk else "own-app") == 0
+    results = json.loads((folder / "results.json").read_text())
+    assert [each["failure"] for each in results["findings"]] == [""] * (1 if wrk else 4)
+    assert results["settings"]["your application"] == "bench_guarded:app, asked for /, Host, Authorization"
+
+
+@pytest.mark.parametrize("text", ["Authorization", "a b: c", ": c", "A: b\r\nC: d"])
+def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--app", APP, "--header", text])
+    assert "is no header; write 'Name: value'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--app", "no_such_module_at_all:app"], "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        (["--app", "bench_broken:app"], "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
+        (["--app", "bench_mine:nothing"], "has no attribute 'nothing'"),
+        (["--app", "bench_mine:MINE"], "has no attribute 'MINE'"),
+        (["--app", "bench_mine:__name__"], "no callable"),
+        (["--app", "bench_mine"], "write MODULE:APP"),
+        (["--app", "bench_mine:app", "--target", "mine"], "--target mine: write it from its first slash on"),
+        (["--target", "/mine"], "name it by --app"),
+        (["--header", "Authorization: x"], "--header 'Authorization: x' is for your own app"),
+        (["--only", "own-app-1"], "own-app-1 needs --app"),
+        (["--only", "small-1,own-file-8"], "own-file-8 needs --file"),
+        (["--only", "own-file", "--app", "bench_mine:app"], "own-file-1 needs --file"),
+        (["--only", "small-1,"], "nothing is called ''"),
+        (["--only", ""], "nothing is called ''"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_measured(
+    folder: Path, words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    assert measure(folder, *words) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("bench: ")
+    assert line.count("\n") == 1
+    assert said in line
+    assert not (folder / "results.json").exists()
+
+
+def test_all_that_begins_with_a_name_is_what_the_user_has_brought(folder: Path) -> None:
+    options = run.build_parser().parse_args(["--only", "own", "--app", APP])
+    assert {each.own for each in run.choose_scenarios(options)} == {"app"}
+
+
+def test_who_can_do_nothing_of_what_was_chosen_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are here, all the same."""
+    words = ["--only", "file100k-8", "--contestants", "trio-h11-inline", "--output", str(folder / "results.json")]
+    assert run.main(words) == 1
+    assert "nothing was measured: none of it is for trio-h11-inline" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""The page where a run is not what it mostly is: nobody of ours, one core, figures of nothing, a row that has gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.results import Finding, Results, load_results
+
+
+def build(*findings: Finding, cores: str = "2") -> Results:
+    names = dict.fromkeys(finding.contestant for finding in findings)
+    return Results({"cores": cores}, {"rounds": "1"}, dict.fromkeys(names, "1.0"), {}, list(findings))
+
+
+def test_where_we_lose_says_nowhere_only_of_what_was_measured() -> None:
+    theirs = Finding("small-8", "waitress", False, 1, {"cpu_per_request": 1e-4})
+    assert "trio-wsgi was not measured." in report.write_report(build(theirs))
+    failed = report.write_report(build(theirs, Finding("small-8", "trio-wsgi", False, 1, failure="status 500")))
+    assert "trio-wsgi fails `small-8`: status 500" in failed
+    assert "Nowhere" not in failed
+
+
+def test_there_is_no_ratio_to_less_than_nothing() -> None:
+    """Memory by connection was below zero where a server shrank meanwhile."""
+    metric = "memory_per_connection"
+    ours, theirs = (
+        Finding("slow-100", "trio-wsgi", False, 1, {metric: 1085.0}),
+        Finding("slow-100", "nginx", False, 1, {metric: -7270.0}),
+    )
+    assert "| 1.06 | nginx -7.1 |" in report.write_report(build(ours, theirs))
+
+
+def test_pinned_clients_are_where_they_are_said_to_be() -> None:
+    pinned = Finding("small-8", "waitress", True, 1, {"cpu_per_request": 1e-4})
+    assert "Pinned to one core, clients on the others:" in report.write_report(build(pinned))
+    assert "and so are the clients, as there is no other:" in report.write_report(build(pinned, cores="1"))
+
+
+def test_who_has_left_the_table_is_shown_all_the_same() -> None:
+    """Results outlive the names of contestants."""
+    ours = Finding("small-8", "trio-wsgi", False, 1, {"cpu_per_request": 2e-4})
+    page = report.write_report(build(ours, Finding("small-8", "apache", False, 1, {"cpu_per_request": 1e-4})))
+    assert "| apache | former | 1.0 |" in page
+    assert "| apache | **100** | 0.50 |" in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"versions": []},
+        {"machine": {"cores": 2}},
+        {"findings": "abc"},
+        {"findings": [{"scenario": "s", "contestant": "c", "pinned": False, "round": 1, "figures": {"p50": "x"}}]},
+    ],
+    ids=str,
+)
+def test_what_is_no_results_file_is_told_and_no_traceback(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "results.json"
+    build(Finding("small-8", "trio-wsgi", False, 1, {"p50": 1.0})).save(path)
+    load_results(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match="is not a results file of this bench"):
+        load_results(path)
+
+
+def test_plots_that_cannot_be_written_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plots = pytest.importorskip("bench.plots", exc_type=ImportError)
+    path = tmp_path / "results.json"
+    build(Finding("small-8", "apache", False, 1, {"cpu_per_request": 1e-4})).save(path)
+    assert plots.main([str(path), str(tmp_path / "plots")]) == 0
+    assert (tmp_path / "plots" / "small-8.svg").exists()
+    assert plots.main([str(path), str(path)]) == 1
+    assert capsys.readouterr().err.startswith("bench: [Errno 17]")
