@@ -202,9 +202,11 @@ def check_everybody_was_answered(facts: Facts, connections: int) -> None:
     """Raises Failed where most of wrk's connections had no answer in all its window, of which it says nothing.
 
     The times of all answers together are the window of each connection that had any; a quarter of
-    the window is far from what wrk itself takes between two requests.
+    the window is far from what wrk itself takes between two requests. To those times wrk adds for each
+    that was long, as if requests had come due meanwhile: where the machine stood still for 0.2 s, that
+    makes of four connections sixty. Nineteen in twenty of them are free of that.
     """
-    served = facts["requests"] * facts["mean"] / facts["seconds"]
+    served = facts["requests"] * min(facts["mean"], facts["p95"]) / facts["seconds"]
     if served < _SERVED * connections:
         raise Failed(
             f"about {connections - served:.0f} of {connections} connections had no answer in {facts['seconds']:.0f} s"

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 
 from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.patches import find_patches
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -43,7 +44,8 @@ class LastWait:
 
     def begin(self) -> None:
         """From now on, the end is under way."""
-        if math.isfinite(limit_end(self._seconds)):
+        # Where an application that was refused has replaced threads, the start of one would wait for ever.
+        if math.isfinite(limit_end(self._seconds)) and not find_patches():
             with suppress(RuntimeError):  # the system has no thread for it
                 threading.Thread(target=self._end_late, name="trio-wsgi end", daemon=True).start()
 
