@@ -223,7 +223,8 @@ def hang(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             root.device = -1
             return root
 
-        HungRoot.gate.clear()
+        monkeypatch.setattr(HungRoot, "gate", threading.Event())
+        monkeypatch.setattr(HungRoot, "waiting", threading.Semaphore(0))  # none that another test has left in it
         monkeypatch.setattr(mounts, "Root", make)
 
     return hang
