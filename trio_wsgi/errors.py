@@ -115,3 +115,10 @@ class BootError(Exception):
         super().__init__(text, exit_code)
         self.text = text
         self.exit_code = exit_code
+
+
+def find_first(error: BaseException) -> BaseException:
+    """The first error that a group, and groups in it, are made of; itself if it is none."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

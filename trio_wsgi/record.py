@@ -64,6 +64,7 @@ class SeenEnviron(Mapping[str, Any]):
 
 
 _PLAIN = frozenset({str, bytes, int, float, bool})
+NO_ENVIRON = SeenEnviron({})
 
 
 @dataclass(frozen=True, slots=True)

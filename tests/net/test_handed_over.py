@@ -10,7 +10,8 @@ import pickle
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,19 @@ ASKED: dict[str, Any] = {
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [f"hello multiprocess={environ['wsgi.multiprocess']}".encode()]
+
+
+@asynccontextmanager
+async def asked_five_times(server: Server) -> AsyncIterator[trio.SocketStream]:
+    """The server runs until the block ends; the client's connection goes on."""
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve)
+        async with await trio.open_tcp_stream(address.host, address.port) as client:
+            for _ in range(5):
+                await client.send_all(REQUEST)
+                assert await client.receive_some()
+            yield client
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
@@ -219,14 +233,8 @@ async def test_an_observer_may_raise_anything(caplog: pytest.LogCaptureFixture) 
         raise SystemExit(1)
 
     server = Server(hello, Config(bind=ANYWHERE), observers=[leave, lambda record: told.append(record.status)])
-    async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(server.serve)
-        async with await trio.open_tcp_stream(address.host, address.port) as client:
-            for _ in range(5):
-                await client.send_all(REQUEST)
-                assert await client.receive_some()
+    async with asked_five_times(server):
         await until(lambda: len(told) == 5)
-        nursery.cancel_scope.cancel()
     assert told == [200] * 5
     assert [line.message for line in caplog.records if "observer" in line.message] == [
         "an observer of finished requests failed"
@@ -240,14 +248,8 @@ async def test_an_observer_sees_the_context_variables_of_the_program() -> None:
     variable: ContextVar[str] = ContextVar("variable", default="not the program's")
     variable.set("the program's")
     server = Server(hello, Config(bind=ANYWHERE), observers=[lambda record: told.append(variable.get())])
-    async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(server.serve)
-        async with await trio.open_tcp_stream(address.host, address.port) as client:
-            for _ in range(5):
-                await client.send_all(REQUEST)
-                assert await client.receive_some()
+    async with asked_five_times(server):
         await until(lambda: len(told) == 5)
-        nursery.cancel_scope.cancel()
     assert told == ["the program's"] * 5
 
 
@@ -256,16 +258,10 @@ async def test_a_record_can_be_told_as_a_dict_copied_and_sent_to_another_process
     """Though its environ holds what cannot be, such as wsgi.input: that stays as it is, or behind."""
     told: list[RequestRecord] = []
     server = Server(hello, Config(bind=ANYWHERE), observers=[told.append])
-    async with trio.open_nursery() as nursery:
-        (address,) = await nursery.start(server.serve)
-        async with await trio.open_tcp_stream(address.host, address.port) as client:
-            for _ in range(5):
-                await client.send_all(REQUEST)
-                assert await client.receive_some()
-            await client.send_all(b"GET / HTTP/1.1\r\nno field\r\n\r\n")
-            assert await client.receive_some()
+    async with asked_five_times(server) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\nno field\r\n\r\n")
+        assert await client.receive_some()
         await until(lambda: len(told) == 6)
-        nursery.cancel_scope.cancel()
     for record in told:
         assert dataclasses.asdict(record)["environ"] is record.environ
         assert copy.deepcopy(record) == record

@@ -17,7 +17,7 @@ from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.wire import Wire
-from trio_wsgi.record import Outcome, RequestRecord, SeenEnviron
+from trio_wsgi.record import NO_ENVIRON, Outcome, RequestRecord
 from trio_wsgi.rules.forwarded import find_client
 from trio_wsgi.rules.headers import Head, get_all
 
@@ -129,7 +129,7 @@ class Account:
             duration=(self.ended or self._service.now()) - self._clock,
             request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
-            environ=SeenEnviron({} if self.app is None else self.app.environ),
+            environ=NO_ENVIRON if self.app is None else self.app.environ,
             health=self._health,
         )
 

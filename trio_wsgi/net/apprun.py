@@ -12,10 +12,9 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import IO, Any
 
 import trio
@@ -35,6 +34,7 @@ from trio_wsgi.net.slot import Abandoned, Call, Running, nothing
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
+from trio_wsgi.record import NO_ENVIRON, SeenEnviron
 from trio_wsgi.rules.environ import build_environ
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import get_all
@@ -48,7 +48,6 @@ from trio_wsgi.wsgi.response import Response
 
 log = logging.getLogger("trio_wsgi.error")
 
-_NO_ENVIRON: Mapping[str, Any] = MappingProxyType({})
 _MANY = 256  # blocks of an answer: to frame them takes the thread some 0.3 ms, which are not the loop's
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
@@ -85,7 +84,7 @@ class AppRun:
         self._arriving: ArrivingBody | None = None  # the body, while the app itself receives it
         self.work = Work(nursery, "the request", wire.transport.token, thread.attended)
         self.errors = ErrorLog()
-        self.environ: Mapping[str, Any] = _NO_ENVIRON
+        self.environ = NO_ENVIRON  # for observers; else a slow download would hold more than it needs
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
         self._watched: int | None = None  # by the watch for disconnects
         self._abandon: Callable[[], None] | None = None  # while there is a call to be given up
@@ -187,8 +186,6 @@ class AppRun:
         """The app is done: keep nothing of its call."""
         self._thread.call = self._thread.clock = None  # its slot may run another one now
         self.errors.flush()
-        if not self._service.observers.wants_environ:
-            self.environ = _NO_ENVIRON  # a slow download is to hold no more than it needs
 
     def _prepare(
         self, running: Running, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None = None
@@ -234,7 +231,8 @@ class AppRun:
         environ["trio_wsgi.server_nursery"] = service.work
         environ["trio_wsgi.wait_writable"] = self._outlet.wait_writable
         environ[ENVIRON_KEY] = service.config.write_policy
-        self.environ = environ
+        if service.observers.wants_environ:
+            self.environ = SeenEnviron(environ)
         return environ
 
     def _client_gone(self) -> None:

@@ -31,7 +31,7 @@ import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.errors import ConfigError
+from trio_wsgi.errors import ConfigError, find_first
 from trio_wsgi.net.certificates import Tls, describe_kernel_tls, is_ours, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.copies import Copies
@@ -396,12 +396,8 @@ async def serve(
 def _find_interrupt(group: BaseExceptionGroup[BaseException]) -> KeyboardInterrupt | None:
     """The Ctrl-C, if that is all there is in the group."""
     interrupts, others = group.split(KeyboardInterrupt)
-    if others is not None:
-        return None
-    found: BaseException | None = interrupts
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found if isinstance(found, KeyboardInterrupt) else None
+    first = None if interrupts is None or others is not None else find_first(interrupts)
+    return first if isinstance(first, KeyboardInterrupt) else None
 
 
 def _check_config(config: object) -> Config:

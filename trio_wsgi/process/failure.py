@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from trio_wsgi.errors import AppLoadError, ConfigError
+from trio_wsgi.errors import AppLoadError, ConfigError, find_first
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.messages import Failed
 
@@ -22,10 +22,3 @@ def describe_failure(error: Exception) -> Failed:
     if isinstance(error, BaseExceptionGroup):  # its traceback ends in lines of its frame, which say nothing in short
         lines += traceback.format_exception_only(find_first(error))
     return Failed("".join(lines).rstrip(), ExitCode.BOOT_ERROR)
-
-
-def find_first(error: BaseException) -> BaseException:
-    """The first error that a group, and groups in it, are made of; itself if it is none."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -27,13 +27,12 @@ from typing import Any, NoReturn
 
 import trio
 
-from trio_wsgi.errors import ConfigError
+from trio_wsgi.errors import ConfigError, find_first
 from trio_wsgi.forks import putting_back, undone_in_children
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
-from trio_wsgi.process.failure import find_first
 from trio_wsgi.process.logs import Logs, enable_loggers
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
