@@ -15,7 +15,11 @@ from pathlib import Path
 from bench.figures import Spread, spread
 
 FORMAT = 1
-MAY_DIFFER = {"date", "kernel", "memory", "load average before", "descriptors", "rounds", "seconds of each measurement"}
+BRIEF = "brief scenarios"  # how they are measured, among the settings
+MAY_DIFFER = {
+    *("date", "kernel", "memory", "load average before", "descriptors"),
+    *("rounds", "seconds of each measurement", BRIEF),
+}
 Key = tuple[str, str, bool]  # scenario, contestant, whether pinned
 
 

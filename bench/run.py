@@ -27,7 +27,7 @@ from bench.contestants import Contestant
 from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
-from bench.results import Key, Results, load_results
+from bench.results import BRIEF, Key, Results, load_results
 from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
@@ -47,7 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="NAME,...", help="scenarios, or beginnings of their names")
     parser.add_argument("--contestants", metavar="NAME,...", help="contestants, or beginnings of their names")
-    parser.add_argument("--rounds", type=at_least_one, help="rounds, of which the median is shown (3)")
+    parser.add_argument(
+        "--rounds",
+        type=at_least_one,
+        help="rounds, of which the median is shown (3); what a second shows has more, of a second, in the same time",
+    )
     parser.add_argument("--seconds", type=more_than_nothing, help="seconds of each measurement (5)")
     parser.add_argument("--pin", action="store_true", help="measure everybody once more, pinned to one core")
     parser.add_argument("--strace", action="store_true", help="count system calls, too, each in a bout of its own")
@@ -297,9 +301,12 @@ def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     own = {"your application": words} if ground.app else {}
     if file:
         own["your file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
+    asked = plan.rounds, plan.seconds
+    brief = next((driver.choose_pace(plan, each) for each in plan.scenarios if each.brief), None)
     return {
         "rounds": str(plan.rounds),
         "seconds of each measurement": f"{plan.seconds:g}",
+        **({BRIEF: f"{brief.rounds} rounds of {brief.seconds:g} s"} if brief not in (None, asked) else {}),
         "threads of each server": str(ground.threads),
         "application": driver.APP,
     } | own

@@ -34,7 +34,7 @@ from bench.figures import percentile
 BODY_BLOCK = 1 << 20
 PATIENCE = 20.0  # seconds without any event
 IN_VAIN = 0.5  # of the window: nobody has heard anything for so long at its end, though it has waited
-AT_LEAST = 1.0  # seconds of that
+AT_LEAST = 0.75  # seconds of that: part of the shortest window there is
 UNHEARD = 0.75  # of the connections: so many wait for a first byte at the end of the window, while others are answered
 WRITE_BLOCKED = (BlockingIOError, ssl.SSLWantWriteError)
 

@@ -156,11 +156,15 @@ def test_errors_that_wrk_saw_are_the_servers_but_for_a_few_kept_connections_that
         bout.check_errors(facts)
 
 
-def test_a_client_that_hears_nothing_to_the_end_of_its_window_has_waited_in_vain(samples: Samples) -> None:
+@pytest.mark.parametrize("seconds", [0.9 * driver.BRIEF, 2.5])
+def test_a_client_that_hears_nothing_to_the_end_of_its_window_has_waited_in_vain(
+    samples: Samples, seconds: float
+) -> None:
+    """Also where the window is the shortest there is."""
     liar = Contestant("liar", f"{{python}} {HERE}/lying_server.py {{port}} hangs")
     setting = Setting(sys.executable, "", "", samples.folder)
     with open_server(liar, setting) as server, pytest.raises(Failed, match="no byte for the last"):
-        run_client(server, "load", targets=["/file/100k"], connections=1, seconds=2.5)
+        run_client(server, "load", targets=["/file/100k"], connections=1, seconds=seconds)
 
 
 def test_a_contestant_that_does_not_start_fails_with_its_last_words(samples: Samples) -> None:
