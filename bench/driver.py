@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.asking import BY_DEFAULT, Asking
 from bench.bout import Bout
 from bench.client import Failed
 from bench.metrics import METRICS
@@ -59,7 +60,7 @@ class Ground:
     samples: Samples
     certificate: tuple[Path, Path] | None
     own: tuple[str, str] = ("", "")
-    headers: tuple[str, ...] = ()  # that the user's application is asked with
+    asking: Asking = BY_DEFAULT  # how the user's application is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             tls=scenario.tls,
             client_prefix=run_on(client_cores),
             own=ground.own,
-            headers=ground.headers if scenario.own == "app" else (),
+            asking=ground.asking if scenario.own == "app" else BY_DEFAULT,
             trace=trace,
         )
         measured = scenario.measure(bout)
