@@ -1,7 +1,7 @@
 """Whether two contestants differ by more than the noise of their rounds.
 
 Laws:
-- Pure: the figures of rounds in, a verdict out; who is better by it is the one than whom the other is worse.
+- Pure: the figures of rounds in, a verdict out. Seen from the other side, better is worse, and undecided undecided.
 - Nothing is assumed of how noise is distributed, and no round is thrown away as an outlier.
 
 The rule is Mann's and Whitney's, as in Go's benchstat, asked as Rust's criterion asks: not whether there is any
