@@ -1,4 +1,4 @@
-"""python -m bench [run | report | plots | list]: each command is a module, imported when it is asked for.
+"""python -m bench [run | list | report | compare | plots]: each command is a module, imported when it is asked for.
 
 Laws:
 - Without a command, run.
@@ -22,6 +22,7 @@ COMMANDS = {
     "run": Command("bench.run", "[OPTION...]", "measure; what is done where no command is named"),
     "list": Command("bench.listing", "", "tell the scenarios, and which contestants are here"),
     "report": Command("bench.report", "RESULTS.json", "write results as a page of Markdown, to stdout"),
+    "compare": Command("bench.compare", "BEFORE.json AFTER.json", "tell what is better or worse in another run"),
     "plots": Command("bench.plots", "RESULTS.json FOLDER", "draw results as pictures; needs matplotlib"),
 }
 HELP = ("-h", "--help")

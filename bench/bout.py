@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.app import generate
+from bench.asking import BY_DEFAULT, Asking, choose_method
 from bench.client import ROOT, Client, Facts, Failed, open_client
 from bench.contestants import Contestant
 from bench.proc import LOOK, Watch, find_tree, open_watch, read_usage
@@ -29,6 +30,7 @@ from bench.server import Server
 from bench.trace import Trace, open_trace
 
 PATIENCE = 30.0  # seconds without a byte of an answer that is checked
+FAILURES = 400  # statuses from here on, which wrk counts as errors
 GOOD_PATIENCE = 5.0  # seconds for an answer to the good client
 _SERVED = 0.25  # of the connections: as many at least must have been answered
 _BROKEN = 0.01  # of the requests: more connections than that, ended without an answer, are no end of keep-alive
@@ -47,7 +49,7 @@ class Bout:
     tls: bool = False
     client_prefix: tuple[str, ...] = ()  # a command to run clients under (taskset)
     own: tuple[str, str] = ("", "")  # the user's target, and the name of the user's file among the samples
-    headers: tuple[str, ...] = ()  # "Name: value", sent with every request
+    asking: Asking = BY_DEFAULT  # how the user's target is asked for
     trace: Trace | None = None  # count system calls into it
 
     @contextmanager
@@ -57,7 +59,7 @@ class Bout:
             "port": self.server.port,
             "tls": self.tls,
             "seconds": self.seconds,
-            "headers": self.headers,
+            **self.asking.settings(),
             **settings,
         }
         with open_client(name, list(self.client_prefix), facts) as client:
@@ -86,15 +88,16 @@ class Bout:
         target: str,
         length: int | None = None,
         digest: str = "",
-        status: int = 200,
+        status: int = 0,
         field: str = "",
         body: int = 0,
     ) -> int:
         """Fetch `target` once and look at status, byte count and SHA-256 (if given); it warms the server, too.
 
         Args:
+            status: 0: the one that is asked for (`asking`).
             field: a header to send, "Name: value".
-            body: bytes to upload.
+            body: bytes to upload, instead of what is asked with.
 
         Returns:
             bytes of the body.
@@ -103,7 +106,7 @@ class Bout:
             Failed: it is not what was asked for.
         """
         try:
-            return self._check(target, length, digest, status, field, body)
+            return self._check(target, length, digest, status or self.asking.status, field, body)
         except TimeoutError:
             raise Failed(f"{target}: the answer did not come to its end within {PATIENCE:.0f} s") from None
         except (OSError, http.client.HTTPException) as error:
@@ -115,10 +118,12 @@ class Bout:
         if self.tls:
             context = ssl._create_unverified_context()
             connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=PATIENCE, context=context)
+        size = body or self.asking.length
+        content = generate(body, MIB) if body else self.asking.body.read_bytes() if self.asking.body else None
+        lines = [*self.asking.headers, field, f"Content-Length: {size}" if size else ""]
+        headers = dict(line.split(": ", 1) for line in lines if line)
         with contextlib.closing(connection):
-            lines = [*self.headers, field, f"Content-Length: {body}" if body else ""]
-            headers = dict(line.split(": ", 1) for line in lines if line)
-            connection.request("POST" if body else "GET", target, generate(body, MIB) if body else None, headers)
+            connection.request(choose_method(self.asking.method, bool(size)), target, content, headers)
             response = connection.getresponse()
             if response.status != status:
                 raise Failed(f"{target}: status {response.status} instead of {status}")
@@ -159,17 +164,18 @@ class Bout:
     def wrk(self, target: str, connections: int) -> Figures:
         """The same by wrk for what is too quick for our own client, where it is installed."""
         program = shutil.which("wrk")
-        if program is None:
+        if program is None or self.asking.status >= FAILURES:
             return self.load(target, connections)
         script = str(ROOT / "bench/clients/wrk.lua")
         url = f"http://127.0.0.1:{self.server.port}{target}"
         seconds = max(1, round(self.seconds))  # wrk knows no parts of a second
-        words = [word for line in self.headers for word in ("-H", line)]
+        words = [word for line in self.asking.headers for word in ("-H", line)]
         words += f"-t1 -c{connections} -d{seconds}s --timeout 10s --latency -s".split()
+        request = ["--", self.asking.method, str(self.asking.body or "")] if self.asking.method else []
         cpu = read_children_cpu()
         with self.watch() as watch:
             done = subprocess.run(
-                [*self.client_prefix, program, *words, script, url],
+                [*self.client_prefix, program, *words, script, url, *request],
                 capture_output=True,
                 text=True,
                 timeout=seconds + 60,
@@ -184,6 +190,7 @@ class Bout:
         length = self.check(target)  # wrk does not tell who stopped answering within its window
         check_everybody_was_answered(facts, connections)
         facts["received"] = facts["requests"] * length  # not the heads, of which some write more than others
+        facts["sent"] = facts["requests"] * self.asking.length
         return summarize(facts, watch)
 
 

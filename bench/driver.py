@@ -3,6 +3,8 @@
 Laws:
 - Each scenario goes round by round, and each round asks everybody: what changes on the machine with time changes
   for all. Each round begins with another contestant.
+- What a second shows is looked at for a second, and more often, in the time that its rounds would take: the noise of
+  one window is not that of the next, and many short ones tell more of it than a few long ones.
 - A server is started for a bout and ended after it; nothing runs beside it but its clients.
 - A failure is a finding. Only an interrupt ends the run, and what was found by then is kept.
 """
@@ -17,7 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from bench.asking import BY_DEFAULT, Asking
 from bench.bout import Bout
 from bench.client import Failed
 from bench.metrics import METRICS
@@ -28,6 +32,8 @@ from bench.scenario import Scenario
 from bench.server import Setting, open_server
 from bench.trace import Trace
 
+BRIEF = 1.0  # seconds of the window of a brief scenario: the shortest that wrk knows
+AROUND = 0.6  # seconds of a bout besides its window, mostly: to start a server, check and end it
 APP = "bench.app:app"  # which answers what all scenarios ask for but those of a user's application
 TRACED = {"small", "files", "ranges", "tls", "streams", "uploads"}  # whose cost is that of requests
 
@@ -39,7 +45,7 @@ class Plan:
     scenarios: Sequence[Scenario]
     present: Sequence[Present]
     rounds: int
-    seconds: float  # of each window
+    seconds: float  # of each window; of both, brief scenarios make more and shorter ones
     pin: bool = False  # run everybody once more, on one core
     trace: bool = False  # count system calls in a bout more
 
@@ -54,7 +60,7 @@ class Ground:
     samples: Samples
     certificate: tuple[Path, Path] | None
     own: tuple[str, str] = ("", "")
-    headers: tuple[str, ...] = ()  # that the user's application is asked with
+    asking: Asking = BY_DEFAULT  # how the user's application is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,19 @@ class Turn:
     present: Present
     pinned: bool
     round: int  # 0: its system calls are counted
+
+
+class Pace(NamedTuple):
+    """How a scenario is measured."""
+
+    rounds: int
+    seconds: float  # of each window
+
+
+def choose_pace(plan: Plan, scenario: Scenario) -> Pace:
+    """As was asked for; of a brief scenario as many short rounds as there is time for, where these are more."""
+    rounds = int(plan.rounds * (plan.seconds + AROUND) / (BRIEF + AROUND))
+    return Pace(rounds, BRIEF) if scenario.brief and rounds > plan.rounds else Pace(plan.rounds, plan.seconds)
 
 
 def list_turns(plan: Plan) -> list[Turn]:
@@ -79,7 +98,7 @@ def list_turns(plan: Plan) -> list[Turn]:
         Turn(scenario, present, pinned, number + 1)
         for scenario in plan.scenarios
         for pinned in ((False, True) if plan.pin else (False,))
-        for number in range(plan.rounds)
+        for number in range(choose_pace(plan, scenario).rounds)
         for present in rotate([each for each in plan.present if scenario.admits(each.contestant)], number)
     ]
 
@@ -98,7 +117,7 @@ def run(plan: Plan, ground: Ground, tell: Callable[[str], None]) -> Iterator[Fin
         ground.samples.path(sample)  # making them is nobody's time
     began = time.monotonic()
     for number, turn in enumerate(turns):
-        finding = run_bout(turn, ground, plan.seconds)
+        finding = run_bout(turn, ground, choose_pace(plan, turn.scenario).seconds)
         took = time.monotonic() - began
         left = took / (number + 1) * (len(turns) - number - 1)
         tell(f"[{number + 1:4}/{len(turns)}, {left / 60:3.0f} min left] {describe(finding, turn.scenario)}")
@@ -175,7 +194,7 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             tls=scenario.tls,
             client_prefix=run_on(client_cores),
             own=ground.own,
-            headers=ground.headers if scenario.own == "app" else (),
+            asking=ground.asking if scenario.own == "app" else BY_DEFAULT,
             trace=trace,
         )
         measured = scenario.measure(bout)

@@ -15,7 +15,11 @@ from pathlib import Path
 from bench.figures import Spread, spread
 
 FORMAT = 1
-MAY_DIFFER = {"date", "kernel", "memory", "load average before", "descriptors", "rounds", "seconds of each measurement"}
+BRIEF = "brief scenarios"  # how they are measured, among the settings
+MAY_DIFFER = {
+    *("date", "kernel", "memory", "load average before", "descriptors"),
+    *("rounds", "seconds of each measurement", BRIEF),
+}
 Key = tuple[str, str, bool]  # scenario, contestant, whether pinned
 
 
@@ -101,10 +105,14 @@ class Results:
         traced = [each for each in self.findings if each.scenario == scenario and each.calls]
         return {each.contestant: dict(sorted(each.calls.items(), key=lambda call: -call[1])) for each in traced}
 
+    def rounds(self, scenario: str, contestant: str, pinned: bool, metric: str) -> list[float]:
+        """A metric in each of the rounds that did not fail."""
+        found = self.select(scenario, contestant, pinned)
+        return [each.figures[metric] for each in found if metric in each.figures]
+
     def figure(self, scenario: str, contestant: str, pinned: bool, metric: str) -> Spread | None:
         """A metric over the rounds that did not fail; None where there is none."""
-        found = self.select(scenario, contestant, pinned)
-        return spread([each.figures[metric] for each in found if metric in each.figures])
+        return spread(self.rounds(scenario, contestant, pinned, metric))
 
     def failure(self, scenario: str, contestant: str, pinned: bool) -> str:
         """Why it failed, if it did in any round: the first reason, with the number of rounds."""

@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench import contestants, driver, scenarios
+from bench.asking import Asking
 from bench.contestants import Contestant
 from bench.driver import Ground, Plan
 from bench.machine import describe_machine, raise_descriptor_limit
 from bench.report import write_report
-from bench.results import Key, Results, load_results
+from bench.results import BRIEF, Key, Results, load_results
 from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
@@ -37,6 +38,8 @@ from bench.server import check_app
 T = TypeVar("T")
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
+TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # of HTTP: names of headers, methods
+UNFIT = ("HEAD", "CONNECT")  # methods
 INTERRUPTED = 130  # what shells say of Ctrl-C
 
 
@@ -47,7 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", metavar="NAME,...", help="scenarios, or beginnings of their names")
     parser.add_argument("--contestants", metavar="NAME,...", help="contestants, or beginnings of their names")
-    parser.add_argument("--rounds", type=at_least_one, help="rounds, of which the median is shown (3)")
+    parser.add_argument(
+        "--rounds",
+        type=at_least_one,
+        help="rounds, of which the median is shown (3); what a second shows has more, of a second, in the same time",
+    )
     parser.add_argument("--seconds", type=more_than_nothing, help="seconds of each measurement (5)")
     parser.add_argument("--pin", action="store_true", help="measure everybody once more, pinned to one core")
     parser.add_argument("--strace", action="store_true", help="count system calls, too, each in a bout of its own")
@@ -64,6 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         help="to ask your app with; again",
     )
+    parser.add_argument("--method", type=method, help="to ask your app by (GET; POST with --body)")
+    parser.add_argument("--body", metavar="FILE", type=Path, help="what to send to your app with each request")
+    parser.add_argument("--status", type=final_status, help="what your app is to answer with (200)")
     parser.add_argument("--file", type=Path, help="a file of your own to download")
     parser.add_argument(
         "--add", action="store_true", help="keep what --output has of an earlier run and this one does not repeat"
@@ -80,9 +90,25 @@ def at_least_one(text: str) -> int:
 
 def header(text: str) -> str:
     name, colon, value = text.partition(":")
-    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not colon or not value.isprintable():
+    if not re.fullmatch(TOKEN, name, re.ASCII) or not colon or not value.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no header; write 'Name: value'")
+    if name.lower() in ("content-length", "transfer-encoding"):
+        raise argparse.ArgumentTypeError(f"{text!r}: how long the body is, is told by the bench; name a file by --body")
     return f"{name.title()}: {value.strip()}"
+
+
+def method(text: str) -> str:
+    if not re.fullmatch(TOKEN, text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no method; write one such as PUT")
+    if text.upper() in UNFIT:
+        raise argparse.ArgumentTypeError(f"{text}: its answers have no body that could be counted; name another")
+    return text
+
+
+def final_status(text: str) -> int:
+    if not re.fullmatch("[2-5][0-9][0-9]", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no status of an answer; write one such as 201")
+    return int(text)
 
 
 def more_than_nothing(text: str) -> float:
@@ -143,13 +169,15 @@ def check_options(options: argparse.Namespace) -> Results | None:
     """
     if options.file and not options.file.is_file():
         raise ValueError(f"--file {options.file}: there is no such file")
-    if options.target is not None:
-        if not options.app:
-            raise ValueError(f"--target {options.target} is what to ask your own app for: name it by --app")
-        if not options.target.startswith("/"):
-            raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
-    if options.header and not options.app:
-        raise ValueError(f"--header {options.header[0]!r} is for your own app: name it by --app")
+    if not options.app:
+        for name in ("target", "header", "method", "body", "status"):
+            if value := getattr(options, name):
+                words = f"--{name} {repr(value[0]) if name == 'header' else value}"
+                raise ValueError(f"{words} is for your own app: name it by --app")
+    if options.target is not None and not options.target.startswith("/"):
+        raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    if options.body and not options.body.is_file():
+        raise ValueError(f"--body {options.body}: there is no such file")
     python = find_python(options.venv)
     if options.app:
         check_app(python, options.app)
@@ -230,8 +258,10 @@ def prepare(
     )
     samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
     own = (options.target or "/", samples.adopt(options.file) if options.file else "")
+    method = options.method or ("POST" if options.body else "")
+    asking = Asking(method, tuple(options.header), options.body and options.body.absolute(), options.status or 200)
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
-    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own, tuple(options.header))
+    return plan, Ground(python, options.app or "", options.threads, samples, certificate, own, asking)
 
 
 def run_and_keep(
@@ -293,13 +323,15 @@ def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
     target, file = ground.own
-    words = f"{ground.app}, asked for {target}" + "".join(f", {line.partition(':')[0]}" for line in ground.headers)
-    own = {"your application": words} if ground.app else {}
+    own = {"your application": f"{ground.app}, asked for {target}{ground.asking.describe()}"} if ground.app else {}
     if file:
         own["your file"] = f"{ground.samples.path(file).resolve()}, {ground.samples.length(file):,} bytes"
+    asked = plan.rounds, plan.seconds
+    brief = next((driver.choose_pace(plan, each) for each in plan.scenarios if each.brief), None)
     return {
         "rounds": str(plan.rounds),
         "seconds of each measurement": f"{plan.seconds:g}",
+        **({BRIEF: f"{brief.rounds} rounds of {brief.seconds:g} s"} if brief not in (None, asked) else {}),
         "threads of each server": str(ground.threads),
         "application": driver.APP,
     } | own

@@ -31,6 +31,7 @@ class Scenario:
         measure: one bout → its figures.
         static, tls: how the server is to be started.
         quick: whether `--quick` runs it.
+        brief: whether a second shows as much as five: its rounds are shorter and more, in the same time.
         connections: of a scenario that is run at several, for the plot of cost against connections.
         samples: files that are needed, made beforehand.
         own: "app" or "file" where it measures what the user brings.
@@ -45,6 +46,7 @@ class Scenario:
     static: bool = False
     tls: bool = False
     quick: bool = False
+    brief: bool = False
     connections: int = 0
     samples: tuple[str, ...] = ()
     own: str = ""

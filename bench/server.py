@@ -84,20 +84,37 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
         folder.chmod(0o755)
         port = find_free_port()
         log = stack.enter_context((folder / "log").open("wb"))
-        process = subprocess.Popen(
-            [*setting.prefix, *build_command(contestant, setting, port, folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": build_path()},
-        )
+        command = build_command(contestant, setting, port, folder)
+        with delay_interrupts():
+            process = subprocess.Popen(
+                [*setting.prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": build_path()},
+            )
+            stack.callback(end, process)
         server = Server(process, port, folder / "log")
-        try:
-            wait_until_ready(server, tls=setting.certificate is not None)
-            yield server
-        finally:
-            end(process)
+        wait_until_ready(server, tls=setting.certificate is not None)
+        yield server
+
+
+@contextmanager
+def delay_interrupts() -> Iterator[None]:
+    """What interrupts us within the block (Ctrl-C, TERM, a closed terminal) does so at its end."""
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda one, _: came.append(one))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for one in came[:1]:
+            signal.raise_signal(one)
 
 
 def build_command(contestant: Contestant, setting: Setting, port: int, folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ HEAD_STEP = 4096  # bytes to look at for a head: little of the body is copied wi
 LONGEST_HEAD = 1 << 16  # bytes
 SINK = bytearray(1 << 22)  # where discarded bytes do not go: its pages are touched by TLS and chunks only
 CHUNK_STEP = 1 << 18
+BODILESS = (204, 304)  # statuses of answers that end with their head
 BLOCKED = (BlockingIOError, ssl.SSLWantReadError)
 
 
@@ -79,8 +80,8 @@ class Answer:
         match, head, rest = self._find_final_head()
         if match is None:
             return
-        self._take_head(head, is_1_0=match[1] == b"0")
         self.status = int(match[2])
+        self._take_head(head, is_1_0=match[1] == b"0")
         self._head = b""
         if self._chunked:
             self._walk(rest)
@@ -108,7 +109,9 @@ class Answer:
         connection = fields.get(b"connection", b"")
         self.closes = b"close" in connection or (is_1_0 and b"keep-alive" not in connection)
         self._chunked = b"chunked" in fields.get(b"transfer-encoding", b"")
-        if not self._chunked and b"content-length" in fields:
+        if self.status in BODILESS:
+            self._chunked, self._left = False, 0
+        elif not self._chunked and b"content-length" in fields:
             self._left = int(fields[b"content-length"])
         self.closes |= self._left < 0 and not self._chunked
 

@@ -7,10 +7,10 @@ Laws:
 - A kept-alive connection that ends before any byte of an answer is no failure: the request is made again, and
   counted. Any other failure ends it, unless it is told to count them (`tolerate`), as for restarts.
 
-Settings: port, targets (paths, in turn), connections, seconds, and optionally headers ("Name: value", of all
-requests), fields (header lines, one for each target), body (bytes to upload with each request), status, length (of
-each body), whole (True), tls, tolerate, evict (files, one for each target, dropped from the page cache before it is
-asked for).
+Settings: port, targets (paths, in turn), connections, seconds, and optionally method, headers ("Name: value", of all
+requests), fields (header lines, one for each target), body (bytes to upload with each request) or body_file (the file
+that is uploaded), status, length (of each answer's body), whole (True), tls, tolerate, evict (files, one for each
+target, dropped from the page cache before it is asked for).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.clients.answer import BLOCKED, Answer, Broken
-from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_go
+from bench.clients.talk import format_head, read_body, read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
 BODY_BLOCK = 1 << 20
 PATIENCE = 20.0  # seconds without any event
 IN_VAIN = 0.5  # of the window: nobody has heard anything for so long at its end, though it has waited
-AT_LEAST = 1.0  # seconds of that
+AT_LEAST = 0.75  # seconds of that: part of the shortest window there is
 UNHEARD = 0.75  # of the connections: so many wait for a first byte at the end of the window, while others are answered
 WRITE_BLOCKED = (BlockingIOError, ssl.SSLWantWriteError)
 
@@ -70,13 +70,15 @@ class Loader:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.address = ("127.0.0.1", int(settings["port"]))
-        self.body = int(settings.get("body", 0))
+        body = read_body(settings)
+        self.given = bool(body)  # the body is somebody's own, and not a mebibyte again and again
+        self.body = len(body) or int(settings.get("body", 0))
         self.status = int(settings.get("status", 200))
         self.length = settings.get("length")
         self.whole = bool(settings.get("whole", True))
         self.tolerate = bool(settings.get("tolerate"))
         self.tls = open_tls() if settings.get("tls") else None
-        self.source = open_body(self.body) if self.body else -1
+        self.source = open_body(body or b"\x5a" * min(self.body, BODY_BLOCK)) if self.body else -1
         self.orders = build_orders(settings, self.body)
         self.connections = int(settings["connections"])
         self.poll = select.epoll()
@@ -199,7 +201,8 @@ class Exchange:
         """Send of the body what the kernel takes."""
         with contextlib.suppress(*WRITE_BLOCKED):
             while self.left:
-                count = os.sendfile(self.sock.fileno(), self.loader.source, 0, min(self.left, BODY_BLOCK))
+                at = self.loader.body - self.left if self.loader.given else 0
+                count = os.sendfile(self.sock.fileno(), self.loader.source, at, min(self.left, BODY_BLOCK))
                 self.left -= count
                 self.loader.tally.sent += count
         wanted = select.EPOLLIN | (select.EPOLLOUT if self.left else 0)
@@ -236,21 +239,20 @@ class Exchange:
 
 
 def build_orders(settings: dict[str, Any], body: int) -> list[Order]:
-    method = "POST" if body else "GET"
-    headers = [*settings.get("headers", ()), *([f"Content-Length: {body}"] if body else ())]
     targets = settings["targets"]
     fields = settings.get("fields") or [""] * len(targets)
     evicted = settings.get("evict") or [""] * len(targets)
     return [
-        Order(format_head(method, target, headers) + f"{field}\r\n".encode(), file)
+        Order(format_head(settings, target, body) + f"{field}\r\n".encode(), file)
         for target, field, file in zip(targets, fields, evicted, strict=True)
     ]
 
 
-def open_body(length: int) -> int:
-    """A file in memory with a mebibyte of body, so that uploads leave by sendfile and cost us little."""
+def open_body(data: bytes) -> int:
+    """A file in memory with what is uploaded, so that it leaves by sendfile and costs us little."""
     file = os.memfd_create("bench-body")
-    os.write(file, b"\x5a" * min(length, BODY_BLOCK))
+    with open(file, "wb", closefd=False) as writer:
+        writer.write(data)
     return file
 
 
@@ -301,7 +303,7 @@ def main() -> None:
         seconds=seconds,
         cpu=time.process_time() - cpu,
         requests=tally.requests,
-        exchanges=tally.count_exchanges(loader.body, loader.length),
+        exchanges=tally.count_exchanges(0 if loader.given else loader.body, loader.length),
         received=tally.received,
         sent=tally.sent,
         p50=percentile(tally.times, 50),

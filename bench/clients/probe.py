@@ -5,7 +5,8 @@ Laws:
   that came due meanwhile, and not for one.
 - A connection that the server closes after an answer is opened anew, within the time of the next request.
 
-Settings: port, target, headers ("Name: value"), interval (seconds), seconds, patience (seconds for one answer).
+Settings: port, target, interval (seconds), seconds, patience (seconds for one answer), and optionally method, headers
+("Name: value"), body_file, status.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from typing import Any
 
 from bench.clients.answer import Answer, Broken
-from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_go
+from bench.clients.talk import format_request, read_settings, say_ready, say_result, wait_for_go
 from bench.figures import percentile
 
 
@@ -26,7 +27,8 @@ class Probe:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.address = ("127.0.0.1", int(settings["port"]))
         self.patience = float(settings["patience"])
-        self.request = format_head("GET", settings["target"], settings.get("headers", ())) + b"\r\n"
+        self.request = format_request(settings)
+        self.status = int(settings.get("status", 200))
         self.sock: socket.socket | None = None
 
     def ask(self) -> None:
@@ -54,17 +56,27 @@ class Probe:
             raise Broken(f"the good client: {error.strerror or error}") from error
 
     def exchange(self, sock: socket.socket, answer: Answer, deadline: float) -> None:
-        sock.send(self.request)
+        unsent = memoryview(self.request)
+        while unsent := unsent[sock.send(unsent) :]:
+            self.wait(deadline, [], [sock])
         while not answer.done:
             if not answer.receive(sock):
-                left = deadline - time.monotonic()
-                if left <= 0 or not select.select([sock], [], [], left)[0]:
-                    raise Broken(f"the good client had no answer within {self.patience:.0f} s")
-        if answer.status != 200:
+                self.wait(deadline, [sock], [])
+        if answer.status != self.status:
             raise Broken(f"the good client got status {answer.status}")
         if answer.closes:
             sock.close()
             self.sock = None
+
+    def wait(self, deadline: float, readable: list[socket.socket], writable: list[socket.socket]) -> None:
+        """Until one of the sockets is what it is to be.
+
+        Raises:
+            Broken: none is by then.
+        """
+        left = deadline - time.monotonic()
+        if left <= 0 or not any(select.select(readable, writable, [], left)):
+            raise Broken(f"the good client had no answer within {self.patience:.0f} s")
 
 
 def ask_in_time(probe: Probe, began: float, seconds: float, interval: float, times: list[float]) -> None:

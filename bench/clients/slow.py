@@ -7,8 +7,8 @@ Laws:
   theirs at a time: a server is asked by many readers and not flooded by connects.
 - What is read is thrown away in the kernel. All stay connected until the driver has looked at the server.
 
-Settings: port, target, headers ("Name: value"), count, rate (bytes a second; 0: read what comes at once, then idle),
-seconds, buffer (bytes of receive buffer; 0: the kernel's choice).
+Settings: port, target, count, rate (bytes a second; 0: read what comes at once, then idle), seconds, buffer (bytes of
+receive buffer; 0: the kernel's choice), and optionally method, headers ("Name: value"), body_file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from bench.clients.answer import SINK
-from bench.clients.talk import format_head, read_settings, say_ready, say_result, wait_for_end, wait_for_go
+from bench.clients.talk import format_request, read_settings, say_ready, say_result, wait_for_end, wait_for_go
 
 IP_BIND_ADDRESS_NO_PORT = 24  # Linux: the port is chosen by connect(), which may take one that another server had
 ARRIVALS = 1000  # connections a second: at 3000, uWSGI with offload threads drops half of them
@@ -38,7 +38,7 @@ class Readers:
         self.port = int(settings["port"])
         self.buffer = int(settings.get("buffer", 0))
         self.rate = int(settings["rate"])
-        self.request = format_head("GET", settings["target"], settings.get("headers", ())) + b"\r\n"
+        self.request = format_request(settings)
         self.served: list[socket.socket] = []
         self.waiting: dict[int, socket.socket] = {}
         self.poll = select.epoll()
@@ -55,7 +55,7 @@ class Readers:
         sock.bind((f"127.0.0.{1 + self.opened // PER_ADDRESS}", 0))
         sock.settimeout(PATIENCE)
         sock.connect(("127.0.0.1", self.port))
-        sock.send(self.request)
+        sock.sendall(self.request)
         sock.setblocking(False)
         self.opened += 1
         self.waiting[sock.fileno()] = sock

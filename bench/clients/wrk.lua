@@ -1,4 +1,16 @@
 -- Ends wrk with one JSON object: what it has counted, its times in seconds.
+-- Arguments, if any: the method, and the file with the body, which may be "".
+init = function(args)
+  if args[1] then
+    wrk.method, wrk.body = args[1], ""
+    if args[2] ~= "" then
+      local file = assert(io.open(args[2], "rb"))
+      wrk.body = file:read("*a")
+      file:close()
+    end
+  end
+end
+
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(

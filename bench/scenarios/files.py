@@ -28,6 +28,7 @@ def download(sample: str, connections: int, *, static: bool = False, quick: bool
         measure,
         static=static,
         quick=quick,
+        brief=True,
         samples=(sample,),
     )
 

@@ -34,6 +34,7 @@ SCENARIOS = (
         frozenset({Can.FILES}),
         COLUMNS,
         measure,
+        brief=True,
         samples=("1g",),
     ),
 )

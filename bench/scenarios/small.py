@@ -25,6 +25,7 @@ def ask_by(connections: int) -> Scenario:
         COLUMNS,
         measure,
         quick=connections == 8,
+        brief=True,
     )
 
 

@@ -31,6 +31,7 @@ def stream(route: str, total: int, block: int, size: str, *, length: bool = Fals
         COLUMNS,
         measure,
         quick=quick,
+        brief=True,
     )
 
 

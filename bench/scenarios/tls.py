@@ -23,6 +23,7 @@ SCENARIOS = (
         COLUMNS,
         measure,
         tls=True,
+        brief=True,
         samples=("10m",),
     ),
 )

@@ -26,6 +26,7 @@ def upload(size: int, connections: int) -> Scenario:
         frozenset({Can.APP}),
         COLUMNS,
         measure,
+        brief=size < 100 * MIB,
     )
 
 

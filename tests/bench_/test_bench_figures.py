@@ -11,8 +11,9 @@ from bench import contestants, driver, report, run
 from bench.contestants import CONTESTANTS, Can
 from bench.figures import Spread, percentile, spread
 from bench.metrics import METRICS
-from bench.results import Finding, Results, load_results
+from bench.results import BRIEF, Finding, Results, load_results
 from bench.roster import Present
+from bench.samples import Samples
 from bench.scenarios import BY_NAME, SCENARIOS
 from bench.server import Setting, build_command
 from bench.trace import parse_table
@@ -63,13 +64,19 @@ def measured(contestant: str, cpu: float, rate: float, *, scenario: str = "small
     return Finding(scenario, contestant, pinned, 1, {"cpu_per_request": cpu, "requests_per_second": rate})
 
 
+def repeat(*findings: Finding) -> list[Finding]:
+    """As in so many rounds without any noise."""
+    return [replace(each, round=number + 1) for each in findings for number in range(ROUNDS)]
+
+
 def test_losses_are_computed_both_ways_and_small_differences_are_none() -> None:
-    results = build_results(
+    findings = repeat(
         measured("trio-wsgi", 100e-6, 10_000),
         measured("waitress", 120e-6, 12_000),  # more CPU, but more requests
         measured("granian", 50e-6, 10_400),  # less CPU; 4 % more requests are no more
         measured("nginx", 20e-6, 50_000),
     )
+    results = build_results(*findings)
     losses = {loss.metric: [name for name, _ in loss.others] for loss in report.find_losses(results)}
     assert losses == {"cpu_per_request": ["nginx", "granian"], "requests_per_second": ["nginx", "waitress"]}
 
@@ -91,12 +98,13 @@ def test_our_own_failure_stands_among_the_losses() -> None:
 
 
 def test_pinned_and_unpinned_are_compared_apart() -> None:
-    results = build_results(
+    findings = repeat(
         measured("trio-wsgi", 100e-6, 1),
         measured("trio-wsgi", 50e-6, 1, pinned=True),
         measured("waitress", 80e-6, 1),
         measured("waitress", 80e-6, 1, pinned=True),
     )
+    results = build_results(*findings)
     assert [(loss.pinned, loss.others[0][0]) for loss in report.find_losses(results)] == [(False, "waitress")]
     page = report.write_report(results)
     plain, _, pinned = page.partition("Pinned to one core")
@@ -153,9 +161,42 @@ def test_an_earlier_run_is_kept_but_for_what_is_repeated() -> None:
     assert now.versions == earlier.versions
 
 
+PRESENT = [Present(contestants.BY_NAME[name], "1") for name in ("trio-wsgi", "waitress", "nginx")]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "rounds", "seconds", "pace"),
+    [
+        ("small-8", 3, 5.0, (10, 1.0)),
+        ("slow-100", 3, 5.0, (3, 5.0)),
+        ("own-app-8", 3, 5.0, (3, 5.0)),  # whose requests may take seconds
+        ("small-8", 2, 2.0, (3, 1.0)),
+        ("small-8", 1, 1.0, (1, 1.0)),  # as with --quick
+        ("small-8", 4, 0.2, (4, 0.2)),
+    ],
+)
+def test_what_a_second_shows_has_more_rounds_in_the_same_time(
+    scenario: str, rounds: int, seconds: float, pace: tuple[int, float]
+) -> None:
+    """Ten looks of a second at the same server tell its noise, two of five seconds do not. Others go as was asked."""
+    plan = driver.Plan([BY_NAME[scenario]], PRESENT, rounds, seconds)
+    assert driver.choose_pace(plan, BY_NAME[scenario]) == pace
+    asked = [turn.round for turn in driver.list_turns(plan) if turn.present.contestant.name == "trio-wsgi"]
+    assert asked == list(range(1, pace[0] + 1))
+    assert pace[0] * (pace[1] + driver.AROUND) <= rounds * (seconds + driver.AROUND)
+
+
+@pytest.mark.parametrize(("rounds", "seconds", "said"), [(3, 5.0, "10 rounds of 1 s"), (1, 1.0, None)])
+def test_the_page_tells_how_brief_scenarios_were_measured(
+    rounds: int, seconds: float, said: str | None, tmp_path: Path
+) -> None:
+    """Where that is otherwise than was asked for: who compares two runs wants to know."""
+    plan = driver.Plan([BY_NAME["slow-100"], BY_NAME["small-8"]], PRESENT, rounds, seconds)
+    assert run.describe_settings(plan, driver.Ground("", "", 8, Samples(tmp_path), None)).get(BRIEF) == said
+
+
 def test_rounds_are_interleaved_and_begin_with_another_each() -> None:
-    present = [Present(contestants.BY_NAME[name], "1") for name in ("trio-wsgi", "waitress", "nginx")]
-    plan = driver.Plan([BY_NAME["small-8"]], present, ROUNDS, 1.0, pin=True)
+    plan = driver.Plan([BY_NAME["small-8"]], PRESENT, ROUNDS, 1.0, pin=True)
     turns = [(turn.pinned, turn.round, turn.present.contestant.name) for turn in driver.list_turns(plan)]
     assert turns[:6] == [
         (False, 1, "trio-wsgi"),

@@ -7,12 +7,14 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,11 +158,15 @@ def test_errors_that_wrk_saw_are_the_servers_but_for_a_few_kept_connections_that
         bout.check_errors(facts)
 
 
-def test_a_client_that_hears_nothing_to_the_end_of_its_window_has_waited_in_vain(samples: Samples) -> None:
+@pytest.mark.parametrize("seconds", [0.9 * driver.BRIEF, 2.5])
+def test_a_client_that_hears_nothing_to_the_end_of_its_window_has_waited_in_vain(
+    samples: Samples, seconds: float
+) -> None:
+    """Also where the window is the shortest there is."""
     liar = Contestant("liar", f"{{python}} {HERE}/lying_server.py {{port}} hangs")
     setting = Setting(sys.executable, "", "", samples.folder)
     with open_server(liar, setting) as server, pytest.raises(Failed, match="no byte for the last"):
-        run_client(server, "load", targets=["/file/100k"], connections=1, seconds=2.5)
+        run_client(server, "load", targets=["/file/100k"], connections=1, seconds=seconds)
 
 
 def test_a_contestant_that_does_not_start_fails_with_its_last_words(samples: Samples) -> None:
@@ -353,6 +359,30 @@ def test_term_ends_the_run_and_its_server_and_keeps_what_was_found(tmp_path: Pat
     assert said.splitlines()[-1] == "interrupted: nothing was measured"
     assert not any(map(is_running, tree))
     assert len(json.loads((tmp_path / "results.json").read_text())["findings"]) == 1
+
+
+def test_an_interrupt_in_the_very_start_of_a_server_leaves_none_behind(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It strikes once there is somebody to end, and not between the process and whoever knows of it."""
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **settings: Any) -> None:
+            super().__init__(*args, **settings)
+            started.append(self.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    sleeper = Contestant("sleeper", "sleep 60")
+    try:
+        setting = Setting(sys.executable, "", "", samples.folder)
+        with pytest.raises(KeyboardInterrupt), run.heeding_ends(), open_server(sleeper, setting):
+            pass
+        assert not any(map(is_running, started))
+    finally:
+        for pid in filter(is_running, started):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_samples_are_the_same_each_time_and_every_mebibyte_is_another(tmp_path: Path) -> None:
