@@ -3,12 +3,11 @@
 Laws:
 
 * The environment, the working directory and the import path are those that gunicorn gives an application.
-* A supervisor is where its workers serve, with their umask. Whom or what they could not have, it finds out itself.
+* Whom or what workers could not have, a supervisor finds out itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -16,11 +15,11 @@ from pathlib import Path
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.config import Config
-from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.privileges import Identity, Umask, decide_identity
+from trio_wsgi.process.privileges import Identity, decide_identity
+from trio_wsgi.process.standing import change_directory
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script
@@ -47,81 +46,18 @@ def prepare_process(config: Config) -> None:
     prepare_imports(config)
 
 
-def change_directory(config: Config) -> None:
-    """Change to `chdir`; paths in settings are relative to that, but for those of the configuration itself.
-
-    Raises:
-        ConfigError: a directory that is not there or cannot be written to.
-    """
-    if config.chdir is not None:
-        try:
-            os.chdir(config.chdir)
-        except OSError as error:
-            raise ConfigError("chdir", f"cannot change to {config.chdir!r}: {error.strerror}") from None
-    temp = config.temp_path
-    if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
-        raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
-
-
-def find_home() -> str:
-    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload.
-
-    Raises:
-        ConfigError: it is no more.
-    """
-    try:
-        here, named = Path.cwd(), os.environ.get("PWD", "")
-    except OSError as error:
-        raise ConfigError("working directory", f"it cannot be named: {error.strerror}", "start in another") from None
-    with contextlib.suppress(OSError):
-        if named and here.samefile(named):
-            return named
-    return str(here)
-
-
-def go_home(home: str) -> None:
-    """Be in the directory that the program was started in.
-
-    Raises:
-        ConfigError: it is no more.
-    """
-    try:
-        os.chdir(home)
-    except OSError as error:
-        raise ConfigError("working directory", f"{home!r}: {error.strerror}", "make it again") from None
-
-
-def enter_directory(plan: Plan) -> None:
-    """Be in the directory that a plan is served in, wherever we are now.
-
-    Raises:
-        ConfigError: it is no more, or `change_directory` cannot be done.
-    """
-    go_home(plan.home)
-    change_directory(plan.config)
-
-
-def prepare_workers(plan: Plan, umask: Umask) -> Identity | None:
-    """Be where workers of a plan are started from, with its umask. Asks who the user is, so not on the event loop.
+def check_workers(config: Config) -> Identity | None:
+    """Look whether workers could have whom and what the settings name; may ask the network who that is.
 
     Returns:
         Whom they will become.
 
     Raises:
-        ConfigError: they could not serve it; `go_back`, if others serve.
+        ConfigError: they could not.
     """
-    enter_directory(plan)
-    umask.follow(plan.config)
-    identity = decide_identity(plan.config)
-    check_cpus_available(plan.config.cpu_affinity)
+    identity = decide_identity(config)
+    check_cpus_available(config.cpu_affinity)
     return identity
-
-
-def go_back(plan: Plan, umask: Umask) -> None:
-    """Be where workers that serve were started from, if that is still there."""
-    umask.follow(plan.config)
-    with contextlib.suppress(ConfigError):
-        enter_directory(plan)
 
 
 def prepare_imports(config: Config) -> None:

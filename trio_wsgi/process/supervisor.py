@@ -38,11 +38,11 @@ from trio_wsgi.process.fleets import Fleets
 from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import go_back, go_home, prepare_workers
-from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.prepare import check_workers
 from trio_wsgi.process.serving import describe_grace
 from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.standing import at_home, stand, standing
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
@@ -80,7 +80,6 @@ class Supervisor:
         read_plan: ReadPlan,
         sockets: Sockets,
         logs: CurrentLogs,
-        umask: Umask,
         systemd: Systemd = UNKNOWN,
     ) -> None:
         self.failure: Failed | None = None  # of the first boot
@@ -89,7 +88,6 @@ class Supervisor:
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
-        self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()  # of what is to be done about workers:
@@ -317,8 +315,8 @@ class Supervisor:
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
         try:
-            go_home(self._plan.home)
-            plan = self._read_plan()
+            with at_home(self._plan):
+                plan = self._read_plan()
             check_supervised(plan)
         except ConfigError as error:
             self._change_nothing("SIGHUP: nothing changes: %s", error)
@@ -330,9 +328,10 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            await run_in_thread(prepare_workers, plan, self._umask)
-            missing = self._sockets.missing(plan.config)
-            self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
+            await run_in_thread(check_workers, plan.config)
+            resolved = await run_in_thread(resolve, self._sockets.missing(plan.config))
+            with standing(plan):
+                self._sockets.open_missing(plan.config, resolved)
         except (ConfigError, OSError) as error:
             self._change_nothing(f"{why}: nothing changes: %s", error)
             return
@@ -347,6 +346,7 @@ class Supervisor:
         self._sockets.close_others(plan.config)
         self._sockets.abandon_beyond(plan.config, fleet.count)
         try:
+            stand(plan)
             self._logs.follow(plan.config)
         except ConfigError as error:
             log.error("%s: the supervisor goes on logging where it did: %s", why, error)
@@ -355,7 +355,6 @@ class Supervisor:
     def _change_nothing(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
-        go_back(self._plan, self._umask)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
         self._sockets.abandon_beyond(self._plan.config, self._fleets.current.count)
@@ -364,7 +363,7 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout, format_legacy(self.leave()))
+        wrong = await try_program(self._plan, format_legacy(self.leave()))
         if wrong:
             log.error("SIGUSR2: nothing changes: %s", wrong)
             self._tell_ready()

@@ -55,12 +55,13 @@ from trio_wsgi.process.messages import (
     parse_message,
     parse_order,
 )
-from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
-from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.prepare import load_plan, prepare_imports
+from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.serving import Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
 from trio_wsgi.process.sockets import take_socket
+from trio_wsgi.process.standing import stand
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -153,9 +154,8 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     started = time.time()
     recycling = Recycling(config.max_requests, config.max_requests_jitter, config.max_rss)
     pin_worker(config.cpu_affinity, order.number - 1)
-    set_umask(config)
+    stand(order.plan)
     identity = decide_identity(config)
-    enter_directory(order.plan)
     prepare_imports(config)
     with (
         open_logs(config) as logs,
