@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from trio_wsgi.address import Address
 from trio_wsgi.config import Config
+from trio_wsgi.net.listeners import Resolved, resolve
+from trio_wsgi.net.unixsocket import Access, find_access
+from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.privileges import Identity, decide_identity
+from trio_wsgi.process.privileges import decide_identity
 from trio_wsgi.process.standing import change_directory
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
@@ -46,18 +51,29 @@ def prepare_process(config: Config) -> None:
     prepare_imports(config)
 
 
-def check_workers(config: Config) -> Identity | None:
-    """Look whether workers could have whom and what the settings name; may ask the network who that is.
+class Found(NamedTuple):
+    """What names in a configuration stand for.
 
-    Returns:
-        Whom they will become.
+    Args:
+        resolved: the addresses that are to be opened.
+        access: to unix sockets.
+        heir: whose log files are.
+    """
+
+    resolved: list[Resolved]
+    access: Access
+    heir: Owner
+
+
+def find_out(config: Config, addresses: Iterable[Address]) -> Found:
+    """Find out what a supervisor needs to know to serve these addresses; may ask the network.
 
     Raises:
-        ConfigError: they could not.
+        ConfigError: a name is not known; or workers could not become whom, or run where, the settings say.
     """
-    identity = decide_identity(config)
+    decide_identity(config)
     check_cpus_available(config.cpu_affinity)
-    return identity
+    return Found(resolve(addresses), find_access(config), find_heir(config))
 
 
 def prepare_imports(config: Config) -> None:

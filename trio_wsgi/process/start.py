@@ -20,12 +20,11 @@ from dataclasses import dataclass
 import trio
 
 from trio_wsgi.errors import BootError, ConfigError
-from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import check_workers, load_plan, prepare_process
+from trio_wsgi.process.prepare import find_out, load_plan, prepare_process
 from trio_wsgi.process.signals import SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standalone import serve_standalone
@@ -77,7 +76,6 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
         prepare_process(plan.config)
         return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
     stand(plan)
-    check_workers(plan.config)  # before anything is bound: what they could not do is a mistake
     return _supervise(_Start(plan, CurrentLogs(plan.config)), read_plan, systemd)
 
 
@@ -109,7 +107,8 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
                 contextlib.ExitStack() as told,
             ):
                 if takeover is None:
-                    sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
+                    found = find_out(plan.config, sockets.missing(plan.config))
+                    sockets.open_missing(plan.config, found.resolved, found.access)
                 told.enter_context(_tell_pid(plan, is_anew=takeover is not None))
                 supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
                 ending = trio.run(supervisor.run, early, takeover)

@@ -28,17 +28,15 @@ import trio
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
-from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.child import ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.fleets import Fleets
-from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import check_workers
+from trio_wsgi.process.prepare import find_out
 from trio_wsgi.process.serving import describe_grace
 from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
@@ -154,7 +152,6 @@ class Supervisor:
                 self._obey_ending(number)
             elif number == signal.SIGUSR1:
                 log.info("%s: reopening the log files", name)
-                make_log_files(self._plan.config)  # the workers' too: where they may not, we may
                 self._logs.reopen()
                 self._fleets.signal_booted(number)
             elif number == SIGNAL_DUMP:
@@ -328,10 +325,10 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            await run_in_thread(check_workers, plan.config)
-            resolved = await run_in_thread(resolve, self._sockets.missing(plan.config))
+            missing = self._sockets.missing(plan.config)
+            found = await run_in_thread(find_out, plan.config, missing, abandon_on_cancel=True)
             with standing(plan):
-                self._sockets.open_missing(plan.config, resolved)
+                self._sockets.open_missing(plan.config, found.resolved, found.access)
         except (ConfigError, OSError) as error:
             self._change_nothing(f"{why}: nothing changes: %s", error)
             return
@@ -347,7 +344,7 @@ class Supervisor:
         self._sockets.abandon_beyond(plan.config, fleet.count)
         try:
             stand(plan)
-            self._logs.follow(plan.config)
+            self._logs.follow(plan.config, found.heir)
         except ConfigError as error:
             log.error("%s: the supervisor goes on logging where it did: %s", why, error)
         self._announce()
