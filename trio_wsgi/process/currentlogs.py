@@ -41,6 +41,11 @@ class CurrentLogs:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether what is logged is on standard error."""
+        return self._config.error_logfile == "-"
+
     def reopen(self) -> None:
         """Open the files anew, after they were moved away, and make those of workers, who may not be able to."""
         make_log_files(self._config, self._owner)

@@ -64,7 +64,8 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     Raises:
         ConfigError: a setting, an address, a directory or a log file cannot be used.
         AppLoadError: without workers: the application cannot be loaded.
-        BootError: with workers: none could boot.
+        BootError: with workers: none could boot. The log has told why; the text is the last line of that, if the log is
+            standard error.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
     if os.environ.pop(TRIAL_VARIABLE, ""):
@@ -118,7 +119,8 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
                 plan = takeover.legacy.plan
         log.info("stopped")
     if supervisor.failure is not None:
-        raise BootError(supervisor.failure.text, supervisor.exit_code)
+        why = supervisor.failure
+        raise BootError(why.short if logs.is_standard else why.text, supervisor.exit_code)
     return supervisor.exit_code
 
 

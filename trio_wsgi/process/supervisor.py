@@ -8,6 +8,7 @@ Laws:
   over an upgrade as well; what ends us does not wait for it. That no worker can boot any more does: what is under way
   may be what mends it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
+* Why nobody can serve is logged when it is known: before anything ends for it.
 * Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
   a file changes, and who connects waits in the kernel's queue.
 """
@@ -80,7 +81,7 @@ class Supervisor:
         logs: CurrentLogs,
         systemd: Systemd = UNKNOWN,
     ) -> None:
-        self.failure: Failed | None = None  # of the first boot
+        self.failure: Failed | None = None  # why nobody can serve
         self.exit_code: int = ExitCode.CLEAN
         self._first_plan = plan  # that is to be served first, or after what a former self has left
         self._read_plan = read_plan
@@ -252,8 +253,9 @@ class Supervisor:
         if failure is None:
             await self._keepers.start(self._keep, fleet)
             self._announce()
-        elif self._watch is not None:
-            log.error("the application cannot boot: %s", failure.text)
+            return
+        log.critical("the application cannot boot: %s", failure.text)
+        if self._watch is not None:
             await self._wait_for_change()
         else:
             self._fail(failure, failure.exit_code)
