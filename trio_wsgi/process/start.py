@@ -23,13 +23,13 @@ from trio_wsgi.errors import BootError, ConfigError
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.pidfile import open_pid_file
-from trio_wsgi.process.plan import Plan, check_supervised
+from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_out, load_plan, prepare_process
 from trio_wsgi.process.signals import SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standalone import serve_standalone
-from trio_wsgi.process.standing import at_home, stand, standing
-from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor
+from trio_wsgi.process.standing import stand, standing
+from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor, read_anew
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, Takeover, become_new, parse_legacy
@@ -85,9 +85,7 @@ def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> _Start:
     with contextlib.suppress(ConfigError):  # their directory has gone
         stand(legacy.plan)
     try:
-        with at_home(legacy.plan):
-            plan = read_plan()
-        check_supervised(plan)
+        plan = read_anew(read_plan, legacy.plan)
         with standing(plan):
             return _Start(plan, CurrentLogs(plan.config, patient=False), Takeover(legacy))
     except ConfigError as error:

@@ -314,9 +314,7 @@ class Supervisor:
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
         try:
-            with at_home(self._plan):
-                plan = self._read_plan()
-            check_supervised(plan)
+            plan = read_anew(self._read_plan, self._plan)
         except ConfigError as error:
             self._change_nothing("SIGHUP: nothing changes: %s", error)
         else:
@@ -364,11 +362,22 @@ class Supervisor:
         self._systemd.tell_reloading()
         wrong = await try_program(self._plan, format_legacy(self.leave()))
         if wrong:
-            log.error("SIGUSR2: nothing changes: %s", wrong)
-            self._tell_ready()
+            self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
         else:
             self._end(Ending.UPGRADE)
             await trio.sleep_forever()
+
+
+def read_anew(read_plan: ReadPlan, served: Plan) -> Plan:
+    """The plan as it is now, for a supervisor that serves another.
+
+    Raises:
+        ConfigError: it cannot be read, or has no workers.
+    """
+    with at_home(served):
+        plan = read_plan()
+    check_supervised(plan)
+    return plan
 
 
 async def _hang_up_on_change(watch: Watch) -> None:
