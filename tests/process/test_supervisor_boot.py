@@ -73,6 +73,23 @@ def test_why_it_ends_is_in_a_log_of_its_own_and_told_to_who_has_started_it(folde
             assert log.count("Traceback") == 1 and "importing 'boot_raises' failed: ValueError: its own" in log
 
 
+def test_what_the_application_does_at_exit_is_done_though_it_cannot_boot(folder: Path) -> None:
+    """A worker that tells why has the supervisor send it a TERM, which is not to cut that off."""
+    (folder / "at_exit.py").write_text(
+        "import atexit, signal, time\n"
+        "atexit.register(print, 'done at exit', flush=True)\n"
+        "set_handler = signal.signal\n"
+        "def set_slowly(number, handler):\n"
+        "    time.sleep(0.1)\n"
+        "    return set_handler(number, handler)\n"
+        "signal.signal = set_slowly\n"
+        "raise ValueError('its own')\n"
+    )
+    with command("at_exit:app", "-b", "127.0.0.1:0", cwd=folder, workers=1, wait=False) as run:
+        assert run.wait(30) == 3
+        assert "done at exit" in run.log
+
+
 @pytest.mark.slow
 def test_a_boot_that_hangs_ends_in_exit_3_with_its_stack_in_the_log(folder: Path) -> None:
     (folder / "boot_hangs.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")

@@ -90,17 +90,19 @@ def main(channel: int, stacks: int) -> NoReturn:
     order = _receive_order(sock)
     sys.argv[:] = order.argv
     started = time.time()
+    failed = None
     try:
         code = serve_order(order, sock)
     except Exception as error:
         if order.plan.config.reload:
             send_imports(sock, files_of_failure(error) | imported_files(), started)
         failed = describe_failure(error)
-        _send(sock, failed)
         code = failed.exit_code
     for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
     undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
+    if failed is not None:
+        _send(sock, failed)  # which has the supervisor tell us to end
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
