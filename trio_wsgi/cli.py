@@ -25,9 +25,10 @@ from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.prepare import find_home, load_plan, open_standard_streams, prepare_process
+from trio_wsgi.process.prepare import load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.standing import find_home, find_umask
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import format_toml
@@ -129,6 +130,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
     if options.print_config or options.check_config:
         return _inspect(options, flags, allow)
     systemd = take_systemd(os.environ)
+    umask = find_umask()
 
     def read_plan() -> Plan:
         home = find_home()  # everything else counts from there
@@ -138,7 +140,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
             raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
         config = systemd.choose_sockets(loaded.config, loaded.is_ours("bind"))
-        return Plan(_name_app(options), config, home, tuple(str(Path(file).absolute()) for file in files))
+        return Plan(_name_app(options), config, home, umask, tuple(str(Path(file).absolute()) for file in files))
 
     return serve_plan(read_plan, systemd)
 
@@ -154,7 +156,7 @@ def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], 
     if options.check_config:
         prepare_process(loaded.config)
         with _printing():
-            return _check(options, Plan(_name_app(options), loaded.config, home), loaded)
+            return _check(options, Plan(_name_app(options), loaded.config, home, find_umask()), loaded)
     return ExitCode.CLEAN
 
 

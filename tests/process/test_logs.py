@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from trio_wsgi import Config, ConfigError
+from trio_wsgi.owner import Owner
 from trio_wsgi.process import logs as logs_module
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.logs import make_log_files, open_logs
@@ -109,7 +110,7 @@ def test_a_pipe_whose_reader_has_gone_is_not_opened_to_make_it(tmp_path: Path) -
     """SIGUSR1 in a supervisor, on its event loop: open(2) would wait for a reader, and TERM with it (fifo(7))."""
     os.mkfifo(tmp_path / "pipe")
     config = Config(access_logfile=str(tmp_path / "pipe"), error_logfile=str(tmp_path / "new.log"))
-    making = threading.Thread(target=make_log_files, args=(config,), daemon=True)
+    making = threading.Thread(target=make_log_files, args=(config, Owner()), daemon=True)
     making.start()
     making.join(5)
     assert not making.is_alive()
@@ -234,11 +235,11 @@ def test_a_name_that_means_another_file_by_now_is_followed(tmp_path: Path, monke
     with CurrentLogs(config) as logs:
         error_log.error("first")
         monkeypatch.chdir(tmp_path / "two")
-        logs.follow(config)
+        logs.follow(config, Owner())
         error_log.error("second")
         monkeypatch.chdir(tmp_path / "three")
         with pytest.raises(ConfigError, match="cannot write"):
-            logs.follow(config)
+            logs.follow(config, Owner())
         error_log.error("third")
     assert [line.split()[-1] for line in (tmp_path / "one" / "log").read_text().splitlines()] == ["first"]
     assert [line.split()[-1] for line in (tmp_path / "two" / "log").read_text().splitlines()] == ["second", "third"]
@@ -250,10 +251,10 @@ def test_a_pipe_that_nobody_reads_is_not_waited_for_on_the_event_loop(tmp_path: 
     os.mkfifo(path)
     with CurrentLogs(Config(error_logfile=str(tmp_path / "log"))) as logs:
         with pytest.raises(ConfigError, match=f"nobody reads the pipe {path}"):
-            logs.follow(Config(error_logfile=str(path)))
+            logs.follow(Config(error_logfile=str(path)), Owner())
         error_log.error("first")
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        logs.follow(Config(error_logfile=str(path)))
+        logs.follow(Config(error_logfile=str(path)), Owner())
         error_log.error("second")
     assert (tmp_path / "log").read_text().split()[-1] == "first"
     assert os.read(reader, 99).split()[-1] == b"second"
@@ -268,9 +269,9 @@ def test_a_log_that_has_to_be_is_standard_error_if_it_can_be_nothing_else(
     with open_somehow(Config(error_logfile=str(tmp_path / "no" / "log"))) as logs:
         error_log.error("first")
         (tmp_path / "made").mkdir()
-        logs.follow(Config(error_logfile=str(tmp_path / "made" / "log")))
+        logs.follow(Config(error_logfile=str(tmp_path / "made" / "log")), Owner())
         (tmp_path / "made").rename(tmp_path / "away")
         with pytest.raises(ConfigError, match="cannot write"):
-            logs.follow(Config(error_logfile=str(tmp_path / "no" / "log")))
+            logs.follow(Config(error_logfile=str(tmp_path / "no" / "log")), Owner())
         error_log.error("second")
     assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["first", "second"]

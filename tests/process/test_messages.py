@@ -46,14 +46,16 @@ UNUSUAL = Config(
 @pytest.mark.parametrize("config", [Config(), UNUSUAL])
 def test_an_order_is_one_line_and_reads_back_as_it_was(config: Config) -> None:
     listeners = (Inherited(7, Address("tcp", host="::1", port=80)), Inherited(8, Address("unix", path="@abstract")))
-    order = Order(2, Plan("module:make('ü')", config, "/home", ("/home/site.toml",)), listeners, ("trio-wsgi", "x y"))
+    order = Order(
+        2, Plan("module:make('ü')", config, "/home", 0o027, ("/home/site.toml",)), listeners, ("trio-wsgi", "x y")
+    )
     line = format_order(order)
     assert line.count(b"\n") == 1
     assert parse_order(line) == order
 
 
 def test_an_order_of_another_version_is_refused_with_the_name_of_what_is_unknown() -> None:
-    value = json.loads(format_order(Order(1, Plan(None, Config(), "/"), (), ())))
+    value = json.loads(format_order(Order(1, Plan(None, Config(), "/", 0o022), (), ())))
     value["plan"]["config"]["not_yet_invented"] = 1
     with pytest.raises(ConfigError, match="not_yet_invented"):
         parse_order(json.dumps(value).encode())

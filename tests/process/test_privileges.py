@@ -24,7 +24,9 @@ import trio_wsgi
 from trio_wsgi.cli import main
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.privileges import Umask, decide_identity, set_umask
+from trio_wsgi.process.plan import Plan
+from trio_wsgi.process.privileges import decide_identity, set_umask
+from trio_wsgi.process.standing import stand
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 WORKERS = [0, 1]
@@ -138,12 +140,11 @@ def test_the_umask(umask: str, mode: int, tmp_path: Path) -> None:
 
 
 def test_a_umask_that_is_not_set_any_more_is_the_inherited_one() -> None:
-    before = os.umask(0o026)
+    before = os.umask(0)
     try:
-        umask = Umask()
         seen = []
         for setting in ("", "077", ""):
-            umask.follow(Config(umask=setting))
+            stand(Plan(None, Config(umask=setting), str(Path.cwd()), 0o026))
             seen.append(os.umask(0))
         assert seen == [0o026, 0o077, 0o026]
     finally:

@@ -12,13 +12,14 @@ import pytest
 
 from trio_wsgi.config import Config
 from trio_wsgi.net.listeners import resolve, start_listening
+from trio_wsgi.net.unixsocket import Access
 from trio_wsgi.process.sockets import Sockets
 
 
 @contextmanager
 def opened(config: Config) -> Iterator[Sockets]:
     with contextlib.closing(Sockets()) as sockets:
-        sockets.open_missing(config, resolve(sockets.missing(config)))
+        sockets.open_missing(config, resolve(sockets.missing(config)), Access())
         yield sockets
 
 

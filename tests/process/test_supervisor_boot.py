@@ -45,6 +45,51 @@ def test_exit_codes_of_applications_that_cannot_boot(folder: Path, app: str, cod
         assert run.log.count("importing\n") <= 2  # no worker was started twice
 
 
+def test_why_it_ends_is_told_before_anything_ends_for_it(folder: Path) -> None:
+    """A worker that serves may take long to finish; and the last line that people see says it once more."""
+    (folder / "second_fails.py").write_text(
+        "import os, time\n"
+        "try:\n    os.close(os.open('first', os.O_CREAT | os.O_EXCL))\n"
+        "except FileExistsError:\n"
+        "    while not os.path.exists('go'): time.sleep(0.01)\n"
+        "    raise ValueError('one is enough') from None\n"
+        "def app(environ, start_response): ...\n"
+    )
+    with command("second_fails:app", "-b", "127.0.0.1:0", cwd=folder, workers=2, wait=False) as run:
+        wait_log(run, "is ready")
+        (folder / "go").touch()
+        assert run.wait(30) == 3
+        told = [run.log.index(text) for text in ("Traceback", "ValueError: one is enough", "has ended", "stopped")]
+        assert told == sorted(told)
+        assert run.log.count("Traceback") == run.log.count("has ended") == 1  # who never served is not missed
+        assert run.log.splitlines()[-1].endswith("failed: ValueError: one is enough")
+
+
+def test_why_it_ends_is_in_a_log_of_its_own_and_told_to_who_has_started_it(folder: Path) -> None:
+    arguments = ["boot_raises:app", "-b", "127.0.0.1:0", "--log-file", "error.log"]
+    with command(*arguments, cwd=folder, workers=1, wait=False) as run:
+        assert run.wait(30) == 3
+        for log in (run.log, (folder / "error.log").read_text()):
+            assert log.count("Traceback") == 1 and "importing 'boot_raises' failed: ValueError: its own" in log
+
+
+def test_what_the_application_does_at_exit_is_done_though_it_cannot_boot(folder: Path) -> None:
+    """A worker that tells why has the supervisor send it a TERM, which is not to cut that off."""
+    (folder / "at_exit.py").write_text(
+        "import atexit, signal, time\n"
+        "atexit.register(print, 'done at exit', flush=True)\n"
+        "set_handler = signal.signal\n"
+        "def set_slowly(number, handler):\n"
+        "    time.sleep(0.1)\n"
+        "    return set_handler(number, handler)\n"
+        "signal.signal = set_slowly\n"
+        "raise ValueError('its own')\n"
+    )
+    with command("at_exit:app", "-b", "127.0.0.1:0", cwd=folder, workers=1, wait=False) as run:
+        assert run.wait(30) == 3
+        assert "done at exit" in run.log
+
+
 @pytest.mark.slow
 def test_a_boot_that_hangs_ends_in_exit_3_with_its_stack_in_the_log(folder: Path) -> None:
     (folder / "boot_hangs.py").write_text("import time\nwhile True:\n    time.sleep(1)\n")

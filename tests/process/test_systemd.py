@@ -27,6 +27,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.flags import build_parser, parse_arguments
 from trio_wsgi.net.listeners import resolve
+from trio_wsgi.net.unixsocket import Access
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.systemd import Systemd, take_systemd
 from trio_wsgi.sources import load_config
@@ -351,8 +352,8 @@ def test_what_was_handed_over_stays_open_though_a_reload_does_not_name_it() -> N
     with socket.create_server(("127.0.0.1", 0)) as parent, contextlib.closing(Sockets()) as sockets:
         fd = os.dup(parent.fileno())
         config, other = Config(bind=(f"fd://{fd}",)), Config(bind=("127.0.0.1:0",))
-        sockets.open_missing(config, resolve(config.addresses))
-        sockets.open_missing(other, resolve(other.addresses))
+        sockets.open_missing(config, resolve(config.addresses), Access())
+        sockets.open_missing(other, resolve(other.addresses), Access())
         sockets.close_others(other)
         assert sockets.missing(config) == []
         os.fstat(fd)

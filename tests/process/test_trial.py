@@ -44,13 +44,17 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
+def plan_of(site: Path, timeout: float = 30.0) -> Plan:
+    return Plan("tried_app:app", Config(boot_timeout=timeout), str(site), 0o022)
+
+
 def left(site: Path) -> str:
-    return format_legacy(Legacy(Plan("tried_app:app", Config(), str(site)), 1, [], [], []))
+    return format_legacy(Legacy(plan_of(site), 1, [], [], []))
 
 
 async def attempt(site: Path, *flags: str, timeout: float = 30.0) -> str:
     sys.orig_argv += flags
-    return await try_program(str(site), timeout, left(site))
+    return await try_program(plan_of(site, timeout), left(site))
 
 
 async def test_nothing_is_wrong_and_nothing_is_left_behind(site: Path) -> None:
@@ -89,7 +93,7 @@ async def test_our_own_pid_file_is_no_obstacle(site: Path) -> None:
 async def test_what_the_new_program_would_be_left_has_to_be_understood_by_it(site: Path) -> None:
     value = json.loads(left(site))
     value["plan"]["config"]["no_more_known"] = 1
-    told = await try_program(str(site), 30.0, json.dumps(value))
+    told = await try_program(plan_of(site), json.dumps(value))
     assert told.startswith("upgrade: this version cannot take over from the one that runs: ")
     assert "no_more_known" in told
 
@@ -130,7 +134,7 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
         place = Place(listeners[0].address, listeners)
         stacks, written = open_stacks()
         child = Child(1, os.getpid(), channel, stacks, State.SERVING)
-        legacy = Legacy(Plan(None, Config(), "/"), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
+        legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
         path.unlink()

@@ -19,14 +19,18 @@ Ts = TypeVarTuple("Ts")
 _NO_THREAD = "can't start new thread"  # what threading says
 
 
-async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts, limiter: trio.CapacityLimiter | None = None) -> T:
+async def run_in_thread(
+    fn: Callable[[*Ts], T], *args: *Ts, limiter: trio.CapacityLimiter | None = None, abandon_on_cancel: bool = False
+) -> T:
     """`trio.to_thread.run_sync`, at once where there is no `limiter`.
 
     Raises:
         OSError: no thread can be started (EAGAIN), which is threading's RuntimeError else; and whatever `fn` raises.
     """
     try:
-        return await trio.to_thread.run_sync(fn, *args, limiter=limiter or trio.CapacityLimiter(1))
+        return await trio.to_thread.run_sync(
+            fn, *args, limiter=limiter or trio.CapacityLimiter(1), abandon_on_cancel=abandon_on_cancel
+        )
     except RuntimeError as exc:
         if str(exc) != _NO_THREAD:
             raise

@@ -4,6 +4,7 @@ Laws:
 
 * Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
   killed. So is who was told to leave, after `graceful_timeout`; who does give signs may have a download that moves.
+* Of who cannot boot, nothing is logged here: whoever has started it says why, and that is all there is to say.
 * It is known by its number, its channel and its stacks; so a supervisor that has become another program can go on
   with it.
 """
@@ -162,7 +163,7 @@ class Child:
             log.error("%s died: %s", self, how)
         elif self.state is State.LEAVING and code not in _TOLD and self.failure is None:
             log.warning("%s has ended: %s", self, how)
-        elif self.state is State.LEAVING:
+        elif self.state is State.LEAVING and self.failure is None:
             log.info("%s has ended", self)
         if not self.settled.is_set() and self.failure is None:
             self.failure = Failed(f"it ended while it booted: {how}", ExitCode.BOOT_ERROR)

@@ -1,6 +1,9 @@
-"""The supervisor's own logs, which follow the configuration through reloads.
+"""The logs of a supervisor, which follow the configuration through reloads: its own, and the files of its workers'.
 
-Law: they go by the place of the file, not by its name: the directory that a name counts from may be another by then.
+Laws:
+
+* They go by the place of the file, not by its name: the directory that a name counts from may be another by then.
+* Who their owner is was asked before: that may take long, and they follow, and are reopened, on the event loop.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from typing import Self
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.process.logs import Logs, open_logs
+from trio_wsgi.owner import Owner, find_heir
+from trio_wsgi.process.logs import make_log_files, open_logs
 
 
 class CurrentLogs:
@@ -22,13 +26,14 @@ class CurrentLogs:
         patient: whether to wait for who reads a log that is a pipe.
 
     Raises:
-        ConfigError: a log file cannot be opened.
+        ConfigError: a log file cannot be opened, or `user` or `group` is not known.
     """
 
     def __init__(self, config: Config, *, patient: bool = True) -> None:
         self._stack = ExitStack()
         self._config = _placed(config)
-        self._logs: Logs = self._stack.enter_context(open_logs(self._config, patient=patient))
+        self._owner = find_heir(config)
+        self._open(self._config, patient)
 
     def __enter__(self) -> Self:
         return self
@@ -36,35 +41,47 @@ class CurrentLogs:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether what is logged is on standard error."""
+        return self._config.error_logfile == "-"
+
     def reopen(self) -> None:
-        """Open the files anew, after they were moved away."""
+        """Open the files anew, after they were moved away, and make those of workers, who may not be able to."""
+        make_log_files(self._config, self._owner)
         self._logs.reopen()
 
     def flush(self) -> None:
         """Have what was said written; waits no longer than a moment for a reader."""
         self._logs.flush()
 
-    def follow(self, config: Config) -> None:
+    def follow(self, config: Config, owner: Owner) -> None:
         """Log where this configuration says. Waits for nobody, as it is called on the event loop.
+
+        Args:
+            owner: what `find_heir` found for it.
 
         Raises:
             ConfigError: a log file cannot be opened; the old ones stay in use, or standard error in place of those.
         """
-        new = _placed(config)
-        if (new.error_logfile, new.log_level) == (self._config.error_logfile, self._config.log_level):
+        old, new = self._config, _placed(config)
+        stays = (new.error_logfile, new.log_level, owner) == (old.error_logfile, old.log_level, self._owner)
+        self._config, self._owner = new, owner
+        if stays:
             return
         self._stack.close()  # first, for what it puts back is how the loggers were before any of them
         try:
             self._open(new)
         except ConfigError:
             try:
-                self._open(self._config)
+                self._open(new.replace(error_logfile=old.error_logfile))
             except ConfigError:
-                self._open(_at_least(self._config))
+                self._open(new.replace(error_logfile="-"))
             raise
 
-    def _open(self, config: Config) -> None:
-        self._logs = self._stack.enter_context(open_logs(config, patient=False))
+    def _open(self, config: Config, patient: bool = False) -> None:
+        own = config.replace(access_logfile=None)
+        self._logs = self._stack.enter_context(open_logs(own, self._owner, patient=patient))
         self._config = config
 
 
@@ -73,17 +90,13 @@ def open_somehow(config: Config) -> CurrentLogs:
     try:
         return CurrentLogs(config, patient=False)
     except ConfigError:
-        return CurrentLogs(_at_least(config))
-
-
-def _at_least(config: Config) -> Config:
-    """Of these settings, what can always be: standard error, which is nobody's to own."""
-    return config.replace(error_logfile="-", user=None, group=None)
+        return CurrentLogs(config.replace(error_logfile="-", user=None, group=None))
 
 
 def _placed(config: Config) -> Config:
-    """The settings of our own log, with its place as it is from the working directory of now."""
-    path = config.error_logfile
-    if path != "-":
-        path = os.path.abspath(path)  # noqa: PTH100 - as the log itself has it: links stay
-    return config.replace(access_logfile=None, error_logfile=path)
+    """These settings, with the places of both logs as they are from the working directory of now."""
+    return config.replace(error_logfile=_place(config.error_logfile), access_logfile=_place(config.access_logfile))
+
+
+def _place(path: str | None) -> str | None:
+    return path if path in {None, "-"} else os.path.abspath(str(path))  # noqa: PTH100 - as the log itself has it: links stay

@@ -194,7 +194,7 @@ class Fleet:
 
     def _complain(self, number: int, failure: Failed) -> None:
         """Say why a worker did not boot: in whole once, and then in short."""
-        text = failure.text if failure != self._complained else failure.text.splitlines()[-1]
+        text = failure.short if failure == self._complained else failure.text
         self._complained = failure
         log.error("worker %d cannot boot: %s", number, text)
 

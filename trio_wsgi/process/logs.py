@@ -231,19 +231,24 @@ def enable_loggers() -> None:
         logging.getLogger(name).disabled = False
 
 
-def make_log_files(config: Config) -> None:
-    """Make those that are not there, for processes that may not do so any more; what fails is told by those."""
+def make_log_files(config: Config, owner: Owner) -> None:
+    """Make those that are not there, for processes that may not do so any more; what fails is told by those.
+
+    Args:
+        owner: of what is made.
+    """
     for path in (config.error_logfile, config.access_logfile):
         if path not in {None, "-"}:
-            with contextlib.suppress(OSError, ConfigError):
-                os.close(make_file(str(path), find_heir(config)))
+            with contextlib.suppress(OSError):
+                os.close(make_file(str(path), owner))
 
 
 @contextmanager
-def open_logs(config: Config, *, patient: bool = True) -> Iterator[Logs]:
+def open_logs(config: Config, owner: Owner | None = None, *, patient: bool = True) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
 
     Args:
+        owner: of files that are made; else `find_heir` finds it here, which may wait for the network.
         patient: whether to wait for who reads a log that is a pipe.
 
     Raises:
@@ -251,7 +256,7 @@ def open_logs(config: Config, *, patient: bool = True) -> Iterator[Logs]:
     """
     errors = logging.Formatter(ERROR_FORMAT, TIME_FORMAT)
     plain = logging.Formatter("%(message)s")
-    owner = find_heir(config)
+    owner = find_heir(config) if owner is None else owner
     with contextlib.ExitStack() as stack:
         target = _open("error_logfile", config.error_logfile, sys.stderr, owner, patient)
         logs = Logs([stack.enter_context(_route("trio_wsgi.error", config.log_level.upper(), target, errors))])

@@ -73,6 +73,11 @@ class Failed:
     text: str
     exit_code: int
 
+    @property
+    def short(self) -> str:
+        """The last line."""
+        return self.text.rstrip().rpartition("\n")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Replace:

@@ -20,12 +20,14 @@ class Plan:
     Args:
         reference: of the application; None where mounts are all there is.
         home: the directory that the program was started in; the configuration's `chdir` counts from there.
+        umask: that the program was started with; it counts where the configuration has none.
         files: that the configuration was read from, or would be if they were there; absolute.
     """
 
     reference: str | None
     config: Config
     home: str
+    umask: int
     files: tuple[str, ...] = ()
 
 
@@ -44,7 +46,13 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     """What `plan_from_json` makes the same plan of: of the settings, those that are not at their default."""
     values = {name: getattr(plan.config, name) for name in SETTINGS}
     changed = {name: value for name, value in values.items() if value != SETTINGS[name].default}
-    return {"reference": plan.reference, "config": changed, "home": plan.home, "files": plan.files}
+    return {
+        "reference": plan.reference,
+        "config": changed,
+        "home": plan.home,
+        "umask": plan.umask,
+        "files": plan.files,
+    }
 
 
 def plan_from_json(value: Mapping[str, Any]) -> Plan:
@@ -54,4 +62,5 @@ def plan_from_json(value: Mapping[str, Any]) -> Plan:
         ConfigError: a setting that is unknown here.
         KeyError: it is none.
     """
-    return Plan(value["reference"], make_config(value["config"]), value["home"], tuple(value["files"]))
+    config = make_config(value["config"])
+    return Plan(value["reference"], config, value["home"], value["umask"], tuple(value["files"]))

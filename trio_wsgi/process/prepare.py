@@ -3,24 +3,28 @@
 Laws:
 
 * The environment, the working directory and the import path are those that gunicorn gives an application.
-* A supervisor is where its workers serve, with their umask. Whom or what they could not have, it finds out itself.
+* Whom or what workers could not have, a supervisor finds out itself.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+from trio_wsgi.address import Address
 from trio_wsgi.config import Config
-from trio_wsgi.errors import ConfigError
+from trio_wsgi.net.listeners import Resolved, resolve
+from trio_wsgi.net.unixsocket import Access, find_access
+from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.privileges import Identity, Umask, decide_identity
+from trio_wsgi.process.privileges import decide_identity
+from trio_wsgi.process.standing import change_directory
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
 from trio_wsgi.wsgi.script import load_script
@@ -47,81 +51,29 @@ def prepare_process(config: Config) -> None:
     prepare_imports(config)
 
 
-def change_directory(config: Config) -> None:
-    """Change to `chdir`; paths in settings are relative to that, but for those of the configuration itself.
+class Found(NamedTuple):
+    """What names in a configuration stand for.
+
+    Args:
+        resolved: the addresses that are to be opened.
+        access: to unix sockets.
+        heir: whose log files are.
+    """
+
+    resolved: list[Resolved]
+    access: Access
+    heir: Owner
+
+
+def find_out(config: Config, addresses: Iterable[Address]) -> Found:
+    """Find out what a supervisor needs to know to serve these addresses; may ask the network.
 
     Raises:
-        ConfigError: a directory that is not there or cannot be written to.
+        ConfigError: a name is not known; or workers could not become whom, or run where, the settings say.
     """
-    if config.chdir is not None:
-        try:
-            os.chdir(config.chdir)
-        except OSError as error:
-            raise ConfigError("chdir", f"cannot change to {config.chdir!r}: {error.strerror}") from None
-    temp = config.temp_path
-    if temp is not None and not (Path(temp).is_dir() and os.access(temp, os.W_OK | os.X_OK)):
-        raise ConfigError("temp_path", f"{temp!r} is no writable directory", "make it or name another")
-
-
-def find_home() -> str:
-    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload.
-
-    Raises:
-        ConfigError: it is no more.
-    """
-    try:
-        here, named = Path.cwd(), os.environ.get("PWD", "")
-    except OSError as error:
-        raise ConfigError("working directory", f"it cannot be named: {error.strerror}", "start in another") from None
-    with contextlib.suppress(OSError):
-        if named and here.samefile(named):
-            return named
-    return str(here)
-
-
-def go_home(home: str) -> None:
-    """Be in the directory that the program was started in.
-
-    Raises:
-        ConfigError: it is no more.
-    """
-    try:
-        os.chdir(home)
-    except OSError as error:
-        raise ConfigError("working directory", f"{home!r}: {error.strerror}", "make it again") from None
-
-
-def enter_directory(plan: Plan) -> None:
-    """Be in the directory that a plan is served in, wherever we are now.
-
-    Raises:
-        ConfigError: it is no more, or `change_directory` cannot be done.
-    """
-    go_home(plan.home)
-    change_directory(plan.config)
-
-
-def prepare_workers(plan: Plan, umask: Umask) -> Identity | None:
-    """Be where workers of a plan are started from, with its umask. Asks who the user is, so not on the event loop.
-
-    Returns:
-        Whom they will become.
-
-    Raises:
-        ConfigError: they could not serve it; `go_back`, if others serve.
-    """
-    enter_directory(plan)
-    umask.follow(plan.config)
-    identity = decide_identity(plan.config)
-    check_cpus_available(plan.config.cpu_affinity)
-    return identity
-
-
-def go_back(plan: Plan, umask: Umask) -> None:
-    """Be where workers that serve were started from, if that is still there."""
-    umask.follow(plan.config)
-    with contextlib.suppress(ConfigError):
-        enter_directory(plan)
+    decide_identity(config)
+    check_cpus_available(config.cpu_affinity)
+    return Found(resolve(addresses), find_access(config), find_heir(config))
 
 
 def prepare_imports(config: Config) -> None:

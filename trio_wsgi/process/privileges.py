@@ -91,23 +91,6 @@ def set_umask(config: Config) -> None:
         os.umask(int(config.umask, 8))
 
 
-class Umask:
-    """The umask of a process whose settings may change. Make it before there are threads."""
-
-    def __init__(self) -> None:
-        self._inherited = os.umask(0o077)
-        self.restore()
-
-    def follow(self, config: Config) -> None:
-        """What these settings say; where they say nothing, it is what we have inherited."""
-        self.restore()
-        set_umask(config)
-
-    def restore(self) -> None:
-        """As we have inherited it."""
-        os.umask(self._inherited)
-
-
 def _is(identity: Identity) -> bool:
     uid = os.geteuid() if identity.user is None else identity.user.uid
     return {*_read_ids("getresuid", os.getuid, os.geteuid)} == {uid} and {

@@ -24,7 +24,7 @@ from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Listener, Resolved, open_listeners, open_sibling, start_listening
-from trio_wsgi.net.unixsocket import find_access
+from trio_wsgi.net.unixsocket import Access
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -94,16 +94,16 @@ class Sockets:
             if address not in self._places or self._places[address].has_gone()
         ]
 
-    def open_missing(self, config: Config, resolved: Sequence[Resolved]) -> None:
+    def open_missing(self, config: Config, resolved: Sequence[Resolved], access: Access) -> None:
         """Open them. Either `close_others` or `put_back` is to follow, if anything was open.
 
         Args:
             resolved: what `resolve` found for the missing ones.
+            access: what `find_access` found.
 
         Raises:
             ConfigError: one cannot be listened at; then none of them is open.
         """
-        access = find_access(config)
         opened: dict[Address, Place] = {}
         try:
             for address in dict.fromkeys(address for address, _ in resolved):

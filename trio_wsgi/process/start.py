@@ -19,19 +19,17 @@ from dataclasses import dataclass
 
 import trio
 
-from trio_wsgi.config import Config
 from trio_wsgi.errors import BootError, ConfigError
-from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.pidfile import open_pid_file
-from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import go_back, go_home, load_plan, prepare_process, prepare_workers
-from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.plan import Plan
+from trio_wsgi.process.prepare import find_out, load_plan, prepare_process
 from trio_wsgi.process.signals import SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standalone import serve_standalone
-from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor
+from trio_wsgi.process.standing import stand, standing
+from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor, read_anew
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, Takeover, become_new, parse_legacy
@@ -49,7 +47,6 @@ class _Start:
     """
 
     plan: Plan
-    umask: Umask
     logs: CurrentLogs
     takeover: Takeover | None = None
 
@@ -67,34 +64,32 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     Raises:
         ConfigError: a setting, an address, a directory or a log file cannot be used.
         AppLoadError: without workers: the application cannot be loaded.
-        BootError: with workers: none could boot.
+        BootError: with workers: none could boot. The log has told why; the text is the last line of that, if the log is
+            standard error.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
     if os.environ.pop(TRIAL_VARIABLE, ""):
         be_tried(read_plan(), state)
     if state:
-        return _supervise(_prepare_anew(parse_legacy(state), read_plan, Umask()), read_plan, systemd)
+        return _supervise(_prepare_anew(parse_legacy(state), read_plan), read_plan, systemd)
     plan = read_plan()
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
-    umask = Umask()
-    prepare_workers(plan, umask)  # before anything is bound: what they could not do is a mistake
-    return _supervise(_Start(plan, umask, CurrentLogs(plan.config)), read_plan, systemd)
+    stand(plan)
+    return _supervise(_Start(plan, CurrentLogs(plan.config)), read_plan, systemd)
 
 
-def _prepare_anew(legacy: Legacy, read_plan: ReadPlan, umask: Umask) -> _Start:
+def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> _Start:
     """Do as at the first start, or keep what is: by now there are workers that somebody has to look after."""
+    with contextlib.suppress(ConfigError):  # their directory has gone
+        stand(legacy.plan)
     try:
-        go_home(legacy.plan.home)
-        plan = read_plan()
-        check_supervised(plan)
-        prepare_workers(plan, umask)
-        return _Start(plan, umask, CurrentLogs(plan.config, patient=False), Takeover(legacy))
+        plan = read_anew(read_plan, legacy.plan)
+        with standing(plan):
+            return _Start(plan, CurrentLogs(plan.config, patient=False), Takeover(legacy))
     except ConfigError as error:
-        wrong = error
-    go_back(legacy.plan, umask)
-    return _Start(legacy.plan, umask, open_somehow(legacy.plan.config), Takeover(legacy, wrong))
+        return _Start(legacy.plan, open_somehow(legacy.plan.config), Takeover(legacy, error))
 
 
 def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
@@ -111,22 +106,24 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
                 contextlib.ExitStack() as told,
             ):
                 if takeover is None:
-                    sockets.open_missing(plan.config, resolve(sockets.missing(plan.config)))
-                told.enter_context(_tell_pid(plan.config, is_anew=takeover is not None))
-                supervisor = Supervisor(plan, read_plan, sockets, logs, start.umask, systemd)
+                    found = find_out(plan.config, sockets.missing(plan.config))
+                    sockets.open_missing(plan.config, found.resolved, found.access)
+                told.enter_context(_tell_pid(plan, is_anew=takeover is not None))
+                supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
                 ending = trio.run(supervisor.run, early, takeover)
                 if ending is not Ending.UPGRADE:
                     break
-                takeover = become_new(supervisor.leave(), early, logs, start.umask, systemd)
+                takeover = become_new(supervisor.leave(), early, logs, systemd)
                 plan = takeover.legacy.plan
         log.info("stopped")
     if supervisor.failure is not None:
-        raise BootError(supervisor.failure.text, supervisor.exit_code)
+        why = supervisor.failure
+        raise BootError(why.short if logs.is_standard else why.text, supervisor.exit_code)
     return supervisor.exit_code
 
 
 @contextmanager
-def _tell_pid(config: Config, *, is_anew: bool) -> Iterator[None]:
+def _tell_pid(plan: Plan, *, is_anew: bool) -> Iterator[None]:
     """Have the pid file name us.
 
     Args:
@@ -137,7 +134,8 @@ def _tell_pid(config: Config, *, is_anew: bool) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(open_pid_file(config.pid))
+            with standing(plan):
+                stack.enter_context(open_pid_file(plan.config.pid))
         except ConfigError as error:
             if not is_anew:
                 raise

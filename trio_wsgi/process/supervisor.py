@@ -8,6 +8,7 @@ Laws:
   over an upgrade as well; what ends us does not wait for it. That no worker can boot any more does: what is under way
   may be what mends it.
 * A reload, or an upgrade, that fails changes nothing: those who serve go on, and the log says why.
+* Why nobody can serve is logged when it is known: before anything ends for it.
 * Under `reload`, a file that changes is a HUP. An application that cannot boot ends nothing there: nobody serves until
   a file changes, and who connects waits in the kernel's queue.
 """
@@ -28,21 +29,19 @@ import trio
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.inthread import run_in_thread
-from trio_wsgi.net.listeners import resolve
 from trio_wsgi.process.child import ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.fleets import Fleets
-from trio_wsgi.process.logs import make_log_files
 from trio_wsgi.process.messages import Failed
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import go_back, go_home, prepare_workers
-from trio_wsgi.process.privileges import Umask
+from trio_wsgi.process.prepare import find_out
 from trio_wsgi.process.serving import describe_grace
 from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.standing import at_home, stand, standing
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
 from trio_wsgi.process.trial import try_program
@@ -80,16 +79,14 @@ class Supervisor:
         read_plan: ReadPlan,
         sockets: Sockets,
         logs: CurrentLogs,
-        umask: Umask,
         systemd: Systemd = UNKNOWN,
     ) -> None:
-        self.failure: Failed | None = None  # of the first boot
+        self.failure: Failed | None = None  # why nobody can serve
         self.exit_code: int = ExitCode.CLEAN
         self._first_plan = plan  # that is to be served first, or after what a former self has left
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
-        self._umask = umask
         self._systemd = systemd
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()  # of what is to be done about workers:
@@ -156,7 +153,6 @@ class Supervisor:
                 self._obey_ending(number)
             elif number == signal.SIGUSR1:
                 log.info("%s: reopening the log files", name)
-                make_log_files(self._plan.config)  # the workers' too: where they may not, we may
                 self._logs.reopen()
                 self._fleets.signal_booted(number)
             elif number == SIGNAL_DUMP:
@@ -257,8 +253,9 @@ class Supervisor:
         if failure is None:
             await self._keepers.start(self._keep, fleet)
             self._announce()
-        elif self._watch is not None:
-            log.error("the application cannot boot: %s", failure.text)
+            return
+        log.critical("the application cannot boot: %s", failure.text)
+        if self._watch is not None:
             await self._wait_for_change()
         else:
             self._fail(failure, failure.exit_code)
@@ -317,9 +314,7 @@ class Supervisor:
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
         try:
-            go_home(self._plan.home)
-            plan = self._read_plan()
-            check_supervised(plan)
+            plan = read_anew(self._read_plan, self._plan)
         except ConfigError as error:
             self._change_nothing("SIGHUP: nothing changes: %s", error)
         else:
@@ -330,9 +325,10 @@ class Supervisor:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""
         log.info("%s: starting new workers", why)
         try:
-            await run_in_thread(prepare_workers, plan, self._umask)
             missing = self._sockets.missing(plan.config)
-            self._sockets.open_missing(plan.config, await run_in_thread(resolve, missing))
+            found = await run_in_thread(find_out, plan.config, missing, abandon_on_cancel=True)
+            with standing(plan):
+                self._sockets.open_missing(plan.config, found.resolved, found.access)
         except (ConfigError, OSError) as error:
             self._change_nothing(f"{why}: nothing changes: %s", error)
             return
@@ -347,7 +343,8 @@ class Supervisor:
         self._sockets.close_others(plan.config)
         self._sockets.abandon_beyond(plan.config, fleet.count)
         try:
-            self._logs.follow(plan.config)
+            stand(plan)
+            self._logs.follow(plan.config, found.heir)
         except ConfigError as error:
             log.error("%s: the supervisor goes on logging where it did: %s", why, error)
         self._announce()
@@ -355,7 +352,6 @@ class Supervisor:
     def _change_nothing(self, text: str, *values: object) -> None:
         """Go on as if nothing had been asked for, and say why."""
         log.error(text, *values)
-        go_back(self._plan, self._umask)
         self._sockets.put_back()
         self._sockets.close_others(self._plan.config)
         self._sockets.abandon_beyond(self._plan.config, self._fleets.current.count)
@@ -364,13 +360,24 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        wrong = await try_program(self._plan.home, self._plan.config.boot_timeout, format_legacy(self.leave()))
+        wrong = await try_program(self._plan, format_legacy(self.leave()))
         if wrong:
-            log.error("SIGUSR2: nothing changes: %s", wrong)
-            self._tell_ready()
+            self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
         else:
             self._end(Ending.UPGRADE)
             await trio.sleep_forever()
+
+
+def read_anew(read_plan: ReadPlan, served: Plan) -> Plan:
+    """The plan as it is now, for a supervisor that serves another.
+
+    Raises:
+        ConfigError: it cannot be read, or has no workers.
+    """
+    with at_home(served):
+        plan = read_plan()
+    check_supervised(plan)
+    return plan
 
 
 async def _hang_up_on_change(watch: Watch) -> None:

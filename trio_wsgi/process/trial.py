@@ -21,24 +21,25 @@ from typing import NoReturn
 
 import trio
 
+from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import load_plan, prepare_imports, prepare_workers
-from trio_wsgi.process.privileges import Umask, become
+from trio_wsgi.process.prepare import load_plan, prepare_imports
+from trio_wsgi.process.privileges import become, decide_identity
+from trio_wsgi.process.standing import stand
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
 
 
-async def try_program(home: str, timeout: float, legacy: str) -> str:
+async def try_program(plan: Plan, legacy: str) -> str:
     """Start the program anew as if it were to serve, up to having the application.
 
     Args:
-        home: the directory that it is started in.
-        timeout: seconds that it may take.
+        plan: says where it was started, and how long its boot may take.
         legacy: what it would be left, from `format_legacy`.
 
     Returns:
@@ -51,19 +52,20 @@ async def try_program(home: str, timeout: float, legacy: str) -> str:
             process = await trio.lowlevel.open_process(
                 build_command_line(),
                 env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
-                cwd=home,
+                cwd=plan.home,
+                umask=plan.umask,
                 stdin=subprocess.DEVNULL,
                 stdout=said.fileno(),
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
-            code = await _wait_verdict(process, timeout)
+            code = await _wait_verdict(process, plan.config.boot_timeout)
             said.seek(0)
             text = said.read().decode(errors="replace").rstrip()
     except OSError as error:
         return f"the program cannot be started: {error}"
     if code is None:
-        return f"it took more than {timeout:g} s (boot_timeout)"
+        return f"it took more than {plan.config.boot_timeout:g} s (boot_timeout)"
     return f"{text}\n({describe_exit(code)})".lstrip() if code else ""
 
 
@@ -108,7 +110,9 @@ def _rehearse(plan: Plan, legacy: str) -> None:
     config = plan.config
     check_supervised(plan)
     check_legacy(legacy)
-    identity = prepare_workers(plan, Umask())
+    stand(plan)
+    identity = decide_identity(config)
+    check_cpus_available(config.cpu_affinity)
     check_pid_file(config.pid, os.getppid())
     os.environ.update(config.env)
     prepare_imports(config)

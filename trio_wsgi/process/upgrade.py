@@ -17,9 +17,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from trio_wsgi.address import Address
@@ -31,10 +30,10 @@ from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
-from trio_wsgi.process.privileges import Umask
 from trio_wsgi.process.signals import JOBS
 from trio_wsgi.process.sockets import Place, take_socket
 from trio_wsgi.process.stacks import Stacks, take_stacks
+from trio_wsgi.process.standing import at_home
 from trio_wsgi.process.systemd import Systemd
 
 STATE_VARIABLE = "_TRIO_WSGI_STATE"
@@ -192,37 +191,19 @@ def build_command_line() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, umask: Umask, systemd: Systemd) -> Takeover:
+def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, systemd: Systemd) -> Takeover:
     """Replace this program by itself; returns what it leaves to itself if that cannot be, and why."""
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()
-    umask.restore()
     with early.handing_over(JOBS) as asked:
         legacy.asked.extend(asked)
         state = format_legacy(legacy)
         let_go(legacy)
         try:
-            _execute(state, legacy.plan.home, environ)
-        except OSError as error:
+            with at_home(legacy.plan):
+                os.execve(sys.executable, build_command_line(), {**environ, STATE_VARIABLE: state})
+        except (ConfigError, OSError) as error:
             why = f"the new program cannot be executed: {error}"
             wrong = ConfigError("upgrade", why, "see that its interpreter and its directory are there")
-    umask.follow(legacy.plan.config)
     return Takeover(parse_legacy(state), wrong)
-
-
-def _execute(legacy: str, home: str, environ: Mapping[str, str]) -> None:
-    """Become the program anew.
-
-    Args:
-        legacy: from `format_legacy`.
-
-    Raises:
-        OSError: it cannot be executed; all is as it was.
-    """
-    before = Path.cwd()
-    try:
-        os.chdir(home)
-        os.execve(sys.executable, build_command_line(), {**environ, STATE_VARIABLE: legacy})
-    finally:
-        os.chdir(before)

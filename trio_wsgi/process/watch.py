@@ -142,7 +142,8 @@ def open_watch(plan: Plan, since: float) -> Watch:
     Args:
         since: UNIX time at which the configuration was read.
     """
-    patterns = [os.path.abspath(pattern) for pattern in plan.config.reload_extra_file]  # noqa: PTH100 - patterns
+    folder = os.path.join(plan.home, plan.config.chdir or "")  # noqa: PTH118 - for patterns
+    patterns = [os.path.abspath(os.path.join(folder, each)) for each in plan.config.reload_extra_file]  # noqa: PTH100, PTH118
     watch = Watch(patterns)
     watch.add(plan.files, since)
     return watch

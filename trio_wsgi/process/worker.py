@@ -55,12 +55,13 @@ from trio_wsgi.process.messages import (
     parse_message,
     parse_order,
 )
-from trio_wsgi.process.prepare import enter_directory, load_plan, prepare_imports
-from trio_wsgi.process.privileges import become, decide_identity, set_umask
+from trio_wsgi.process.prepare import load_plan, prepare_imports
+from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.serving import Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
 from trio_wsgi.process.sockets import take_socket
+from trio_wsgi.process.standing import stand
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -89,17 +90,19 @@ def main(channel: int, stacks: int) -> NoReturn:
     order = _receive_order(sock)
     sys.argv[:] = order.argv
     started = time.time()
+    failed = None
     try:
         code = serve_order(order, sock)
     except Exception as error:
         if order.plan.config.reload:
             send_imports(sock, files_of_failure(error) | imported_files(), started)
         failed = describe_failure(error)
-        _send(sock, failed)
         code = failed.exit_code
     for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
         signal.signal(number, _ignore)
     undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
+    if failed is not None:
+        _send(sock, failed)  # which has the supervisor tell us to end
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
@@ -153,9 +156,8 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     started = time.time()
     recycling = Recycling(config.max_requests, config.max_requests_jitter, config.max_rss)
     pin_worker(config.cpu_affinity, order.number - 1)
-    set_umask(config)
+    stand(order.plan)
     identity = decide_identity(config)
-    enter_directory(order.plan)
     prepare_imports(config)
     with (
         open_logs(config) as logs,
