@@ -32,9 +32,7 @@ from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.headers import BODILESS, HeaderPairs, Headers, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
-    IGNORE,
     Part,
-    RangeDecision,
     build_multipart,
     content_range,
     decide_ranges,
@@ -185,13 +183,13 @@ def decide_file_answer(
         short = _bodiless(decision, headers)
         return FileAnswer(short.status, short.reason, short.headers, [])
     value = _standing_range(method, request_headers, headers, known, now)
-    wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
-    if wanted.decision is RangeDecision.UNSATISFIABLE:
+    ranges = None if value is None else decide_ranges(value, whole, max_ranges=most)
+    if ranges is None:
+        return _everything(method, status, reason, headers, whole)
+    if not ranges:
         place = (b"Content-Range", unsatisfied_range(whole))
         return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [])
-    if wanted.decision is RangeDecision.PARTIAL:
-        return _partial(headers, whole, wanted.ranges, boundary)
-    return _everything(method, status, reason, headers, whole)
+    return _partial(headers, whole, ranges, boundary)
 
 
 def _standing_range(

@@ -13,10 +13,8 @@ Laws:
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 DEFAULT_MAX_RANGES = 32
@@ -38,26 +36,6 @@ class RangeSpec(NamedTuple):
 
     first: int | None
     last: int | None
-
-
-class RangeDecision(enum.Enum):
-    """What becomes of a Range header."""
-
-    IGNORE = "ignore"  # 200 with everything
-    UNSATISFIABLE = "unsatisfiable"  # 416
-    PARTIAL = "partial"  # 206 with `Ranges.ranges`
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """A decision, and for PARTIAL the (offset, count) pairs to send, at least one."""
-
-    decision: RangeDecision
-    ranges: tuple[tuple[int, int], ...] = ()
-
-
-IGNORE = Ranges(RangeDecision.IGNORE)
-UNSATISFIABLE = Ranges(RangeDecision.UNSATISFIABLE)
 
 
 def parse_range(value: bytes) -> list[RangeSpec] | None:
@@ -89,7 +67,7 @@ def _number(digits: bytes) -> int:
     return int(digits or b"0") if len(digits) <= _MOST_DIGITS else _BEYOND
 
 
-def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANGES) -> Ranges:
+def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANGES) -> list[tuple[int, int]] | None:
     """Decide what a Range header gets (RFC 9110, sections 14.1.2 and 14.2).
 
     Args:
@@ -98,13 +76,13 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
         max_ranges: more satisfiable ranges than this are ignored; 0 switches ranges off.
 
     Returns:
-        IGNORE, UNSATISFIABLE or the pairs. Of a list, the unsatisfiable ones are left out; a list none of
-        which is satisfiable is a 416. In an empty representation only a suffix is satisfiable, by all of it:
-        an empty range has no Content-Range, so this is IGNORE.
+        The (offset, count) pairs to send (206); of a list, the unsatisfiable ones are left out. Empty where none is
+        satisfiable (416); None where the header is ignored (200 with everything). In an empty representation only a
+        suffix is satisfiable, by all of it: an empty range has no Content-Range, so this is None.
     """
     specs = parse_range(value) if max_ranges > 0 else None
     if specs is None:
-        return IGNORE
+        return None
     given: list[tuple[int, int]] = []
     total = 0
     for first, last in specs:
@@ -112,7 +90,7 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
             count = min(last or 0, size)
             offset = size - count
             if last and not size:
-                return IGNORE
+                return None
         else:
             offset = first
             count = min(size, size if last is None else last + 1) - offset
@@ -121,8 +99,8 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
         given.append((offset, count))
         total += count
         if len(given) > max_ranges or total > size:
-            return IGNORE
-    return Ranges(RangeDecision.PARTIAL, tuple(given)) if given else UNSATISFIABLE
+            return None
+    return given
 
 
 def content_range(offset: int, count: int, size: int) -> bytes:
