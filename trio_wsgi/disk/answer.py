@@ -69,20 +69,18 @@ def answer_file(
     answer = decide_file_answer(
         request.method,
         request.headers,
-        head.status,
-        head.headers,
+        head,
         span.count,
         Validators(make_etag(status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
         options,
         boundary=_make_boundary,
-        reason=head.reason,
         now=int(time.time()),
     )
     parts: list[Part] = [
         part if isinstance(part, bytes) else FileSpan(span.file, span.offset + part[0], part[1])
         for part in answer.parts
     ]
-    return Answer(Head(answer.status, answer.reason, answer.headers), parts, missing=answer.missing)
+    return Answer(answer.head, parts, missing=answer.missing)
 
 
 def _make_boundary() -> bytes:

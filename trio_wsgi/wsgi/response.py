@@ -273,9 +273,9 @@ class Response:
     def _settle_head(self, head: Head) -> Head:
         """Now that the head is about to leave, preconditions may put another in its place (RFC 9110 §13)."""
         request = self._request
-        instead = decide_app_answer(request.method, request.headers, head.status, head.headers, now=int(time.time()))
+        instead = decide_app_answer(request.method, request.headers, head, now=int(time.time()))
         if instead is not None:
-            head = self._head = Head(instead.status, instead.reason, instead.headers)
+            head = self._head = instead
             self._has_body = False
             self._length.promise(None)
         return head
