@@ -28,7 +28,7 @@ from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, send_step
-from sendfile.tls import BURST, TlsSender
+from sendfile.tls import PIECE, TlsSender
 
 __all__ = ["Delivery", "Transfer"]
 
@@ -134,7 +134,7 @@ class Delivery:
 
     def room(self, now: float, most: int = STEP) -> int:
         """Most bytes of the next step, not more than ``most``; 0 when it has to pause until ``rate.ready_at()``."""
-        most = most if self.sender is None else BURST
+        most = most if self.sender is None else PIECE
         return most if self.rate is None else min(most, self.rate.allowance(now))
 
     def warm(self, now: float, residency: Residency, enough: int = STEP) -> int:
