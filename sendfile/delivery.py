@@ -30,8 +30,6 @@ from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, send_step
 from sendfile.tls import PIECE, TlsSender
 
-__all__ = ["Delivery", "Transfer"]
-
 _FAST = 1 << 20  # bytes per second, from which on a reader is fast
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
 

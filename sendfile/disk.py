@@ -13,8 +13,6 @@ import os
 
 from sendfile.identity import identify, is_in_memory
 
-__all__ = ["Disk"]
-
 _SCRAP = [bytearray(1)]  # what a look reads into
 _COPY = 256 << 10  # bytes read at once, where they cannot be spliced
 # EPERM: a sandbox that forbids the call (seccomp(2)); where it is the file's, reading says so again.

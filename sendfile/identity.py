@@ -13,8 +13,6 @@ import ctypes
 import os
 import sys
 
-__all__ = ["identify", "is_in_memory"]
-
 _EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: the descriptor's own file
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 _INO = 0x100  # STATX_INO

@@ -15,8 +15,6 @@ from typing import TypeAlias
 
 from sendfile.span import FileSpan
 
-__all__ = ["Part", "Parts", "after", "check_parts", "consume", "head", "size"]
-
 Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
 """What can be sent: bytes at hand, or bytes of a file."""
 

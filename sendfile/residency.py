@@ -23,8 +23,6 @@ from sendfile.identity import identify
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import STEP
 
-__all__ = ["Frontier", "Residency"]
-
 _PAGE = 4096
 _FIRST_WINDOW = 256 << 10  # bytes that a delivery looks ahead at first: what a slow reader pins in memory
 _LOOK_WINDOW = 8 << 20  # and later on at most

@@ -22,8 +22,6 @@ from sendfile.parts import Part, Parts, check_parts, consume
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import STEP, check_socket, send_buffers, send_piece, send_step
 
-__all__ = ["send_all", "send_nowait", "send_some", "send_some_nowait", "send_unchecked"]
-
 _SMALL = 16 << 10  # bytes that cost less to join than to gather
 
 

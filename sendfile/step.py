@@ -26,8 +26,6 @@ import trio
 from sendfile.parts import Part, Parts, consume, head, size
 from sendfile.span import FileSpan, HasFileno
 
-__all__ = ["CLOSED", "STEP", "FileTooShort", "check_socket", "read_at", "send_buffers", "send_piece", "send_step"]
-
 STEP = 1 << 20
 """Most bytes in one step. One call without a limit was 1.7 times slower when measured, and holds the loop."""
 

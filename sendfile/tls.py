@@ -32,8 +32,6 @@ from sendfile.parts import Parts, consume, head, size
 from sendfile.span import FileSpan
 from sendfile.step import FileTooShort, read_at
 
-__all__ = ["PIECE", "TlsSender", "describe", "forget_errors"]
-
 PIECE = 1 << 18
 """Most bytes of one step, some 0.3 ms, and of one write. Steps of 64 KiB took a third more CPU for a client that reads
 fast; steps twice as long took 4 % less than these, and the requests of others a tenth longer. Four writes of 64 KiB
