@@ -33,7 +33,7 @@ _SIZES_MADE_UP = {0x9FA0, 0x62656572, 0x64626720, 0x74726163, 0x73636673, 0x6265
 _DEVICES_MAX = 256  # that are remembered
 _DELETED = " (deleted)"
 
-libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def opens_at_once(fd: int) -> bool:
@@ -72,7 +72,7 @@ _seen: dict[int, tuple[int, int]] = {}  # st_dev: the second in which it was ask
 def _type(fd: int) -> int:
     """f_type of statfs(2); -1 where it is not to be had."""
     status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
-    if libc is None or libc.fstatfs(fd, status):
+    if _libc is None or _libc.fstatfs(fd, status):
         return -1
     return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF
 
