@@ -1,4 +1,4 @@
-"""Directories to mount, and ways to open what is in them."""
+"""What the tests of files are multiplied by; directories to mount, and ways to open what is in them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from pathlib import Path
 import pytest
 from escapes import SECRET
 from mounted import SIBLINGS, STYLE, SUFFIX, have_nothing_at_hand
+from threeways import WAYS
 
 from trio_wsgi.disk import root as root_module
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """How a file leaves."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["sendfile", "copied"])
+def sendfile(request: pytest.FixtureRequest) -> bool:
+    """The setting of that name."""
+    return bool(request.param)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import trio
 from downloads import MIB, Client, make_sparse
 from serving import Served, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 from waiting import wait_until
 
 from trio_wsgi.disk import filesystem
@@ -93,7 +93,6 @@ async def says_hello(served: Served) -> None:
 
 
 @pytest.mark.usefixtures("each_way")
-@pytest.mark.parametrize("way", WAYS)
 async def test_who_waits_for_a_close_is_a_thread_of_the_file_system(way: str, remote: Remote, tmp_path: Path) -> None:
     """Neither the event loop nor the application's only thread; and its own client for linger_timeout at most."""
     (tmp_path / "f").write_bytes(b"a file")
@@ -108,7 +107,6 @@ async def test_who_waits_for_a_close_is_a_thread_of_the_file_system(way: str, re
         await trio.to_thread.run_sync(wait_until, lambda: remote.closed)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_crowd_that_leaves_keeps_nobody(way: str, remote: Remote, tmp_path: Path) -> None:
     """More slow clients than there are threads of either kind leave while the file system hangs; each file is closed
     once it answers again."""
@@ -129,7 +127,6 @@ async def test_a_crowd_that_leaves_keeps_nobody(way: str, remote: Remote, tmp_pa
         await trio.to_thread.run_sync(wait_until, lambda: remote.closed == count)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_what_is_sent_when_the_server_is_cancelled_is_closed(way: str, remote: Remote, tmp_path: Path) -> None:
     """In a thread, and before the server has ended."""
     make_sparse(tmp_path / "f", 16 * MIB)

@@ -114,7 +114,6 @@ async def test_many_files_over_one_httpx_connection(tmp_path: Path, data: bytes)
         assert len(ports) == 1
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_checksums_through_tiny_buffers(tmp_path: Path, sendfile: bool) -> None:
     """PAINS 7, 14 (gunicorn#1155, bjoern#144): what the kernel did not take is neither lost nor sent twice."""
     data = make_file(tmp_path / "data.bin", 6 * MIB)

@@ -19,7 +19,7 @@ from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
 from opened import descriptors_of
 from serving import Served, receive_all, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 from tools import require_tool
 from waiting import until, wait_until
 
@@ -64,7 +64,6 @@ def error_lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
 # -- close(): once, in an application thread ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfile: bool) -> None:
     """PEP 3333: close() upon completion of the request; not while bytes of it are still to be sent."""
     app = file_app(lambda _: closes.watch(big.open("rb")))
@@ -82,7 +81,6 @@ async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfi
 
 
 @pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "still there"])
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, deleted: bool, tmp_path: Path) -> None:
     """unlink(2): the close frees its blocks, some 0.2 ms a MiB. What is still there needs no thread to be closed."""
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
@@ -158,7 +156,6 @@ async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypa
     assert record.reason == f"{path} could not be read on: its disk gave nothing for 0.2 s"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +181,6 @@ async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
     assert record.reason == "while sending: the peer closed the connection while its file's disk hung"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_disk_that_fails_is_nobody_elses_fault(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,7 +342,6 @@ async def test_a_close_that_fails_or_takes_its_time_disturbs_nobody(
 # -- files that change while they are sent ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_a_file_that_shrinks_is_cut_and_logged(
     big: Path, closes: Closes, sendfile: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -369,7 +364,6 @@ async def test_a_file_that_shrinks_is_cut_and_logged(
     assert len(closes) == 1
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_a_file_that_grows_is_sent_as_promised(big: Path, sendfile: bool) -> None:
     """The length is that of the moment the answer began; the connection stays in step."""
     async with (

@@ -20,7 +20,7 @@ from answers import read_answer
 from downloads import Closes, file_app, known_bytes
 from opened import descriptors_of
 from serving import serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 
 from trio_wsgi.disk import root
 from trio_wsgi.wsgi import filewrapper
@@ -172,7 +172,6 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_of_file_arrives_whole(path: Path, kind: str, sendfile: bool) -> None:
     """PAINS 9 (gunicorn#595, #1174; uwsgi#1126; bjoern#128): what cannot go by the kernel is read."""
@@ -191,7 +190,6 @@ def _read(name: str) -> bytes:
     return Path(name).read_bytes()
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["/proc/filesystems", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
 async def test_files_whose_size_is_made_up_are_read(name: str, way: str) -> None:
     """/proc says 0, /sys says 4096 (proc(5), sysfs(5)): fstat's size is believed only where the bytes are there."""

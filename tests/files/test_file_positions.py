@@ -49,7 +49,6 @@ def opener(path: Path, position: str, mode: str = "buffered") -> Callable[[Any],
     return open_file
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("position", POSITIONS)
 async def test_it_starts_at_the_current_position(path: Path, position: str, mode: str, sendfile: bool) -> None:
@@ -66,7 +65,6 @@ async def test_it_starts_at_the_current_position(path: Path, position: str, mode
         assert head.value("Content-Length") == str(len(rest))
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("length", [0, 1, 10, 30_000])
 async def test_content_length_cuts_it_exactly(path: Path, length: int, sendfile: bool) -> None:
     """PAINS 5, 6 (web2py#2658): never a byte beyond Content-Length, so the next response starts where it has to."""
@@ -81,7 +79,6 @@ async def test_content_length_cuts_it_exactly(path: Path, length: int, sendfile:
             assert (await client.ask("/hello")).body == b"hello"
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("position", ["at the start", "after seek", "at the end", "beyond the end"])
 async def test_a_content_length_that_promises_too_much_is_seen_by_the_client(
     path: Path, position: str, sendfile: bool, caplog: pytest.LogCaptureFixture

@@ -79,7 +79,6 @@ WHOLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_single_ranges(way: str, site: Path) -> None:
     """PAINS 3 (uwsgi#1884), 19 (whitenoise#82): 206 with Content-Range and exactly these bytes, for mounts and named
     files without being asked for (RFC 9110 §14.1.2, §15.3.7); the connection goes on.
@@ -98,7 +97,6 @@ async def test_single_ranges(way: str, site: Path) -> None:
             assert (await client.ask(f"/{way}/f", headers=[("Range", value)])).status == 206
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_what_is_not_understood_or_too_much_gets_the_whole_file(way: str, site: Path) -> None:
     """§14.2: malformed, another unit, too many (nginx's max_ranges), more than the file in sum: 200."""
     asked = b"".join(  # as bytes: h11 as a client would not send some of these
@@ -110,7 +108,6 @@ async def test_what_is_not_understood_or_too_much_gets_the_whole_file(way: str, 
             assert answer.values("content-range") == []
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
     """§15.5.17: 416 says how long the file is, and that is all it says."""
     async with three(site) as served:
@@ -127,7 +124,6 @@ async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
             assert answer.value("content-length") == "0"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_several_ranges(way: str, site: Path) -> None:
     """§14.6, §15.3.7.2: multipart/byteranges in the order asked for, overlapping or not; each part says its place."""
     async with three(site) as served:
@@ -161,7 +157,6 @@ async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
     assert {part.get_content_type() for part in parts} == {"text/plain"}
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
     """Byte by byte what Python's slices give, a third of them each way, on kept connections."""
     chance = random.Random(1)
@@ -180,7 +175,6 @@ async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
             assert (reply.status, reply.body == wanted) == (206, True), value
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_if_range(way: str, site: Path) -> None:
     """§13.1.5: the range only where the client's part is of this very file; strong tags, the exact date."""
     async with three(site) as served:
@@ -205,7 +199,6 @@ async def test_if_range(way: str, site: Path) -> None:
         assert (await ask(served, f"/{way}/f", "Range: bytes=999999-", 'If-Range: "x"')).status == 200
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> None:
     """A resumed download never mixes two files: the new one comes whole."""
     async with three(site) as served:
@@ -217,7 +210,6 @@ async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> Non
         assert answer.value("etag") != tag
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_ranges_can_be_switched_off_and_limited(way: str, site: Path) -> None:
     """`--no-allow-ranges`: nothing is offered; `--max-ranges`."""
     async with three(site, allow_ranges=False) as served:
@@ -229,7 +221,6 @@ async def test_ranges_can_be_switched_off_and_limited(way: str, site: Path) -> N
         assert (await ask(served, f"/{way}/f", "Range: bytes=0-1,3-4,6-7")).status == 200
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> None:
     """§14.2: Range is defined for GET; a HEAD gets the head of the whole file."""
     async with three(site) as served:
@@ -241,7 +232,6 @@ async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> Non
             assert (posted.status, posted.body == DATA) == (200, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_http_1_0(way: str, site: Path) -> None:
     """Ranges are older than HTTP/1.1, and nothing in them needs chunks."""
     async with three(site) as served:
@@ -254,7 +244,6 @@ async def test_http_1_0(way: str, site: Path) -> None:
         assert answers[3].body == DATA
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_zero_length_files(way: str, version: str, method: str, site: Path) -> None:
@@ -341,7 +330,6 @@ async def test_ranges_are_of_what_the_app_gives(site: Path) -> None:
 # -- files that change while they are sent ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
 async def test_a_file_that_changes_while_a_range_is_sent(way: str, change: str, tmp_path: Path) -> None:
     """Truncated: cut, so that the client can tell. Replaced: the old file to its end, no byte of the new."""

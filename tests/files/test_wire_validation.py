@@ -15,7 +15,7 @@ from answers import Answer, read_answer, read_answers
 from asking import request
 from downloads import Client
 from serving import Served, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 
 BODY = b"what the app says"
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -212,7 +212,6 @@ async def test_a_generator_that_is_cut_short_promises_no_length(tmp_path: Path) 
 # -- validators of files ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_files_get_validators(way: str, tmp_path: Path) -> None:
     """A strong tag and the time of change; they revalidate, for a copy of the file, too; a change changes the tag."""
     (tmp_path / "f").write_bytes(BODY)
@@ -239,7 +238,6 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
         assert changed.headers[b"etag"].decode() != tag
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_validators_can_be_switched_off(way: str, tmp_path: Path) -> None:
     """`--no-file-validators`."""
     (tmp_path / "f").write_bytes(BODY)
