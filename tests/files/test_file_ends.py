@@ -19,7 +19,7 @@ from answers import read_answer
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
 from opened import descriptors_of
 from serving import Served, receive_all, serving
-from threeways import three_settings, three_ways
+from threeways import serving_three, three_settings, three_ways
 from tools import require_tool
 from waiting import until, wait_until
 
@@ -144,7 +144,7 @@ async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypa
     monkeypatch.setattr(alarms, "_LOOK", 0.05)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
     try:
-        async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+        async with serving_three(tmp_path) as served:
             async with await served.connect() as stream:
                 await stream.send_all(b"GET /wrapped/big HTTP/1.1\r\nHost: a\r\n\r\n")
                 with trio.fail_after(10):
@@ -166,7 +166,7 @@ async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
     HangingDisk.asked.clear()
     make_sparse(tmp_path / "big", BIG, {0: b"first"})
     try:
-        async with serving(three_ways(tmp_path), half_close="abort", **three_settings(tmp_path)) as served:
+        async with serving_three(tmp_path, half_close="abort") as served:
             async with await served.connect() as stream:
                 client = Client(stream)
                 await client.send(f"/{way}/big")
@@ -187,7 +187,7 @@ async def test_a_disk_that_fails_is_nobody_elses_fault(
     """EIO while a file is sent: a cut, and one line that names the file; not the application's, and no traceback."""
     monkeypatch.setattr(pump, "Disk", BrokenDisk)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+    async with serving_three(tmp_path) as served:
         async with await served.connect() as stream:
             reply = await Client(stream).ask(f"/{way}/big")
             assert not reply.whole

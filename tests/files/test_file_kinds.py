@@ -20,7 +20,7 @@ from answers import read_answer
 from downloads import Closes, file_app, known_bytes
 from opened import descriptors_of
 from serving import serving
-from threeways import three_settings, three_ways
+from threeways import serving_three
 
 from trio_wsgi.disk import root
 from trio_wsgi.wsgi import filewrapper
@@ -198,7 +198,7 @@ async def test_files_whose_size_is_made_up_are_read(name: str, way: str) -> None
         content = _read(name)
     except OSError:
         pytest.skip(f"no {name} here")
-    async with serving(three_ways(path.parent), **three_settings(path.parent)) as served:
+    async with serving_three(path.parent) as served:
         answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/{path.name} ".encode())))
     assert answer.body == content > b""
 
@@ -209,7 +209,7 @@ async def test_no_end_of_what_is_made_up_is_a_failure(
 ) -> None:
     """It is read into memory, and some of it has hardly an end (/proc/kcore)."""
     monkeypatch.setattr(root, "_COPIED_MAX", 5)
-    async with serving(three_ways(Path("/proc")), **three_settings(Path("/proc"))) as served:
+    async with serving_three(Path("/proc")) as served:
         before = descriptors_of(Path("/proc/version"))
         answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/version ".encode())))
         assert answer.status == 500

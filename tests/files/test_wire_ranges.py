@@ -18,7 +18,7 @@ from asking import PLAIN, Environ, StartResponse, request
 from downloads import MIB, Client, file_app, known_bytes, make_file, make_sparse
 from mounted import ask
 from serving import serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import WAYS, serving_three
 
 SIZE = 300_007
 DATA = known_bytes(SIZE)
@@ -31,10 +31,6 @@ def site(tmp_path: Path) -> Path:
     (tmp_path / "empty").write_bytes(b"")
     os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
     return tmp_path
-
-
-def three(site: Path, **settings: Any) -> Any:
-    return serving(three_ways(site), **three_settings(site), **settings)
 
 
 def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
@@ -83,7 +79,7 @@ async def test_single_ranges(way: str, site: Path) -> None:
     """PAINS 3 (uwsgi#1884), 19 (whitenoise#82): 206 with Content-Range and exactly these bytes, for mounts and named
     files without being asked for (RFC 9110 §14.1.2, §15.3.7); the connection goes on.
     """
-    async with three(site) as served, await served.connect() as stream:
+    async with serving_three(site) as served, await served.connect() as stream:
         client = Client(stream)
         for value, first, last in SINGLE:
             reply = await client.ask(f"/{way}/f", headers=[("Range", value)])
@@ -102,7 +98,7 @@ async def test_what_is_not_understood_or_too_much_gets_the_whole_file(way: str, 
     asked = b"".join(  # as bytes: h11 as a client would not send some of these
         f"GET /{way}/f HTTP/1.1\r\nHost: t\r\nRange: {value}\r\n\r\n".encode("latin-1") for value in WHOLE
     )
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value, answer in zip(WHOLE, read_answers(await served.exchange(asked), ["GET"] * len(WHOLE)), strict=True):
             assert (answer.status, answer.body == DATA) == (200, True), value
             assert answer.values("content-range") == []
@@ -110,7 +106,7 @@ async def test_what_is_not_understood_or_too_much_gets_the_whole_file(way: str, 
 
 async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
     """§15.5.17: 416 says how long the file is, and that is all it says."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value in (
             f"bytes={SIZE}-",
             f"bytes={SIZE}-{SIZE + 5}",
@@ -126,7 +122,7 @@ async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
 
 async def test_several_ranges(way: str, site: Path) -> None:
     """§14.6, §15.3.7.2: multipart/byteranges in the order asked for, overlapping or not; each part says its place."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value in ("0-0,-1", "5-9,100-70000,200000-", "200000-200009,5-9", "0-99,50-149,20-29", "1-1,1-1,1-1"):
             answer = await ask(served, f"/{way}/f", f"Range: bytes={value}")
             assert answer.status == 206
@@ -144,7 +140,7 @@ async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
     """RFC 2046 §5.1, by a reader that is not ours."""
     text = b"".join(b"line %d\n" % n for n in range(1000))
     (tmp_path / "f.txt").write_bytes(text)
-    async with serving(three_ways(tmp_path), static=(f"/static={tmp_path}",)) as served:
+    async with serving_three(tmp_path) as served:
         answer = await ask(served, "/static/f.txt", "Range: bytes=0-6,7-13,-9")
     head = f"Content-Type: {answer.value('content-type')}\r\n\r\n".encode()
     message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
@@ -160,7 +156,7 @@ async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
 async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
     """Byte by byte what Python's slices give, a third of them each way, on kept connections."""
     chance = random.Random(1)
-    async with three(site, sendfile=sendfile) as served, await served.connect() as stream:
+    async with serving_three(site, sendfile=sendfile) as served, await served.connect() as stream:
         client = Client(stream)
         for number in range(300 if sendfile else 60):
             first, last = sorted(chance.randrange(SIZE) for _ in range(2))
@@ -177,7 +173,7 @@ async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
 
 async def test_if_range(way: str, site: Path) -> None:
     """§13.1.5: the range only where the client's part is of this very file; strong tags, the exact date."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         whole = await ask(served, f"/{way}/f", method="HEAD")
         tag, modified = whole.value("etag"), whole.value("last-modified")
         table = [
@@ -201,7 +197,7 @@ async def test_if_range(way: str, site: Path) -> None:
 
 async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> None:
     """A resumed download never mixes two files: the new one comes whole."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         tag = (await ask(served, f"/{way}/f", "Range: bytes=0-99")).value("etag")
         make_file(site / "new", SIZE, seed=8)
         (site / "new").replace(site / "f")
@@ -212,18 +208,18 @@ async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> Non
 
 async def test_ranges_can_be_switched_off_and_limited(way: str, site: Path) -> None:
     """`--no-allow-ranges`: nothing is offered; `--max-ranges`."""
-    async with three(site, allow_ranges=False) as served:
+    async with serving_three(site, allow_ranges=False) as served:
         answer = await ask(served, f"/{way}/f", "Range: bytes=5-9")
         assert (answer.status, answer.body == DATA) == (200, True)
         assert answer.values("accept-ranges") == []
-    async with three(site, max_ranges=2) as served:
+    async with serving_three(site, max_ranges=2) as served:
         assert len(parts_of(await ask(served, f"/{way}/f", "Range: bytes=0-1,3-4"))) == 2
         assert (await ask(served, f"/{way}/f", "Range: bytes=0-1,3-4,6-7")).status == 200
 
 
 async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> None:
     """§14.2: Range is defined for GET; a HEAD gets the head of the whole file."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         answer = await ask(served, f"/{way}/f", "Range: bytes=5-9", method="HEAD")
         assert (answer.status, answer.value("content-length"), answer.body) == (200, str(SIZE), b"")
         assert answer.value("accept-ranges") == "bytes"
@@ -234,7 +230,7 @@ async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> Non
 
 async def test_http_1_0(way: str, site: Path) -> None:
     """Ranges are older than HTTP/1.1, and nothing in them needs chunks."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         one = f"GET /{way}/f HTTP/1.0\r\nConnection: keep-alive\r\nRange: bytes=%s\r\n\r\n"
         raw = await served.exchange((one % "5-9" + one % "1-2,4-5" + one % "999999-" + one % "bad").encode())
         answers = read_answers(raw, ["GET"] * 4)
@@ -248,7 +244,7 @@ async def test_http_1_0(way: str, site: Path) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_zero_length_files(way: str, version: str, method: str, site: Path) -> None:
     """Content-Length: 0 and not a byte, whatever range is asked for; nothing is satisfiable but a suffix of it all."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         statuses = []
         for value in ("", "bytes=0-", "bytes=-5", "bytes=0-0", "bytes=5-", "bytes=0-0,1-1", "nonsense"):
             headers = [f"Range: {value}"] if value else []
@@ -334,7 +330,7 @@ async def test_ranges_are_of_what_the_app_gives(site: Path) -> None:
 async def test_a_file_that_changes_while_a_range_is_sent(way: str, change: str, tmp_path: Path) -> None:
     """Truncated: cut, so that the client can tell. Replaced: the old file to its end, no byte of the new."""
     big = make_sparse(tmp_path / "big", 64 * MIB, {MIB: b"first", 64 * MIB - 4: b"last"})
-    async with three(tmp_path) as served, await served.connect(16 * 1024) as stream:
+    async with serving_three(tmp_path) as served, await served.connect(16 * 1024) as stream:
         client = Client(stream)
         await client.send(f"/{way}/big", headers=[("Range", f"bytes={MIB}-")])
         head = await client.read_head()

@@ -12,8 +12,8 @@ import pytest
 from answers import read_answer
 from asking import request
 from downloads import MIB, blocking_client, known_bytes
-from serving import Command, command, read_all, serving
-from threeways import three_settings, three_ways
+from serving import Command, command, read_all
+from threeways import serving_three, three_settings
 from tools import require_tool
 from waiting import wait_until
 
@@ -140,7 +140,7 @@ def test_aria2_takes_it_in_pieces(way: str, running: Command, checksum: str, tmp
 async def test_what_was_replaced_is_not_mixed(way: str, tmp_path: Path) -> None:
     """A client that goes on with If-Range gets the whole new file; curl -C - without it has a 206 of the new one."""
     (tmp_path / "f").write_bytes(known_bytes(MIB))
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
+    async with serving_three(tmp_path) as served:
         tag = read_answer(await served.exchange(request("HEAD", f"/{way}/f")), "HEAD").value("etag")
         (tmp_path / "new").write_bytes(known_bytes(MIB, seed=9))
         (tmp_path / "new").replace(tmp_path / "f")

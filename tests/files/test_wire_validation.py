@@ -15,7 +15,7 @@ from answers import Answer, read_answer, read_answers
 from asking import request
 from downloads import Client
 from serving import Served, serving
-from threeways import three_settings, three_ways
+from threeways import serving_three
 
 BODY = b"what the app says"
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -216,7 +216,7 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
     """A strong tag and the time of change; they revalidate, for a copy of the file, too; a change changes the tag."""
     (tmp_path / "f").write_bytes(BODY)
     os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served, await served.connect() as stream:
+    async with serving_three(tmp_path) as served, await served.connect() as stream:
         client = Client(stream)
         first = await client.ask(f"/{way}/f")
         tag, modified = first.headers[b"etag"].decode(), first.headers[b"last-modified"].decode()
@@ -241,8 +241,7 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
 async def test_validators_can_be_switched_off(way: str, tmp_path: Path) -> None:
     """`--no-file-validators`."""
     (tmp_path / "f").write_bytes(BODY)
-    app = three_ways(tmp_path)
-    async with serving(app, file_validators=False, **three_settings(tmp_path)) as served:
+    async with serving_three(tmp_path, file_validators=False) as served:
         answer = read_answer(await served.exchange(request("GET", f"/{way}/f", f"If-Modified-Since: {AFTER}")))
         assert (answer.status, answer.body) == (200, BODY)
         assert answer.values("etag") + answer.values("last-modified") == []
