@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 from answers import read_answer
 from downloads import Closes, file_app, known_bytes
+from filekinds import gzipped, rewound, zipped
 from opened import descriptors_of
 from serving import serving
 from threeways import serving_three
@@ -67,30 +67,6 @@ class NoFileno(io.BytesIO):
 
     def fileno(self) -> int:
         raise RuntimeError("no descriptor here")
-
-
-def _gzipped(path: Path) -> Any:
-    path.with_suffix(".gz").write_bytes(gzip.compress(DATA))
-    return gzip.open(path.with_suffix(".gz"))
-
-
-def _zipped(path: Path) -> Any:
-    with zipfile.ZipFile(path.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(path, "data.bin")
-    return zipfile.ZipFile(path.with_suffix(".zip")).open("data.bin")
-
-
-def _zip_stored(path: Path) -> Any:
-    """Stored, not packed: its bytes are in the file, in the middle of it."""
-    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
-        archive.write(path, "data.bin")
-    return zipfile.ZipFile(path.with_suffix(".zip")).open("data.bin")
-
-
-def _rewound(file: Any) -> Any:
-    file.write(DATA)
-    file.seek(0)
-    return file
 
 
 def _pipe(path: Path) -> Any:
@@ -155,13 +131,13 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "fileno that raises": lambda path: NoFileno(DATA),
     "only read": lambda path: OnlyRead(DATA),
     "lying fileno": lambda path: Lying(DATA, path.with_name("data.bin")),
-    "GzipFile": _gzipped,
-    "ZipExtFile": _zipped,
-    "ZipExtFile of stored bytes": _zip_stored,
-    "TemporaryFile": lambda path: _rewound(tempfile.TemporaryFile()),  # noqa: SIM115
-    "NamedTemporaryFile": lambda path: _rewound(tempfile.NamedTemporaryFile()),  # noqa: SIM115
-    "SpooledTemporaryFile in memory": lambda path: _rewound(tempfile.SpooledTemporaryFile(1 << 20)),  # noqa: SIM115
-    "SpooledTemporaryFile on disk": lambda path: _rewound(tempfile.SpooledTemporaryFile(1 << 10)),  # noqa: SIM115
+    "GzipFile": gzipped,
+    "ZipExtFile": zipped,
+    "ZipExtFile of stored bytes": lambda path: zipped(path, zipfile.ZIP_STORED),
+    "TemporaryFile": rewound(tempfile.TemporaryFile),
+    "NamedTemporaryFile": rewound(tempfile.NamedTemporaryFile),
+    "SpooledTemporaryFile in memory": rewound(tempfile.SpooledTemporaryFile, 1 << 20),
+    "SpooledTemporaryFile on disk": rewound(tempfile.SpooledTemporaryFile, 1 << 10),
     "BufferedReader over BytesIO": lambda path: io.BufferedReader(io.BytesIO(DATA)),  # type: ignore[type-var]
     "BufferedRandom": lambda path: path.open("r+b"),
     "pipe": _pipe,
