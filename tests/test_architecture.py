@@ -32,17 +32,7 @@ OPTIONAL = {"sniffio", "anyio", "httptools", "paste", "watchfiles"}  # only insi
 FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {
-    "rules": {
-        "trio",
-        "h11",
-        "socket",
-        "threading",
-        "select",
-        "selectors",
-        "asyncio",
-        "logging",
-        "subprocess",
-    },
+    "rules": {"trio", "h11", "socket", "threading", "select", "selectors", "asyncio", "logging", "subprocess"},
     "disk": {"trio", "h11", "socket"},
     "wsgi": {"trio", "h11", "socket"},
     "process": {"h11"},

@@ -116,16 +116,8 @@ async def test_when_there_is_a_listing(site: Path, target: str, settings: dict[s
 
 async def test_names_that_are_no_utf8_can_be_downloaded_by_their_links(tmp_path: Path) -> None:
     names = [
-        b"caf\xe9",
-        b"new\nline",
-        b"%41",
-        b"\"<&>'",
-        b"a?b#c",
-        "日本".encode(),
-        b"  x ",
-        b"\xed\xa0\x80",
-        b"a" * 255,
-    ]
+        b"caf\xe9", b"new\nline", b"%41", b"\"<&>'", b"a?b#c", "日本".encode(), b"  x ", b"\xed\xa0\x80", b"a" * 255,
+    ]  # fmt: skip
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
     async with serving(app, static=(f"/m={tmp_path}",), static_listing=True) as served:

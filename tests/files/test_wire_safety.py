@@ -27,21 +27,9 @@ UP = [
     "%c0%ae%c0%ae", "%e0%80%ae%e0%80%ae", "%u002e%u002e", "..%c0%af", "%ef%bc%8e%ef%bc%8e", "..%0a", ". .", "..:",
 ]  # fmt: skip
 SLASH = [
-    "/",
-    "%2f",
-    "%2F",
-    "%5c",
-    "\\",
-    "%252f",
-    "%c0%af",
-    "%e0%80%af",
-    "//",
-    "/./",
-    "/%2e/",
-    "%00/",
-    "%u2215",
+    "/", "%2f", "%2F", "%5c", "\\", "%252f", "%c0%af", "%e0%80%af", "//", "/./", "/%2e/", "%00/", "%u2215",
     "%ef%bc%8f",
-]
+]  # fmt: skip
 CORPUS = [
     *(f"/s/{up}{slash}secret.txt" for up in UP for slash in SLASH),
     *(f"/s/sub/{up}/{up}/secret.txt" for up in UP),
