@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import trio
-from answers import read_answer
 from asking import App
 from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from mounted import ask
 from opened import descriptors_of
 from serving import Served, receive_all, serving
 from threeways import serving_three, three_settings, three_ways
@@ -304,7 +304,7 @@ async def test_closed_once_when_the_app_breaks_a_rule(big: Path, closes: Closes)
         return environ["wsgi.file_wrapper"](closes.watch(big.open("rb")))
 
     async with serving(app) as served:
-        assert read_answer(await served.exchange(GET)).status == 500
+        assert (await ask(served)).status == 500
         await closes.wait()
     assert len(closes) == 1
 
@@ -406,7 +406,7 @@ async def test_a_file_closed_by_the_app_while_it_is_sent(big: Path, caplog: pyte
         record = await served.record()
         assert record.outcome not in (Outcome.FINISHED, Outcome.CLIENT_GONE)
         assert "closed file" in record.reason
-        assert read_answer(await served.exchange(GET.replace(b"/ ", b"/hello "))).body == b"hello"
+        assert (await ask(served, "/hello")).body == b"hello"
 
 
 # -- clients that go --------------------------------------------------------------------------------------------------

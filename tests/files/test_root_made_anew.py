@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import Answer, read_answer
-from asking import request
+from mounted import ask
 from opened import descriptors_of
-from serving import Served
 from threeways import WAYS, serving_three
 
 from trio_wsgi.disk import filesystem
@@ -33,10 +31,6 @@ def build(site: Path, content: bytes) -> None:
         (directory / "index.html").write_bytes(content)
     (site / "listed" / "index.html").rename(site / "listed" / content.decode())
     (site / "f.txt").write_bytes(content)
-
-
-async def ask(served: Served, target: str) -> Answer:
-    return read_answer(await served.exchange(request("GET", target)))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -186,7 +180,7 @@ async def test_a_file_system_that_counts_no_names_is_served(
             assert (await ask(served, target)).status == 200
         assert [line for line in caplog.records if "removed" in line.getMessage()] == []
         for way in WAYS:
-            part = read_answer(await served.exchange(request("GET", f"/{way}/f.txt", "Range: bytes=1-2")))
+            part = await ask(served, f"/{way}/f.txt", "Range: bytes=1-2")
             assert (part.status, part.body, bool(part.value("etag"))) == (206, b"on", True)
 
 

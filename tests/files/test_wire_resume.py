@@ -12,6 +12,7 @@ import pytest
 from answers import read_answer
 from asking import request
 from downloads import MIB, blocking_client, known_bytes
+from mounted import ask
 from serving import Command, command, read_all
 from threeways import serving_three, three_settings
 from tools import require_tool
@@ -141,11 +142,10 @@ async def test_what_was_replaced_is_not_mixed(way: str, tmp_path: Path) -> None:
     """A client that goes on with If-Range gets the whole new file; curl -C - without it has a 206 of the new one."""
     (tmp_path / "f").write_bytes(known_bytes(MIB))
     async with serving_three(tmp_path) as served:
-        tag = read_answer(await served.exchange(request("HEAD", f"/{way}/f")), "HEAD").value("etag")
+        tag = (await ask(served, f"/{way}/f", method="HEAD")).value("etag")
         (tmp_path / "new").write_bytes(known_bytes(MIB, seed=9))
         (tmp_path / "new").replace(tmp_path / "f")
-        raw = await served.exchange(request("GET", f"/{way}/f", "Range: bytes=500000-", f"If-Range: {tag}"))
-        answer = read_answer(raw)
+        answer = await ask(served, f"/{way}/f", "Range: bytes=500000-", f"If-Range: {tag}")
         assert (answer.status, answer.body == known_bytes(MIB, seed=9)) == (200, True)
 
 
