@@ -41,16 +41,13 @@ _RELOAD = "write --reload instead"
 _FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
 
 
-def _allow_nothing(seconds: float) -> None:
-    """For those whose process goes on."""
-
-
-def main(argv: Sequence[str] | None = None, *, allow: Allow = _allow_nothing) -> int:
+def main(argv: Sequence[str] | None = None, *, allow: Allow = lambda seconds: None) -> int:
     """Run the command.
 
     Args:
         argv: the words after the program's name; else those of the process.
-        allow: told how many seconds that may take afterwards which the application leaves running, once settings say.
+        allow: told how many seconds that may take afterwards which the application leaves running, once settings say;
+            nobody is where the process goes on.
 
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
