@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 DEFAULT_MAX_RANGES = 32
 
@@ -27,28 +26,19 @@ _MOST_DIGITS = 19  # 10**19 is past the end of every file; reading more digits w
 _BEYOND = 10**_MOST_DIGITS
 
 
-class RangeSpec(NamedTuple):
-    """One element of a Range: positions ``first`` to ``last`` inclusive, either of them open.
-
-    ``(a, b)`` is ``a-b``; ``(a, None)`` is ``a-``; ``(None, n)`` is ``-n``, the last n bytes. A number past
-    any file's end may be given as 10**19.
-    """
-
-    first: int | None
-    last: int | None
-
-
-def parse_range(value: bytes) -> list[RangeSpec] | None:
+def parse_range(value: bytes) -> list[tuple[int | None, int | None]] | None:
     """Read the value of a Range header (RFC 9110, section 14.1.1).
 
     Returns:
-        The elements in their order, at least one; None if the unit is not bytes or the value breaks the
-        grammar (also by a last position before the first): the header is then to be ignored.
+        The elements in their order, at least one: ``(a, b)`` is ``a-b``, both inclusive; ``(a, None)`` is ``a-``;
+        ``(None, n)`` is ``-n``, the last n bytes. A number past any file's end may be given as 10**19. None if the
+        unit is not bytes or the value breaks the grammar (also by a last position before the first): the header is
+        then to be ignored.
     """
     unit, equals, range_set = value.strip(b" \t").partition(b"=")
     if not equals or unit.lower() != b"bytes":
         return None
-    specs: list[RangeSpec] = []
+    specs: list[tuple[int | None, int | None]] = []
     for element in range_set.split(b","):
         element = element.strip(b" \t")
         if not element:  # a recipient accepts empty list elements, section 5.6.1.2
@@ -59,7 +49,7 @@ def parse_range(value: bytes) -> list[RangeSpec] | None:
         first, last = found[1].lstrip(b"0"), found[2].lstrip(b"0")
         if found[1] and found[2] and (len(last), last) < (len(first), first):
             return None
-        specs.append(RangeSpec(_number(first) if found[1] else None, _number(last) if found[2] else None))
+        specs.append((_number(first) if found[1] else None, _number(last) if found[2] else None))
     return specs or None
 
 
