@@ -53,12 +53,10 @@ class FileOptions:
     """What the operator allows for the application's files.
 
     Args:
-        ranges: answer Range requests.
-        max_ranges: see `trio_wsgi.rules.ranges.decide_ranges`.
+        max_ranges: of one request; 0: Range requests are not answered. See `trio_wsgi.rules.ranges.decide_ranges`.
         add_validators: give a file an ETag and a Last-Modified where the application has set none.
     """
 
-    ranges: bool = True
     max_ranges: int = DEFAULT_MAX_RANGES
     add_validators: bool = True
 
@@ -156,8 +154,7 @@ def decide_file_answer(
     # A body cut short by its Content-Length is not the file that the file's validators are for.
     if options.add_validators and whole == size:
         headers = _with_validators(headers, names, validators, now)
-    most = options.max_ranges if options.ranges else 0
-    if most > 0 and b"accept-ranges" not in names:
+    if options.max_ranges and b"accept-ranges" not in names:
         headers = [*headers, (b"Accept-Ranges", b"bytes")]
     if _ASKS_FOR_LESS.isdisjoint([name for name, _ in request_headers]):
         return _everything(method, head, headers, whole)
@@ -168,7 +165,7 @@ def decide_file_answer(
     if decision is not Precondition.PROCEED:
         return FileAnswer(_bodiless(decision, headers), [])
     value = _standing_range(method, request_headers, headers, known, now)
-    ranges = None if value is None else decide_ranges(value, whole, max_ranges=most)
+    ranges = None if value is None else decide_ranges(value, whole, max_ranges=options.max_ranges)
     if ranges is None:
         return _everything(method, head, headers, whole)
     if not ranges:

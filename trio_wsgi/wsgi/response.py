@@ -322,7 +322,7 @@ def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
     many, curl among them, send no If-Range; unless the app says by a validator of its own that they are alike."""
     known = validators_of(head.headers)
     alike = known.etag is not None or known.last_modified is not None
-    return replace(options, add_validators=False, ranges=options.ranges and alike)
+    return replace(options, add_validators=False, max_ranges=options.max_ranges if alike else 0)
 
 
 def _is_exc_info(exc_info: object) -> bool:
