@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import trio
-from downloads import MIB, Client, make_sparse
+from downloads import MIB, Client, connected, make_sparse
 from serving import Served, serving
 from threeways import three_settings, three_ways
 from waiting import wait_until
@@ -88,8 +88,8 @@ def app_of(folder: Path) -> Callable[..., Any]:
 
 
 async def says_hello(served: Served) -> None:
-    async with await served.connect() as stream:
-        assert (await Client(stream).ask("/hello", seconds=2)).body == b"hello"
+    async with connected(served) as client:
+        assert (await client.ask("/hello", seconds=2)).body == b"hello"
 
 
 @pytest.mark.usefixtures("each_way")
@@ -97,8 +97,7 @@ async def test_who_waits_for_a_close_is_a_thread_of_the_file_system(way: str, re
     """Neither the event loop nor the application's only thread; and its own client for linger_timeout at most."""
     (tmp_path / "f").write_bytes(b"a file")
     async with serving(app_of(tmp_path), threads=1, linger_timeout=0.1, **three_settings(tmp_path)) as served:
-        async with await served.connect() as stream:
-            client = Client(stream)
+        async with connected(served) as client:
             assert (await client.ask(f"/{way}/f", seconds=2)).body == b"a file"
             await says_hello(served)
             assert (await client.ask("/hello", seconds=2)).body == b"hello"
@@ -160,8 +159,8 @@ async def test_a_deleted_file_that_the_app_returns_is_closed_by_a_thread(
         return environ["wsgi.file_wrapper"](file)
 
     monkeypatch.setattr(FileWrapper, "close", note)
-    async with serving(app) as served, await served.connect() as stream:
-        assert (await Client(stream).ask("/")).body == b"once"
+    async with serving(app) as served, connected(served) as client:
+        assert (await client.ask("/")).body == b"once"
         await served.record()
         assert len(threads) == 1
         assert threading.get_ident() not in threads

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 from asking import App
-from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from downloads import MIB, Client, Closes, connected, file_app, make_file, make_sparse
 from mounted import ask
 from opened import descriptors_of
 from serving import Served, receive_all, serving
@@ -55,8 +55,7 @@ def watched(big: Path, closes: Closes) -> App:
 @contextlib.asynccontextmanager
 async def stalled(served: Served) -> Any:
     """A client that has the first piece of the file and reads no further by itself."""
-    async with await served.connect(SMALL_BUFFER) as stream:
-        client = Client(stream)
+    async with connected(served, SMALL_BUFFER) as client:
         await client.send("/big")
         head = await client.read_head()
         assert (await client.read_some()).startswith(b"first")
@@ -103,8 +102,7 @@ async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, d
 
     async with serving(app, threads=1, linger_timeout=0.05, **three_settings(tmp_path)) as served:
         async with await served.connect() as holder:
-            async with await served.connect(SMALL_BUFFER) as stream:
-                client = Client(stream)
+            async with connected(served, SMALL_BUFFER) as client:
                 await client.send(f"/{way}/big")
                 await client.read_head()
                 await holder.send_all(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -170,8 +168,7 @@ async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
     """Its connection is not kept until the disk answers, or has had its time."""
     make_sparse(tmp_path / "big", BIG, {0: b"first"})
     async with serving_three(tmp_path, half_close="abort") as served:
-        async with await served.connect() as stream:
-            client = Client(stream)
+        async with connected(served) as client:
             await client.send(f"/{way}/big")
             await client.read_head()
             while not asked.is_set():
@@ -189,8 +186,8 @@ async def test_a_disk_that_fails_is_nobody_elses_fault(
     monkeypatch.setattr(pump, "Disk", BrokenDisk)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
     async with serving_three(tmp_path) as served:
-        async with await served.connect() as stream:
-            reply = await Client(stream).ask(f"/{way}/big")
+        async with connected(served) as client:
+            reply = await client.ask(f"/{way}/big")
             assert not reply.whole
         record = await served.record()
     assert record.outcome is Outcome.SERVER_ERROR
@@ -328,8 +325,8 @@ async def test_a_close_that_fails_or_takes_its_time_disturbs_nobody(
         return file
 
     app = file_app(open_file, [("Content-Length", "5")])
-    async with serving(app, threads=2) as served, await served.connect() as stream:
-        assert (await Client(stream).ask()).body == b"first"
+    async with serving(app, threads=2) as served, connected(served) as client:
+        assert (await client.ask()).body == b"first"
         async with await served.connect() as other:
             assert (await Client(other).ask("/hello", seconds=2)).body == b"hello"
         released.set()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from answers import Answer, read_answer
 from asking import error_lines, request
-from downloads import Client, known_bytes
+from downloads import connected, known_bytes
 from serving import Served, serving
 
 DATA = known_bytes(100_000)
@@ -72,8 +72,7 @@ async def named(root: Path, header: str, value: str, *headers: str, method: str 
 async def test_the_file_goes_out_in_place_of_the_body(kind: str, by: str, root: Path) -> None:
     """Whatever the app gives beside the name is dropped, and its generator closed."""
     app = Names(by, f"{root}/f.bin" if by == "X-Sendfile" else "/protected/f.bin", kind)
-    async with serving(app, accel=(f"/protected/={root}",)) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app, accel=(f"/protected/={root}",)) as served, connected(served) as client:
         for _ in range(2):
             reply = await client.ask("/")
             assert (reply.status, reply.body == DATA) == (200, True)

@@ -11,7 +11,7 @@ import pytest
 import trio
 from answers import read_answer, read_answers
 from asking import error_lines, request
-from downloads import Client
+from downloads import Client, connected
 from mounted import STYLE, app, ask
 from serving import Served, serving
 from waiting import until
@@ -287,8 +287,7 @@ class BrokenRoot(Root):
 async def test_a_disk_that_fails(site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A 500, a line that names what was asked for, and the connection goes on."""
     monkeypatch.setattr(mounts, "Root", BrokenRoot)
-    async with serving(app, static=(f"/s={site}",)) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app, static=(f"/s={site}",)) as served, connected(served) as client:
         assert (await client.ask("/s/style.css")).status == 500
         assert (await client.ask("/")).body == b"the app"
     (line,) = error_lines(caplog)

@@ -15,7 +15,7 @@ import pytest
 import trio
 from answers import Answer, read_answer, read_answers
 from asking import PLAIN, Environ, StartResponse, request
-from downloads import MIB, Client, file_app, known_bytes, make_file, make_sparse
+from downloads import MIB, connected, file_app, known_bytes, make_file, make_sparse
 from mounted import ask
 from serving import serving
 from threeways import WAYS, serving_three
@@ -79,8 +79,7 @@ async def test_single_ranges(way: str, site: Path) -> None:
     """PAINS 3 (uwsgi#1884), 19 (whitenoise#82): 206 with Content-Range and exactly these bytes, for mounts and named
     files without being asked for (RFC 9110 §14.1.2, §15.3.7); the connection goes on.
     """
-    async with serving_three(site) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(site) as served, connected(served) as client:
         for value, first, last in SINGLE:
             reply = await client.ask(f"/{way}/f", headers=[("Range", value)])
             assert (reply.status, reply.body) == (206, DATA[first : last + 1]), value
@@ -156,8 +155,7 @@ async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
 async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
     """Byte by byte what Python's slices give, a third of them each way, on kept connections."""
     chance = random.Random(1)
-    async with serving_three(site, sendfile=sendfile) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(site, sendfile=sendfile) as served, connected(served) as client:
         for number in range(300 if sendfile else 60):
             first, last = sorted(chance.randrange(SIZE) for _ in range(2))
             if number % 4 == 0:
@@ -330,8 +328,7 @@ async def test_ranges_are_of_what_the_app_gives(site: Path) -> None:
 async def test_a_file_that_changes_while_a_range_is_sent(way: str, change: str, tmp_path: Path) -> None:
     """Truncated: cut, so that the client can tell. Replaced: the old file to its end, no byte of the new."""
     big = make_sparse(tmp_path / "big", 64 * MIB, {MIB: b"first", 64 * MIB - 4: b"last"})
-    async with serving_three(tmp_path) as served, await served.connect(16 * 1024) as stream:
-        client = Client(stream)
+    async with serving_three(tmp_path) as served, connected(served, 16 * 1024) as client:
         await client.send(f"/{way}/big", headers=[("Range", f"bytes={MIB}-")])
         head = await client.read_head()
         assert (await client.read_some()).startswith(b"first")

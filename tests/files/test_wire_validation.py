@@ -13,7 +13,7 @@ import pytest
 import trio
 from answers import Answer, read_answer, read_answers
 from asking import request
-from downloads import Client
+from downloads import connected
 from serving import Served, serving
 from threeways import serving_three
 
@@ -216,8 +216,7 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
     """A strong tag and the time of change; they revalidate, for a copy of the file, too; a change changes the tag."""
     (tmp_path / "f").write_bytes(BODY)
     os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
-    async with serving_three(tmp_path) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(tmp_path) as served, connected(served) as client:
         first = await client.ask(f"/{way}/f")
         tag, modified = first.headers[b"etag"].decode(), first.headers[b"last-modified"].decode()
         assert tag.startswith('"')
@@ -270,8 +269,7 @@ async def test_a_part_of_a_file_is_not_the_file(tmp_path: Path) -> None:
         file.seek(int(environ["QUERY_STRING"]))
         return environ["wsgi.file_wrapper"](file)
 
-    async with serving(app) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app) as served, connected(served) as client:
         tags = set()
         for offset in (0, 1, 5, 5):
             reply = await client.ask(f"/?{offset}")
