@@ -54,17 +54,8 @@ class Transfer:
 
 
 class Delivery:
-    """The state of one ``Pump.deliver`` call. Its fields are written by the pump (`interest`, `fallback`) alone.
-
-    Args:
-        sock: a non-blocking stream socket.
-        parts: the caller's queue, consumed in place.
-        idle_timeout: seconds without progress, more than 0; ``math.inf`` for ever.
-        kernel: False copies files through Python.
-        progress: called with the number of bytes after each step.
-        sender: takes the place of send(2) on a TLS socket; None on a plain one.
-        rate: how fast it may go; None as fast as the peer reads.
-        min_rate: how fast it must go; None at any speed.
+    """The state of one ``Pump.deliver`` call, whose arguments it takes. Its fields are written by the pump (`interest`,
+    `fallback`) alone.
 
     Raises:
         ValueError: ``idle_timeout`` is out of bounds; or the sender is that of another socket, which would be sent
