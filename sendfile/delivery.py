@@ -227,7 +227,8 @@ class Delivery:
             if rest := span.advance(len(data)):
                 self.parts.insert(1, rest)
         else:
-            self.frontier.fetched(residency, span, fetch.count, fetch.seconds, now)
+            residency.remember(span.file.fileno(), span.offset, fetch.count, fetch.seconds, now)
+            self.frontier.believe(span, fetch.count, now)
 
     def wake(self) -> None:
         """What its task has waited for has come."""

@@ -120,11 +120,6 @@ class Frontier:
         """How many bytes of ``span`` to fetch, after ``warm`` was 0."""
         return min(span.count, self._window, _FETCH_WINDOW)
 
-    def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
-        """They are in memory now; ``seconds`` as for `Residency.remember`."""
-        residency.remember(span.file.fileno(), span.offset, count, seconds, now)
-        self.believe(span, count, now)
-
     def dare(self, span: FileSpan, now: float) -> None:
         """Nothing can be fetched: have the next bytes sent all the same, be it that a step waits for the disk."""
         self._window = _FIRST_WINDOW
