@@ -128,9 +128,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
     systemd = take_systemd(os.environ)
 
     def read_plan() -> Plan:
-        home = find_home()  # everything else counts from there
-        loaded = _load(options, flags)
-        allow(loaded.config.graceful_timeout)
+        home, loaded = _load(options, flags, allow)
         if options.app is None and options.paste is None:
             raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
@@ -142,9 +140,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
 
 def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], allow: Allow) -> int:
     """Print or check what would be served, and serve nothing."""
-    home = find_home()  # everything else counts from there
-    loaded = _load(options, flags)
-    allow(loaded.config.graceful_timeout)
+    home, loaded = _load(options, flags, allow)
     if options.print_config:
         with _printing():
             print(format_toml(loaded), end="")
@@ -155,14 +151,16 @@ def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], 
     return ExitCode.CLEAN
 
 
-def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> Loaded:
-    """The settings as all sources have them now."""
+def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]], allow: Allow) -> tuple[str, Loaded]:
+    """Where we are, and the settings as all sources have them now."""
+    home = find_home()  # everything else counts from there
     loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     if loaded.config.script_reloading and (_name_app(options) or "").startswith(_LEAVES):
         raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
-    return loaded
+    allow(loaded.config.graceful_timeout)
+    return home, loaded
 
 
 def _name_app(options: argparse.Namespace) -> str | None:
