@@ -36,7 +36,8 @@ def site(tmp_path: Path) -> Path:
 def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
     """The Content-Range and the bytes of each part, split by Content-Range's own count: the data may hold anything."""
     boundary = answer.value("content-type").partition("boundary=")[2].strip('"').encode()
-    body, parts = answer.body, []
+    assert answer.body.startswith(b"\r\n")
+    body, parts = answer.body[2:], []
     while not body.startswith(b"--" + boundary + b"--"):
         head, _, body = body.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")

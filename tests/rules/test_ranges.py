@@ -190,10 +190,10 @@ def test_content_range() -> None:
 
 
 def test_multipart_example() -> None:
-    """§15.3.7.2: the RFC's example."""
+    """§15.3.7.2: the RFC's example. §14.6: a CRLF stands before the first boundary, too, as zsync wants it."""
     parts = build_multipart([(500, 500), (7000, 1000)], 8000, b"application/pdf", b"THIS_STRING_SEPARATES")
     assert parts == [
-        b"--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\nContent-Range: bytes 500-999/8000\r\n\r\n",
+        b"\r\n--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\nContent-Range: bytes 500-999/8000\r\n\r\n",
         (500, 500),
         b"\r\n--THIS_STRING_SEPARATES\r\nContent-Type: application/pdf\r\nContent-Range: bytes 7000-7999/8000\r\n\r\n",
         (7000, 1000),
@@ -223,7 +223,7 @@ def test_multipart_is_exact_and_read_by_others(
     assert parts_length(parts) == len(body)
 
     pieces = body.split(b"--" + boundary)
-    assert pieces[0] == b""
+    assert pieces[0] == b"\r\n"
     assert pieces[-1] == b"--\r\n"
     for (offset, count), piece in zip(ranges, pieces[1:-1], strict=True):
         head, _, content = piece.partition(b"\r\n\r\n")

@@ -9,6 +9,8 @@ Laws:
   allows; so is one that asks for more ranges than `max_ranges`, and one whose ranges add up to more than the
   representation: both are as in nginx, and both are how a small request is made to cause a large answer.
 * Ranges are neither joined nor sorted: the parts come in the order asked for (section 15.3.7.2).
+* Each boundary stands on a line of its own, with the line's end before it: before the first it belongs to nothing
+  (RFC 2046, section 5.1.1, lets it be absent), but nginx and Apache send it, and there are clients that wait for it.
 """
 
 from __future__ import annotations
@@ -122,13 +124,11 @@ def build_multipart(
         raise ValueError(f"not a multipart boundary: {boundary!r}")
     type_line = b"" if content_type is None else b"Content-Type: %s\r\n" % content_type
     parts: list[Part] = []
-    line_end = b""
     for offset, count in ranges:
         place = content_range(offset, count, size)
-        parts.append(b"%s--%s\r\n%sContent-Range: %s\r\n\r\n" % (line_end, boundary, type_line, place))
+        parts.append(b"\r\n--%s\r\n%sContent-Range: %s\r\n\r\n" % (boundary, type_line, place))
         parts.append((offset, count))
-        line_end = b"\r\n"
-    parts.append(b"%s--%s--\r\n" % (line_end, boundary))
+    parts.append(b"\r\n--%s--\r\n" % boundary)
     return parts
 
 
