@@ -91,8 +91,8 @@ async def test_path_traversal_corpus(resolved: str, guarded: Path) -> None:
             for target, answer in zip(targets, answers, strict=False):
                 assert answer.status in (200, 301, 400, 404, 414), target
                 seen.add(answer.status)
-                if answer.status == 200:  # what is not under the mount's URL at all
-                    assert answer.body == b"the app", target
+                if answer.status == 200:  # what is not under the mount's URL at all, or never leaves it
+                    assert answer.body == (b"public" if target.endswith("/../f.txt") else b"the app"), target
             targets = targets[len(answers) :]
     assert 404 in seen
     if resolved == "openat2":  # a head of this size needs a raised limit to arrive at all

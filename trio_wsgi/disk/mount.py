@@ -185,7 +185,8 @@ class _Lookup:
                 return self._with_file(names, opened)
         if not self.options.listing:
             raise Absent("a directory without an index")
-        if b"//" in self.request.path:  # clients do not agree on where relative links lead from there
+        path = self.request.path
+        if b"//" in path or not path.endswith(b"/"):  # clients do not agree on where relative links lead from there
             return None
         return self._with_listing()
 
@@ -197,7 +198,7 @@ class _Lookup:
             for name, status in self.root.list(names)
             if not name.startswith(b".") and not refuse_name(name)
         ]
-        page = build_page(self.request.path, entries, len(names))
+        page = build_page(directory_location(self.request.path), entries, len(names))
         headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
         return Answer(Head(200, b"OK", headers), [] if self.request.method == b"HEAD" else [page])
 
@@ -253,7 +254,7 @@ class _Lookup:
             self.alone[names] = second
 
     def _redirect(self) -> Answer:
-        """To the one name of a directory: single slashes, one at the end."""
+        """To the one name of a directory: single slashes, one at the end, no dot segments."""
         request, prefix, headers = self.request, b"", []
         if self.forwarding is not None and _PREFIX.lower() in self.forwarding.names:
             prefix = find_prefix(request.headers, self.forwarding)
