@@ -181,6 +181,7 @@ def test_thousands_of_entries_take_milliseconds(tmp_path: Path) -> None:
 def test_in_a_browser_columns_sort_and_nothing_is_blocked(site: Path) -> None:
     """The security policy lets the page's own style and script through: Chromium says so."""
     (site / "large.bin").write_bytes(bytes(5000))
+    (site / "folder" / "below").mkdir()
     os.utime(site / "b.txt", (1_000_000_000, 1_000_000_000))
     with command("files", str(site), "-b", "127.0.0.1:0") as running, browser() as page:
         page.open(running.url + "/")
@@ -199,6 +200,8 @@ def test_in_a_browser_columns_sort_and_nothing_is_blocked(site: Path) -> None:
             assert page.run("getComputedStyle(document.body).backgroundColor") == background
             assert page.run("document.documentElement.scrollWidth") == 360
         page.run("document.querySelector('td a').click()")
-        page.open(running.url + "/folder/")
+        page.open(running.url + "/folder/below/")
         assert page.run("document.querySelector('td a').textContent") == "../"
+        crumbs = page.run("[...document.querySelectorAll('h1 a')].map(a => [a.textContent, a.href])")
+        assert crumbs == [["/", running.url + "/"], ["folder/", running.url + "/folder/"]]
         assert page.complaints == []
