@@ -8,6 +8,7 @@ Laws:
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
+* Ranges are of the file itself, as in nginx: who unpacks what it gets cannot do so with a piece of a packed one.
 * That a file has no sibling is believed for a second: to look for three names that are not there costs as much as to
   open the file. A sibling that is there is opened anew each time.
 * What is opened is closed here unless it is handed out in the answer.
@@ -21,7 +22,7 @@ import math
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say
@@ -211,18 +212,18 @@ class _Lookup:
         siblings: dict[str, OpenedFile] = {}
         try:
             self._open_siblings(names, opened, siblings)
-            variant = b""
+            variant, options = b"", self.options.files
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
                 coding = choose_encoding(join_duplicates(request.headers, b"accept-encoding"), list(siblings))
-                if coding in siblings:
+                if coding in siblings and join_duplicates(request.headers, b"range") is None:
+                    options = replace(options, max_ranges=0)  # none are offered
                     headers.append((b"Content-Encoding", coding.encode()))
                     variant = coding.encode()
                     opened.file.close()
                     opened = siblings.pop(coding)
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            head, options = Head(200, b"OK", headers), self.options.files
-            answer = answer_file(request, head, span, opened.status, options, variant)
+            answer = answer_file(request, Head(200, b"OK", headers), span, opened.status, options, variant)
         except BaseException:
             opened.file.close()
             raise
