@@ -17,6 +17,7 @@ from asking import request
 from browser import browser
 from serving import command, serving
 
+from trio_wsgi.disk.answer import second_of
 from trio_wsgi.disk.root import Absent, Root
 from trio_wsgi.rules.listing import CONTENT_SECURITY_POLICY, Entry, build_page
 
@@ -90,6 +91,13 @@ async def test_a_listing_is_framed_and_guarded(site: Path) -> None:
     }.items():
         assert got.value(name) == head.value(name) == value
     assert not got.values("etag") + got.values("last-modified")
+
+
+async def test_the_time_of_a_file_is_the_second_that_has_begun(site: Path) -> None:
+    os.utime(site / "a.txt", ns=(0, 1_000_000_000_999_999_999))
+    os.utime(site / "b.txt", ns=(0, -1))
+    shown = re.findall(rb'title="([^"]* UTC)"', (await ask(site)).body)
+    assert {b"2001-09-09 01:46:40 UTC", b"1969-12-31 23:59:59 UTC"} <= set(shown)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +179,7 @@ def test_thousands_of_entries_take_milliseconds(tmp_path: Path) -> None:
     with contextlib.closing(Root(os.fspath(tmp_path))) as root:
         started = time.perf_counter()
         listed = root.list(())
-        page = build_page(b"/", [Entry(name, False, status.st_size, status.st_mtime) for name, status in listed], 0)
+        page = build_page(b"/", [Entry(name, False, status.st_size, second_of(status)) for name, status in listed], 0)
         took = time.perf_counter() - started
     assert page.count(b"<tr><td>") == 5000
     assert took < 2

@@ -237,6 +237,20 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
         assert changed.headers[b"etag"].decode() != tag
 
 
+async def test_the_second_of_a_file_is_the_one_that_has_begun(way: str, tmp_path: Path) -> None:
+    """As in nginx and by stat(1): a float would round the last fraction up, and take one before 1970 for 1970."""
+    (tmp_path / "f").write_bytes(BODY)
+    async with serving_three(tmp_path) as served, connected(served) as client:
+        for changed, said in [
+            (1_000_000_000_999_999_999, [formatdate(1_000_000_000, usegmt=True)]),
+            (999_999_999, [formatdate(0, usegmt=True)]),
+            (-1, []),  # dates of HTTP begin in 1970 here
+        ]:
+            os.utime(tmp_path / "f", ns=(changed, changed))
+            headers = (await client.ask(f"/{way}/f")).headers
+            assert [value.decode() for name, value in headers.items() if name == b"last-modified"] == said
+
+
 async def test_validators_can_be_switched_off(way: str, tmp_path: Path) -> None:
     """`--no-file-validators`."""
     (tmp_path / "f").write_bytes(BODY)

@@ -60,7 +60,7 @@ class Read(HTMLParser):
             self.rows[-1] += [self._href, data]
 
 
-def file(name: bytes, size: int = 0, modified: float = 0) -> Entry:
+def file(name: bytes, size: int = 0, modified: int = 0) -> Entry:
     return Entry(name, False, size, modified)
 
 
@@ -166,15 +166,15 @@ def test_sizes(count: int, shown: str) -> None:
 @pytest.mark.parametrize(
     ("modified", "shown"),
     [
-        (0.0, "1970-01-01 00:00:00 UTC"),
-        (1_700_000_000.9, "2023-11-14 22:13:20 UTC"),
-        (-86_400.0, "1969-12-31 00:00:00 UTC"),
-        (253_402_300_799.0, "9999-12-31 23:59:59 UTC"),
-        (253_402_300_800.0, ""),
-        (-1e18, ""),
+        (0, "1970-01-01 00:00:00 UTC"),
+        (1_700_000_000, "2023-11-14 22:13:20 UTC"),
+        (-86_400, "1969-12-31 00:00:00 UTC"),
+        (253_402_300_799, "9999-12-31 23:59:59 UTC"),
+        (253_402_300_800, ""),
+        (-(10**18), ""),
     ],
 )
-def test_dates(modified: float, shown: str) -> None:
+def test_dates(modified: int, shown: str) -> None:
     titles = Read(build_page(b"/", [file(b"a", 0, modified)], depth=0)).titles
     assert [title for title in titles if "UTC" in title] == ([shown] if shown else [])
 

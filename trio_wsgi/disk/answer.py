@@ -71,7 +71,7 @@ def answer_file(
         request.headers,
         head,
         span.count,
-        Validators(make_etag(status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
+        Validators(make_etag(status.st_size, status.st_mtime_ns, variant), second_of(status)),
         options,
         boundary=_make_boundary,
         now=int(time.time()),
@@ -81,6 +81,11 @@ def answer_file(
         for part in answer.parts
     ]
     return Answer(answer.head, parts, missing=answer.missing)
+
+
+def second_of(status: os.stat_result) -> int:
+    """The second in which a file was changed, since 1970. `st_mtime` is a float, which may be rounded to the next."""
+    return status.st_mtime_ns // 10**9
 
 
 def _make_boundary() -> bytes:

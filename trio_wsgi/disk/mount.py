@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from sendfile import FileSpan
-from trio_wsgi.disk.answer import Answer, answer_file, say
+from trio_wsgi.disk.answer import Answer, answer_file, say, second_of
 from trio_wsgi.disk.root import Absent, AtHand, Directory, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
@@ -195,7 +195,7 @@ class _Lookup:
         """The entries of the directory that can be asked for."""
         names = self.path.names
         entries = [
-            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, second_of(status))
             for name, status in self.root.list(names)
             if not name.startswith(b".") and not refuse_name(name)
         ]
@@ -245,7 +245,7 @@ class _Lookup:
                 continue
             if isinstance(opened, Directory):
                 continue
-            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+            if second_of(opened.status) < second_of(plain.status):
                 opened.file.close()
             else:
                 siblings[coding] = opened

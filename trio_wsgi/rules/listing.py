@@ -42,13 +42,13 @@ class Entry:
         name: as the file system has it.
         directory: whether it is one; `size` counts for nothing then.
         size: bytes.
-        modified: seconds since 1970.
+        modified: whole seconds since 1970.
     """
 
     name: bytes
     directory: bool
     size: int
-    modified: float
+    modified: int
 
 
 def build_page(path: bytes, entries: Sequence[Entry], depth: int) -> bytes:
@@ -109,9 +109,9 @@ def _row(entry: Entry) -> str:
     return f"<tr{' class=dir' if entry.directory else ''}><td>{link}{size}<td>{_date(entry.modified)}"
 
 
-def _date(modified: float) -> str:
+def _date(modified: int) -> str:
     try:
-        text = datetime.fromtimestamp(int(modified), UTC).isoformat(" ")[:19]
+        text = datetime.fromtimestamp(modified, UTC).isoformat(" ")[:19]
     except (OverflowError, ValueError, OSError):  # file systems know years that calendars do not
         return ""
     return f'<time title="{text} UTC">{text[:-3]}</time>'
