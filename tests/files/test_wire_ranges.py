@@ -242,19 +242,15 @@ async def test_http_1_0(way: str, site: Path) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_zero_length_files(way: str, version: str, method: str, site: Path) -> None:
-    """Content-Length: 0 and not a byte, whatever range is asked for; nothing is satisfiable but a suffix of it all."""
+    """Content-Length: 0 and not a byte: a 200, whatever range is asked for (§14.2; nginx and Apache do so)."""
     async with serving_three(site) as served:
-        statuses = []
         for value in ("", "bytes=0-", "bytes=-5", "bytes=0-0", "bytes=5-", "bytes=0-0,1-1", "nonsense"):
             headers = [f"Range: {value}"] if value else []
             answer = read_answer(
                 await served.exchange(request(method, f"/{way}/empty", *headers, version=version)), method
             )
             assert (answer.value("content-length"), answer.body, answer.values("transfer-encoding")) == ("0", b"", [])
-            if answer.status == 416:
-                assert answer.value("content-range") == "bytes */0"
-            statuses.append(answer.status)
-        assert statuses == ([200] * 7 if method == "HEAD" else [200, 416, 200, 416, 416, 416, 200])
+            assert (answer.status, answer.values("content-range")) == (200, []), value
         again = request(method, f"/{way}/empty", version="1.1").replace(b"Connection: close\r\n", b"")
         answers = read_answers(await served.exchange(again * 2 + request("GET", f"/{way}/f")), [method, method, "GET"])
         assert answers[-1].body == DATA

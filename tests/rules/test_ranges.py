@@ -109,10 +109,11 @@ REFUSE: list[tuple[int, int]] = []  # 416
         (b"bytes=" + HUGE + b"-", 10, REFUSE),
         # §14.2: satisfiable ones remain
         (b"bytes=10-20, 3-4, -0", 10, [(3, 2)]),
-        # empty representation: §14.1.2 makes a suffix satisfiable, by all of it
-        (b"bytes=0-", 0, REFUSE),
-        (b"bytes=0-0", 0, REFUSE),
-        (b"bytes=-0", 0, REFUSE),
+        # empty representation: §14.2 lets Range be ignored, as nginx and Apache do
+        (b"bytes=0-", 0, IGNORE),
+        (b"bytes=0-0", 0, IGNORE),
+        (b"bytes=5-", 0, IGNORE),
+        (b"bytes=-0", 0, IGNORE),
         (b"bytes=-5", 0, IGNORE),
         (b"bytes=0-, -5", 0, IGNORE),
         # §15.3.7.2: in the order asked for; overlaps that stay below the size are given

@@ -8,6 +8,8 @@ Laws:
 * A Range that cannot be read is ignored (the whole representation is sent, status 200), as section 14.2
   allows; so is one that asks for more ranges than `max_ranges`, and one whose ranges add up to more than the
   representation: both are as in nginx, and both are how a small request is made to cause a large answer.
+* In an empty representation every Range is ignored, as in nginx and Apache: who reads a file by ranges, not knowing
+  that it is empty, gets what it is.
 * Ranges are neither joined nor sorted: the parts come in the order asked for (section 15.3.7.2).
 * Each boundary stands on a line of its own, with the line's end before it: before the first it belongs to nothing
   (RFC 2046, section 5.1.1, lets it be absent), but nginx and Apache send it, and there are clients that wait for it.
@@ -69,10 +71,9 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
 
     Returns:
         The (offset, count) pairs to send (206); of a list, the unsatisfiable ones are left out. Empty where none is
-        satisfiable (416); None where the header is ignored (200 with everything). In an empty representation only a
-        suffix is satisfiable, by all of it: an empty range has no Content-Range, so this is None.
+        satisfiable (416); None where the header is ignored (200 with everything).
     """
-    specs = parse_range(value) if max_ranges > 0 else None
+    specs = parse_range(value) if size and max_ranges > 0 else None
     if specs is None:
         return None
     given: list[tuple[int, int]] = []
@@ -81,8 +82,6 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
         if first is None:
             count = min(last or 0, size)
             offset = size - count
-            if last and not size:
-                return None
         else:
             offset = first
             count = min(size, size if last is None else last + 1) - offset
