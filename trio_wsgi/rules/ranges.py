@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-DEFAULT_MAX_RANGES = 32
+DEFAULT_MAX_RANGES = 256  # what zchunk asks for at once (dnf does); it throws a 200 away, and asks for fewer
 
 Part = bytes | tuple[int, int]  # bytes to send as they are, or (offset, count) of the representation
 
