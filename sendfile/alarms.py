@@ -23,8 +23,6 @@ from sendfile.span import FileSpan
 from sendfile.step import CLOSED
 from sendfile.wheel import Wheel
 
-__all__ = ["Alarms", "DiskStalled", "Stalled"]
-
 _LOOK = 5.0  # seconds between two looks; and that a disk may take before it matters whether the peer is still there
 _DISK_PATIENCE = 60.0  # seconds for 2 MiB at most: a peer that leaves meanwhile may not be noticed, so it has an end
 

@@ -28,9 +28,7 @@ from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, send_step
-from sendfile.tls import BURST, TlsSender
-
-__all__ = ["Delivery", "Transfer"]
+from sendfile.tls import PIECE, TlsSender
 
 _FAST = 1 << 20  # bytes per second, from which on a reader is fast
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
@@ -56,17 +54,8 @@ class Transfer:
 
 
 class Delivery:
-    """The state of one ``Pump.deliver`` call. Its fields are written by the pump (`interest`, `fallback`) alone.
-
-    Args:
-        sock: a non-blocking stream socket.
-        parts: the caller's queue, consumed in place.
-        idle_timeout: seconds without progress, more than 0; ``math.inf`` for ever.
-        kernel: False copies files through Python.
-        progress: called with the number of bytes after each step.
-        sender: takes the place of send(2) on a TLS socket; None on a plain one.
-        rate: how fast it may go; None as fast as the peer reads.
-        min_rate: how fast it must go; None at any speed.
+    """The state of one ``Pump.deliver`` call, whose arguments it takes. Its fields are written by the pump (`interest`,
+    `fallback`) alone.
 
     Raises:
         ValueError: ``idle_timeout`` is out of bounds; or the sender is that of another socket, which would be sent
@@ -134,7 +123,7 @@ class Delivery:
 
     def room(self, now: float, most: int = STEP) -> int:
         """Most bytes of the next step, not more than ``most``; 0 when it has to pause until ``rate.ready_at()``."""
-        most = most if self.sender is None else BURST
+        most = most if self.sender is None else PIECE
         return most if self.rate is None else min(most, self.rate.allowance(now))
 
     def warm(self, now: float, residency: Residency, enough: int = STEP) -> int:
@@ -238,7 +227,8 @@ class Delivery:
             if rest := span.advance(len(data)):
                 self.parts.insert(1, rest)
         else:
-            self.frontier.fetched(residency, span, fetch.count, fetch.seconds, now)
+            residency.remember(span.file.fileno(), span.offset, fetch.count, fetch.seconds, now)
+            self.frontier.believe(span, fetch.count, now)
 
     def wake(self) -> None:
         """What its task has waited for has come."""

@@ -11,10 +11,9 @@ from __future__ import annotations
 import errno
 import os
 
-from sendfile.identity import identify, is_in_memory
+from sendfile.identity import file_system_type, identify
 
-__all__ = ["Disk"]
-
+_IN_MEMORY = {0x01021994, 0x858458F6, 0x958458F6}  # types of tmpfs, ramfs, hugetlbfs
 _SCRAP = [bytearray(1)]  # what a look reads into
 _COPY = 256 << 10  # bytes read at once, where they cannot be spliced
 # EPERM: a sandbox that forbids the call (seccomp(2)); where it is the file's, reading says so again.
@@ -31,7 +30,7 @@ class Disk:
 
     def is_in_memory(self, fd: int) -> bool:
         """Whether the file system has all bytes in memory, or swapped out; may wait for it, so call it in a thread."""
-        return is_in_memory(fd)
+        return file_system_type(fd) in _IN_MEMORY
 
     def probe(self, fd: int, offset: int) -> bool | None:
         """Whether the byte at ``offset`` is in memory (or beyond the end); None where nobody can tell.

@@ -16,8 +16,6 @@ import trio
 from sendfile.delivery import Delivery
 from sendfile.residency import Residency
 
-__all__ = ["step_on"]
-
 
 async def step_on(
     delivery: Delivery, residency: Residency, fetch: Callable[[Delivery, float], Awaitable[None]]

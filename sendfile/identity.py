@@ -13,12 +13,9 @@ import ctypes
 import os
 import sys
 
-__all__ = ["identify", "is_in_memory"]
-
 _EMPTY_PATH = 0x1000  # AT_EMPTY_PATH: the descriptor's own file
 _DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC
 _INO = 0x100  # STATX_INO
-_IN_MEMORY = {0x01021994, 0x858458F6, 0x958458F6}  # statfs(2), f_type: tmpfs, ramfs, hugetlbfs
 
 
 class _Statx(ctypes.Structure):
@@ -48,12 +45,12 @@ def identify(fd: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_in_memory(fd: int) -> bool:
-    """Whether a file system has all its bytes in memory, or swapped out. May wait for it; call it in a thread."""
+def file_system_type(fd: int) -> int:
+    """The f_type of statfs(2) (linux/magic.h); -1 where it is not to be had. May wait; call it in a thread."""
     status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
     if _libc is None or _libc.fstatfs(fd, status):
-        return False
-    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _IN_MEMORY
+        return -1
+    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None

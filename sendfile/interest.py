@@ -17,8 +17,6 @@ from collections.abc import Iterable, Iterator
 
 from sendfile.delivery import Delivery
 
-__all__ = ["Interest"]
-
 
 class Interest:
     """An epoll of our own; whoever makes it closes it."""

@@ -15,8 +15,6 @@ from typing import TypeAlias
 
 from sendfile.span import FileSpan
 
-__all__ = ["Part", "Parts", "after", "check_parts", "consume", "head", "size"]
-
 Part: TypeAlias = FileSpan | bytes | bytearray | memoryview
 """What can be sent: bytes at hand, or bytes of a file."""
 
@@ -44,11 +42,6 @@ def size(part: Part) -> int:
     return part.nbytes if isinstance(part, memoryview) else len(part)
 
 
-def after(part: Part, n: int) -> Part:
-    """What is left of ``part`` after its first ``n`` bytes, without copying any."""
-    return part.advance(n) if isinstance(part, FileSpan) else memoryview(part).cast("B")[n:]
-
-
 def head(parts: Parts) -> Part | None:
     """The first part that holds a byte; empty ones before it are taken off. None: there is no such part."""
     while parts:
@@ -65,4 +58,5 @@ def consume(parts: Parts, n: int) -> None:
         del parts[0]
         n -= length
     if n:
-        parts[0] = after(parts[0], n)
+        first = parts[0]
+        parts[0] = first.advance(n) if isinstance(first, FileSpan) else memoryview(first).cast("B")[n:]

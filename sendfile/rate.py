@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 from sendfile.step import STEP
 
-__all__ = ["MinRate", "Rate", "Speed", "TooSlow", "Watch"]
-
 _PIECE = 1 / 4  # seconds between two pieces
 _BURST = 7 / 16  # seconds that an account holds at most
 _SAMPLES = 4  # looks per window

@@ -32,8 +32,6 @@ from sendfile.disk import Disk
 from sendfile.span import FileSpan
 from sendfile.step import FileTooShort
 
-__all__ = ["Fetch", "Readers"]
-
 _THREADS = 4  # of a file system
 _LEAST_HANDED = 64 << 10  # bytes, of a file that is as long
 _NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE})

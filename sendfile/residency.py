@@ -23,8 +23,6 @@ from sendfile.identity import identify
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import STEP
 
-__all__ = ["Frontier", "Residency"]
-
 _PAGE = 4096
 _FIRST_WINDOW = 256 << 10  # bytes that a delivery looks ahead at first: what a slow reader pins in memory
 _LOOK_WINDOW = 8 << 20  # and later on at most
@@ -121,11 +119,6 @@ class Frontier:
     def wanted(self, span: FileSpan) -> int:
         """How many bytes of ``span`` to fetch, after ``warm`` was 0."""
         return min(span.count, self._window, _FETCH_WINDOW)
-
-    def fetched(self, residency: Residency, span: FileSpan, count: int, seconds: float, now: float) -> None:
-        """They are in memory now; ``seconds`` as for `Residency.remember`."""
-        residency.remember(span.file.fileno(), span.offset, count, seconds, now)
-        self.believe(span, count, now)
 
     def dare(self, span: FileSpan, now: float) -> None:
         """Nothing can be fetched: have the next bytes sent all the same, be it that a step waits for the disk."""

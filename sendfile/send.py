@@ -20,9 +20,7 @@ import trio
 
 from sendfile.parts import Part, Parts, check_parts, consume
 from sendfile.span import FileSpan, HasFileno
-from sendfile.step import STEP, check_socket, send_buffers, send_piece, send_step
-
-__all__ = ["send_all", "send_nowait", "send_some", "send_some_nowait", "send_unchecked"]
+from sendfile.step import STEP, check_socket, send_buffers, send_step
 
 _SMALL = 16 << 10  # bytes that cost less to join than to gather
 
@@ -50,7 +48,9 @@ def send_some_nowait(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: 
     Spec: sendfile(2), send(2), pread(2).
     """
     check_socket(sock)
-    return send_piece(sock, part, limit, kernel)
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    return send_step(sock, [part], limit, kernel=kernel, cork=False)
 
 
 def send_nowait(sock: HasFileno, parts: Parts, limit: int | None = None, *, kernel: bool = True) -> int:
@@ -130,7 +130,7 @@ async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: b
     check_socket(sock)
     await trio.lowlevel.checkpoint_if_cancelled()
     try:
-        sent = send_piece(sock, part, limit, kernel)
+        sent = send_some_nowait(sock, part, limit, kernel=kernel)
     except trio.WouldBlock:
         pass
     else:
@@ -141,7 +141,7 @@ async def send_some(sock: HasFileno, part: Part, limit: int = STEP, *, kernel: b
     while True:
         await trio.lowlevel.wait_writable(sock)
         try:
-            return send_piece(sock, part, limit, kernel)
+            return send_some_nowait(sock, part, limit, kernel=kernel)
         except trio.WouldBlock:
             continue
 

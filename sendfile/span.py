@@ -17,8 +17,6 @@ import io
 from dataclasses import dataclass
 from typing import Protocol, SupportsIndex
 
-__all__ = ["FileSpan", "HasFileno"]
-
 _LARGEST_OFFSET = 2**63 - 1  # off_t with 64 bits
 _FILES = frozenset({io.BufferedReader, io.BufferedRandom, io.FileIO})  # what needs no further look
 _IN_MEMORY = (io.BytesIO, io.StringIO)  # whose `fileno` only raises

@@ -23,10 +23,8 @@ from collections.abc import Sequence
 
 import trio
 
-from sendfile.parts import Part, Parts, consume, head, size
+from sendfile.parts import Parts, consume, head, size
 from sendfile.span import FileSpan, HasFileno
-
-__all__ = ["CLOSED", "STEP", "FileTooShort", "check_socket", "read_at", "send_buffers", "send_piece", "send_step"]
 
 STEP = 1 << 20
 """Most bytes in one step. One call without a limit was 1.7 times slower when measured, and holds the loop."""
@@ -76,18 +74,6 @@ def check_socket(sock: HasFileno, *, tls: bool = False) -> None:
         raise ValueError(f"the socket must be non-blocking, call setblocking(False): {sock!r}")
     if isinstance(sock, ssl.SSLSocket) is not tls:
         raise ValueError(f"a TLS socket needs a TlsSender and Pump.deliver, a plain one has none: {sock!r}")
-
-
-def send_piece(sock: HasFileno, part: Part, limit: int, kernel: bool) -> int:
-    """One step on ``part``, which stays as it is; returns and raises as ``send_some_nowait``."""
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
-    if not size(part):
-        return 0
-    if isinstance(part, FileSpan):
-        return _send_span(sock, part, limit, kernel)
-    view = memoryview(part)
-    return send_buffers(sock, [view if view.nbytes <= limit else view.cast("B")[:limit]], 0)
 
 
 def send_step(sock: HasFileno, parts: Parts, limit: int = STEP, *, kernel: bool = True, cork: bool = True) -> int:

@@ -8,8 +8,8 @@ Laws:
   next step is given the same bytes again, whatever its limit (SSL_write(3), "SSL_ERROR_WANT_WRITE"), and at the same
   place in memory: where the kernel encrypts, OpenSSL holds to the place, whatever it promises (openssl#21202).
 * Files are read into a buffer that its owner shares among all senders of one event loop: a slow reader holds none of
-  it, since what is owed is read again. Hence the size of a write: a burst for one who takes whole bursts, and the less
-  the more often a write is owed.
+  it, since what is owed is read again. Hence the size of a write: `PIECE` for one who takes as much, and the less the
+  more often a write is owed.
 * A step sends bytes or of one file, never both: whether a file is in memory is asked before each step.
 * Bytes that are not encrypted never leave here: sendfile(2) is not used.
 * What OpenSSL keeps of an error that the kernel gave is forgotten at once (`forget_errors`): the next connection that
@@ -32,15 +32,10 @@ from sendfile.parts import Parts, consume, head, size
 from sendfile.span import FileSpan
 from sendfile.step import FileTooShort, read_at
 
-__all__ = ["BURST", "PIECE", "TlsSender", "describe", "forget_errors"]
-
-BURST = 1 << 18
-"""Most bytes of one step, some 0.3 ms. Steps of 64 KiB took a third more CPU for a client that reads fast; steps twice
-as long took 4 % less than these, and the requests of others a tenth longer."""
-
-PIECE = BURST
-"""Most bytes of one write. Four of 64 KiB each took a quarter more CPU for eight clients that read fast, an eighth more
-for one."""
+PIECE = 1 << 18
+"""Most bytes of one step, some 0.3 ms, and of one write. Steps of 64 KiB took a third more CPU for a client that reads
+fast; steps twice as long took 4 % less than these, and the requests of others a tenth longer. Four writes of 64 KiB
+took a quarter more CPU for eight clients that read fast, an eighth more for one."""
 
 _PLACE = re.compile(r" \(_ssl\.c:\d+\)")  # that Python adds, of its own source
 _LEAST = 1 << 16  # that `PIECE` shrinks to: four records; one at a time took a seventh more CPU
@@ -82,7 +77,7 @@ class TlsSender:
 
         Args:
             parts: what to send; as long as bytes are owed, their head is as it was.
-            limit: most bytes to send, at least 1 and no more than `BURST`; what is owed is sent in any case.
+            limit: most bytes to send, at least 1 and no more than `PIECE`; what is owed is sent in any case.
 
         Returns:
             How many bytes have left; at least 1 unless ``parts`` is empty.
@@ -99,7 +94,7 @@ class TlsSender:
         if first is None:
             return 0
         is_file = isinstance(first, FileSpan)
-        limit = min(limit, size(first), BURST) if is_file else min(limit, BURST)
+        limit = min(limit, size(first), PIECE) if is_file else min(limit, PIECE)
         was_owed = self.owed
         sent = self._write(parts, limit)
         while sent < limit and (first := head(parts)) is not None and isinstance(first, FileSpan) is is_file:
@@ -107,7 +102,7 @@ class TlsSender:
                 sent += self._write(parts, limit - sent)
             except (trio.WouldBlock, FileTooShort, OSError):  # the next step will meet it again
                 break
-        if sent - was_owed >= BURST:
+        if sent - was_owed >= PIECE:
             self._piece = min(self._piece * 2, PIECE)
         return sent
 

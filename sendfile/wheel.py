@@ -14,8 +14,6 @@ import heapq
 import math
 from typing import Generic, TypeVar
 
-__all__ = ["TICK", "Wheel"]
-
 TICK = 1 / 32
 """Seconds between two batches; a power of two, so that no tick is rounded to before its alarms."""
 

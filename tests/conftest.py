@@ -7,6 +7,7 @@ name behind it, such as gunicorn#2669, is the thread on GitHub that tells of it.
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,6 +17,12 @@ from riding import ride_at_once
 # How long an example takes says more of the machine's other guests than of us.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
+
+
+@pytest.fixture
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory of a test, in which no pyproject.toml says anything."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(params=["h11", "httptools"])

@@ -7,13 +7,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h11
 import trio
+from serving import Served
 from waiting import until
 
 MIB = 1 << 20
@@ -152,6 +153,13 @@ class Client:
         while (event := self._h11.next_event()) is h11.NEED_DATA:
             self._h11.receive_data(await self.stream.receive_some(65536))
         return event
+
+
+@contextlib.asynccontextmanager
+async def connected(served: Served, receive_buffer: int | None = None) -> AsyncIterator[Client]:
+    """A client with a connection of its own; for the buffer see `Served.connect`."""
+    async with await served.connect(receive_buffer) as stream:
+        yield Client(stream)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     return [b"the app"]
 
 
-async def ask(served: Served, target: str, *headers: str, method: str = "GET") -> Answer:
+async def ask(served: Served, target: str = "/", *headers: str, method: str = "GET") -> Answer:
     return read_answer(await served.exchange(request(method, target, *headers)), method)
 
 

@@ -32,23 +32,13 @@ OPTIONAL = {"sniffio", "anyio", "httptools", "paste", "watchfiles"}  # only insi
 FRAMEWORKS = {"django": {"django"}, "flask": {"flask", "click"}}  # each in its own part of integrations/
 BRIDGE = "trio_wsgi.wsgi.bridge"  # the one module of wsgi/ that knows the event loop
 FORBIDDEN_IMPORTS = {
-    "rules": {
-        "trio",
-        "h11",
-        "socket",
-        "threading",
-        "select",
-        "selectors",
-        "asyncio",
-        "logging",
-        "subprocess",
-    },
+    "rules": {"trio", "h11", "socket", "threading", "select", "selectors", "asyncio", "logging", "subprocess"},
     "disk": {"trio", "h11", "socket"},
     "wsgi": {"trio", "h11", "socket"},
     "process": {"h11"},
 }
-# All that rules/, disk/ and wsgi/ know of sendfile: what to send, not how.
-SENDFILE_NOUNS = {"FileSpan", "HasFileno", "Part"}
+# All that rules/, disk/ and wsgi/ know of sendfile: what to send and where it lies, not how it is sent.
+SENDFILE_NOUNS = {"FileSpan", "HasFileno", "Part", "file_system_type"}
 FORBIDDEN_CALLS = {  # in rules/: files, output, clocks
     *("open", "print", "input"),
     *(f"time.{name}" for name in ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "sleep")),

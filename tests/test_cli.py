@@ -156,16 +156,7 @@ def test_print_config_tells_where_each_value_came_from(
 def test_check_config_prepares_the_process_and_loads_the_application(
     capsys: pytest.CaptureFixture[str], site: Path
 ) -> None:
-    words = [
-        "--chdir",
-        "other",
-        "--pythonpath",
-        "..",
-        "-e",
-        "CLI_TEST_MODE=on",
-        "--middleware",
-        "cli_test_app:wrap",
-    ]
+    words = ["--chdir=other", "--pythonpath=..", "-e", "CLI_TEST_MODE=on", "--middleware=cli_test_app:wrap"]
     code, out, err = run(capsys, "--check-config", *words, "cli_test_app")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "ok"

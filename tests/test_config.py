@@ -16,6 +16,8 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.setting import Setting
 from trio_wsgi.sources import load_config
 
+pytestmark = pytest.mark.usefixtures("empty_directory")
+
 # For every setting: a text that is not the default, and the value it means.
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "bind": ("unix:/run/a.sock", ("unix:/run/a.sock",)),
@@ -107,11 +109,6 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "error_logfile": ("error.log", "error.log"),
     "log_level": ("debug", "debug"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def refusal(**values: Any) -> ConfigError:

@@ -13,10 +13,7 @@ from trio_wsgi.config import SETTINGS, make_config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import Loaded, load_config
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 @given(st.dictionaries(st.text(min_size=1), st.text()), st.lists(st.text()), st.text())

@@ -16,10 +16,7 @@ from trio_wsgi.config import Config, make_config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 QUOTES = "is a number, where a text is wanted; put it in quotes as you have written it"

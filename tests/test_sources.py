@@ -11,10 +11,7 @@ from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
 
-
-@pytest.fixture(autouse=True)
-def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("empty_directory")
 
 
 def load_toml(text: str, name: str = "site.toml") -> Config:

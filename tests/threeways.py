@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from serving import serving
+
 WAYS = ("wrapped", "named", "static")
 
 
@@ -27,3 +29,8 @@ def three_ways(directory: Path, content_type: str = "application/octet-stream") 
 def three_settings(directory: Path) -> dict[str, Any]:
     """The settings that the app, and the mount beside it at `/static`, need."""
     return {"static": (f"/static={directory}",), "accel": (f"/protected/={directory}",)}
+
+
+def serving_three(directory: Path, **settings: Any) -> Any:
+    """A server of `three_ways`, as `serving.serving`."""
+    return serving(three_ways(directory), **three_settings(directory), **settings)

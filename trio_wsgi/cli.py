@@ -42,16 +42,13 @@ _RELOAD = "write --reload instead"
 _FILES_DEFAULTS = {"static_listing": True, "access_logfile": "-"}  # where nobody says otherwise
 
 
-def _allow_nothing(seconds: float) -> None:
-    """For those whose process goes on."""
-
-
-def main(argv: Sequence[str] | None = None, *, allow: Allow = _allow_nothing) -> int:
+def main(argv: Sequence[str] | None = None, *, allow: Allow = lambda seconds: None) -> int:
     """Run the command.
 
     Args:
         argv: the words after the program's name; else those of the process.
-        allow: told how many seconds that may take afterwards which the application leaves running, once settings say.
+        allow: told how many seconds that may take afterwards which the application leaves running, once settings say;
+            nobody is where the process goes on.
 
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
@@ -133,9 +130,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
     umask = find_umask()
 
     def read_plan() -> Plan:
-        home = find_home()  # everything else counts from there
-        loaded = _load(options, flags)
-        allow(loaded.config.graceful_timeout)
+        home, loaded = _load(options, flags, allow)
         if options.app is None and options.paste is None:
             raise ConfigError("command line", "no application is named", "write trio-wsgi MODULE:APP")
         files = (loaded.file, *([] if options.paste is None else [options.paste.partition("#")[0]]))
@@ -147,9 +142,7 @@ def _run(argv: Sequence[str], allow: Allow) -> int:
 
 def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], allow: Allow) -> int:
     """Print or check what would be served, and serve nothing."""
-    home = find_home()  # everything else counts from there
-    loaded = _load(options, flags)
-    allow(loaded.config.graceful_timeout)
+    home, loaded = _load(options, flags, allow)
     if options.print_config:
         with _printing():
             print(format_toml(loaded), end="")
@@ -160,14 +153,16 @@ def _inspect(options: argparse.Namespace, flags: Mapping[str, str | list[str]], 
     return ExitCode.CLEAN
 
 
-def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]]) -> Loaded:
-    """The settings as all sources have them now."""
+def _load(options: argparse.Namespace, flags: Mapping[str, str | list[str]], allow: Allow) -> tuple[str, Loaded]:
+    """Where we are, and the settings as all sources have them now."""
+    home = find_home()  # everything else counts from there
     loaded = load_config(flags, os.environ, options.config, read_server(options.paste, options.paste_global))
     if options.directory is not None:
         loaded = mount_directory(loaded, options.directory)
     if loaded.config.script_reloading and (_name_app(options) or "").startswith(_LEAVES):
         raise ConfigError("script_reloading", "it follows one module, and this application is made by many", _RELOAD)
-    return loaded
+    allow(loaded.config.graceful_timeout)
+    return home, loaded
 
 
 def _name_app(options: argparse.Namespace) -> str | None:

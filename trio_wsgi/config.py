@@ -39,6 +39,7 @@ from trio_wsgi.errors import ConfigError
 from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
 from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
+from trio_wsgi.rules.ranges import DEFAULT_MAX_RANGES
 from trio_wsgi.setting import Reach, Section, read_settings
 
 BINDING = Section("Binding", "Where connections come from.")
@@ -401,7 +402,7 @@ class Config:
     )
     allow_ranges: bool = FILES.setting(True, "Answer Range requests for files, unless the application did so itself.")
     max_ranges: int = FILES.setting(
-        32, "Ranges in one request; with more of them the whole file is sent.", low=1, high=1000
+        DEFAULT_MAX_RANGES, "Ranges in one request; with more of them the whole file is sent.", low=1, high=1000
     )
     file_validators: bool = FILES.setting(True, "Give files an ETag and Last-Modified where the application sets none.")
 

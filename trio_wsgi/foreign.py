@@ -191,8 +191,3 @@ def find_hint(name: str) -> str:
         name: such as ``--worker-class``, ``-k`` or ``worker_class``.
     """
     return _BY_NAME.get(name.lstrip("-").replace("_", "-"), "")
-
-
-def foreign_flags() -> dict[str, str]:
-    """All of them as flags, with their hints, for the documentation's tests."""
-    return {flag: hint for flags, hint in _HINTS.items() for flag in flags.split()}

@@ -37,24 +37,41 @@ _INSTEAD = {Reach.SERVER: "", Reach.PROCESS: "do it in your program", Reach.COMM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One declared setting; see `Section.setting` for the arguments it is declared with."""
+    """One declared setting.
 
-    name: str
-    kind: Kind
+    Args:
+        section: whose it is.
+        default: what counts when nobody says anything.
+        help: one or two sentences for `--help` and the docs; say here what 0 and none mean.
+        reach: who can use it.
+        name, kind: those of its field, as `read_settings` finds them.
+        flags: further flags beside the one made from the name, such as ``-b``.
+        metavar: stands for the value in `--help`; else the choices do, or the kind's own.
+        low, high: inclusive bounds of a number; low is the kind's own when not given.
+        choices: the only texts allowed.
+        no_choice: what who wrote another text may have meant, where none of them is near.
+        check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
+        familiar: an environment variable other servers know, heeded when nothing else sets this.
+        familiar_form: how its value becomes this setting's text.
+        instead: what those do who cannot use it; else do it themselves, or use the command.
+    """
+
     section: Section
     default: Any
     help: str
-    flags: tuple[str, ...]
-    metavar: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    no_choice: str
-    check: Callable[[Any], object] | None
-    familiar: str
-    familiar_form: str
     reach: Reach
-    instead: str
+    name: str = ""
+    kind: Kind = TEXT
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    no_choice: str = ""
+    check: Callable[[Any], object] | None = None
+    familiar: str = ""
+    familiar_form: str = "{}"
+    instead: str = ""
 
     @property
     def key(self) -> str:
@@ -169,58 +186,13 @@ class Section:
     intro: str = ""
     reach: Reach = Reach.SERVER
 
-    def setting(
-        self,
-        default: Any,
-        help: str,
-        *,
-        flags: tuple[str, ...] = (),
-        metavar: str = "",
-        low: float | None = None,
-        high: float | None = None,
-        choices: tuple[str, ...] = (),
-        no_choice: str = "",
-        check: Callable[[Any], object] | None = None,
-        familiar: str = "",
-        familiar_form: str = "{}",
-        reach: Reach | None = None,
-        instead: str = "",
-    ) -> Any:
+    def setting(self, default: Any, help: str, **more: Any) -> Any:
         """Declare a setting: the right-hand side of a field whose annotation is a key of `KINDS`.
 
         Args:
-            default: what counts when nobody says anything.
-            help: one or two sentences for `--help` and the docs; say here what 0 and none mean.
-            flags: further flags beside the one made from the name, such as ``-b``.
-            metavar: stands for the value in `--help`; else the choices do, or the kind's own.
-            low, high: inclusive bounds of a number; low is 0 when not given.
-            choices: the only texts allowed.
-            no_choice: what who wrote another text may have meant, where none of them is near.
-            check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
-            familiar: an environment variable other servers know, heeded when nothing else sets this.
-            familiar_form: how its value becomes this setting's text.
-            reach: who can use it; else those who can use its section.
-            instead: what others do; else do it themselves, or use the command.
+            default, help, more: those of `Setting`; its reach is the section's where nothing else is said.
         """
-        reach = self.reach if reach is None else reach
-        draft = Setting(
-            name="",  # the field will tell this and the kind: see `read_settings`
-            kind=TEXT,
-            section=self,
-            default=default,
-            help=help,
-            flags=flags,
-            metavar=metavar,
-            low=low,
-            high=high,
-            choices=choices,
-            no_choice=no_choice,
-            check=check,
-            familiar=familiar,
-            familiar_form=familiar_form,
-            reach=reach,
-            instead=instead or _INSTEAD[reach],
-        )
+        draft = Setting(section=self, default=default, help=help, **{"reach": self.reach} | more)
         return dataclasses.field(default=default, metadata={"setting": draft})
 
 
@@ -281,6 +253,7 @@ def read_settings(declaration: type) -> Settings:
             kind=kind,
             low=kind.low if draft.low is None else draft.low,
             metavar=draft.metavar or "|".join(draft.choices) or kind.metavar,
+            instead=draft.instead or _INSTEAD[draft.reach],
         )
     return settings
 

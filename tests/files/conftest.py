@@ -1,18 +1,28 @@
-"""Directories to mount, and ways to open what is in them."""
+"""What the tests of files are multiplied by; directories to mount, and ways to open what is in them."""
 
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from escapes import SECRET
 from mounted import SIBLINGS, STYLE, SUFFIX, have_nothing_at_hand
+from threeways import WAYS
 
 from trio_wsgi.disk import root as root_module
-from trio_wsgi.disk.root import NotAtHand
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> str:
+    """How a file leaves."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["sendfile", "copied"])
+def sendfile(request: pytest.FixtureRequest) -> bool:
+    """The setting of that name."""
+    return bool(request.param)
 
 
 @pytest.fixture
@@ -52,22 +62,10 @@ def guarded(tmp_path: Path) -> Path:
     return root
 
 
-def _refuse(number: int) -> Callable[..., int]:
-    def openat2(directory: int, path: bytes) -> int:
-        raise OSError(number, os.strerror(number))
-
-    return openat2
-
-
-def _would_block(directory: int, path: bytes, how: object) -> int:
-    raise NotAtHand
-
-
 @pytest.fixture(params=["openat2", "no openat2", "openat2 forbidden", "openat2 never sure"])
 def resolved(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How names are resolved: by this kernel; as on an old one; in a sandbox; while somebody renames without end."""
     number = {"no openat2": errno.ENOSYS, "openat2 forbidden": errno.EPERM, "openat2 never sure": errno.EAGAIN}
     if request.param in number:
-        monkeypatch.setattr(root_module, "_openat2", _refuse(number[request.param]))
-        monkeypatch.setattr(root_module, "_openat2_cached", _would_block)
+        monkeypatch.setattr(root_module, "openat2", lambda *_: -number[request.param])
     return str(request.param)

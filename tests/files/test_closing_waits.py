@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import trio
-from downloads import MIB, Client, make_sparse
+from downloads import MIB, Client, connected, make_sparse
 from serving import Served, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 from waiting import wait_until
 
 from trio_wsgi.disk import filesystem
@@ -88,18 +88,16 @@ def app_of(folder: Path) -> Callable[..., Any]:
 
 
 async def says_hello(served: Served) -> None:
-    async with await served.connect() as stream:
-        assert (await Client(stream).ask("/hello", seconds=2)).body == b"hello"
+    async with connected(served) as client:
+        assert (await client.ask("/hello", seconds=2)).body == b"hello"
 
 
 @pytest.mark.usefixtures("each_way")
-@pytest.mark.parametrize("way", WAYS)
 async def test_who_waits_for_a_close_is_a_thread_of_the_file_system(way: str, remote: Remote, tmp_path: Path) -> None:
     """Neither the event loop nor the application's only thread; and its own client for linger_timeout at most."""
     (tmp_path / "f").write_bytes(b"a file")
     async with serving(app_of(tmp_path), threads=1, linger_timeout=0.1, **three_settings(tmp_path)) as served:
-        async with await served.connect() as stream:
-            client = Client(stream)
+        async with connected(served) as client:
             assert (await client.ask(f"/{way}/f", seconds=2)).body == b"a file"
             await says_hello(served)
             assert (await client.ask("/hello", seconds=2)).body == b"hello"
@@ -108,7 +106,6 @@ async def test_who_waits_for_a_close_is_a_thread_of_the_file_system(way: str, re
         await trio.to_thread.run_sync(wait_until, lambda: remote.closed)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_crowd_that_leaves_keeps_nobody(way: str, remote: Remote, tmp_path: Path) -> None:
     """More slow clients than there are threads of either kind leave while the file system hangs; each file is closed
     once it answers again."""
@@ -129,7 +126,6 @@ async def test_a_crowd_that_leaves_keeps_nobody(way: str, remote: Remote, tmp_pa
         await trio.to_thread.run_sync(wait_until, lambda: remote.closed == count)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_what_is_sent_when_the_server_is_cancelled_is_closed(way: str, remote: Remote, tmp_path: Path) -> None:
     """In a thread, and before the server has ended."""
     make_sparse(tmp_path / "f", 16 * MIB)
@@ -163,8 +159,8 @@ async def test_a_deleted_file_that_the_app_returns_is_closed_by_a_thread(
         return environ["wsgi.file_wrapper"](file)
 
     monkeypatch.setattr(FileWrapper, "close", note)
-    async with serving(app) as served, await served.connect() as stream:
-        assert (await Client(stream).ask("/")).body == b"once"
+    async with serving(app) as served, connected(served) as client:
+        assert (await client.ask("/")).body == b"once"
         await served.record()
         assert len(threads) == 1
         assert threading.get_ident() not in threads

@@ -89,16 +89,21 @@ def sendfile_results(lines: list[str]) -> tuple[list[int], int]:
     return moved, sum("EAGAIN" in line for line in calls)
 
 
+def download(directory: Path, *options: str) -> list[str]:
+    """By curl, whole; the calls that were traced."""
+    with traced(directory, *options) as server:
+        out = directory / "out"
+        curl = [require_tool("curl"), "-sS", "-o", str(out), f"http://127.0.0.1:{server.port}/"]
+        subprocess.run(curl, check=True, timeout=40)
+        lines = server.lines
+    assert out.read_bytes() == (directory / "data.bin").read_bytes()[10:]
+    return lines
+
+
 @pytest.mark.slow
 def test_a_download_is_sendfile_and_nothing_else(directory: Path) -> None:
     """Read through Python's buffer once by the app; from there on every byte moves by sendfile(2), in large steps."""
-    with traced(directory) as server:
-        url = f"http://127.0.0.1:{server.port}/"
-        out = directory / "out"
-        subprocess.run([require_tool("curl"), "-sS", "-o", str(out), url], check=True, timeout=40)
-        lines = server.lines
-    data = (directory / "data.bin").read_bytes()
-    assert out.read_bytes() == data[10:]
+    lines = download(directory)
     moved, blocked = sendfile_results(lines)
     assert sum(moved) == SIZE - 10
     reads = [line for line in lines if re.search(r"\b(read|readv|pread64|preadv|mmap|splice)\(.*/data.bin>", line)]
@@ -167,11 +172,6 @@ def test_a_slow_download_asks_once_per_wake_up(directory: Path) -> None:
 @pytest.mark.slow
 def test_without_sendfile_there_is_none(directory: Path) -> None:
     """--no-sendfile: the file is read at its offsets (pread), and not by sendfile."""
-    with traced(directory, "--no-sendfile") as server:
-        url = f"http://127.0.0.1:{server.port}/"
-        out = directory / "out"
-        subprocess.run([require_tool("curl"), "-sS", "-o", str(out), url], check=True, timeout=40)
-        lines = server.lines
-    assert out.read_bytes() == (directory / "data.bin").read_bytes()[10:]
+    lines = download(directory, "--no-sendfile")
     assert not any("sendfile(" in line for line in lines)
     assert any("pread64(" in line and "/data.bin>" in line for line in lines)

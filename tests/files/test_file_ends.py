@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 import trio
-from answers import read_answer
-from downloads import MIB, Client, Closes, file_app, make_file, make_sparse
+from asking import App
+from downloads import MIB, Client, Closes, connected, file_app, make_file, make_sparse
+from mounted import ask
 from opened import descriptors_of
 from serving import Served, receive_all, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import serving_three, three_settings, three_ways
 from tools import require_tool
 from waiting import until, wait_until
 
@@ -45,11 +46,16 @@ def closes() -> Iterator[Closes]:
     assert threading.get_ident() not in watched.threads, "the app's close() ran on the event loop"
 
 
+@pytest.fixture
+def watched(big: Path, closes: Closes) -> App:
+    """An app that answers with the big file, whose closes are watched."""
+    return file_app(lambda _: closes.watch(big.open("rb")))
+
+
 @contextlib.asynccontextmanager
 async def stalled(served: Served) -> Any:
     """A client that has the first piece of the file and reads no further by itself."""
-    async with await served.connect(SMALL_BUFFER) as stream:
-        client = Client(stream)
+    async with connected(served, SMALL_BUFFER) as client:
         await client.send("/big")
         head = await client.read_head()
         assert (await client.read_some()).startswith(b"first")
@@ -64,11 +70,9 @@ def error_lines(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:
 # -- close(): once, in an application thread ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
-async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfile: bool) -> None:
+async def test_closed_once_after_the_last_byte(watched: App, closes: Closes, sendfile: bool) -> None:
     """PEP 3333: close() upon completion of the request; not while bytes of it are still to be sent."""
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, sendfile=sendfile) as served, stalled(served) as (client, head):
+    async with serving(watched, sendfile=sendfile) as served, stalled(served) as (client, head):
         await trio.sleep(0.1)
         assert len(closes) == 0
         with trio.fail_after(20):
@@ -82,7 +86,6 @@ async def test_closed_once_after_the_last_byte(big: Path, closes: Closes, sendfi
 
 
 @pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "still there"])
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, deleted: bool, tmp_path: Path) -> None:
     """unlink(2): the close frees its blocks, some 0.2 ms a MiB. What is still there needs no thread to be closed."""
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
@@ -99,8 +102,7 @@ async def test_a_file_deleted_while_it_is_sent_is_closed_by_a_thread(way: str, d
 
     async with serving(app, threads=1, linger_timeout=0.05, **three_settings(tmp_path)) as served:
         async with await served.connect() as holder:
-            async with await served.connect(SMALL_BUFFER) as stream:
-                client = Client(stream)
+            async with connected(served, SMALL_BUFFER) as client:
                 await client.send(f"/{way}/big")
                 await client.read_head()
                 await holder.send_all(b"GET /hold HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -126,74 +128,66 @@ class BrokenDisk(Disk):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-class HangingDisk(Disk):
-    """Nothing of large files is in memory, nor comes there before the test is over."""
-
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """That the disk was: nothing of large files is in memory, nor comes there before the test is over."""
     asked, over = threading.Event(), threading.Event()
 
-    def probe(self, fd: int, offset: int) -> bool | None:
-        return offset < 1 << 20
+    class HangingDisk(Disk):
+        def probe(self, fd: int, offset: int) -> bool | None:
+            return offset < MIB
 
-    def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
-        self.asked.set()
-        self.over.wait(30)
+        def fetch(self, fd: int, offset: int, count: int, kernel: bool = True) -> None:
+            asked.set()
+            over.wait(30)
+
+    monkeypatch.setattr(pump, "Disk", HangingDisk)
+    monkeypatch.setattr(alarms, "_LOOK", 0.05)
+    yield asked
+    over.set()
 
 
+@pytest.mark.usefixtures("asked")
 async def test_a_disk_that_hangs_ends_what_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else clients that give up and come again would leave a connection each."""
-    monkeypatch.setattr(pump, "Disk", HangingDisk)
     monkeypatch.setattr(alarms, "_DISK_PATIENCE", 0.2)
-    monkeypatch.setattr(alarms, "_LOOK", 0.05)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
-    try:
-        async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
-            async with await served.connect() as stream:
-                await stream.send_all(b"GET /wrapped/big HTTP/1.1\r\nHost: a\r\n\r\n")
-                with trio.fail_after(10):
-                    assert len(await receive_all(stream)) < BIG
-            record = await served.record()
-    finally:
-        HangingDisk.over.set()
+    async with serving_three(tmp_path) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET /wrapped/big HTTP/1.1\r\nHost: a\r\n\r\n")
+            with trio.fail_after(10):
+                assert len(await receive_all(stream)) < BIG
+        record = await served.record()
     assert record.outcome is Outcome.SERVER_ERROR
     assert record.reason == f"{path} could not be read on: its disk gave nothing for 0.2 s"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_client_that_leaves_while_a_disk_hangs_is_noticed(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    way: str, tmp_path: Path, asked: threading.Event
 ) -> None:
     """Its connection is not kept until the disk answers, or has had its time."""
-    monkeypatch.setattr(pump, "Disk", HangingDisk)
-    monkeypatch.setattr(alarms, "_LOOK", 0.05)
-    HangingDisk.over.clear()
-    HangingDisk.asked.clear()
     make_sparse(tmp_path / "big", BIG, {0: b"first"})
-    try:
-        async with serving(three_ways(tmp_path), half_close="abort", **three_settings(tmp_path)) as served:
-            async with await served.connect() as stream:
-                client = Client(stream)
-                await client.send(f"/{way}/big")
-                await client.read_head()
-                while not HangingDisk.asked.is_set():
-                    with trio.move_on_after(0.05):
-                        await client.read_some()
-            record = await served.record()
-    finally:
-        HangingDisk.over.set()
+    async with serving_three(tmp_path, half_close="abort") as served:
+        async with connected(served) as client:
+            await client.send(f"/{way}/big")
+            await client.read_head()
+            while not asked.is_set():
+                with trio.move_on_after(0.05):
+                    await client.read_some()
+        record = await served.record()
     assert record.outcome is Outcome.CLIENT_GONE
     assert record.reason == "while sending: the peer closed the connection while its file's disk hung"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_a_disk_that_fails_is_nobody_elses_fault(
     way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """EIO while a file is sent: a cut, and one line that names the file; not the application's, and no traceback."""
     monkeypatch.setattr(pump, "Disk", BrokenDisk)
     path = make_sparse(tmp_path / "big", BIG, {0: b"first"})
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
-        async with await served.connect() as stream:
-            reply = await Client(stream).ask(f"/{way}/big")
+    async with serving_three(tmp_path) as served:
+        async with connected(served) as client:
+            reply = await client.ask(f"/{way}/big")
             assert not reply.whole
         record = await served.record()
     assert record.outcome is Outcome.SERVER_ERROR
@@ -218,10 +212,9 @@ async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes
     assert seen == [0, 1, 2, 3]
 
 
-async def test_closed_once_when_the_client_goes(big: Path, closes: Closes) -> None:
+async def test_closed_once_when_the_client_goes(watched: App, closes: Closes) -> None:
     """A disconnect in the middle ends the delivery; the record says so and how far it came."""
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app) as served:
+    async with serving(watched) as served:
         async with stalled(served):
             pass
         record = await served.record()
@@ -232,11 +225,12 @@ async def test_closed_once_when_the_client_goes(big: Path, closes: Closes) -> No
     assert len(closes) == 1
 
 
-async def test_closed_once_at_the_write_deadline(big: Path, closes: Closes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_closed_once_at_the_write_deadline(
+    watched: App, closes: Closes, caplog: pytest.LogCaptureFixture
+) -> None:
     """PAINS 29 (uwsgi#2059): a stalled client is cut; the log says who, what, for how long and by which setting."""
     caplog.set_level(logging.INFO)
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, write_timeout=0.3) as served, stalled(served):
+    async with serving(watched, write_timeout=0.3) as served, stalled(served):
         record = await served.record()
         await closes.wait()
         assert (record.outcome, record.body_promised) == (Outcome.WRITE_TIMEOUT, BIG)
@@ -246,11 +240,10 @@ async def test_closed_once_at_the_write_deadline(big: Path, closes: Closes, capl
     assert len(closes) == 1
 
 
-async def test_closed_once_when_the_server_is_cancelled(big: Path, closes: Closes) -> None:
+async def test_closed_once_when_the_server_is_cancelled(watched: App, closes: Closes) -> None:
     """Shutdown cuts the delivery and still runs the app's close(), in a thread, before serve() returns."""
-    app = file_app(lambda _: closes.watch(big.open("rb")))
     with trio.fail_after(10):
-        async with serving(app) as served:
+        async with serving(watched) as served:
             context = stalled(served)
             await context.__aenter__()
             assert len(closes) == 0
@@ -260,20 +253,18 @@ async def test_closed_once_when_the_server_is_cancelled(big: Path, closes: Close
             await context.__aexit__(None, None, None)
 
 
-async def test_closed_once_when_a_drain_runs_out_of_time(big: Path, closes: Closes) -> None:
+async def test_closed_once_when_a_drain_runs_out_of_time(watched: App, closes: Closes) -> None:
     """A drain waits for downloads that move up to drain_max, then cuts them, too."""
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, graceful_timeout=0.3, drain_max=0.3) as served, stalled(served):
+    async with serving(watched, graceful_timeout=0.3, drain_max=0.3) as served, stalled(served):
         served.server.drain()
         assert (await served.record()).outcome is Outcome.SHUTDOWN
         await closes.wait()
     assert len(closes) == 1
 
 
-async def test_a_drain_lets_a_download_finish(big: Path, closes: Closes) -> None:
+async def test_a_drain_lets_a_download_finish(watched: App, closes: Closes) -> None:
     """PAINS 3 of the peers: TERM in the middle of a download that progresses does not cut it."""
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, graceful_timeout=30) as served, stalled(served) as (client, head):
+    async with serving(watched, graceful_timeout=30) as served, stalled(served) as (client, head):
         served.server.drain()
         with trio.fail_after(20):
             reply = await client.read(head)
@@ -294,10 +285,10 @@ async def test_a_drain_lets_a_download_finish(big: Path, closes: Closes) -> None
     ],
 )
 async def test_closed_once_when_nothing_or_little_of_it_is_sent(
-    big: Path, closes: Closes, request_bytes: bytes
+    watched: App, closes: Closes, request_bytes: bytes
 ) -> None:
     """PEP 3333: close() whatever becomes of the body."""
-    async with serving(file_app(lambda _: closes.watch(big.open("rb")))) as served:
+    async with serving(watched) as served:
         assert await served.exchange(request_bytes)
         await closes.wait()
     assert len(closes) == 1
@@ -310,7 +301,7 @@ async def test_closed_once_when_the_app_breaks_a_rule(big: Path, closes: Closes)
         return environ["wsgi.file_wrapper"](closes.watch(big.open("rb")))
 
     async with serving(app) as served:
-        assert read_answer(await served.exchange(GET)).status == 500
+        assert (await ask(served)).status == 500
         await closes.wait()
     assert len(closes) == 1
 
@@ -334,8 +325,8 @@ async def test_a_close_that_fails_or_takes_its_time_disturbs_nobody(
         return file
 
     app = file_app(open_file, [("Content-Length", "5")])
-    async with serving(app, threads=2) as served, await served.connect() as stream:
-        assert (await Client(stream).ask()).body == b"first"
+    async with serving(app, threads=2) as served, connected(served) as client:
+        assert (await client.ask()).body == b"first"
         async with await served.connect() as other:
             assert (await Client(other).ask("/hello", seconds=2)).body == b"hello"
         released.set()
@@ -346,14 +337,12 @@ async def test_a_close_that_fails_or_takes_its_time_disturbs_nobody(
 # -- files that change while they are sent ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_a_file_that_shrinks_is_cut_and_logged(
-    big: Path, closes: Closes, sendfile: bool, caplog: pytest.LogCaptureFixture
+    big: Path, watched: App, closes: Closes, sendfile: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The promised length cannot be kept: the client can tell, and the log names the file and where it ended."""
     caplog.set_level(logging.INFO)
-    app = file_app(lambda _: closes.watch(big.open("rb")))
-    async with serving(app, sendfile=sendfile) as served, stalled(served) as (client, head):
+    async with serving(watched, sendfile=sendfile) as served, stalled(served) as (client, head):
         os.truncate(big, 10 * MIB)
         with trio.fail_after(20):
             reply = await client.read(head)
@@ -369,7 +358,6 @@ async def test_a_file_that_shrinks_is_cut_and_logged(
     assert len(closes) == 1
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_a_file_that_grows_is_sent_as_promised(big: Path, sendfile: bool) -> None:
     """The length is that of the moment the answer began; the connection stays in step."""
     async with (
@@ -415,7 +403,7 @@ async def test_a_file_closed_by_the_app_while_it_is_sent(big: Path, caplog: pyte
         record = await served.record()
         assert record.outcome not in (Outcome.FINISHED, Outcome.CLIENT_GONE)
         assert "closed file" in record.reason
-        assert read_answer(await served.exchange(GET.replace(b"/ ", b"/hello "))).body == b"hello"
+        assert (await ask(served, "/hello")).body == b"hello"
 
 
 # -- clients that go --------------------------------------------------------------------------------------------------

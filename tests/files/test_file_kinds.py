@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
@@ -16,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import read_answer
+from asking import request
 from downloads import Closes, file_app, known_bytes
+from filekinds import gzipped, rewound, zipped
+from mounted import ask
 from opened import descriptors_of
 from serving import serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import serving_three
 
 from trio_wsgi.disk import root
 from trio_wsgi.wsgi import filewrapper
 
 DATA = known_bytes(300_000)
-GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
@@ -67,30 +67,6 @@ class NoFileno(io.BytesIO):
 
     def fileno(self) -> int:
         raise RuntimeError("no descriptor here")
-
-
-def _gzipped(path: Path) -> Any:
-    path.with_suffix(".gz").write_bytes(gzip.compress(DATA))
-    return gzip.open(path.with_suffix(".gz"))
-
-
-def _zipped(path: Path) -> Any:
-    with zipfile.ZipFile(path.with_suffix(".zip"), "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(path, "data.bin")
-    return zipfile.ZipFile(path.with_suffix(".zip")).open("data.bin")
-
-
-def _zip_stored(path: Path) -> Any:
-    """Stored, not packed: its bytes are in the file, in the middle of it."""
-    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
-        archive.write(path, "data.bin")
-    return zipfile.ZipFile(path.with_suffix(".zip")).open("data.bin")
-
-
-def _rewound(file: Any) -> Any:
-    file.write(DATA)
-    file.seek(0)
-    return file
 
 
 def _pipe(path: Path) -> Any:
@@ -155,13 +131,13 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "fileno that raises": lambda path: NoFileno(DATA),
     "only read": lambda path: OnlyRead(DATA),
     "lying fileno": lambda path: Lying(DATA, path.with_name("data.bin")),
-    "GzipFile": _gzipped,
-    "ZipExtFile": _zipped,
-    "ZipExtFile of stored bytes": _zip_stored,
-    "TemporaryFile": lambda path: _rewound(tempfile.TemporaryFile()),  # noqa: SIM115
-    "NamedTemporaryFile": lambda path: _rewound(tempfile.NamedTemporaryFile()),  # noqa: SIM115
-    "SpooledTemporaryFile in memory": lambda path: _rewound(tempfile.SpooledTemporaryFile(1 << 20)),  # noqa: SIM115
-    "SpooledTemporaryFile on disk": lambda path: _rewound(tempfile.SpooledTemporaryFile(1 << 10)),  # noqa: SIM115
+    "GzipFile": gzipped,
+    "ZipExtFile": zipped,
+    "ZipExtFile of stored bytes": lambda path: zipped(path, zipfile.ZIP_STORED),
+    "TemporaryFile": rewound(tempfile.TemporaryFile),
+    "NamedTemporaryFile": rewound(tempfile.NamedTemporaryFile),
+    "SpooledTemporaryFile in memory": rewound(tempfile.SpooledTemporaryFile, 1 << 20),
+    "SpooledTemporaryFile on disk": rewound(tempfile.SpooledTemporaryFile, 1 << 10),
     "BufferedReader over BytesIO": lambda path: io.BufferedReader(io.BytesIO(DATA)),  # type: ignore[type-var]
     "BufferedRandom": lambda path: path.open("r+b"),
     "pipe": _pipe,
@@ -172,26 +148,24 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_of_file_arrives_whole(path: Path, kind: str, sendfile: bool) -> None:
     """PAINS 9 (gunicorn#595, #1174; uwsgi#1126; bjoern#128): what cannot go by the kernel is read."""
     async with serving(file_app(lambda _: KINDS[kind](path)), sendfile=sendfile) as served:
-        assert read_answer(await served.exchange(GET)).body == DATA
+        assert (await ask(served)).body == DATA
         assert (await served.record()).outcome.value == "finished"
 
 
 async def test_what_the_app_has_just_written_is_sent(path: Path) -> None:
     """A file for reading and writing is flushed before its size is asked for."""
     async with serving(file_app(lambda _: _unflushed(path))) as served:
-        assert read_answer(await served.exchange(GET)).body == DATA[:105]
+        assert (await ask(served)).body == DATA[:105]
 
 
 def _read(name: str) -> bytes:
     return Path(name).read_bytes()
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["/proc/filesystems", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
 async def test_files_whose_size_is_made_up_are_read(name: str, way: str) -> None:
     """/proc says 0, /sys says 4096 (proc(5), sysfs(5)): fstat's size is believed only where the bytes are there."""
@@ -200,8 +174,8 @@ async def test_files_whose_size_is_made_up_are_read(name: str, way: str) -> None
         content = _read(name)
     except OSError:
         pytest.skip(f"no {name} here")
-    async with serving(three_ways(path.parent), **three_settings(path.parent)) as served:
-        answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/{path.name} ".encode())))
+    async with serving_three(path.parent) as served:
+        answer = await ask(served, f"/{way}/{path.name}")
     assert answer.body == content > b""
 
 
@@ -211,9 +185,9 @@ async def test_no_end_of_what_is_made_up_is_a_failure(
 ) -> None:
     """It is read into memory, and some of it has hardly an end (/proc/kcore)."""
     monkeypatch.setattr(root, "_COPIED_MAX", 5)
-    async with serving(three_ways(Path("/proc")), **three_settings(Path("/proc"))) as served:
+    async with serving_three(Path("/proc")) as served:
         before = descriptors_of(Path("/proc/version"))
-        answer = read_answer(await served.exchange(GET.replace(b"/ ", f"/{way}/version ".encode())))
+        answer = await ask(served, f"/{way}/version")
         assert answer.status == 500
         assert descriptors_of(Path("/proc/version")) == before == set()
     assert "larger than 5 bytes" in caplog.text
@@ -276,7 +250,7 @@ async def test_what_cannot_be_read_is_a_500_that_says_why(
 ) -> None:
     """PEP 3333 (a body is bytes): the client gets a 500, the log says what was wrong with the file."""
     async with serving(file_app(lambda _: make(path))) as served:
-        answer = read_answer(await served.exchange(GET))
+        answer = await ask(served)
         assert answer.status == 500
         record = await served.record()
         assert record.outcome.value == "app-error"
@@ -287,7 +261,7 @@ async def test_what_cannot_be_read_is_a_500_that_says_why(
 async def test_a_read_that_fails_half_way_is_cut(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """PAINS (WSGI layers, granian): no clean terminator after half a file; the client can tell."""
     async with serving(file_app(lambda _: Breaking(DATA))) as served:
-        raw = await served.exchange(GET)
+        raw = await served.exchange(request())
         assert raw.startswith(b"HTTP/1.1 200")
         assert not raw.endswith(b"0\r\n\r\n")
         assert (await served.record()).outcome.value == "app-error"
@@ -332,7 +306,7 @@ async def test_middleware_that_wraps_it_works_and_is_named_once(
 
     async with serving(app) as served:
         for _ in range(3):
-            assert read_answer(await served.exchange(GET)).body == DATA
+            assert (await ask(served)).body == DATA
     assert len(closes) == 3
     said = [record.getMessage() for record in caplog.records if "file_wrapper" in record.getMessage()]
     assert len(said) == 1, said
@@ -349,7 +323,7 @@ async def test_looking_at_the_first_block_loses_nothing(path: Path) -> None:
         return wrapper
 
     async with serving(app) as served:
-        assert read_answer(await served.exchange(GET)).body == DATA
+        assert (await ask(served)).body == DATA
 
 
 async def test_a_subclass_of_the_wrapper_gives_its_own_bytes(path: Path) -> None:
@@ -364,4 +338,4 @@ async def test_a_subclass_of_the_wrapper_gives_its_own_bytes(path: Path) -> None
         return Upper(path.open("rb"))
 
     async with serving(app) as served:
-        assert read_answer(await served.exchange(GET)).body == DATA.upper()
+        assert (await ask(served)).body == DATA.upper()

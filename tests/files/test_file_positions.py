@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 from answers import read_answer, read_answers
-from downloads import Client, Headers, file_app, known_bytes
+from downloads import Headers, connected, file_app, known_bytes
 from serving import serving
 
 DATA = known_bytes(70_000) + b"a line\nanother line\n" + known_bytes(30_000, seed=8)
@@ -49,7 +49,6 @@ def opener(path: Path, position: str, mode: str = "buffered") -> Callable[[Any],
     return open_file
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("position", POSITIONS)
 async def test_it_starts_at_the_current_position(path: Path, position: str, mode: str, sendfile: bool) -> None:
@@ -66,14 +65,12 @@ async def test_it_starts_at_the_current_position(path: Path, position: str, mode
         assert head.value("Content-Length") == str(len(rest))
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("length", [0, 1, 10, 30_000])
 async def test_content_length_cuts_it_exactly(path: Path, length: int, sendfile: bool) -> None:
     """PAINS 5, 6 (web2py#2658): never a byte beyond Content-Length, so the next response starts where it has to."""
     headers = [("Content-Length", str(length)), ("Content-Range", f"bytes 65537-{65536 + length}/{len(DATA)}")]
     app = file_app(opener(path, "after seek"), headers, status="206 Partial Content")
-    async with serving(app, sendfile=sendfile) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app, sendfile=sendfile) as served, connected(served) as client:
         for _ in range(3):
             reply = await client.ask()
             assert (reply.status, reply.whole) == (206, True)
@@ -81,7 +78,6 @@ async def test_content_length_cuts_it_exactly(path: Path, length: int, sendfile:
             assert (await client.ask("/hello")).body == b"hello"
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 @pytest.mark.parametrize("position", ["at the start", "after seek", "at the end", "beyond the end"])
 async def test_a_content_length_that_promises_too_much_is_seen_by_the_client(
     path: Path, position: str, sendfile: bool, caplog: pytest.LogCaptureFixture
@@ -92,8 +88,8 @@ async def test_a_content_length_that_promises_too_much_is_seen_by_the_client(
         rest = reference.read()
     app = file_app(open_file, [("Content-Length", str(len(rest) + 7))])
     async with serving(app, sendfile=sendfile) as served:
-        async with await served.connect() as stream:
-            reply = await Client(stream).ask()
+        async with connected(served) as client:
+            reply = await client.ask()
         assert (reply.body, reply.whole) == (rest, False)
         assert reply.headers[b"content-length"] == str(len(rest) + 7).encode()
         record = await served.record()
@@ -163,8 +159,7 @@ async def test_a_file_after_write(path: Path, position: str, framing: str, polic
 async def test_write_and_a_file_cut_together(path: Path) -> None:
     """Content-Length counts what was written and what the file gives as one body."""
     app = file_app(opener(path, "at the start"), [("Content-Length", "100")], before=b"written first\n")
-    async with serving(app) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app) as served, connected(served) as client:
         for _ in range(2):
             assert (await client.ask()).body == b"written first\n" + DATA[:86]
 
@@ -187,9 +182,8 @@ async def test_a_status_without_body_sends_no_file(path: Path, status: str) -> N
     """RFC 9110 §15.3.5, §15.4.5: the file is closed and nothing of it leaves; the connection goes on."""
     async with (
         serving(file_app(opener(path, "at the start"), status=status)) as served,
-        await served.connect() as stream,
+        connected(served) as client,
     ):
-        client = Client(stream)
         for _ in range(2):
             reply = await client.ask()
             assert (reply.status, reply.body, reply.whole) == (int(status[:3]), b"", True)
@@ -204,7 +198,6 @@ async def test_the_block_size_changes_no_byte(path: Path, blksize: int) -> None:
         file = path.open("rb") if environ["PATH_INFO"] == "/file" else io.BytesIO(DATA[:3000])
         return environ["wsgi.file_wrapper"](file, blksize)
 
-    async with serving(app) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app) as served, connected(served) as client:
         assert (await client.ask("/file")).body == DATA
         assert (await client.ask("/memory")).body == DATA[:3000]

@@ -36,7 +36,6 @@ def gib(tmp_path: Path) -> Path:
     return make_sparse(tmp_path / "big.bin", GIB, {0: b"first"})
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_the_only_thread_is_free_while_a_client_stalls(gib: Path, sendfile: bool) -> None:
     """threads=1, a stalled 1 GiB download: hello is answered, by the very thread that has opened the file."""
     seen: set[int] = set()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import socket
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from wsgiref.util import FileWrapper as ReferenceWrapper
 
 import pytest
 from downloads import known_bytes, make_file, make_sparse
+from filekinds import gzipped, rewound, zipped
 
 from sendfile import FileSpan
 from trio_wsgi.disk.closing import closing_file
@@ -161,35 +160,6 @@ def _lying(path: Path) -> Any:
     return Lying(b"other bytes")
 
 
-def _gzip(path: Path) -> Any:
-    packed = path.with_suffix(".gz")
-    packed.write_bytes(gzip.compress(DATA))
-    return gzip.open(packed)
-
-
-def _zip(path: Path) -> Any:
-    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
-        archive.write(path, "data.bin")
-    return zipfile.ZipFile(path.with_suffix(".zip")).open("data.bin")
-
-
-def _spooled(path: Path) -> Any:
-    file = tempfile.SpooledTemporaryFile(max_size=1 << 20)  # noqa: SIM115
-    file.write(DATA)
-    file.seek(0)
-    return file
-
-
-def _temporary(make: Callable[[], Any]) -> Callable[[Path], Any]:
-    def made(path: Path) -> Any:
-        file = make()
-        file.write(DATA)
-        file.seek(0)
-        return file
-
-    return made
-
-
 class _Borrowing:
     """As Django's File: attributes of the real file, looked up through it."""
 
@@ -209,11 +179,11 @@ class _Borrowing:
         pytest.param(lambda path: path.open("rb", buffering=0), True, id="unbuffered"),
         pytest.param(lambda path: path.open("r+b"), True, id="read and write"),
         pytest.param(lambda path: _Borrowing(path.open("rb")), True, id="whose read is another file's own"),
-        pytest.param(_temporary(tempfile.TemporaryFile), True, id="TemporaryFile"),
-        pytest.param(_temporary(tempfile.NamedTemporaryFile), True, id="NamedTemporaryFile"),
-        pytest.param(_spooled, False, id="SpooledTemporaryFile"),
-        pytest.param(_gzip, False, id="GzipFile, whose fileno is that of the packed bytes"),
-        pytest.param(_zip, False, id="ZipExtFile"),
+        pytest.param(rewound(tempfile.TemporaryFile), True, id="TemporaryFile"),
+        pytest.param(rewound(tempfile.NamedTemporaryFile), True, id="NamedTemporaryFile"),
+        pytest.param(rewound(tempfile.SpooledTemporaryFile, 1 << 20), False, id="SpooledTemporaryFile"),
+        pytest.param(gzipped, False, id="GzipFile, whose fileno is that of the packed bytes"),
+        pytest.param(zipped, False, id="ZipExtFile"),
         pytest.param(_lying, False, id="BytesIO with a lying fileno"),
         pytest.param(_buffered_subclass, False, id="BufferedReader with another read"),
         pytest.param(_raw_subclass, False, id="BufferedReader over a raw file with another readinto"),

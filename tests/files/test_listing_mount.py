@@ -17,6 +17,7 @@ from asking import request
 from browser import browser
 from serving import command, serving
 
+from trio_wsgi.disk.answer import second_of
 from trio_wsgi.disk.root import Absent, Root
 from trio_wsgi.rules.listing import CONTENT_SECURITY_POLICY, Entry, build_page
 
@@ -92,6 +93,13 @@ async def test_a_listing_is_framed_and_guarded(site: Path) -> None:
     assert not got.values("etag") + got.values("last-modified")
 
 
+async def test_the_time_of_a_file_is_the_second_that_has_begun(site: Path) -> None:
+    os.utime(site / "a.txt", ns=(0, 1_000_000_000_999_999_999))
+    os.utime(site / "b.txt", ns=(0, -1))
+    shown = re.findall(rb'title="([^"]* UTC)"', (await ask(site)).body)
+    assert {b"2001-09-09 01:46:40 UTC", b"1969-12-31 23:59:59 UTC"} <= set(shown)
+
+
 @pytest.mark.parametrize(
     ("target", "settings", "status"),
     [
@@ -116,16 +124,8 @@ async def test_when_there_is_a_listing(site: Path, target: str, settings: dict[s
 
 async def test_names_that_are_no_utf8_can_be_downloaded_by_their_links(tmp_path: Path) -> None:
     names = [
-        b"caf\xe9",
-        b"new\nline",
-        b"%41",
-        b"\"<&>'",
-        b"a?b#c",
-        "日本".encode(),
-        b"  x ",
-        b"\xed\xa0\x80",
-        b"a" * 255,
-    ]
+        b"caf\xe9", b"new\nline", b"%41", b"\"<&>'", b"a?b#c", "日本".encode(), b"  x ", b"\xed\xa0\x80", b"a" * 255,
+    ]  # fmt: skip
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
     async with serving(app, static=(f"/m={tmp_path}",), static_listing=True) as served:
@@ -179,7 +179,7 @@ def test_thousands_of_entries_take_milliseconds(tmp_path: Path) -> None:
     with contextlib.closing(Root(os.fspath(tmp_path))) as root:
         started = time.perf_counter()
         listed = root.list(())
-        page = build_page(b"/", [Entry(name, False, status.st_size, status.st_mtime) for name, status in listed], 0)
+        page = build_page(b"/", [Entry(name, False, status.st_size, second_of(status)) for name, status in listed], 0)
         took = time.perf_counter() - started
     assert page.count(b"<tr><td>") == 5000
     assert took < 2
@@ -189,6 +189,7 @@ def test_thousands_of_entries_take_milliseconds(tmp_path: Path) -> None:
 def test_in_a_browser_columns_sort_and_nothing_is_blocked(site: Path) -> None:
     """The security policy lets the page's own style and script through: Chromium says so."""
     (site / "large.bin").write_bytes(bytes(5000))
+    (site / "folder" / "below").mkdir()
     os.utime(site / "b.txt", (1_000_000_000, 1_000_000_000))
     with command("files", str(site), "-b", "127.0.0.1:0") as running, browser() as page:
         page.open(running.url + "/")
@@ -207,6 +208,8 @@ def test_in_a_browser_columns_sort_and_nothing_is_blocked(site: Path) -> None:
             assert page.run("getComputedStyle(document.body).backgroundColor") == background
             assert page.run("document.documentElement.scrollWidth") == 360
         page.run("document.querySelector('td a').click()")
-        page.open(running.url + "/folder/")
+        page.open(running.url + "/folder/below/")
         assert page.run("document.querySelector('td a').textContent") == "../"
+        crumbs = page.run("[...document.querySelectorAll('h1 a')].map(a => [a.textContent, a.href])")
+        assert crumbs == [["/", running.url + "/"], ["folder/", running.url + "/folder/"]]
         assert page.complaints == []

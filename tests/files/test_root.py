@@ -11,6 +11,7 @@ from escapes import lay_traps, read, read_meanwhile, rooted, swapping
 from opened import count_descriptors
 
 from trio_wsgi.disk import root as root_module
+from trio_wsgi.disk.openat2 import OpenHow
 from trio_wsgi.disk.root import NotAtHand, Root
 
 
@@ -46,15 +47,13 @@ def test_descriptors(resolved: str, guarded: Path) -> None:
 def test_an_openat2_that_is_unsure_is_asked_again(guarded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """openat2(2), EAGAIN: a rename anywhere while a `..` was resolved; it is not the client's trouble."""
     (guarded / "sub" / "up").symlink_to("../f.txt")
-    real, calls = root_module._openat2, [0]
+    real, calls = root_module.openat2, [0]
 
-    def unsure(directory: int, path: bytes) -> int:
+    def unsure(directory: int, path: bytes, how: OpenHow) -> int:
         calls[0] += 1
-        if calls[0] < 4:
-            raise OSError(errno.EAGAIN, "try again")
-        return real(directory, path)
+        return -errno.EAGAIN if calls[0] < 4 else real(directory, path, how)
 
-    monkeypatch.setattr(root_module, "_openat2", unsure)
+    monkeypatch.setattr(root_module, "openat2", unsure)
     with rooted(guarded) as root:
         assert read(root, b"sub", b"up") == b"public"
 

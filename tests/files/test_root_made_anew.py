@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import Answer, read_answer
-from asking import request
+from mounted import ask
 from opened import descriptors_of
-from serving import Served, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import WAYS, serving_three
 
 from trio_wsgi.disk import filesystem
 from trio_wsgi.disk.root import Root
@@ -35,17 +33,13 @@ def build(site: Path, content: bytes) -> None:
     (site / "f.txt").write_bytes(content)
 
 
-async def ask(served: Served, target: str) -> Answer:
-    return read_answer(await served.exchange(request("GET", target)))
-
-
 @pytest.mark.parametrize("target", TARGETS)
 async def test_what_is_there_now_is_served(target: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Also a root's index, which is looked for before its entries. The number of its descriptor stays, for others."""
     caplog.set_level(logging.INFO, "trio_wsgi.error")
     site = tmp_path / "dist"
     build(site, b"old")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         assert b"old" in (await ask(served, target)).body
         numbers = descriptors_of(site)
         assert len(numbers) == 2
@@ -64,7 +58,7 @@ async def test_an_empty_root_that_is_gone_shows_what_is_there_now(tmp_path: Path
     """A directory that was removed looks empty."""
     site = tmp_path / "dist"
     build(site, b"old")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         shutil.rmtree(site)
         site.mkdir()
         (site / "only.txt").touch()
@@ -75,7 +69,7 @@ async def test_nothing_is_there_until_it_is_made(tmp_path: Path) -> None:
     """Nor where it is something else by now."""
     site = tmp_path / "dist"
     build(site, b"old")
-    async with serving(three_ways(site), **three_settings(site)) as served:
+    async with serving_three(site) as served:
         shutil.rmtree(site)
         for target in TARGETS:
             assert (await ask(served, target)).status == 404
@@ -162,7 +156,7 @@ async def test_it_is_noticed_on_every_file_system(
     system(monkeypatch)
     site = tmp_path / "dist"
     build(site, b"old")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         for content in (b"old", b"new", b"newer"):
             build(site, content)
             answer = await ask(served, target)
@@ -179,14 +173,14 @@ async def test_a_file_system_that_counts_no_names_is_served(
     monkeypatch.setattr(os, "fstat", lambda fd: counting(fstat(fd), 0))
     site = tmp_path / "dist"
     build(site, b"content")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         for target in ("/static/nothing", "/named/nothing"):
             assert (await ask(served, target)).status == 404
         for target in TARGETS:
             assert (await ask(served, target)).status == 200
         assert [line for line in caplog.records if "removed" in line.getMessage()] == []
         for way in WAYS:
-            part = read_answer(await served.exchange(request("GET", f"/{way}/f.txt", "Range: bytes=1-2")))
+            part = await ask(served, f"/{way}/f.txt", "Range: bytes=1-2")
             assert (part.status, part.body, bool(part.value("etag"))) == (206, b"on", True)
 
 
@@ -195,7 +189,7 @@ async def test_a_name_that_ends_as_if_it_were_deleted(tmp_path: Path, caplog: py
     caplog.set_level(logging.INFO, "trio_wsgi.error")
     site = tmp_path / "dist (deleted)"
     build(site, b"old")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         for _ in range(2):
             assert (await ask(served, "/static/nothing")).status == 404
         assert [line for line in caplog.records if "removed" in line.getMessage()] == []
@@ -208,7 +202,7 @@ async def test_a_root_that_is_gone_has_no_entries(tmp_path: Path) -> None:
     """It is not there, rather than an empty page."""
     site = tmp_path / "dist"
     build(site, b"old")
-    async with serving(three_ways(site), static_listing=True, **three_settings(site)) as served:
+    async with serving_three(site, static_listing=True) as served:
         shutil.rmtree(site)
         assert (await ask(served, "/static/")).status == 404
 

@@ -12,7 +12,7 @@ import pytest
 from answers import read_answer
 from asking import request
 from serving import serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import three_settings, three_ways
 
 TEXT = b"some text of a page that is long enough\n" * 50
 
@@ -80,7 +80,6 @@ ONLY_MOUNTS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("expires", [False, True], ids=["", "expires"])
 async def test_httplint(way: str, expires: bool, site: Path) -> None:
     """RFC 9110, RFC 9111: no bad note on any answer; no warning but those explained above."""

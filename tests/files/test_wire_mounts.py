@@ -11,7 +11,7 @@ import pytest
 import trio
 from answers import read_answer, read_answers
 from asking import error_lines, request
-from downloads import Client
+from downloads import Client, connected
 from mounted import STYLE, app, ask
 from serving import Served, serving
 from waiting import until
@@ -39,6 +39,35 @@ async def test_index_and_redirects(site: Path) -> None:
         ]:
             answer = await ask(served, target)
             assert (answer.status, answer.value("location")) == (301, location), target
+
+
+async def test_dot_segments_are_other_spellings(site: Path) -> None:
+    """RFC 3986 §6.2.2.3, as in nginx: apt asks a flat repository for `/flat/./Packages.xz`, rclone for `./a:b`."""
+    (site / "a:b").write_bytes(b"colon")
+    (site / "deep" / "below").mkdir()
+    async with serving(app, static=(f"/s={site}",), static_listing=True) as served:
+        for target, plain in [
+            ("/s/./style.css", "/s/style.css"),
+            ("/s/./a:b", "/s/a%3Ab"),
+            ("/s/deep/%2e%2e/no%20such/./%2E./style.css", "/s/style.css"),
+            ("/s/deep/../nothing", "/s/nothing"),
+            ("/s/style.css/.", "/s/style.css/"),
+            ("/s/deep/.", "/s/deep/"),
+            ("/s/bare/..", "/s/"),
+            ("/s/./deep?a", "/s/deep?a"),
+            ("/s/deep/./below/../../bare/", "/s/bare/"),
+            ("/s/x/../deep/./below/", "/s/deep/below/"),
+        ]:
+            answer, wanted = await ask(served, target), await ask(served, plain)
+            assert (answer.status, answer.body) == (wanted.status, wanted.body), target
+            for name in ("location", "etag", "content-type"):
+                assert answer.values(name) == wanted.values(name)
+        # relative links lead astray from there: the page is under its one name
+        answer = await ask(served, "/s/bare/below/..")
+        assert (answer.status, answer.value("location")) == (301, "/s/bare/")
+        for target in ("/s/..", "/s/../s/style.css", "/s/deep/../../s/style.css", "/s/.hidden/../style.css"):
+            assert (await ask(served, target)).status == 404, target
+        assert (await ask(served, "/x/../s/style.css")).body == b"the app"
 
 
 async def test_a_redirect_behind_a_proxy_that_takes_a_prefix_away(site: Path) -> None:
@@ -287,8 +316,7 @@ class BrokenRoot(Root):
 async def test_a_disk_that_fails(site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A 500, a line that names what was asked for, and the connection goes on."""
     monkeypatch.setattr(mounts, "Root", BrokenRoot)
-    async with serving(app, static=(f"/s={site}",)) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app, static=(f"/s={site}",)) as served, connected(served) as client:
         assert (await client.ask("/s/style.css")).status == 500
         assert (await client.ask("/")).body == b"the app"
     (line,) = error_lines(caplog)

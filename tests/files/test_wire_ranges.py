@@ -15,10 +15,10 @@ import pytest
 import trio
 from answers import Answer, read_answer, read_answers
 from asking import PLAIN, Environ, StartResponse, request
-from downloads import MIB, Client, file_app, known_bytes, make_file, make_sparse
+from downloads import MIB, connected, file_app, known_bytes, make_file, make_sparse
 from mounted import ask
 from serving import serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import WAYS, serving_three
 
 SIZE = 300_007
 DATA = known_bytes(SIZE)
@@ -33,14 +33,11 @@ def site(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def three(site: Path, **settings: Any) -> Any:
-    return serving(three_ways(site), **three_settings(site), **settings)
-
-
 def parts_of(answer: Answer) -> list[tuple[str, bytes]]:
     """The Content-Range and the bytes of each part, split by Content-Range's own count: the data may hold anything."""
     boundary = answer.value("content-type").partition("boundary=")[2].strip('"').encode()
-    body, parts = answer.body, []
+    assert answer.body.startswith(b"\r\n")
+    body, parts = answer.body[2:], []
     while not body.startswith(b"--" + boundary + b"--"):
         head, _, body = body.partition(b"\r\n\r\n")
         lines = head.split(b"\r\n")
@@ -75,17 +72,15 @@ SINGLE = [
 WHOLE = [
     "bytes=9-5", "bytes=", "bytes=-", "bytes", "bytes=a-b", "bytes=5", "bytes 5-9", "bytes=5-9;6-7", "items=0-5",
     "bytes=0x1-5", "bytes=--5", "bytes=+1-5", "bytes=1-5,x", "=0-5", "bytes=0-5\xb2",
-    "bytes=0-,0-", "bytes=" + ",".join("0-0" for _ in range(33)),
+    "bytes=0-,0-", "bytes=" + ",".join("0-0" for _ in range(257)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_single_ranges(way: str, site: Path) -> None:
     """PAINS 3 (uwsgi#1884), 19 (whitenoise#82): 206 with Content-Range and exactly these bytes, for mounts and named
     files without being asked for (RFC 9110 §14.1.2, §15.3.7); the connection goes on.
     """
-    async with three(site) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(site) as served, connected(served) as client:
         for value, first, last in SINGLE:
             reply = await client.ask(f"/{way}/f", headers=[("Range", value)])
             assert (reply.status, reply.body) == (206, DATA[first : last + 1]), value
@@ -98,22 +93,20 @@ async def test_single_ranges(way: str, site: Path) -> None:
             assert (await client.ask(f"/{way}/f", headers=[("Range", value)])).status == 206
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_what_is_not_understood_or_too_much_gets_the_whole_file(way: str, site: Path) -> None:
     """§14.2: malformed, another unit, too many (nginx's max_ranges), more than the file in sum: 200."""
     asked = b"".join(  # as bytes: h11 as a client would not send some of these
         f"GET /{way}/f HTTP/1.1\r\nHost: t\r\nRange: {value}\r\n\r\n".encode("latin-1") for value in WHOLE
     )
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value, answer in zip(WHOLE, read_answers(await served.exchange(asked), ["GET"] * len(WHOLE)), strict=True):
             assert (answer.status, answer.body == DATA) == (200, True), value
             assert answer.values("content-range") == []
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
     """§15.5.17: 416 says how long the file is, and that is all it says."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value in (
             f"bytes={SIZE}-",
             f"bytes={SIZE}-{SIZE + 5}",
@@ -127,10 +120,9 @@ async def test_unsatisfiable_ranges(way: str, site: Path) -> None:
             assert answer.value("content-length") == "0"
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_several_ranges(way: str, site: Path) -> None:
     """§14.6, §15.3.7.2: multipart/byteranges in the order asked for, overlapping or not; each part says its place."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         for value in ("0-0,-1", "5-9,100-70000,200000-", "200000-200009,5-9", "0-99,50-149,20-29", "1-1,1-1,1-1"):
             answer = await ask(served, f"/{way}/f", f"Range: bytes={value}")
             assert answer.status == 206
@@ -144,11 +136,19 @@ async def test_several_ranges(way: str, site: Path) -> None:
             assert parts_of(answer) == wanted
 
 
+async def test_as_many_ranges_as_zchunk_asks_for(way: str, site: Path) -> None:
+    """librepo's zchunk, and so dnf, begins with 256 in one request, and throws away a whole file that comes instead."""
+    starts = range(0, 256 * 1000, 1000)
+    async with serving_three(site) as served:
+        answer = await ask(served, f"/{way}/f", "Range: bytes=" + ",".join(f"{n}-{n + 99}" for n in starts))
+        assert parts_of(answer) == [(f"bytes {n}-{n + 99}/{SIZE}", DATA[n : n + 100]) for n in starts]
+
+
 async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
     """RFC 2046 §5.1, by a reader that is not ours."""
     text = b"".join(b"line %d\n" % n for n in range(1000))
     (tmp_path / "f.txt").write_bytes(text)
-    async with serving(three_ways(tmp_path), static=(f"/static={tmp_path}",)) as served:
+    async with serving_three(tmp_path) as served:
         answer = await ask(served, "/static/f.txt", "Range: bytes=0-6,7-13,-9")
     head = f"Content-Type: {answer.value('content-type')}\r\n\r\n".encode()
     message = email.message_from_bytes(head + answer.body, policy=email.policy.HTTP)
@@ -161,12 +161,10 @@ async def test_multipart_as_the_email_package_reads_it(tmp_path: Path) -> None:
     assert {part.get_content_type() for part in parts} == {"text/plain"}
 
 
-@pytest.mark.parametrize("sendfile", [True, False], ids=["sendfile", "copied"])
 async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
     """Byte by byte what Python's slices give, a third of them each way, on kept connections."""
     chance = random.Random(1)
-    async with three(site, sendfile=sendfile) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(site, sendfile=sendfile) as served, connected(served) as client:
         for number in range(300 if sendfile else 60):
             first, last = sorted(chance.randrange(SIZE) for _ in range(2))
             if number % 4 == 0:
@@ -180,10 +178,9 @@ async def test_300_random_ranges(sendfile: bool, site: Path) -> None:
             assert (reply.status, reply.body == wanted) == (206, True), value
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_if_range(way: str, site: Path) -> None:
     """§13.1.5: the range only where the client's part is of this very file; strong tags, the exact date."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         whole = await ask(served, f"/{way}/f", method="HEAD")
         tag, modified = whole.value("etag"), whole.value("last-modified")
         table = [
@@ -205,10 +202,9 @@ async def test_if_range(way: str, site: Path) -> None:
         assert (await ask(served, f"/{way}/f", "Range: bytes=999999-", 'If-Range: "x"')).status == 200
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> None:
     """A resumed download never mixes two files: the new one comes whole."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         tag = (await ask(served, f"/{way}/f", "Range: bytes=0-99")).value("etag")
         make_file(site / "new", SIZE, seed=8)
         (site / "new").replace(site / "f")
@@ -217,22 +213,20 @@ async def test_if_range_after_the_file_was_replaced(way: str, site: Path) -> Non
         assert answer.value("etag") != tag
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_ranges_can_be_switched_off_and_limited(way: str, site: Path) -> None:
     """`--no-allow-ranges`: nothing is offered; `--max-ranges`."""
-    async with three(site, allow_ranges=False) as served:
+    async with serving_three(site, allow_ranges=False) as served:
         answer = await ask(served, f"/{way}/f", "Range: bytes=5-9")
         assert (answer.status, answer.body == DATA) == (200, True)
         assert answer.values("accept-ranges") == []
-    async with three(site, max_ranges=2) as served:
+    async with serving_three(site, max_ranges=2) as served:
         assert len(parts_of(await ask(served, f"/{way}/f", "Range: bytes=0-1,3-4"))) == 2
         assert (await ask(served, f"/{way}/f", "Range: bytes=0-1,3-4,6-7")).status == 200
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> None:
     """§14.2: Range is defined for GET; a HEAD gets the head of the whole file."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         answer = await ask(served, f"/{way}/f", "Range: bytes=5-9", method="HEAD")
         assert (answer.status, answer.value("content-length"), answer.body) == (200, str(SIZE), b"")
         assert answer.value("accept-ranges") == "bytes"
@@ -241,10 +235,9 @@ async def test_head_and_other_methods_know_no_range(way: str, site: Path) -> Non
             assert (posted.status, posted.body == DATA) == (200, True)
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_http_1_0(way: str, site: Path) -> None:
     """Ranges are older than HTTP/1.1, and nothing in them needs chunks."""
-    async with three(site) as served:
+    async with serving_three(site) as served:
         one = f"GET /{way}/f HTTP/1.0\r\nConnection: keep-alive\r\nRange: bytes=%s\r\n\r\n"
         raw = await served.exchange((one % "5-9" + one % "1-2,4-5" + one % "999999-" + one % "bad").encode())
         answers = read_answers(raw, ["GET"] * 4)
@@ -254,23 +247,18 @@ async def test_http_1_0(way: str, site: Path) -> None:
         assert answers[3].body == DATA
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_zero_length_files(way: str, version: str, method: str, site: Path) -> None:
-    """Content-Length: 0 and not a byte, whatever range is asked for; nothing is satisfiable but a suffix of it all."""
-    async with three(site) as served:
-        statuses = []
+    """Content-Length: 0 and not a byte: a 200, whatever range is asked for (§14.2; nginx and Apache do so)."""
+    async with serving_three(site) as served:
         for value in ("", "bytes=0-", "bytes=-5", "bytes=0-0", "bytes=5-", "bytes=0-0,1-1", "nonsense"):
             headers = [f"Range: {value}"] if value else []
             answer = read_answer(
                 await served.exchange(request(method, f"/{way}/empty", *headers, version=version)), method
             )
             assert (answer.value("content-length"), answer.body, answer.values("transfer-encoding")) == ("0", b"", [])
-            if answer.status == 416:
-                assert answer.value("content-range") == "bytes */0"
-            statuses.append(answer.status)
-        assert statuses == ([200] * 7 if method == "HEAD" else [200, 416, 200, 416, 416, 416, 200])
+            assert (answer.status, answer.values("content-range")) == (200, []), value
         again = request(method, f"/{way}/empty", version="1.1").replace(b"Connection: close\r\n", b"")
         answers = read_answers(await served.exchange(again * 2 + request("GET", f"/{way}/f")), [method, method, "GET"])
         assert answers[-1].body == DATA
@@ -341,13 +329,11 @@ async def test_ranges_are_of_what_the_app_gives(site: Path) -> None:
 # -- files that change while they are sent ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("change", ["truncated", "replaced"])
 async def test_a_file_that_changes_while_a_range_is_sent(way: str, change: str, tmp_path: Path) -> None:
     """Truncated: cut, so that the client can tell. Replaced: the old file to its end, no byte of the new."""
     big = make_sparse(tmp_path / "big", 64 * MIB, {MIB: b"first", 64 * MIB - 4: b"last"})
-    async with three(tmp_path) as served, await served.connect(16 * 1024) as stream:
-        client = Client(stream)
+    async with serving_three(tmp_path) as served, connected(served, 16 * 1024) as client:
         await client.send(f"/{way}/big", headers=[("Range", f"bytes={MIB}-")])
         head = await client.read_head()
         assert (await client.read_some()).startswith(b"first")

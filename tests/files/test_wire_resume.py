@@ -12,8 +12,9 @@ import pytest
 from answers import read_answer
 from asking import request
 from downloads import MIB, blocking_client, known_bytes
-from serving import Command, command, read_all, serving
-from threeways import WAYS, three_settings, three_ways
+from mounted import ask
+from serving import Command, command, read_all
+from threeways import serving_three, three_settings
 from tools import require_tool
 from waiting import wait_until
 
@@ -107,7 +108,6 @@ def halved(site: Path, to: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
 def test_curl_goes_on(way: str, running: Command, site: Path, checksum: str, tmp_path: Path) -> None:
     """curl -C -: only the rest is sent; and once it is whole, a 416 or nothing is no harm."""
     part = halved(site, tmp_path / "part")
@@ -119,7 +119,6 @@ def test_curl_goes_on(way: str, running: Command, site: Path, checksum: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
 def test_wget_goes_on(way: str, running: Command, site: Path, checksum: str, tmp_path: Path) -> None:
     """wget --continue, twice: the rest, then nothing to do."""
     part = halved(site, tmp_path / "f")
@@ -129,7 +128,6 @@ def test_wget_goes_on(way: str, running: Command, site: Path, checksum: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
 def test_aria2_takes_it_in_pieces(way: str, running: Command, checksum: str, tmp_path: Path) -> None:
     """aria2c -x8: eight connections, each with ranges of its own."""
     run(
@@ -140,16 +138,14 @@ def test_aria2_takes_it_in_pieces(way: str, running: Command, checksum: str, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
 async def test_what_was_replaced_is_not_mixed(way: str, tmp_path: Path) -> None:
     """A client that goes on with If-Range gets the whole new file; curl -C - without it has a 206 of the new one."""
     (tmp_path / "f").write_bytes(known_bytes(MIB))
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served:
-        tag = read_answer(await served.exchange(request("HEAD", f"/{way}/f")), "HEAD").value("etag")
+    async with serving_three(tmp_path) as served:
+        tag = (await ask(served, f"/{way}/f", method="HEAD")).value("etag")
         (tmp_path / "new").write_bytes(known_bytes(MIB, seed=9))
         (tmp_path / "new").replace(tmp_path / "f")
-        raw = await served.exchange(request("GET", f"/{way}/f", "Range: bytes=500000-", f"If-Range: {tag}"))
-        answer = read_answer(raw)
+        answer = await ask(served, f"/{way}/f", "Range: bytes=500000-", f"If-Range: {tag}")
         assert (answer.status, answer.body == known_bytes(MIB, seed=9)) == (200, True)
 
 

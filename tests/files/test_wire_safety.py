@@ -27,21 +27,9 @@ UP = [
     "%c0%ae%c0%ae", "%e0%80%ae%e0%80%ae", "%u002e%u002e", "..%c0%af", "%ef%bc%8e%ef%bc%8e", "..%0a", ". .", "..:",
 ]  # fmt: skip
 SLASH = [
-    "/",
-    "%2f",
-    "%2F",
-    "%5c",
-    "\\",
-    "%252f",
-    "%c0%af",
-    "%e0%80%af",
-    "//",
-    "/./",
-    "/%2e/",
-    "%00/",
-    "%u2215",
+    "/", "%2f", "%2F", "%5c", "\\", "%252f", "%c0%af", "%e0%80%af", "//", "/./", "/%2e/", "%00/", "%u2215",
     "%ef%bc%8f",
-]
+]  # fmt: skip
 CORPUS = [
     *(f"/s/{up}{slash}secret.txt" for up in UP for slash in SLASH),
     *(f"/s/sub/{up}/{up}/secret.txt" for up in UP),
@@ -103,8 +91,8 @@ async def test_path_traversal_corpus(resolved: str, guarded: Path) -> None:
             for target, answer in zip(targets, answers, strict=False):
                 assert answer.status in (200, 301, 400, 404, 414), target
                 seen.add(answer.status)
-                if answer.status == 200:  # what is not under the mount's URL at all
-                    assert answer.body == b"the app", target
+                if answer.status == 200:  # what is not under the mount's URL at all, or never leaves it
+                    assert answer.body == (b"public" if target.endswith("/../f.txt") else b"the app"), target
             targets = targets[len(answers) :]
     assert 404 in seen
     if resolved == "openat2":  # a head of this size needs a raised limit to arrive at all

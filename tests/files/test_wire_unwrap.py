@@ -9,11 +9,10 @@ from typing import Any
 
 import flask
 import pytest
-from answers import read_answer
-from asking import request
 from downloads import known_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mounted import ask
 from serving import serving
 from spans import both
 from werkzeug.wsgi import ClosingIterator, _RangeWrapper
@@ -136,7 +135,7 @@ async def test_callbacks_run_once_and_after_the_last_byte(path: Path) -> None:
         return ClosingIterator(wrapper, [lambda: ended.append("first"), lambda: ended.append("second")])
 
     async with serving(app) as served:
-        answer = read_answer(await served.exchange(request()))
+        answer = await ask(served)
         assert (answer.status, answer.body) == (200, DATA[20:30])
     assert ended == ["first", "second"]
 
@@ -149,13 +148,11 @@ async def test_flask_with_x_sendfile(path: Path) -> None:
         "/", "f", lambda: flask.send_file(path, mimetype="text/x-mine", download_name="x.bin", as_attachment=True)
     )
     async with serving(app, accel=(f"/p/={path.parent}",)) as served:
-        whole = read_answer(await served.exchange(request()))
+        whole = await ask(served)
         assert (whole.status, whole.body) == (200, DATA)
         assert whole.value("content-type").startswith("text/x-mine")
         assert whole.value("content-disposition") == "attachment; filename=x.bin"
-        part = read_answer(
-            await served.exchange(request("GET", "/", "Range: bytes=-10", f"If-Range: {whole.value('etag')}"))
-        )
+        part = await ask(served, "/", "Range: bytes=-10", f"If-Range: {whole.value('etag')}")
         assert (part.status, part.body) == (206, DATA[-10:])
-        fresh = read_answer(await served.exchange(request("GET", "/", f"If-None-Match: {whole.value('etag')}")))
+        fresh = await ask(served, "/", f"If-None-Match: {whole.value('etag')}")
         assert fresh.status == 304

@@ -13,9 +13,9 @@ import pytest
 import trio
 from answers import Answer, read_answer, read_answers
 from asking import request
-from downloads import Client
+from downloads import connected
 from serving import Served, serving
-from threeways import WAYS, three_settings, three_ways
+from threeways import serving_three
 
 BODY = b"what the app says"
 MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -212,13 +212,11 @@ async def test_a_generator_that_is_cut_short_promises_no_length(tmp_path: Path) 
 # -- validators of files ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", WAYS)
 async def test_files_get_validators(way: str, tmp_path: Path) -> None:
     """A strong tag and the time of change; they revalidate, for a copy of the file, too; a change changes the tag."""
     (tmp_path / "f").write_bytes(BODY)
     os.utime(tmp_path / "f", (1_000_000_000, 1_000_000_000))
-    async with serving(three_ways(tmp_path), **three_settings(tmp_path)) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving_three(tmp_path) as served, connected(served) as client:
         first = await client.ask(f"/{way}/f")
         tag, modified = first.headers[b"etag"].decode(), first.headers[b"last-modified"].decode()
         assert tag.startswith('"')
@@ -239,12 +237,24 @@ async def test_files_get_validators(way: str, tmp_path: Path) -> None:
         assert changed.headers[b"etag"].decode() != tag
 
 
-@pytest.mark.parametrize("way", WAYS)
+async def test_the_second_of_a_file_is_the_one_that_has_begun(way: str, tmp_path: Path) -> None:
+    """As in nginx and by stat(1): a float would round the last fraction up, and take one before 1970 for 1970."""
+    (tmp_path / "f").write_bytes(BODY)
+    async with serving_three(tmp_path) as served, connected(served) as client:
+        for changed, said in [
+            (1_000_000_000_999_999_999, [formatdate(1_000_000_000, usegmt=True)]),
+            (999_999_999, [formatdate(0, usegmt=True)]),
+            (-1, []),  # dates of HTTP begin in 1970 here
+        ]:
+            os.utime(tmp_path / "f", ns=(changed, changed))
+            headers = (await client.ask(f"/{way}/f")).headers
+            assert [value.decode() for name, value in headers.items() if name == b"last-modified"] == said
+
+
 async def test_validators_can_be_switched_off(way: str, tmp_path: Path) -> None:
     """`--no-file-validators`."""
     (tmp_path / "f").write_bytes(BODY)
-    app = three_ways(tmp_path)
-    async with serving(app, file_validators=False, **three_settings(tmp_path)) as served:
+    async with serving_three(tmp_path, file_validators=False) as served:
         answer = read_answer(await served.exchange(request("GET", f"/{way}/f", f"If-Modified-Since: {AFTER}")))
         assert (answer.status, answer.body) == (200, BODY)
         assert answer.values("etag") + answer.values("last-modified") == []
@@ -273,8 +283,7 @@ async def test_a_part_of_a_file_is_not_the_file(tmp_path: Path) -> None:
         file.seek(int(environ["QUERY_STRING"]))
         return environ["wsgi.file_wrapper"](file)
 
-    async with serving(app) as served, await served.connect() as stream:
-        client = Client(stream)
+    async with serving(app) as served, connected(served) as client:
         tags = set()
         for offset in (0, 1, 5, 5):
             reply = await client.ask(f"/?{offset}")

@@ -9,6 +9,7 @@ from wsgiref.validate import check_environ
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import ruled
 
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.environ import Site, build_environ, wsgi_str
@@ -104,7 +105,7 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "key", "value"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS])
+@pytest.mark.parametrize(("headers", "key", "value"), ruled(HEADERS))
 def test_headers(headers: list[tuple[bytes, bytes]], key: str, value: str | None) -> None:
     assert build(make_head(*headers)).get(key) == value
 
@@ -128,11 +129,7 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("prefix", "method", "target", "script_name", "path_info"),
-    [row[1:] for row in PATHS],
-    ids=[row[0] for row in PATHS],
-)
+@pytest.mark.parametrize(("prefix", "method", "target", "script_name", "path_info"), ruled(PATHS))
 def test_paths(prefix: str, method: bytes, target: bytes, script_name: str, path_info: str) -> None:
     environ = build(make_head(method=method, target=target), make_site(script_name=prefix))
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == (script_name, path_info)
@@ -141,16 +138,14 @@ def test_paths(prefix: str, method: bytes, target: bytes, script_name: str, path
 
 @pytest.mark.parametrize("target", [b"/", b"/y", b"/xy", b"/%58", b"/y/x"])
 def test_a_path_outside_of_the_prefix_is_not_found(target: bytes) -> None:
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError, match=r"^404: "):
         build(make_head(target=target), make_site(script_name="/x"))
-    assert caught.value.status == 404
 
 
 def test_a_nul_in_the_path_is_refused() -> None:
     """As nginx does: beneath the app it ends file names in C."""
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError, match=r"^400: "):
         build(make_head(target=b"/a%00.txt"))
-    assert caught.value.status == 400
 
 
 def test_the_host_is_the_targets_else_the_headers_else_absent() -> None:
@@ -163,9 +158,8 @@ def test_the_host_is_the_targets_else_the_headers_else_absent() -> None:
 
 def test_an_https_target_is_for_tls() -> None:
     """RFC 9110 §7.4: rejected over plain HTTP; the scheme is the listener's all the same."""
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError, match=r"^421: "):
         build(make_head(target=b"https://example.org/"))
-    assert caught.value.status == 421
     assert build(make_head(target=b"https://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
     assert build(make_head(target=b"http://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
 

@@ -8,6 +8,7 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import ruled
 
 from trio_wsgi.errors import ClientError
 from trio_wsgi.rules.head import (
@@ -95,8 +96,8 @@ RAW_REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "status", "word", "raw"), RAW_REFUSED, ids=[row[0] for row in RAW_REFUSED])
-def test_a_wrong_head_is_refused_with_its_rule(rule: str, status: int, word: str, raw: bytes) -> None:
+@pytest.mark.parametrize(("status", "word", "raw"), ruled(RAW_REFUSED))
+def test_a_wrong_head_is_refused_with_its_rule(status: int, word: str, raw: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         judge(raw)
     assert (caught.value.status, word in caught.value.reason) == (status, True), caught.value
@@ -115,8 +116,8 @@ RAW_ACCEPTED = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "raw"), RAW_ACCEPTED, ids=[row[0] for row in RAW_ACCEPTED])
-def test_a_right_head_is_accepted(rule: str, raw: bytes) -> None:
+@pytest.mark.parametrize("raw", ruled(RAW_ACCEPTED))
+def test_a_right_head_is_accepted(raw: bytes) -> None:
     judge(raw)
     judge(bytearray(raw))
 
@@ -135,11 +136,7 @@ LIMITS_TABLE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("limits", "line", "field", "fields", "status"),
-    [row[1:] for row in LIMITS_TABLE],
-    ids=[row[0] for row in LIMITS_TABLE],
-)
+@pytest.mark.parametrize(("limits", "line", "field", "fields", "status"), ruled(LIMITS_TABLE))
 @pytest.mark.parametrize("step", [0, 1, 7, 8192])
 def test_limits_hold_however_the_bytes_arrive(
     limits: HeadLimits, line: int, field: int, fields: int, status: int | None, step: int
@@ -151,9 +148,8 @@ def test_limits_hold_however_the_bytes_arrive(
     if status is None:
         assert feed(raw, raw_step, limits) == len(raw)
     else:
-        with pytest.raises(ClientError) as caught:
+        with pytest.raises(ClientError, match=f"^{status}: "):
             feed(raw, raw_step, limits)
-        assert caught.value.status == status
 
 
 def feed(raw: bytes, step: int, limits: HeadLimits = LIMITS) -> int:
@@ -182,16 +178,13 @@ NEVER_RIGHT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("status", "raw", "limits"), [row[1:] for row in NEVER_RIGHT], ids=[row[0] for row in NEVER_RIGHT]
-)
+@pytest.mark.parametrize(("status", "raw", "limits"), ruled(NEVER_RIGHT))
 def test_a_start_that_cannot_become_right_is_refused_before_its_end(
     status: int, raw: bytes, limits: HeadLimits
 ) -> None:
     for step in (len(raw), max(1, len(raw) // 40)):
-        with pytest.raises(ClientError) as caught:
+        with pytest.raises(ClientError, match=f"^{status}: "):
             feed(raw, step, limits)
-        assert caught.value.status == status
 
 
 def test_the_end_is_found_in_what_follows_and_in_any_pieces() -> None:
@@ -207,9 +200,8 @@ def test_empty_lines_before_a_request_are_skipped_within_a_bound() -> None:
     assert skip_blank_lines(b"\r") == 0
     assert skip_blank_lines(b"\r\nGET") == 2
     assert skip_blank_lines(bytearray(b"\r\n\r\n\r")) == 4
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError, match=r"^400: "):
         skip_blank_lines(b"\r\n" * 5)
-    assert caught.value.status == 400
 
 
 REQUESTS_REFUSED = [
@@ -251,15 +243,10 @@ REQUESTS_REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("status", "parts", "headers"),
-    [row[1:] for row in REQUESTS_REFUSED],
-    ids=[row[0] for row in REQUESTS_REFUSED],
-)
+@pytest.mark.parametrize(("status", "parts", "headers"), ruled(REQUESTS_REFUSED))
 def test_a_wrong_request_is_refused(status: int, parts: dict[str, Any], headers: list[tuple[bytes, bytes]]) -> None:
-    with pytest.raises(ClientError) as caught:
+    with pytest.raises(ClientError, match=f"^{status}: "):
         parse(*headers, **parts)
-    assert caught.value.status == status, caught.value
 
 
 # RFC 9110 §7.2, RFC 3986 §3.2.2 and §3.2.3
@@ -276,9 +263,8 @@ def test_host_syntax(host: bytes, right: bool) -> None:
     if right:
         check_authority(host)
     else:
-        with pytest.raises(ClientError) as caught:
+        with pytest.raises(ClientError, match=r"^400: "):
             check_authority(host)
-        assert caught.value.status == 400
 
 
 TARGETS = [

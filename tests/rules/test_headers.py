@@ -8,6 +8,7 @@ import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tables import ruled
 
 from trio_wsgi.errors import AppError
 from trio_wsgi.rules.headers import (
@@ -43,14 +44,12 @@ WRONG_STATUSES = [
 ]
 
 
-@pytest.mark.parametrize(("status", "parts"), [row[1:] for row in STATUSES], ids=[row[0] for row in STATUSES])
+@pytest.mark.parametrize(("status", "parts"), ruled(STATUSES))
 def test_right_statuses(status: str, parts: tuple[int, bytes]) -> None:
     assert check_status(status) == parts
 
 
-@pytest.mark.parametrize(
-    ("status", "word"), [row[1:] for row in WRONG_STATUSES], ids=[row[0] for row in WRONG_STATUSES]
-)
+@pytest.mark.parametrize(("status", "word"), ruled(WRONG_STATUSES))
 def test_wrong_statuses_are_named(status: object, word: str) -> None:
     with pytest.raises(AppError, match=word):
         check_status(status)
@@ -105,14 +104,14 @@ WRONG_HEADERS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "raw"), [row[1:] for row in RIGHT_HEADERS], ids=[row[0] for row in RIGHT_HEADERS])
+@pytest.mark.parametrize(("headers", "raw"), ruled(RIGHT_HEADERS))
 def test_right_headers(headers: object, raw: list[tuple[bytes, bytes]]) -> None:
     checked = check_headers(headers)
     assert checked == raw
     h11.Response(status_code=200, headers=checked)
 
 
-@pytest.mark.parametrize(("headers", "word"), [row[1:] for row in WRONG_HEADERS], ids=[row[0] for row in WRONG_HEADERS])
+@pytest.mark.parametrize(("headers", "word"), ruled(WRONG_HEADERS))
 def test_wrong_headers_are_named(headers: object, word: str) -> None:
     with pytest.raises(AppError, match=word):
         check_headers(headers)

@@ -19,13 +19,16 @@ NAMES = st.binary(min_size=1, max_size=30).filter(lambda name: not refuse_name(n
 
 
 class Read(HTMLParser):
-    """The page as a browser has it: rows of (link, text), the heading's links, the texts of style and script."""
+    """The page as it is without its script: rows of (link, text), the heading's names, all links, the texts of style
+    and script.
+    """
 
     def __init__(self, page: bytes) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.rows: list[list[str]] = []
-        self.heading: list[tuple[str, str]] = []
+        self.heading: list[str] = []
+        self.links: list[str] = []
         self.texts: dict[str, str] = {}
         self.titles: list[str] = []
         self._href = ""
@@ -39,7 +42,9 @@ class Read(HTMLParser):
         if tag == "tr" and "tbody" in self.tags:
             self.rows.append([])
         if tag == "a":
-            self._href = values["href"] or ""
+            self._href = values.get("href") or ""
+            if "href" in values:
+                self.links.append(self._href)
         if values.get("title"):
             self.titles.append(values["title"] or "")
 
@@ -50,12 +55,12 @@ class Read(HTMLParser):
         tag = self.tags[-1] if self.tags else ""
         self.texts[tag] = self.texts.get(tag, "") + data
         if "tbody" not in self.tags and tag in ("a", "b"):
-            self.heading.append((data, self._href if tag == "a" else ""))
+            self.heading.append(data)
         elif "tbody" in self.tags and tag == "a":
             self.rows[-1] += [self._href, data]
 
 
-def file(name: bytes, size: int = 0, modified: float = 0) -> Entry:
+def file(name: bytes, size: int = 0, modified: int = 0) -> Entry:
     return Entry(name, False, size, modified)
 
 
@@ -121,27 +126,21 @@ def test_only_the_digits_that_people_type_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "depth", "heading", "parent"),
+    ("path", "depth", "heading"),
     [
-        (b"/", 0, [("/", "")], None),
-        (b"/static/", 0, [("/static/", "")], None),
-        (b"/x/y/", 0, [("/x/y/", "")], None),
-        (b"/a/", 1, [("/", "../"), ("a/", "")], "../"),
-        (b"/x/y/a/b%20c/", 2, [("/x/y/", "../../"), ("a/", "../"), ("b c/", "")], "../"),
-        (b"/%3Cb%3E/", 1, [("/", "../"), ("<b>/", "")], "../"),
+        (b"/", 0, ["/"]),
+        (b"/static/", 0, ["/static/"]),
+        (b"/x/y/", 0, ["/x/y/"]),
+        (b"/a/", 1, ["/", "a/"]),
+        (b"/x/y/a/b%20c/", 2, ["/x/y/", "a/", "b c/"]),
+        (b"/%3Cb%3E/", 1, ["/", "<b>/"]),
     ],
 )
-def test_the_way_up_is_relative_and_ends_at_the_mount(
-    path: bytes, depth: int, heading: list[tuple[str, str]], parent: str | None
-) -> None:
-    page = Read(build_page(path, [], depth))
+def test_the_way_up_is_one_link_and_ends_at_the_mount(path: bytes, depth: int, heading: list[str]) -> None:
+    """fsspec passes over `../` alone: by `../../` it left the directory, and came back to it without an end."""
+    page = Read(build_page(path, [folder(b"z")], depth))
     assert page.heading == heading
-    assert [row[0] for row in page.rows] == ([parent] if parent else [])
-    for number, (_, link) in enumerate(page.heading[:-1]):
-        there = split_mount(urljoin("http://h" + path.decode(), link).removeprefix("http://h").encode(), b"/")
-        assert there is not None
-        assert there.directory
-        assert len(there.names) == len([part for part in path.split(b"/") if part]) - depth + number
+    assert page.links == (["../"] if depth else []) + ["z/"]
 
 
 @pytest.mark.parametrize(
@@ -167,15 +166,15 @@ def test_sizes(count: int, shown: str) -> None:
 @pytest.mark.parametrize(
     ("modified", "shown"),
     [
-        (0.0, "1970-01-01 00:00:00 UTC"),
-        (1_700_000_000.9, "2023-11-14 22:13:20 UTC"),
-        (-86_400.0, "1969-12-31 00:00:00 UTC"),
-        (253_402_300_799.0, "9999-12-31 23:59:59 UTC"),
-        (253_402_300_800.0, ""),
-        (-1e18, ""),
+        (0, "1970-01-01 00:00:00 UTC"),
+        (1_700_000_000, "2023-11-14 22:13:20 UTC"),
+        (-86_400, "1969-12-31 00:00:00 UTC"),
+        (253_402_300_799, "9999-12-31 23:59:59 UTC"),
+        (253_402_300_800, ""),
+        (-(10**18), ""),
     ],
 )
-def test_dates(modified: float, shown: str) -> None:
+def test_dates(modified: int, shown: str) -> None:
     titles = Read(build_page(b"/", [file(b"a", 0, modified)], depth=0)).titles
     assert [title for title in titles if "UTC" in title] == ([shown] if shown else [])
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from sendfile import Parts, Pump, send_all
 from sendfile.span import HasFileno
@@ -56,6 +57,12 @@ def begin(nursery: trio.Nursery, pump: Pump, sock: HasFileno, parts: Parts, **op
     outcome = Outcome()
     nursery.start_soon(outcome.run, lambda: pump.deliver(sock, parts, **options))
     return outcome
+
+
+async def let_pass(clock: MockClock, seconds: float) -> None:
+    """Time passes, and all is done that is due then."""
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
 
 
 class Deliver(Protocol):

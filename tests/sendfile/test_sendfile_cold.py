@@ -16,7 +16,7 @@ import trio
 from faults import no_descriptor_left
 from opened import descriptors_of
 from sendfile_disks import SlowDisk, Untold, no_thread, until_fetching
-from sendfile_pumps import begin, running
+from sendfile_pumps import begin, let_pass, running
 from sendfile_wires import Pair, content, fill, queue, receive, unix_pair, unix_pairs, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import until
@@ -135,8 +135,7 @@ async def test_a_disk_that_gives_nothing_for_a_minute_ends_the_delivery(
     await until_fetching(disk)
     for seconds in range(0, 65, 5):
         assert not outcome.ended or seconds >= 60
-        mock_clock.jump(5)
-        await wait_all_tasks_blocked()
+        await let_pass(mock_clock, 5)
     assert isinstance(outcome.error, DiskStalled)
     assert str(outcome.error).startswith("no bytes came from the disk for 60 seconds, at byte 7:")
     disk.gate.release()
@@ -149,8 +148,7 @@ async def test_the_disk_is_not_the_peers_fault(
     near, far = pair
     begin(nursery, cold_pump, near, queue(FileSpan(noise, 0, 1000)), idle_timeout=1)
     await until_fetching(disk)
-    mock_clock.jump(50)
-    await wait_all_tasks_blocked()
+    await let_pass(mock_clock, 50)
     (transfer,) = cold_pump.jobs()
     assert (transfer.stalled_for, transfer.left) == (0, 1000)
     disk.gate.release()
@@ -165,15 +163,13 @@ async def test_after_the_disk_the_peer_may_stall(
         fill(near)
         outcome = begin(nursery, cold_pump, near, queue(FileSpan(noise, 0, 1000)), idle_timeout=1)
         await until_fetching(disk)
-        mock_clock.jump(2)
-        await wait_all_tasks_blocked()
+        await let_pass(mock_clock, 2)
         disk.gate.release()
         while cold_pump.jobs()[0].stalled_for == 0:  # the disk's answer comes from a thread
             assert not outcome.ended, "not before the peer has had a second of its own"
             await trio.lowlevel.checkpoint()
             mock_clock.jump(1e-6)
-        mock_clock.jump(2)
-        await wait_all_tasks_blocked()
+        await let_pass(mock_clock, 2)
         assert isinstance(outcome.error, Stalled)
 
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_pumps import begin, running
+from sendfile_pumps import begin, let_pass, running
 from sendfile_wires import PLENTY, Pair, content, drain, fill, queue, receive, unix_pair
 from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import until
@@ -159,6 +159,5 @@ async def test_a_socket_closed_under_its_delivery_is_noticed(
     await wait_all_tasks_blocked()
     sock.close()
     for _ in range(6):
-        mock_clock.jump(1)
-        await wait_all_tasks_blocked()
+        await let_pass(mock_clock, 1)
     assert isinstance(outcome.error, trio.ClosedResourceError)

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 import trio
-from sendfile_pumps import begin
+from sendfile_pumps import begin, let_pass
 from sendfile_wires import PLENTY, Connect, Pair, fill, queue, receive, tighten, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -29,11 +29,9 @@ async def test_a_stall_is_noticed_in_time(pump: Pump, pair: Pair, mock_clock: Mo
     parts: deque[Part] = queue(b"x")
     outcome = begin(nursery, pump, near, parts, idle_timeout=IDLE)
     await wait_all_tasks_blocked()
-    mock_clock.jump(ALMOST)
-    await wait_all_tasks_blocked()
+    await let_pass(mock_clock, ALMOST)
     assert not outcome.ended, "not before its time"
-    mock_clock.jump(IDLE * 0.1)
-    await wait_all_tasks_blocked()
+    await let_pass(mock_clock, IDLE * 0.1)
     assert isinstance(outcome.error, Stalled)
     assert isinstance(outcome.error, TimeoutError)
     assert outcome.error.seconds == IDLE
@@ -53,14 +51,12 @@ async def test_progress_moves_the_deadline(
         while len(parts[0]) == before:
             await receive(far, 16_000)
             await wait_all_tasks_blocked()
-        mock_clock.jump(ALMOST)
-    await wait_all_tasks_blocked()
+        await let_pass(mock_clock, ALMOST)
     assert not outcome.ended
     (transfer,) = pump.jobs()
     assert transfer == Transfer(near, whole(noise).count - len(parts[0]), len(parts[0]), ALMOST, transfer.rate)
     assert transfer.rate > 0
-    mock_clock.jump(IDLE * 0.1)
-    await wait_all_tasks_blocked()
+    await let_pass(mock_clock, IDLE * 0.1)
     assert isinstance(outcome.error, Stalled)
 
 

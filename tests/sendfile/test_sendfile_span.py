@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendfile import FileSpan
-from sendfile.parts import after, size
+from sendfile import FileSpan, Part
+from sendfile.parts import consume, size
 
 
 class NamedOnly:
@@ -68,7 +68,9 @@ def test_split_and_advance_stay_inside(n: int) -> None:
 def test_a_memoryview_counts_bytes_and_not_items() -> None:
     words = memoryview(b"abcdefgh").cast("I")
     assert (len(words), size(words)) == (2, 8)
-    assert after(words, 3) == b"defgh"
+    parts: list[Part] = [words]
+    consume(parts, 3)
+    assert parts == [b"defgh"]
 
 
 def test_the_span_does_not_close_its_file() -> None:

@@ -14,7 +14,7 @@ from sendfile_peers import ONE_VERSION, Peers
 from sendfile_wires import content, reset, whole
 
 from sendfile import PIECE, FileSpan, FileTooShort, Part, TlsSender
-from sendfile.tls import BURST, describe
+from sendfile.tls import describe
 
 
 async def test_small_bytes_share_a_record_and_a_file_begins_one_of_its_own(peers: Peers, noise: IO[bytes]) -> None:
@@ -124,20 +124,20 @@ async def test_what_is_owed_is_at_the_same_place_when_it_is_tried_again(peers: P
 
 async def test_the_more_a_peer_takes_the_larger_the_writes(peers: Peers, sparse: IO[bytes]) -> None:
     """Large ones cost less; a small one is what is read again in vain for a reader who takes little."""
-    sparse.truncate(5 * BURST)
+    sparse.truncate(5 * PIECE)
     socket_ = Refuses(peers.near, 0)
     sender = TlsSender(socket_, bytearray(PIECE))  # type: ignore[arg-type]
     parts: deque[Part] = deque([whole(sparse)])
     for _ in range(4):
-        assert sender.step(parts, BURST) == BURST
+        assert sender.step(parts, PIECE) == PIECE
     assert [len(data) >> 10 for data in socket_.offered] == [64] * 4 + [128] * 2 + [256] * 2
     socket_.refuse(2)
     for _ in range(2):
         with pytest.raises(trio.WouldBlock):
-            sender.step(parts, BURST)
-    assert sender.step(parts, BURST) == sender.sent - 4 * BURST == BURST  # what is owed remains as large as it was
+            sender.step(parts, PIECE)
+    assert sender.step(parts, PIECE) == sender.sent - 4 * PIECE == PIECE  # what is owed remains as large as it was
     socket_.refuse(0)
-    assert sender.step(deque([bytes(BURST)]), 100_000) == 100_000
+    assert sender.step(deque([bytes(PIECE)]), 100_000) == 100_000
     assert [len(data) for data in socket_.offered] == [1 << 16, 100_000 - (1 << 16)]
 
 
@@ -145,11 +145,11 @@ async def test_small_blocks_are_joined_and_large_ones_are_not(peers: Peers) -> N
     socket_ = Refuses(peers.near, 0)
     sender = TlsSender(socket_, bytearray(PIECE))  # type: ignore[arg-type]
     for _ in range(2):
-        sender.step(deque([bytes(BURST)]), BURST)
+        sender.step(deque([bytes(PIECE)]), PIECE)
     large, small = bytes(100_000), [bytes(30_000)] * 5
     socket_.refuse(0)
     parts: deque[Part] = deque([large, *small])
-    assert sender.step(parts, BURST) == 250_000
+    assert sender.step(parts, PIECE) == 250_000
     assert [len(data) for data in socket_.offered] == [100_000, 1 << 16, 1 << 16, 150_000 - (2 << 16)]
     assert memoryview(socket_.offered[0]).obj is large
 

@@ -6,9 +6,9 @@ Laws:
   leak.
 * The headers that carry the name stay inside, whatever comes of it. That is where directories are mapped; without any
   they are headers like others, perhaps meant for a proxy before us.
-* The app's other headers are kept, but those that describe a body that is not sent. Its validators are such under
-  X-Accel-Redirect, as in nginx: a middleware made them of that body. Under X-Sendfile they are of the file: Flask sets
-  them so.
+* The app's other headers are kept, but those that describe a body that is not sent. Its validators and its coding are
+  such under X-Accel-Redirect, as in nginx: a middleware made them of that body. Under X-Sendfile they are of the file:
+  Flask sets them so.
 * What is asked of nginx by X-Accel-* stays inside, too, whether or not we do it.
 """
 
@@ -35,8 +35,11 @@ _LIMIT_RATE = b"x-accel-limit-rate"
 _BUFFERING = b"x-accel-buffering"
 _DIGITS_MAX = 19  # of RATE_MAX
 _OURS = {_REDIRECT, _SENDFILE, _LIMIT_RATE, _BUFFERING, b"x-accel-expires", b"x-accel-charset"}
-_OF_THE_BODY = {b"content-length", b"content-encoding", b"content-md5", b"content-digest", b"content-range"}
-_NOT_OF_THE_FILE = {_REDIRECT: _OF_THE_BODY | {b"etag", b"last-modified"}, _SENDFILE: _OF_THE_BODY}
+_OF_THE_BODY = {b"content-length", b"content-md5", b"content-digest", b"content-range"}
+_NOT_OF_THE_FILE = {
+    _REDIRECT: _OF_THE_BODY | {b"content-encoding", b"etag", b"last-modified"},
+    _SENDFILE: _OF_THE_BODY,
+}
 
 
 class NamedFile(NamedTuple):

@@ -69,20 +69,23 @@ def answer_file(
     answer = decide_file_answer(
         request.method,
         request.headers,
-        head.status,
-        head.headers,
+        head,
         span.count,
-        Validators(make_etag(status.st_size, status.st_mtime_ns, variant), int(status.st_mtime)),
+        Validators(make_etag(status.st_size, status.st_mtime_ns, variant), second_of(status)),
         options,
         boundary=_make_boundary,
-        reason=head.reason,
         now=int(time.time()),
     )
     parts: list[Part] = [
         part if isinstance(part, bytes) else FileSpan(span.file, span.offset + part[0], part[1])
         for part in answer.parts
     ]
-    return Answer(Head(answer.status, answer.reason, answer.headers), parts, missing=answer.missing)
+    return Answer(answer.head, parts, missing=answer.missing)
+
+
+def second_of(status: os.stat_result) -> int:
+    """The second in which a file was changed, since 1970. `st_mtime` is a float, which may be rounded to the next."""
+    return status.st_mtime_ns // 10**9
 
 
 def _make_boundary() -> bytes:

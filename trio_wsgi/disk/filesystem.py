@@ -13,11 +13,11 @@ Laws:
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import time
 from contextlib import suppress
+
+from sendfile.identity import file_system_type
 
 # statfs(2), f_type: ext2 to ext4, XFS, Btrfs, F2FS, overlayfs. That one opens the file below it, which is trusted to be
 # local, as a container's image is. Not tmpfs: it forgets which names are not there, and nearly every file has siblings
@@ -33,12 +33,10 @@ _SIZES_MADE_UP = {0x9FA0, 0x62656572, 0x64626720, 0x74726163, 0x73636673, 0x6265
 _DEVICES_MAX = 256  # that are remembered
 _DELETED = " (deleted)"
 
-libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
 
 def opens_at_once(fd: int) -> bool:
     """Whether the file system of a directory opens what it has in the kernel's caches without asking anybody."""
-    return _type(fd) in _OPEN_AT_ONCE
+    return file_system_type(fd) in _OPEN_AT_ONCE
 
 
 def is_local(fd: int, device: int) -> bool:
@@ -62,19 +60,11 @@ def _type_of(fd: int, device: int) -> int:
     if seen is None or seen[0] != second:
         if len(_seen) >= _DEVICES_MAX:
             _seen.clear()
-        seen = _seen[device] = second, _type(fd)
+        seen = _seen[device] = second, file_system_type(fd)
     return seen[1]
 
 
 _seen: dict[int, tuple[int, int]] = {}  # st_dev: the second in which it was asked, and its f_type
-
-
-def _type(fd: int) -> int:
-    """f_type of statfs(2); -1 where it is not to be had."""
-    status = ctypes.create_string_buffer(256)  # struct statfs, and more: the first member is f_type, a long
-    if libc is None or libc.fstatfs(fd, status):
-        return -1
-    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF
 
 
 def has_lost_name(fd: int) -> bool:

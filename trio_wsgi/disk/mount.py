@@ -8,6 +8,7 @@ Laws:
 * A precompressed sibling (`style.css.br` beside `style.css`) is another representation of the file: its own entity tag,
   and `Vary` wherever there are siblings, whichever was chosen. One that is older than the file is not its like any
   more.
+* Ranges are of the file itself, as in nginx: who unpacks what it gets cannot do so with a piece of a packed one.
 * That a file has no sibling is believed for a second: to look for three names that are not there costs as much as to
   open the file. A sibling that is there is opened anew each time.
 * What is opened is closed here unless it is handed out in the answer.
@@ -21,10 +22,10 @@ import math
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sendfile import FileSpan
-from trio_wsgi.disk.answer import Answer, answer_file, say
+from trio_wsgi.disk.answer import Answer, answer_file, say, second_of
 from trio_wsgi.disk.root import Absent, AtHand, Directory, OpenedFile, Root, find_again_if_renewed
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
@@ -185,7 +186,8 @@ class _Lookup:
                 return self._with_file(names, opened)
         if not self.options.listing:
             raise Absent("a directory without an index")
-        if b"//" in self.request.path:  # clients do not agree on where relative links lead from there
+        path = self.request.path
+        if b"//" in path or not path.endswith(b"/"):  # clients do not agree on where relative links lead from there
             return None
         return self._with_listing()
 
@@ -193,11 +195,11 @@ class _Lookup:
         """The entries of the directory that can be asked for."""
         names = self.path.names
         entries = [
-            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, status.st_mtime)
+            Entry(name, stat.S_ISDIR(status.st_mode), status.st_size, second_of(status))
             for name, status in self.root.list(names)
             if not name.startswith(b".") and not refuse_name(name)
         ]
-        page = build_page(self.request.path, entries, len(names))
+        page = build_page(directory_location(self.request.path), entries, len(names))
         headers = [*_OF_A_LISTING, (b"Content-Length", b"%d" % len(page))]
         return Answer(Head(200, b"OK", headers), [] if self.request.method == b"HEAD" else [page])
 
@@ -210,18 +212,18 @@ class _Lookup:
         siblings: dict[str, OpenedFile] = {}
         try:
             self._open_siblings(names, opened, siblings)
-            variant = b""
+            variant, options = b"", self.options.files
             if siblings:
                 headers.append((b"Vary", b"Accept-Encoding"))
                 coding = choose_encoding(join_duplicates(request.headers, b"accept-encoding"), list(siblings))
-                if coding in siblings:
+                if coding in siblings and join_duplicates(request.headers, b"range") is None:
+                    options = replace(options, max_ranges=0)  # none are offered
                     headers.append((b"Content-Encoding", coding.encode()))
                     variant = coding.encode()
                     opened.file.close()
                     opened = siblings.pop(coding)
             span = FileSpan(opened.file, 0, opened.status.st_size)
-            head, options = Head(200, b"OK", headers), self.options.files
-            answer = answer_file(request, head, span, opened.status, options, variant)
+            answer = answer_file(request, Head(200, b"OK", headers), span, opened.status, options, variant)
         except BaseException:
             opened.file.close()
             raise
@@ -243,7 +245,7 @@ class _Lookup:
                 continue
             if isinstance(opened, Directory):
                 continue
-            if int(opened.status.st_mtime) < int(plain.status.st_mtime):
+            if second_of(opened.status) < second_of(plain.status):
                 opened.file.close()
             else:
                 siblings[coding] = opened
@@ -253,7 +255,7 @@ class _Lookup:
             self.alone[names] = second
 
     def _redirect(self) -> Answer:
-        """To the one name of a directory: single slashes, one at the end."""
+        """To the one name of a directory: single slashes, one at the end, no dot segments."""
         request, prefix, headers = self.request, b"", []
         if self.forwarding is not None and _PREFIX.lower() in self.forwarding.names:
             prefix = find_prefix(request.headers, self.forwarding)

@@ -20,32 +20,27 @@ Laws:
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import logging
 import os
 import stat
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from trio_wsgi.disk.closing import Closing, closing_file
-from trio_wsgi.disk.filesystem import has_lost_name, is_local, libc, makes_up_sizes, opens_at_once, was_removed
+from trio_wsgi.disk.filesystem import has_lost_name, is_local, makes_up_sizes, opens_at_once, was_removed
+from trio_wsgi.disk.openat2 import AT_HAND, BENEATH, OpenHow, openat2
 
 log = logging.getLogger("trio_wsgi.error")
 
 T = TypeVar("T")
 
-_SYS_OPENAT2 = 437  # the same on every architecture that Linux added it to
-_RESOLVE_NO_XDEV = 0x01
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_BENEATH = 0x08
-_RESOLVE_CACHED = 0x20  # since Linux 5.12
 # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_HOW = OpenHow(flags=_FLAGS, resolve=BENEATH)
 _ROOT_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY_FLAGS = _ROOT_FLAGS | os.O_NOFOLLOW
 _ABSENT = {
@@ -66,16 +61,6 @@ class Absent(Exception):
 
 class NotAtHand(Exception):
     """What would answer is not at hand; ask `Root`, in a thread."""
-
-
-class _OpenHow(ctypes.Structure):
-    """struct open_how of openat2(2)."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_BENEATH = _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS
-_HOW = _OpenHow(flags=_FLAGS, resolve=_BENEATH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,14 +236,14 @@ class Root:
         path = b"/".join(names)
         if self._follow:
             return os.open(path, _FLAGS, dir_fd=self._fd)
-        for _ in range(_ATTEMPTS if libc is not None else 0):
-            try:
-                return _openat2(self._fd, path)
-            except OSError as exc:
-                if exc.errno in _NO_OPENAT2:
-                    break
-                if exc.errno not in _AGAIN:
-                    raise
+        for _ in range(_ATTEMPTS):
+            fd = openat2(self._fd, path, _HOW)
+            if fd >= 0:
+                return fd
+            if -fd in _NO_OPENAT2:
+                break
+            if -fd not in _AGAIN:
+                raise OSError(-fd, os.strerror(-fd), path)
         return self._walk(names)
 
     def _walk(self, names: Sequence[bytes]) -> int:
@@ -295,10 +280,10 @@ class AtHand:
     def __init__(self, root: Root) -> None:
         self._root = root
         self._can_tell = opens_at_once(root._fd)
-        resolve = _RESOLVE_CACHED | _RESOLVE_NO_XDEV | (0 if root._follow else _BENEATH)
+        resolve = AT_HAND | (0 if root._follow else BENEATH)
         # O_PATH: a descriptor to look at, which opens nothing. stat(2) cannot be told to look into caches only.
-        self._to_look = _OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
-        self._to_read = _OpenHow(flags=_FLAGS, resolve=resolve)
+        self._to_look = OpenHow(flags=getattr(os, "O_PATH", 0) | os.O_CLOEXEC, resolve=resolve)
+        self._to_read = OpenHow(flags=_FLAGS, resolve=resolve)
 
     def open(self, names: Sequence[bytes]) -> OpenedFile | Directory:
         """As `Root.open`.
@@ -312,13 +297,19 @@ class AtHand:
         if not self._can_tell:
             raise NotAtHand
         root, path = self._root, b"/".join(names)
-        fd = _openat2_cached(root._fd, path, self._to_look)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # to open a directory reads from it in some file systems
-                raise NotAtHand
-        finally:
-            os.close(fd)
-        return root._give_out(_openat2_cached(root._fd, path, self._to_read), path, at_hand=True)
+        fd = openat2(root._fd, path, self._to_look)
+        if fd >= 0:
+            try:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):  # to open a directory reads from it in some file systems
+                    raise NotAtHand
+            finally:
+                os.close(fd)
+            fd = openat2(root._fd, path, self._to_read)
+        if fd >= 0:
+            return root._give_out(fd, path, at_hand=True)
+        if fd == -errno.ENOENT:  # of what it says otherwise, nothing is taken at its word
+            raise Absent("no such file")
+        raise NotAtHand
 
     def renew(self) -> bool:
         """As `Root.renew`: NotAtHand where it is to be opened."""
@@ -351,29 +342,3 @@ def _may_be_served(status: os.stat_result) -> bool:
 
 
 _EFFECTIVE_IDS = os.access in os.supports_effective_ids
-
-
-def _openat2(directory: int, path: bytes) -> int:
-    assert libc is not None
-    how, size = ctypes.byref(_HOW), ctypes.sizeof(_HOW)
-    fd: int = libc.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), how, size)
-    if fd < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return fd
-
-
-# PyDLL: what never waits keeps the interpreter; to have it back from a busy thread takes up to 5 ms.
-_libc_at_once = ctypes.PyDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def _openat2_cached(directory: int, path: bytes, how: _OpenHow) -> int:
-    """openat2(2) with RESOLVE_CACHED; of what it says, only that there is nothing is taken at its word."""
-    assert _libc_at_once is not None
-    size = ctypes.sizeof(how)
-    fd: int = _libc_at_once.syscall(_SYS_OPENAT2, directory, ctypes.c_char_p(path), ctypes.byref(how), size)
-    if fd >= 0:
-        return fd
-    if ctypes.get_errno() == errno.ENOENT:
-        raise Absent("no such file")
-    raise NotAtHand

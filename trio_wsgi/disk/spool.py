@@ -77,38 +77,33 @@ class Spool:
         self._check_failure()
         size = sum(map(len, blocks))
         fits = self.fits(size)
-        try:
-            if not fits:
-                self._check_limit(size)
-            if fits or (self._file is not None and len(self._held) + size < _WRITE_SIZE):
-                for block in blocks:
-                    self._held += block
-            else:
-                self._write_out(blocks)
-        except OSError as exc:
-            self.failure = exc
-            raise
+        if not fits and self._limit and self._size + size > self._limit:
+            what = f"{self._size + size} bytes to hold, but temp_limit is {self._limit}: raise it, or write less"
+            self.failure = OSError(errno.EFBIG, what)
+            raise self.failure
+        if fits or (self._file is not None and len(self._held) + size < _WRITE_SIZE):
+            for block in blocks:
+                self._held += block
+        else:
+            self._write_out(blocks)
         self._size += size
 
     def fits(self, more: int) -> bool:
         """Whether `more` bytes can be written without touching the disk."""
         return self._file is None and self._size + more <= self._memory
 
-    def _check_limit(self, more: int) -> None:
-        if self._limit and self._size + more > self._limit:
-            raise OSError(
-                errno.EFBIG,
-                f"{self._size + more} bytes to hold, but temp_limit is {self._limit}: raise it, or write less",
-            )
-
     def _check_failure(self) -> None:
         if self.failure is not None:
             raise self.failure.with_traceback(None)  # or it would keep the frame, and the data, of every attempt
 
-    def _write_out(self, blocks: Sequence[Block]) -> None:
-        if self._file is None:
-            self._file = _open_temporary(self.directory)
-        _write_all(self._file.fileno(), [self._held, *blocks])
+    def _write_out(self, blocks: Sequence[Block] = ()) -> None:
+        try:
+            if self._file is None:
+                self._file = _open_temporary(self.directory)
+            _write_all(self._file.fileno(), [self._held, *blocks])
+        except OSError as exc:
+            self.failure = exc
+            raise
         self._held = bytearray()
 
     def parts(self) -> list[Part]:
@@ -120,7 +115,7 @@ class Spool:
         self._check_failure()
         if self._file is None:
             return [self._held] if self._held else []
-        self._flush()
+        self._write_out()
         return [FileSpan(self._file, 0, self._size)]
 
     def open_reader(self, last: Sequence[Block] = ()) -> IO[bytes]:
@@ -138,17 +133,10 @@ class Spool:
             self._size += size
             return io.BytesIO(b"".join((held, *last)))
         self.write_blocks(last)
-        self._flush()
+        self._write_out()
         assert self._file is not None
         self._file.seek(0)
         return self._file
-
-    def _flush(self) -> None:
-        try:
-            self._write_out(())
-        except OSError as exc:
-            self.failure = exc
-            raise
 
     def close(self) -> None:
         """Free the memory and the file; may be called again."""

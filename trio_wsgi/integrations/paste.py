@@ -77,39 +77,21 @@ def load_app(path: str, name: str, variables: Mapping[str, str] = MappingProxyTy
     """
     if loadapp is None:
         raise AppLoadError("--paste needs PasteDeploy; write pip install 'trio-wsgi[paste]'")
-    set_up_logging(path, variables)
-    tell_other_server(path)
-    check_section(path, name)
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(path, "utf-8")
+    if parser.has_section("loggers"):  # the application's logging is set up as the file says; ours stays as it is
+        defaults = {"here": str(Path(path).parent), "__file__": path, **variables}
+        logging.config.fileConfig(path, defaults, disable_existing_loggers=False, encoding="utf-8")
+    use = parser.get(SERVER, "use", fallback="")
+    if use and not is_ours(use):  # nothing counts of what the file says to it: its threads are not ours
+        log.info("[%s] of %s is passed over: it says use = %s, not egg:trio-wsgi#main", SERVER, path, use)
+    _check_section(parser, path, name)
     app: WSGIApplication = loadapp(f"config:{quote(path)}", name=name, global_conf=dict(variables))
     return app
 
 
-def check_section(path: str, name: str) -> None:
-    """Look for the application's section, where the file names it by itself.
-
-    Raises:
-        AppLoadError: it has none of that name.
-    """
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(path, "utf-8")
+def _check_section(parser: configparser.ConfigParser, path: str, name: str) -> None:
+    """Look for the application's section, where the file names it by itself."""
     known = [word.partition(":")[2] or "main" for word in parser.sections() if word.partition(":")[0] in _APPLICATIONS]
     if known and ":" not in name and name not in known:  # else PasteDeploy knows better what it is
         raise AppLoadError(f"{path} has no application {name!r}; it has {', '.join(known)}")
-
-
-def set_up_logging(path: str, variables: Mapping[str, str]) -> None:
-    """Set up the application's logging as the file says, if it has a section ``[loggers]``; ours stays as it is."""
-    parser = configparser.ConfigParser()
-    parser.read(path, "utf-8")
-    defaults = {"here": str(Path(path).parent), "__file__": path, **variables}
-    if parser.has_section("loggers"):
-        logging.config.fileConfig(path, defaults, disable_existing_loggers=False, encoding="utf-8")
-
-
-def tell_other_server(path: str) -> None:
-    """Log that nothing counts of what the file says to another server: its threads are not ours."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(path, "utf-8")
-    use = parser.get(SERVER, "use", fallback="")
-    if use and not is_ours(use):
-        log.info("[%s] of %s is passed over: it says use = %s, not egg:trio-wsgi#main", SERVER, path, use)

@@ -61,7 +61,7 @@ def open_directories(config: Config) -> Iterator[Directories]:
 
 def file_options(config: Config) -> FileOptions:
     """What the operator allows for files."""
-    return FileOptions(config.allow_ranges, config.max_ranges, config.file_validators)
+    return FileOptions(config.max_ranges if config.allow_ranges else 0, config.file_validators)
 
 
 def _longest_first(pair: tuple[bytes, Root]) -> int:

@@ -70,9 +70,8 @@ def parse_etag_list(value: bytes) -> tuple[bytes, ...]:
 
     Returns:
         ``(ANY_ETAG,)`` for ``*``, else the tags in their order. Empty elements are no error (section
-        5.6.1.2), and an
-        element that is no tag is skipped: it can match nothing. Takes time proportional to the length of
-            `value`.
+        5.6.1.2), and an element that is no tag is skipped: it can match nothing. Takes time proportional to
+        the length of `value`.
     """
     if value.strip(b" \t") == ANY_ETAG:
         return (ANY_ETAG,)
@@ -125,9 +124,7 @@ def validators_of(headers: HeaderPairs) -> Validators:
     )
 
 
-def decide_precondition(
-    request_headers: HeaderPairs, validators: Validators, *, now: int | None = None
-) -> Precondition:
+def decide_precondition(request_headers: HeaderPairs, validators: Validators, *, now: int) -> Precondition:
     """Evaluate the preconditions of a GET or HEAD in the order of RFC 9110, section 13.2.2.
 
     The caller must ask only where the answer would be a 2xx (section 13.2.1); so there is a representation, and ``*``
@@ -172,15 +169,14 @@ def _any_matches(value: bytes, etag: bytes | None, *, weak: bool) -> bool:
     return etag is not None and any(match(tag, etag) for tag in tags)
 
 
-def decide_if_range(value: bytes, validators: Validators, *, now: int | None = None) -> bool:
+def decide_if_range(value: bytes, validators: Validators, *, now: int) -> bool:
     """Whether If-Range lets the Range stand (RFC 9110, section 13.1.5).
 
     Args:
         value: the field's value: one entity tag or one date.
         validators: those of the selected representation.
         now: the present. A Last-Modified less than a second old is no strong validator (section 8.8.2.2),
-            because the file may change again within the second: the condition is false. Without `now` it
-                counts as strong.
+            because the file may change again within the second: the condition is false.
 
     Returns:
         False for a tag that is weak or differs, a date that is not exactly the Last-Modified, and for
@@ -189,9 +185,7 @@ def decide_if_range(value: bytes, validators: Validators, *, now: int | None = N
     if (tag := parse_etag(value)) is not None:
         return validators.etag is not None and strong_match(tag, validators.etag)
     moment = parse_http_date(value, now=now)
-    if moment is None or moment != validators.last_modified:
-        return False
-    return now is None or now - moment >= 1
+    return moment is not None and moment == validators.last_modified and now - moment >= 1
 
 
 def not_modified_headers(headers: HeaderPairs) -> Headers:

@@ -29,12 +29,10 @@ from trio_wsgi.rules.conditional import (
     validators_of,
 )
 from trio_wsgi.rules.dates import format_http_date
-from trio_wsgi.rules.headers import BODILESS, HeaderPairs, Headers, body_allowed, join_duplicates
+from trio_wsgi.rules.headers import BODILESS, Head, HeaderPairs, Headers, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
-    IGNORE,
     Part,
-    RangeDecision,
     build_multipart,
     content_range,
     decide_ranges,
@@ -55,23 +53,12 @@ class FileOptions:
     """What the operator allows for the application's files.
 
     Args:
-        ranges: answer Range requests.
-        max_ranges: see `trio_wsgi.rules.ranges.decide_ranges`.
+        max_ranges: of one request; 0: Range requests are not answered. See `trio_wsgi.rules.ranges.decide_ranges`.
         add_validators: give a file an ETag and a Last-Modified where the application has set none.
     """
 
-    ranges: bool = True
     max_ranges: int = DEFAULT_MAX_RANGES
     add_validators: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class BodilessAnswer:
-    """A 304 or 412 in place of the application's answer. No body follows it."""
-
-    status: int
-    reason: bytes
-    headers: Headers
 
 
 class FileAnswer(NamedTuple):
@@ -82,25 +69,20 @@ class FileAnswer(NamedTuple):
         missing: how many more the application has promised by its Content-Length.
     """
 
-    status: int
-    reason: bytes
-    headers: Headers
+    head: Head
     parts: list[Part]
     missing: int = 0
 
 
-def decide_app_answer(
-    method: bytes, request_headers: HeaderPairs, status: int, headers: HeaderPairs, *, now: int | None = None
-) -> BodilessAnswer | None:
-    """Decide whether a 304 or 412 goes out in place of an answer of the application.
+def decide_app_answer(method: bytes, request_headers: HeaderPairs, head: Head, *, now: int) -> Head | None:
+    """Decide whether a 304 or 412 goes out in place of an answer of the application. No body follows it.
 
-    Costs next to nothing for a request without preconditions. A caller that gets an answer may close the
-    application's iterable at once.
+    Costs next to nothing for a request without preconditions. A caller that gets one may close the application's
+    iterable at once.
 
     Args:
         request_headers: names in lower case.
-        status: the application's.
-        headers: the application's, names in any case; those of the result are a selection of them.
+        head: the application's; the headers of the result are a selection of its own.
         now: seconds since 1970, for dates with two-digit years.
 
     Returns:
@@ -108,6 +90,7 @@ def decide_app_answer(
         validators, for a 206 and everything that is no 2xx. A 304 replaces only a 200 (RFC 9110, section
         15.4.5).
     """
+    status, _, headers = head
     if method not in _READS or not 200 <= status < 300 or status == 206:
         return None
     for name, _ in request_headers:
@@ -124,78 +107,75 @@ def decide_app_answer(
     return _bodiless(decision, headers)
 
 
-def _bodiless(decision: Precondition, headers: HeaderPairs) -> BodilessAnswer:
+def _bodiless(decision: Precondition, headers: HeaderPairs) -> Head:
     if decision is Precondition.NOT_MODIFIED:
-        return BodilessAnswer(304, b"Not Modified", not_modified_headers(headers))
-    return BodilessAnswer(412, b"Precondition Failed", [*refusal_headers(headers), _EMPTY])
+        return Head(304, b"Not Modified", not_modified_headers(headers))
+    return Head(412, b"Precondition Failed", [*refusal_headers(headers), _EMPTY])
 
 
 def decide_file_answer(
     method: bytes,
     request_headers: HeaderPairs,
-    status: int,
-    headers: HeaderPairs,
+    head: Head,
     size: int,
     validators: Validators,
     options: FileOptions,
     *,
     boundary: Callable[[], bytes],
-    reason: bytes = b"OK",
-    now: int | None = None,
+    now: int,
 ) -> FileAnswer:
     """Decide what is sent for an answer whose body is a span of a file.
 
     Args:
         request_headers: names in lower case.
-        status, reason, headers: the application's; header names in any case.
+        head: the application's; header names in any case.
         size: bytes in the span. A smaller Content-Length of the application cuts it; a larger one is kept,
             with the whole span for a body and no preconditions or ranges: something is `missing` then, and
-                the caller cuts.
+            the caller cuts.
         validators: the file's own, for an answer that has none. They must belong to this very span: see
             `variant` of `make_etag` for one that is not the whole file.
         boundary: makes a fresh and random one where it is needed; see `build_multipart` for what it may consist of.
         now: seconds since 1970. No Last-Modified is later (RFC 9110, section 8.8.2.1), and one of this very
             second is no strong validator.
     """
+    headers = head.headers
     names = {name.lower() for name, _ in headers}
     promised = _content_length(headers) if b"content-length" in names else None
     whole = size if promised is None else min(size, promised)
     if promised is None:
         if b"content-length" in names:
             headers = _without(headers, b"content-length")
-        if status not in BODILESS:
+        if head.status not in BODILESS:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
-    served = status == 200 and method in _READS and b"content-range" not in names
+    served = head.status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:
-        return _everything(method, status, reason, headers, whole, promised)
+        return _everything(method, head, headers, whole, promised)
 
     # A body cut short by its Content-Length is not the file that the file's validators are for.
     if options.add_validators and whole == size:
         headers = _with_validators(headers, names, validators, now)
-    most = options.max_ranges if options.ranges else 0
-    if most > 0 and b"accept-ranges" not in names:
+    if options.max_ranges and b"accept-ranges" not in names:
         headers = [*headers, (b"Accept-Ranges", b"bytes")]
     if _ASKS_FOR_LESS.isdisjoint([name for name, _ in request_headers]):
-        return _everything(method, status, reason, headers, whole)
+        return _everything(method, head, headers, whole)
 
     known = validators_of(headers)
     # A file is there, with validators or without: If-Match of a tag fails then, and `*` matches (section 13.1.1).
     decision = decide_precondition(request_headers, known, now=now)
     if decision is not Precondition.PROCEED:
-        short = _bodiless(decision, headers)
-        return FileAnswer(short.status, short.reason, short.headers, [])
+        return FileAnswer(_bodiless(decision, headers), [])
     value = _standing_range(method, request_headers, headers, known, now)
-    wanted = IGNORE if value is None else decide_ranges(value, whole, max_ranges=most)
-    if wanted.decision is RangeDecision.UNSATISFIABLE:
+    ranges = None if value is None else decide_ranges(value, whole, max_ranges=options.max_ranges)
+    if ranges is None:
+        return _everything(method, head, headers, whole)
+    if not ranges:
         place = (b"Content-Range", unsatisfied_range(whole))
-        return FileAnswer(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY], [])
-    if wanted.decision is RangeDecision.PARTIAL:
-        return _partial(headers, whole, wanted.ranges, boundary)
-    return _everything(method, status, reason, headers, whole)
+        return FileAnswer(Head(416, b"Range Not Satisfiable", [*refusal_headers(headers), place, _EMPTY]), [])
+    return _partial(headers, whole, ranges, boundary)
 
 
 def _standing_range(
-    method: bytes, request_headers: HeaderPairs, headers: HeaderPairs, validators: Validators, now: int | None
+    method: bytes, request_headers: HeaderPairs, headers: HeaderPairs, validators: Validators, now: int
 ) -> bytes | None:
     """Return the Range to be considered: of a GET (RFC 9110, section 14.2), if the answer and If-Range let it be."""
     value = join_duplicates(request_headers, b"range") if method == b"GET" else None
@@ -219,27 +199,26 @@ def _partial(
         kept = _without(kept, b"content-type")
         kept.append((b"Content-Type", b"multipart/byteranges; boundary=" + between))
     kept.append((b"Content-Length", b"%d" % parts_length(parts)))
-    return FileAnswer(206, b"Partial Content", kept, parts)
+    return FileAnswer(Head(206, b"Partial Content", kept), parts)
 
 
-def _everything(
-    method: bytes, status: int, reason: bytes, headers: HeaderPairs, size: int, promised: int | None = None
-) -> FileAnswer:
+def _everything(method: bytes, head: Head, headers: Headers, size: int, promised: int | None = None) -> FileAnswer:
     """Return the answer as it is, with all of the span; `promised` is what its Content-Length says."""
-    if not body_allowed(method, status):
-        return FileAnswer(status, reason, list(headers), [])
+    head = Head(head.status, head.reason, headers)
+    if not body_allowed(method, head.status):
+        return FileAnswer(head, [])
     missing = 0 if promised is None else promised - size
-    return FileAnswer(status, reason, list(headers), [(0, size)] if size else [], missing)
+    return FileAnswer(head, [(0, size)] if size else [], missing)
 
 
-def _with_validators(headers: HeaderPairs, names: set[bytes], validators: Validators, now: int | None) -> Headers:
+def _with_validators(headers: HeaderPairs, names: set[bytes], validators: Validators, now: int) -> Headers:
     """Return the headers with the file's validators where the application has none of that name."""
     added = list(headers)
     if b"etag" not in names and validators.etag is not None:
         added.append((b"ETag", validators.etag))
     modified = validators.last_modified
     if b"last-modified" not in names and modified is not None:
-        text = format_http_date(modified if now is None else min(modified, now))
+        text = format_http_date(min(modified, now))
         if text is not None:
             added.append((b"Last-Modified", text))
     return added

@@ -195,18 +195,17 @@ def _read_x_forwarded(said: dict[bytes, list[str]], is_ours: Callable[..., bool]
     nodes = _members(said.get(b"x-forwarded-for"))
     place, client, client_port = _find_client(nodes, is_ours, "X-Forwarded-For")
 
-    def at_place(name: bytes) -> str | None:
+    def at_place(name: bytes, parse: Callable[[str, str], str], header: str) -> str | None:
         members = _members(said.get(name))
-        return members[max(-1 - place, -len(members))] if members else None
+        return parse(members[max(-1 - place, -len(members))], header) if members else None
 
-    port, prefix = at_place(b"x-forwarded-port"), at_place(b"x-forwarded-prefix")
     return Forwarded(
         client,
         client_port,
-        _parse_scheme(at_place(b"x-forwarded-proto"), "X-Forwarded-Proto"),
-        _parse_host(at_place(b"x-forwarded-host"), "X-Forwarded-Host"),
-        None if port is None else _parse_port(port, "X-Forwarded-Port"),
-        None if prefix is None else _parse_prefix(prefix),
+        at_place(b"x-forwarded-proto", _parse_scheme, "X-Forwarded-Proto"),
+        at_place(b"x-forwarded-host", _parse_host, "X-Forwarded-Host"),
+        at_place(b"x-forwarded-port", _parse_port, "X-Forwarded-Port"),
+        at_place(b"x-forwarded-prefix", _parse_prefix, "X-Forwarded-Prefix"),
     )
 
 
@@ -227,12 +226,9 @@ def _read_standard(text: str, is_ours: Callable[..., bool]) -> Forwarded:
     nodes = [element.get("for", "unknown") for element in elements]
     place, client, client_port = _find_client(nodes, is_ours, "Forwarded")
     element = elements[-1 - place]
-    return Forwarded(
-        client,
-        client_port,
-        _parse_scheme(element.get("proto"), "Forwarded"),
-        _parse_host(element.get("host"), "Forwarded"),
-    )
+    scheme = _parse_scheme(element["proto"], "Forwarded") if "proto" in element else None
+    host = _parse_host(element["host"], "Forwarded") if "host" in element else None
+    return Forwarded(client, client_port, scheme, host)
 
 
 def _parse_elements(text: str) -> list[dict[str, str]]:
@@ -279,18 +275,14 @@ def _find_client(nodes: Sequence[str], is_ours: Callable[..., bool], header: str
     return place, client, port
 
 
-def _parse_scheme(text: str | None, header: str) -> str | None:
-    if text is None:
-        return None
+def _parse_scheme(text: str, header: str) -> str:
     scheme = _SCHEMES.get(text.lower())
     if scheme is None:
         raise ClientError(400, f"unknown scheme in {header}")
     return scheme
 
 
-def _parse_host(text: str | None, header: str) -> str | None:
-    if text is None:
-        return None
+def _parse_host(text: str, header: str) -> str:
     try:
         check_authority(text.encode("latin-1"))
     except ClientError:
@@ -304,10 +296,10 @@ def _parse_port(text: str, header: str) -> str:
     return str(int(text))
 
 
-def _parse_prefix(text: str) -> str:
+def _parse_prefix(text: str, header: str) -> str:
     prefix = unquote_to_bytes(text).decode("latin-1").removesuffix("/")
     if _PREFIX.fullmatch(text) is None or _NEVER_IN_PREFIX.search(prefix) is not None:
-        raise ClientError(400, "malformed X-Forwarded-Prefix")
+        raise ClientError(400, f"malformed {header}")
     return prefix
 
 

@@ -5,8 +5,10 @@ Laws:
 * A name is bytes. Its link gives these bytes back (`paths.split_mount`); what is shown of it is text that cannot be
   taken for markup, nor run over into what stands beside it.
 * Links are relative, and none leads above the mount: the page is right under any prefix that a proxy takes away.
+* Of the links in the markup only `../` leads up. Programs that walk through listings know that one, and take others
+  (`../../`) for directories below; so it is the script that makes links of the names in the heading.
 * Nothing is loaded from elsewhere: style and script are in the page, and `CONTENT_SECURITY_POLICY` allows these by
-  their hashes and nothing more. Without the script it is the same page, sorted by name.
+  their hashes and nothing more. Without the script it is the same page, sorted by name and with the one way up.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ class Entry:
         name: as the file system has it.
         directory: whether it is one; `size` counts for nothing then.
         size: bytes.
-        modified: seconds since 1970.
+        modified: whole seconds since 1970.
     """
 
     name: bytes
     directory: bool
     size: int
-    modified: float
+    modified: int
 
 
 def build_page(path: bytes, entries: Sequence[Entry], depth: int) -> bytes:
@@ -59,11 +61,9 @@ def build_page(path: bytes, entries: Sequence[Entry], depth: int) -> bytes:
     """
     ordered = sorted(entries, key=_order)
     crumbs = _crumbs(path, depth)
-    title = html.escape("".join(name for name, _ in crumbs))
-    trail = "<wbr>".join(
-        f'<a href="{link}">{html.escape(name)}</a>' if link else f"<b>{html.escape(name)}</b>" for name, link in crumbs
-    )
-    rows = [f'<tr class=up><td><a href="{crumbs[-2][1]}">../</a><td><td>'] if depth else []
+    title = "".join(crumbs)
+    trail = "<wbr>".join([*(f"<a>{name}</a>" for name in crumbs[:-1]), f"<b>{crumbs[-1]}</b>"])
+    rows = ['<tr class=up><td><a href="../">../</a><td><td>'] if depth else []
     rows.extend(map(_row, ordered))
     page = _PAGE.format(
         title=title, style=_STYLE, script=_SCRIPT, trail=trail, rows="\n".join(rows), summary=_summary(ordered)
@@ -95,12 +95,11 @@ def _order(entry: Entry) -> tuple[object, ...]:
     return (not entry.directory, parts, entry.name)
 
 
-def _crumbs(path: bytes, depth: int) -> list[tuple[str, str]]:
-    """The names on the way from the mount to the directory, each with its link; the directory itself has none."""
-    names = [show_name(unquote_to_bytes(segment)) + "/" for segment in path.split(b"/")[1:-1]]
+def _crumbs(path: bytes, depth: int) -> list[str]:
+    """The names on the way from the mount to the directory itself, escaped for HTML."""
+    names = [html.escape(show_name(unquote_to_bytes(segment))) + "/" for segment in path.split(b"/")[1:-1]]
     above = len(names) - depth
-    way = ["/" + "".join(names[:above]), *names[above:]]
-    return [(name, "../" * (depth - step)) for step, name in enumerate(way)]
+    return ["/" + "".join(names[:above]), *names[above:]]
 
 
 def _row(entry: Entry) -> str:
@@ -110,9 +109,9 @@ def _row(entry: Entry) -> str:
     return f"<tr{' class=dir' if entry.directory else ''}><td>{link}{size}<td>{_date(entry.modified)}"
 
 
-def _date(modified: float) -> str:
+def _date(modified: int) -> str:
     try:
-        text = datetime.fromtimestamp(int(modified), UTC).isoformat(" ")[:19]
+        text = datetime.fromtimestamp(modified, UTC).isoformat(" ")[:19]
     except (OverflowError, ValueError, OSError):  # file systems know years that calendars do not
         return ""
     return f'<time title="{text} UTC">{text[:-3]}</time>'
@@ -142,8 +141,9 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0 auto;padding:1.5rem 1rem 3rem;max-width:64rem;color:var(--text);background:var(--back);\
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-a{color:var(--link);text-decoration:none}
-a:hover{text-decoration:underline}
+a{text-decoration:none}
+a[href]{color:var(--link)}
+a[href]:hover{text-decoration:underline}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px;border-radius:3px}
 h1{margin:0 0 1rem;padding:0 .75rem;font-size:1.35rem;font-weight:400;overflow-wrap:anywhere}
 h1 a,h1 b,td a{unicode-bidi:isolate}
@@ -189,6 +189,8 @@ td:nth-child(n+2){font-size:.85rem}
 _SCRIPT = """
 "use strict";
 {
+const crumbs = document.querySelectorAll("h1 a");
+crumbs.forEach((crumb, step) => { crumb.href = "../".repeat(crumbs.length - step); });
 const body = document.querySelector("tbody");
 const heads = [...document.querySelectorAll("th")];
 const words = new Intl.Collator(undefined, {numeric: true});

@@ -164,7 +164,7 @@ def _header(headers: tuple[tuple[bytes, bytes], ...], key: bytes) -> str:
     return escape(found.decode("latin-1")) if found else "-"
 
 
-# Atoms of the request.
+# Atoms that take more than a line.
 
 
 def _user(record: RequestRecord) -> str:
@@ -182,12 +182,6 @@ def _user(record: RequestRecord) -> str:
     return "-"
 
 
-def _request_line(record: RequestRecord) -> str:
-    if not record.method:
-        return "-"
-    return escape(f"{record.method} {record.target} {record.version}")
-
-
 def _path(record: RequestRecord) -> str:
     """The path of the target; of an absolute one (RFC 9112 §3.2.2) what follows the authority."""
     path = record.target.partition("?")[0]
@@ -195,14 +189,6 @@ def _path(record: RequestRecord) -> str:
         _, slash, rest = path.partition("://")[2].partition("/")
         path = slash + rest
     return escape(path) or "-"
-
-
-def _query(record: RequestRecord) -> str:
-    return escape(record.target.partition("?")[2])
-
-
-def _started(record: RequestRecord) -> str:
-    return _clock_time(int(record.started))
 
 
 @functools.lru_cache(maxsize=64)
@@ -215,30 +201,19 @@ def _clock_time(second: int) -> str:
     return f"[{day}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {zone}]"
 
 
-# Atoms of the response.
-
-
 def _status(record: RequestRecord) -> str:
     return f"{record.status:03d}"
-
-
-def _rate(record: RequestRecord) -> str:
-    return str(int(record.body_sent / record.duration)) if record.duration > 0 else "-"
-
-
-def _promised(record: RequestRecord) -> str:
-    return "-" if record.body_promised is None else str(record.body_promised)
 
 
 _ATOMS: Mapping[str, Atom] = {
     "h": lambda record: escape(record.peer) or "-",
     "l": lambda record: "-",
     "u": _user,
-    "t": _started,
-    "r": _request_line,
+    "t": lambda record: _clock_time(int(record.started)),
+    "r": lambda record: escape(f"{record.method} {record.target} {record.version}") if record.method else "-",
     "m": lambda record: escape(record.method) or "-",
     "U": _path,
-    "q": _query,
+    "q": lambda record: escape(record.target.partition("?")[2]),
     "H": lambda record: escape(record.version) or "-",
     "s": _status,
     "B": lambda record: str(record.body_sent),
@@ -253,7 +228,8 @@ _ATOMS: Mapping[str, Atom] = {
     "outcome": lambda record: record.outcome.value,
     "reason": lambda record: escape(record.reason) or "-",
     "sent": lambda record: str(record.body_sent),
-    "promised": _promised,
-    "rate": _rate,  # bytes a second, over the whole request
+    "promised": lambda record: "-" if record.body_promised is None else str(record.body_promised),
+    # bytes a second, over the whole request
+    "rate": lambda record: str(int(record.body_sent / record.duration)) if record.duration > 0 else "-",
 }
 _BRACED: Mapping[str, Callable[[str], Atom]] = {"i": _request_header, "o": _response_header, "e": _variable}

@@ -6,7 +6,10 @@ Laws:
   slash can not become a separator (RFC 3986, sections 2.2 and 3.3). An application's is decoded as a whole.
 * No name that is given out is empty, ``.`` or ``..``, or has a slash or a NUL in it; nor a backslash, where a
   client asks. So a walk that opens each name relative to the directory before it leaves the root only by a symlink.
-* Names are bytes, as the file system has them. Nothing is normalised.
+* Below a mount, `.` and `..` are what they are in a URL, encoded or not (RFC 3986, section 6.2.2.3): gone before
+  anything is opened, a `..` with the name before it, whatever that is on the disk. One that leads above the mount is
+  refused.
+* Names are bytes, as the file system has them. Nothing else is normalised.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _FORBIDDEN = re.compile(rb"[/\\\x00]")
+_DOTS = (b".", b"..")
 _WELL_KNOWN = b".well-known"  # RFC 8615: made to be served, dot or not
 
 
@@ -28,7 +32,7 @@ class MountPath:
     Args:
         names: to open one after the other from the mount's root; empty for the root itself. Empty when
             refused too.
-        directory: the path ended in a slash: only a directory may answer.
+        directory: the path ended in a slash or a dot segment: only a directory may answer.
         refused: why there can be nothing of this name, for the log; "" when there may be. Answer 404 and do
             not ask the application: the path is the mount's.
     """
@@ -49,7 +53,8 @@ def split_mount(path: bytes, prefix: bytes) -> MountPath | None:
     Returns:
         None when the path is not under the mount: someone else's. Slashes that follow each other count as
         one, as in nginx. The mount itself without a slash (``/static``) is a `MountPath` without names that
-        is no directory yet: redirect it. Names that begin with a dot are refused, but for ``.well-known``.
+        is no directory yet: redirect it. Names that begin with a dot are refused, but for ``.well-known``. What
+        is refused stays so where a ``..`` takes it back.
     """
     if not path.startswith(b"/"):
         return None
@@ -58,13 +63,19 @@ def split_mount(path: bytes, prefix: bytes) -> MountPath | None:
     if [_decode(segment) for segment in raw[: len(wanted)]] != wanted:
         return None
     names: list[bytes] = []
+    name = b""
     for segment in raw[len(wanted) :]:
         name = _decode(segment)
-        refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name)
-        if refused:
-            return MountPath(refused=refused)
-        names.append(name)
-    return MountPath(tuple(names), path.endswith(b"/"))
+        if name == b"..":
+            if not names:
+                return MountPath(refused="dot segment above the mount")
+            names.pop()
+        elif name != b".":
+            refused = "broken percent-encoding" if _BROKEN_ESCAPE.search(segment) else refuse_name(name)
+            if refused:
+                return MountPath(refused=refused)
+            names.append(name)
+    return MountPath(tuple(names), path.endswith(b"/") or name in _DOTS)
 
 
 def split_internal(value: bytes, prefix: bytes) -> MountPath | None:
@@ -112,10 +123,8 @@ def refuse_name(name: bytes) -> str:
     """Return why there can be nothing of this name under a mount; "" when there may be.
 
     Args:
-        name: decoded, not empty.
+        name: decoded; not empty, ``.`` or ``..``.
     """
-    if name in (b".", b".."):
-        return "dot segment"
     if _FORBIDDEN.search(name):
         return "slash, backslash or NUL in a name"
     if name.startswith(b".") and name != _WELL_KNOWN:
@@ -127,13 +136,19 @@ def directory_location(path: bytes, query: bytes | None = None) -> bytes:
     """Return the Location that sends a client from a directory's name to the same with a slash at its end.
 
     Slashes that follow each other are made one, because ``//host/`` at the beginning would lead to another
-    host, and what may not stand in a URI is encoded.
+    host, dot segments are taken out, and what may not stand in a URI is encoded.
 
     Args:
         path: the path of the request target, percent-encoded.
         query: what followed the question mark, or None.
     """
-    segments = [quote_from_bytes(part, "%:@!$&'()*+,;=~").encode() for part in path.split(b"/") if part]
+    segments: list[bytes] = []
+    for part in path.split(b"/"):
+        name = _decode(part)
+        if name == b"..":
+            del segments[-1:]
+        elif name not in (b"", b"."):
+            segments.append(quote_from_bytes(part, "%:@!$&'()*+,;=~").encode())
     location = b"/" + b"".join(segment + b"/" for segment in segments)
     if query is None:
         return location

@@ -8,18 +8,19 @@ Laws:
 * A Range that cannot be read is ignored (the whole representation is sent, status 200), as section 14.2
   allows; so is one that asks for more ranges than `max_ranges`, and one whose ranges add up to more than the
   representation: both are as in nginx, and both are how a small request is made to cause a large answer.
+* In an empty representation every Range is ignored, as in nginx and Apache: who reads a file by ranges, not knowing
+  that it is empty, gets what it is.
 * Ranges are neither joined nor sorted: the parts come in the order asked for (section 15.3.7.2).
+* Each boundary stands on a line of its own, with the line's end before it: before the first it belongs to nothing
+  (RFC 2046, section 5.1.1, lets it be absent), but nginx and Apache send it, and there are clients that wait for it.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
-DEFAULT_MAX_RANGES = 32
+DEFAULT_MAX_RANGES = 256  # what zchunk asks for at once (dnf does); it throws a 200 away, and asks for fewer
 
 Part = bytes | tuple[int, int]  # bytes to send as they are, or (offset, count) of the representation
 
@@ -29,48 +30,19 @@ _MOST_DIGITS = 19  # 10**19 is past the end of every file; reading more digits w
 _BEYOND = 10**_MOST_DIGITS
 
 
-class RangeSpec(NamedTuple):
-    """One element of a Range: positions ``first`` to ``last`` inclusive, either of them open.
-
-    ``(a, b)`` is ``a-b``; ``(a, None)`` is ``a-``; ``(None, n)`` is ``-n``, the last n bytes. A number past
-    any file's end may be given as 10**19.
-    """
-
-    first: int | None
-    last: int | None
-
-
-class RangeDecision(enum.Enum):
-    """What becomes of a Range header."""
-
-    IGNORE = "ignore"  # 200 with everything
-    UNSATISFIABLE = "unsatisfiable"  # 416
-    PARTIAL = "partial"  # 206 with `Ranges.ranges`
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """A decision, and for PARTIAL the (offset, count) pairs to send, at least one."""
-
-    decision: RangeDecision
-    ranges: tuple[tuple[int, int], ...] = ()
-
-
-IGNORE = Ranges(RangeDecision.IGNORE)
-UNSATISFIABLE = Ranges(RangeDecision.UNSATISFIABLE)
-
-
-def parse_range(value: bytes) -> list[RangeSpec] | None:
+def parse_range(value: bytes) -> list[tuple[int | None, int | None]] | None:
     """Read the value of a Range header (RFC 9110, section 14.1.1).
 
     Returns:
-        The elements in their order, at least one; None if the unit is not bytes or the value breaks the
-        grammar (also by a last position before the first): the header is then to be ignored.
+        The elements in their order, at least one: ``(a, b)`` is ``a-b``, both inclusive; ``(a, None)`` is ``a-``;
+        ``(None, n)`` is ``-n``, the last n bytes. A number past any file's end may be given as 10**19. None if the
+        unit is not bytes or the value breaks the grammar (also by a last position before the first): the header is
+        then to be ignored.
     """
     unit, equals, range_set = value.strip(b" \t").partition(b"=")
     if not equals or unit.lower() != b"bytes":
         return None
-    specs: list[RangeSpec] = []
+    specs: list[tuple[int | None, int | None]] = []
     for element in range_set.split(b","):
         element = element.strip(b" \t")
         if not element:  # a recipient accepts empty list elements, section 5.6.1.2
@@ -81,7 +53,7 @@ def parse_range(value: bytes) -> list[RangeSpec] | None:
         first, last = found[1].lstrip(b"0"), found[2].lstrip(b"0")
         if found[1] and found[2] and (len(last), last) < (len(first), first):
             return None
-        specs.append(RangeSpec(_number(first) if found[1] else None, _number(last) if found[2] else None))
+        specs.append((_number(first) if found[1] else None, _number(last) if found[2] else None))
     return specs or None
 
 
@@ -89,7 +61,7 @@ def _number(digits: bytes) -> int:
     return int(digits or b"0") if len(digits) <= _MOST_DIGITS else _BEYOND
 
 
-def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANGES) -> Ranges:
+def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANGES) -> list[tuple[int, int]] | None:
     """Decide what a Range header gets (RFC 9110, sections 14.1.2 and 14.2).
 
     Args:
@@ -98,21 +70,18 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
         max_ranges: more satisfiable ranges than this are ignored; 0 switches ranges off.
 
     Returns:
-        IGNORE, UNSATISFIABLE or the pairs. Of a list, the unsatisfiable ones are left out; a list none of
-        which is satisfiable is a 416. In an empty representation only a suffix is satisfiable, by all of it:
-        an empty range has no Content-Range, so this is IGNORE.
+        The (offset, count) pairs to send (206); of a list, the unsatisfiable ones are left out. Empty where none is
+        satisfiable (416); None where the header is ignored (200 with everything).
     """
-    specs = parse_range(value) if max_ranges > 0 else None
+    specs = parse_range(value) if size and max_ranges > 0 else None
     if specs is None:
-        return IGNORE
+        return None
     given: list[tuple[int, int]] = []
     total = 0
     for first, last in specs:
         if first is None:
             count = min(last or 0, size)
             offset = size - count
-            if last and not size:
-                return IGNORE
         else:
             offset = first
             count = min(size, size if last is None else last + 1) - offset
@@ -121,8 +90,8 @@ def decide_ranges(value: bytes, size: int, *, max_ranges: int = DEFAULT_MAX_RANG
         given.append((offset, count))
         total += count
         if len(given) > max_ranges or total > size:
-            return IGNORE
-    return Ranges(RangeDecision.PARTIAL, tuple(given)) if given else UNSATISFIABLE
+            return None
+    return given
 
 
 def content_range(offset: int, count: int, size: int) -> bytes:
@@ -154,13 +123,11 @@ def build_multipart(
         raise ValueError(f"not a multipart boundary: {boundary!r}")
     type_line = b"" if content_type is None else b"Content-Type: %s\r\n" % content_type
     parts: list[Part] = []
-    line_end = b""
     for offset, count in ranges:
         place = content_range(offset, count, size)
-        parts.append(b"%s--%s\r\n%sContent-Range: %s\r\n\r\n" % (line_end, boundary, type_line, place))
+        parts.append(b"\r\n--%s\r\n%sContent-Range: %s\r\n\r\n" % (boundary, type_line, place))
         parts.append((offset, count))
-        line_end = b"\r\n"
-    parts.append(b"%s--%s--\r\n" % (line_end, boundary))
+    parts.append(b"\r\n--%s--\r\n" % boundary)
     return parts
 
 

@@ -273,9 +273,9 @@ class Response:
     def _settle_head(self, head: Head) -> Head:
         """Now that the head is about to leave, preconditions may put another in its place (RFC 9110 §13)."""
         request = self._request
-        instead = decide_app_answer(request.method, request.headers, head.status, head.headers, now=int(time.time()))
+        instead = decide_app_answer(request.method, request.headers, head, now=int(time.time()))
         if instead is not None:
-            head = self._head = Head(instead.status, instead.reason, instead.headers)
+            head = self._head = instead
             self._has_body = False
             self._length.promise(None)
         return head
@@ -322,7 +322,7 @@ def _without_ranges(options: FileOptions, head: Head) -> FileOptions:
     many, curl among them, send no If-Range; unless the app says by a validator of its own that they are alike."""
     known = validators_of(head.headers)
     alike = known.etag is not None or known.last_modified is not None
-    return replace(options, add_validators=False, ranges=options.ranges and alike)
+    return replace(options, add_validators=False, max_ranges=options.max_ranges if alike else 0)
 
 
 def _is_exc_info(exc_info: object) -> bool:
