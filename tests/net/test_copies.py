@@ -18,7 +18,7 @@ from serving import receive_to_end, serving
 from tlsapps import TLS
 
 from trio_wsgi import Config, Server
-from trio_wsgi.net import server as server_module
+from trio_wsgi.net import accepting
 from trio_wsgi.net.certificates import TlsSocket
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -154,13 +154,13 @@ async def test_a_connection_that_was_only_just_accepted_is_given_up(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread may fork when accept(2) has returned and nobody knows of the connection yet."""
-    build = server_module.build_peer
+    build = accepting.build_peer
 
     def build_peer(*args: Any) -> Any:
         children.fork()
         return build(*args)
 
-    monkeypatch.setattr(server_module, "build_peer", build_peer)
+    monkeypatch.setattr(accepting, "build_peer", build_peer)
     async with serving(Forking(str)) as served:
         async with await served.connect() as stream:
             assert await ask(stream, "/blocks", "1.0") == (b"blockblockblock", "closed")
