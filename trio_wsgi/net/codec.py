@@ -216,7 +216,7 @@ class H11Codec:
             return block
         parts: list[bytes] = self.frame_data(block)  # type: ignore[assignment]
         blocks.learn(parts)
-        return block if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)  # of one part, that part
 
     def frame_end(self) -> list[Part]:
         self._account()

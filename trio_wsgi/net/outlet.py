@@ -119,7 +119,7 @@ class Outlet:
             self._lent = False
         self._send_block(data)
         if self._unsent:
-            self._wait(self._deliver, self._unsent)
+            self._wait(self._deliver, self._unsent, None)
 
     def _send_block(self, data: bytes) -> None:
         """Send what the kernel takes now of a block; the rest is left in `_unsent`."""
@@ -129,10 +129,6 @@ class Outlet:
             self._send_piece(self._wire.frame_block(data))
         else:
             self._send_nowait(self._frame_block(data))
-
-    def _send_joined(self, parts: list[Part]) -> None:
-        """Send bytes in one piece; what the kernel does not take now is left in `_unsent`."""
-        self._send_piece(parts[0] if len(parts) == 1 else b"".join(parts))  # type: ignore[arg-type]
 
     def _send_piece(self, block: bytes) -> None:
         try:
@@ -174,7 +170,7 @@ class Outlet:
         if self.sent_head is None:
             self._send_nowait(self._wire.frame_hints(checked))
             if self._unsent:
-                self._wait(self._deliver, self._unsent)
+                self._wait(self._deliver, self._unsent, None)
 
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
@@ -221,7 +217,7 @@ class Outlet:
     @property
     def _backlog(self) -> Backlog:
         if self._lending is None:
-            self._lending = Backlog(self._nursery, self._deliver_noting)
+            self._lending = Backlog(self._nursery, self._deliver)
         return self._lending
 
     def _hand_over(self) -> Parts:
@@ -293,7 +289,7 @@ class Outlet:
         if not parts:  # it has left block by block; to send nothing fails where the client has it all, and has gone
             return
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
-            self._send_joined(parts)
+            self._send_piece(b"".join(parts))  # type: ignore[arg-type] # no files; of one part, that part
         else:
             self._unsent = parts if len(parts) <= _FEW else deque(parts)
             if not with_file:
@@ -342,10 +338,7 @@ class Outlet:
         finally:
             del trouble  # or it would keep this frame, and the frame the error
 
-    async def _deliver(self, parts: Parts) -> None:
-        await self._deliver_noting(parts, None)
-
-    async def _deliver_noting(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
+    async def _deliver(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
         try:
             await self._wire.transport.deliver(
                 parts, self._limits.write_timeout, progress, self._rate, self._limits.min_rate
