@@ -206,7 +206,7 @@ class Exchange:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                await self._send(await app.ask(open_empty(), head.content_length))
+                await self._send(await app.ask(open_empty()))
         if self._app is not None:
             await self._app.work.end()
         if self.keep and not self._wire.body_done:
