@@ -216,8 +216,7 @@ class Server:
                 token.run_sync_soon(self._drain, limits)
 
     def _drain(self, limits: DrainLimits) -> None:
-        if limits != self._drain_limits:
-            self._drain_limits = limits
+        self._drain_limits = limits
         if self._state != "ended":
             self._state = "draining"
         self._accepting.cancel()
