@@ -36,7 +36,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
+from trio_wsgi.net.slot import Call, LostThread, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
@@ -88,8 +88,7 @@ class Exchange:
         self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
-        self._over = False  # up to its record
-        self._sent = False  # the whole response
+        self._sent = False  # the whole response; by the lane, it is over then, up to its record
         self._health = head is not None and head.path == service.health_path
         self._account = Account(service, wire, self._outlet, peer, self._health, beginning)
         self.keep = head is not None and head.keep_alive and config.keep_alive > 0
@@ -104,7 +103,7 @@ class Exchange:
     @property
     def state(self) -> State:
         """How far the request has come."""
-        call = self._call
+        call = self._thread.call  # looked at once, here as below: the thread may end it meanwhile
         if call is not None and call.running_since is not None:  # be it in close(), when all has left
             return State.RUNNING
         if self._outlet.delivering:
@@ -112,11 +111,6 @@ class Exchange:
         if call is not None:
             return State.QUEUED
         return State.OPENING if self._opening else State.READING_BODY
-
-    @property
-    def _call(self) -> Running | None:
-        """To be asked for once: the thread may end it between two looks."""
-        return self._thread.call
 
     @property
     def may_be_followed(self) -> bool:
@@ -135,7 +129,7 @@ class Exchange:
 
     def status(self, peer: str, job: Job | None) -> ConnectionStatus:
         """A snapshot; `peer` as it is to be shown, `job` its delivery if the pump has one."""
-        asked, call, state, transfer = self._wire.asked, self._call, self.state, None
+        asked, call, state, transfer = self._wire.asked, self._thread.call, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
                 self._outlet.body_sent, self._outlet.promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
@@ -161,7 +155,7 @@ class Exchange:
         Args:
             refused: why what arrived could not be read as a request.
         """
-        if self._over:
+        if self._sent:
             return
         try:
             try:
@@ -327,7 +321,7 @@ class Exchange:
 
     def _end_in_lane(self, ride: Ride) -> None:
         self._ride = self._answer = None
-        self._sent = self._over = True
+        self._sent = True
         if self._app is not None:
             self._app.work.end_unused()
             self._app.end_call()
@@ -409,8 +403,7 @@ class Exchange:
         if self.cut:
             await self._outlet.settle()  # what was accepted from the app is still on its way
         elif verdict.status:
-            body = verdict.body()
+            head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-            head = Head(*verdict.status_line, verdict.headers())
             length = len(body) if has_body or self._wire.was_read else 0
             await self._outlet.deliver(Answer(head, [body] if has_body else [], length))
