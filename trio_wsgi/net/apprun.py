@@ -10,12 +10,14 @@ Laws:
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import trio
 
@@ -23,6 +25,7 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.forks import here
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
@@ -288,6 +291,16 @@ def _call_app(
         if bridge.is_interrupt(exc):
             raise KeyboardInterrupt from exc
         raise AppFailed(running.context) from exc
+    finally:
+        if here.is_copy:
+            _end_child()
+
+
+def _end_child() -> NoReturn:
+    """A child that the application has forked came back from it: here it would wait for clients of its parent."""
+    said = "process %d, which the application has forked, comes back from it and is ended: end it by os._exit()"
+    log.error(said, os.getpid(), exc_info=sys.exception())
+    os._exit(1)
 
 
 def dispose_answer(answer: Answer) -> None:
