@@ -54,8 +54,7 @@ class Acceptor:
     """Takes clients in at all doors, each with a task of its own.
 
     Args:
-        service: what all connections share.
-        nursery: where they run.
+        nursery: where connections run.
         doors: closed in the end.
         connections: those that are open, kept up to date here.
         copies: what children that are forked meanwhile have of them.

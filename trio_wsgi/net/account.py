@@ -26,25 +26,16 @@ _UNIX = ("", 0)  # who has no address
 
 
 class Beginning(NamedTuple):
-    """When a request began.
+    """When a request began."""
 
-    Args:
-        wall: UNIX time.
-        clock: Trio's, in seconds.
-    """
-
-    wall: float
-    clock: float
+    wall: float  # UNIX time
+    clock: float  # Trio's, in seconds
 
 
 class Account:
     """What is told of one request.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
-        outlet: the response's way out.
-        peer: who asks.
         health: whether the server itself answers, at `health_path`.
         beginning: when its first byte came; None for now.
 

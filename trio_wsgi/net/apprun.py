@@ -59,12 +59,8 @@ class AppRun:
     """One request as the application serves it.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
         outlet: the way out for what the app sends itself.
         thread: where it will run.
-        peer: who asks.
-        head: the request.
         nursery: of the connection; what the app starts for the request runs in it.
     """
 

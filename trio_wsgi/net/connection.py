@@ -45,9 +45,7 @@ class Connection:
     """One accepted connection.
 
     Args:
-        service: what all connections share.
         sock: connected, non-blocking; owned from now on.
-        peer: who is at the other end.
     """
 
     __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_draining", "_fresh", "_greeting", "_idle_since",

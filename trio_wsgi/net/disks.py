@@ -65,9 +65,5 @@ class Disks:
 
 
 def open_disks(queue_size: int) -> AbstractAsyncContextManager[Disks]:
-    """Leaving it waits until every thread has come back.
-
-    Args:
-        queue_size: calls that may wait, for each file system.
-    """
+    """The `Disks` of a server; leaving it waits until every thread has come back."""
     return hosting(lambda slots: Disks(slots, queue_size))

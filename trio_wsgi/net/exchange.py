@@ -53,10 +53,7 @@ class Exchange:
     """One request on one connection.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
-        nursery: of the connection.
-        peer: who asks.
+        wire, nursery: of the connection.
         head: the request, or None when what arrived was no request that could be read.
         draining: tells whether the server is about to go, so that the connection is not kept.
         beginning: when its first byte came; None for now, where the head came in one go, or was asked ahead.

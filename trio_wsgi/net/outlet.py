@@ -70,12 +70,9 @@ class Outlet:
     """One response's way out (`wsgi.ports.Outlet`, and what the loop needs of it).
 
     Args:
-        wire: of the connection.
         nursery: of the connection; where lent parts are sent.
         dress: completes the app's headers for the wire, given the body's length if it is known; tells the length that
             they promise.
-        limits: see there.
-        thread: of the application.
     """
 
     def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits, thread: AppThread) -> None:

@@ -443,10 +443,5 @@ def _log_failure(fn: Callable[[], object]) -> None:
 
 
 def open_pool(threads: int, queue_size: int) -> AbstractAsyncContextManager[ThreadPool]:
-    """The pool of application threads; leaving it waits until every thread has come back.
-
-    Args:
-        threads: how many at most.
-        queue_size: calls that may wait for one.
-    """
+    """The `ThreadPool` of an application; leaving it waits until every thread has come back."""
     return hosting(lambda nursery: ThreadPool(nursery, threads, queue_size))

@@ -117,24 +117,8 @@ class Call:
         lasts: it is no request but serves many, until its thread is needed.
     """
 
-    __slots__ = (
-        "begins",
-        "cancelled",
-        "closes",
-        "context",
-        "dispose",
-        "error",
-        "expires",
-        "fn",
-        "lasts",
-        "patience",
-        "result",
-        "slot",
-        "task",
-        "thread_wanted",
-        "took",
-        "worked",
-    )
+    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "error", "expires", "fn", "lasts", "patience",
+                 "result", "slot", "task", "thread_wanted", "took", "worked")  # fmt: skip
 
     def __init__(
         self,
@@ -167,23 +151,21 @@ class Call:
         if task is not None:
             trio.lowlevel.reschedule(task)
 
+    # -- Running -------------------------------------------------------------------------------------------------
+
     def attend(self) -> bool:
-        """The loop has charge of it anyway (`Running`)."""
-        return True
+        return True  # the loop has charge of it anyway
 
     @property
     def running_since(self) -> float | None:
-        """When a thread took it, by Trio's clock; None while it waits for one."""
         slot = self.slot
         return slot.since if slot is not None and slot.calls and slot.calls[0] is self else None
 
     @property
     def thread(self) -> int:
-        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
         return 0 if self.slot is None or self.running_since is None else self.slot.native_id
 
     def stack(self) -> str:
-        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
         return "" if self.slot is None or self.running_since is None else self.slot.stack()
 
 
@@ -196,20 +178,8 @@ class Slot:
         attend: is called on the loop when there are reports and the loop may be asleep.
     """
 
-    __slots__ = (
-        "_attend",
-        "_done",
-        "_kind",
-        "_token",
-        "calls",
-        "inbox",
-        "lost",
-        "native_id",
-        "returned",
-        "scope",
-        "since",
-        "thread",
-    )
+    __slots__ = ("_attend", "_done", "_kind", "_token", "calls", "inbox", "lost", "native_id", "returned", "scope",
+                 "since", "thread")  # fmt: skip
 
     def __init__(self, kind: str, done: queue.SimpleQueue[Report], attend: Callable[[], None]) -> None:
         self._kind = kind
