@@ -67,14 +67,13 @@ class Exchange:
         peer: Peer,
         head: RequestHead | None,
         draining: Callable[[], bool],
-        beginning: Beginning | None = None,
+        beginning: Beginning | None,
     ) -> None:
         self._service = service
         self._wire = wire
         self._peer = peer
         self._head = head
         self._draining = draining
-        config = service.config
         self._thread = AppThread(wire.transport.token)
         self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
         self._nursery = nursery
@@ -88,7 +87,7 @@ class Exchange:
         self._sent = False  # the whole response; by the lane, it is over then, up to its record
         self._health = head is not None and head.path == service.health_path
         self._account = Account(service, wire, self._outlet, peer, self._health, beginning)
-        self.keep = head is not None and head.keep_alive and config.keep_alive > 0
+        self.keep = head is not None and head.keep_alive and service.config.keep_alive > 0
         self.cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
 

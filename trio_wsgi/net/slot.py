@@ -113,8 +113,10 @@ class Call:
         closes: it frees what an app has opened.
         thread: the identifier of that which runs it if it is idle; 0 for none.
         dispose: called, in a thread, with a result that comes when the caller has given up.
-        begins: called, on the loop, when a thread takes it.
         lasts: it is no request but serves many, until its thread is needed.
+
+    Attributes:
+        begins: called, on the loop, when a thread takes it.
     """
 
     __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "error", "expires", "fn", "lasts", "patience",
@@ -125,14 +127,13 @@ class Call:
         fn: Callable[[], Any],
         closes: bool = False,
         dispose: Callable[[Any], object] | None = None,
-        begins: Callable[[], object] | None = None,
         lasts: Lasting | None = None,
         thread: int = 0,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
-        self.begins = begins
+        self.begins: Callable[[], object] | None = None
         self.lasts = lasts
         self.thread_wanted = thread
         self.cancelled = False  # while it ran; may be looked at from any thread

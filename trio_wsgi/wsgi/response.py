@@ -196,7 +196,7 @@ class Response:
             limit_rate=self._asked_rate(),
         )
 
-    def finish_with_file(self, found: FoundFile, passing: bool = False) -> Answer:
+    def finish_with_file(self, found: FoundFile, passing: bool) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
 
         To close the file is the caller's affair, whatever the answer.
