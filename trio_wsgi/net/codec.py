@@ -62,7 +62,7 @@ class Codec(Protocol):
         """
 
     def frame_interim(self, status: int, reason: bytes, headers: HeaderPairs) -> list[Part]:
-        """A 1xx response; nothing where it would come too late."""
+        """A 1xx response; nothing where it would come too late (RFC 9110 §10.1.1)."""
 
     def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         """The head of the response; `length_known`: it has a Content-Length."""

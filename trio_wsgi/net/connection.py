@@ -112,7 +112,7 @@ class Connection:
     def ring(self) -> None:
         """An idle connection is to rest, or has waited enough (`Alarms`); for a busy one there is nothing to do."""
         if self._waiting and self._until > self._service.now():
-            self._wire.rest()
+            self._wire.codec.rest()
             self._service.alarms.set(self, self._until)
         elif self._waiting:
             self._over = True
@@ -194,9 +194,9 @@ class Connection:
                 self._serving, self._state = None, State.CLOSED  # what the app has started may still run
                 raise
             finally:
-                if exchange.cut and wire.ends_by_closing:
+                if exchange.looks_whole:
                     self._transport.abort()
-            if not exchange.keep or not wire.start_next_cycle():
+            if not exchange.keep or not wire.codec.start_next_cycle():
                 break
             self._serving = None
             del exchange  # an idle connection keeps no request alive
@@ -276,7 +276,7 @@ class Connection:
                 return False
             self._fresh = False
             exchange = self._serving = self._begin_exchange(self._nursery, head)
-            if not ride.call(exchange.serve_in_lane) or not wire.start_next_cycle():
+            if not ride.call(exchange.serve_in_lane) or not wire.codec.start_next_cycle():
                 return False
             self._serving = None
             if not wire.has_input:

@@ -88,7 +88,7 @@ class Exchange:
         self._health = head is not None and head.path == service.health_path
         self._account = Account(service, wire, self._outlet, peer, self._health, beginning)
         self.keep = head is not None and head.keep_alive and service.config.keep_alive > 0
-        self.cut = False  # the client is to see that the response is not whole
+        self._cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
 
     def __repr__(self) -> str:
@@ -116,7 +116,13 @@ class Exchange:
     @property
     def listened_to(self) -> bool:
         """Whether the client may still be reading what was sent, and is to have it, up to a cut or not."""
-        return not (self._gone or (self.cut and self._wire.ends_by_closing))
+        return not (self._gone or self.looks_whole)
+
+    @property
+    def looks_whole(self) -> bool:
+        """Whether the response was cut where only the end of the connection ends it: a reset is to tell that."""
+        asked = self._wire.asked
+        return self._cut and self._outlet.promised is None and asked is not None and asked.http_version == b"1.0"
 
     @property
     def taken(self) -> int:
@@ -166,7 +172,7 @@ class Exchange:
         except (trio.Cancelled, KeyboardInterrupt):  # the latter struck what the app had asked of the loop
             self.keep = False
             if not (self._sent or self._outlet.left):  # else it is close() that was cancelled
-                self.cut = self._wire.response_started
+                self._cut = self._wire.codec.response_started
                 self._account.note_shutdown()
                 log.warning("%s: %s", self._account.label, self._account.reason)
             raise
@@ -174,7 +180,7 @@ class Exchange:
             self.keep, self._gone = False, True
             log.debug("%s: could not answer: %s", self._account.label, exc)
         except Exception:
-            self.keep, self.cut = False, self._wire.response_started
+            self.keep, self._cut = False, self._wire.codec.response_started
             log.exception("%s: the answer to a failure failed; please report this", self._account.label)
         finally:
             self._account.tell()
@@ -386,20 +392,20 @@ class Exchange:
         if isinstance(exc, AppFailed):
             exc = self._outlet.failure or (self._app and self._app.body_failure) or exc  # whatever the app made of it
         verdict = judge(exc, self._service.config.expose_tracebacks)
-        self.cut = self._wire.response_started
-        self._gone = isinstance(exc, ClientGone) and (self.cut or not verdict.status)
+        self._cut = self._wire.codec.response_started
+        self._gone = isinstance(exc, ClientGone) and (self._cut or not verdict.status)
         if self._app is not None:
             await self._app.work.end()
         account = self._account
         account.outcome, account.reason = verdict.outcome, verdict.reason
-        self.keep = self.keep and verdict.keeps and not self.cut and self._wire.body_done
-        offset = f", at byte {account.resume_at}" if self.cut else ""
+        self.keep = self.keep and verdict.keeps and not self._cut and self._wire.body_done
+        offset = f", at byte {account.resume_at}" if self._cut else ""
         said = (account.label, verdict.outcome.value, verdict.reason, offset)
         context.run(log.log, verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
-        if self.cut:
+        if self._cut:
             await self._outlet.settle()  # what was accepted from the app is still on its way
         elif verdict.status:
             head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-            length = len(body) if has_body or self._wire.was_read else 0
+            length = len(body) if has_body or self._wire.codec.asked else 0
             await self._outlet.deliver(Answer(head, [body] if has_body else [], length))

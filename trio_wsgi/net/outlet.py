@@ -123,7 +123,7 @@ class Outlet:
         plain = self._head is None and self._rate is None and 0 < len(data) <= JOINED
         if plain and self._wire.transport.takes_blocks:  # as nearly all blocks of many
             self._framed += len(data)
-            self._send_piece(self._wire.frame_block(data))
+            self._send_piece(self._wire.codec.frame_block(data))
         else:
             self._send_nowait(self._frame_block(data))
 
@@ -161,11 +161,12 @@ class Outlet:
             self._wait(self._backlog.lend_within, self._hand_over(), self._limits.ahead)
 
     def hint(self, headers: list[tuple[str, str]]) -> None:
-        """PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
+        """RFC 8297. PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
         self._check()
         checked = [header for header in check_headers(headers) if header[0].lower() not in _NOT_IN_HINTS]
-        if self.sent_head is None:
-            self._send_nowait(self._wire.frame_hints(checked))
+        asked = self._wire.asked
+        if self.sent_head is None and asked is not None and asked.http_version != b"1.0":
+            self._send_nowait(self._wire.codec.frame_interim(103, b"Early Hints", checked))
             if self._unsent:
                 self._wait(self._deliver, self._unsent, None)
 
@@ -263,7 +264,7 @@ class Outlet:
             self._raise_trouble()
         if not self._unsent:
             return None
-        self._wire.rest()
+        self._wire.codec.rest()
         limits = self._limits  # `failure` is for those who come later, and after this nobody does
         return self._wire.transport.deliver(self._unsent, limits.write_timeout, None, self._rate, limits.min_rate)
 
@@ -282,7 +283,7 @@ class Outlet:
             self._frame_body(part, parts)
         answer.parts.clear()  # here as below: what has left is free to go
         if not answer.missing:
-            parts += self._wire.frame_end()
+            parts += self._wire.codec.frame_end()
         if not parts:  # it has left block by block; to send nothing fails where the client has it all, and has gone
             return
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
@@ -387,11 +388,11 @@ class Outlet:
         head, self._head = self._head, None
         headers, self.promised = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers, self.promised is not None)
+        return self._wire.codec.frame_head(head.status, head.reason, headers, self.promised is not None)
 
     def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
-            into.extend(self._wire.frame_data(part))
+            into.extend(self._wire.codec.frame_data(part))
             self._framed += len(part)
 
     @property
