@@ -256,17 +256,13 @@ class ThreadPool:
 
     def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
-        if call.thread_wanted and (slot := self._find_idle(call.thread_wanted)) is not None:
+        if call.thread_wanted and (slot := next((s for s in self._idle if s.thread == call.thread_wanted), None)):
             self._idle.remove(slot)
             return slot
         hot = self._hot
-        behind = hot is not None and len(hot.calls) < AHEAD and call.lasts is None
-        if hot is not None and behind and self._stands_in_for_others(hot):
+        if hot is not None and len(hot.calls) < AHEAD and call.lasts is None and self._stands_in_for_others(hot):
             return hot
         return self._idle.pop() if self._idle else None
-
-    def _find_idle(self, thread: int) -> Slot | None:
-        return next((slot for slot in self._idle if slot.thread == thread), None)
 
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
