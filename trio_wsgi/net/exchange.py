@@ -110,7 +110,7 @@ class Exchange:
 
     @property
     def may_be_followed(self) -> bool:
-        """Whether the client would have kept the connection for another request."""
+        """Whether more may be on its way: the client's next request, or the rest of what was refused."""
         return self._head is None or self._head.keep_alive
 
     @property
