@@ -79,8 +79,7 @@ class Exchange:
         self._nursery = nursery
         self._mounted = find_mount(service.mounts, head) if head is not None and service.mounts else None
         self._app: AppRun | None = None  # where it is the application that serves the request
-        self._opening = False  # a mount's file
-        self._not_at_hand = False  # that file, as was found already
+        self._opening = False  # a mount's file, which is not at hand
         self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
@@ -242,7 +241,7 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
-        if not self._not_at_hand:
+        if not self._opening:  # else the lane has looked already
             with suppress(NotAtHand):
                 return mount.answer_nowait(head, path, self._peer.forwarding)
         self._opening = True
@@ -304,7 +303,7 @@ class Exchange:
         mount, path = self._mounted
         with suppress(NotAtHand):
             return mount.answer_nowait(head, path, self._peer.forwarding)
-        self._not_at_hand = True
+        self._opening = True
         return None
 
     def _leave(self, answer: Answer) -> bool:
