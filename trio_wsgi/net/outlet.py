@@ -60,10 +60,10 @@ class SendLimits:
     """
 
     write_timeout: float
-    ahead: int = 0
-    rate: int = 0
-    rate_after: int = 0
-    min_rate: MinRate | None = None
+    ahead: int
+    rate: int
+    rate_after: int
+    min_rate: MinRate | None
 
 
 class Outlet:
