@@ -92,7 +92,7 @@ async def open_service(
             open_pool(config.threads, config.queue_size) as threads,
             open_lanes(threads) as lanes,
             open_disks(config.connection_limit) as disks,
-            _open_background() as background,
+            trio.open_nursery() as background,
         ):
             yield Service(
                 work=Work(background, "the server", trio.lowlevel.current_trio_token()),
@@ -138,11 +138,4 @@ async def open_service(
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,
             )
-
-
-@asynccontextmanager
-async def _open_background() -> AsyncIterator[trio.Nursery]:
-    """Where the work lives that apps start; cancelled when the last connection has ended."""
-    async with trio.open_nursery() as nursery:
-        yield nursery
-        nursery.cancel_scope.cancel()
+            background.cancel_scope.cancel()
