@@ -13,9 +13,9 @@ import traceback
 from contextvars import Context
 from dataclasses import dataclass
 
+from sendfile import FileTooShort
 from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
 from trio_wsgi.net.pool import Overloaded
-from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
 from trio_wsgi.rules.headers import Head
 from trio_wsgi.rules.reasons import REASONS
