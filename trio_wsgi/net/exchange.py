@@ -241,14 +241,20 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
-        if not self._opening:  # else the lane has looked already
-            with suppress(NotAtHand):
-                return mount.answer_nowait(head, path, self._peer.forwarding)
-        self._opening = True
+        at_hand = None if self._opening else self._answer_at_hand(head, mount, path)  # the lane may have looked already
+        if at_hand is not None:
+            return at_hand
         call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
         threads = self._service.disks.of(mount.device)
         answer: Answer = await threads.run(call, self._service.config.queue_timeout)
         return answer
+
+    def _answer_at_hand(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer | None:
+        """What a mount answers at once; None where its file system may keep us waiting."""
+        with suppress(NotAtHand):
+            return mount.answer_nowait(head, path, self._peer.forwarding)
+        self._opening = True
+        return None
 
     async def _send(self, answer: Answer) -> None:
         try:
@@ -281,7 +287,8 @@ class Exchange:
         if self._health or not wire.body_done or head.expects_continue:
             return False
         try:
-            answer = self._answer_in_lane(head, ride)
+            mounted = self._mounted
+            answer = self._answer_at_hand(head, *mounted) if mounted else self._begin_app(head).ask_in_lane(ride)
             if answer is None:
                 return False
             self._ride, self._answer = ride, answer
@@ -294,17 +301,6 @@ class Exchange:
         if whole:
             self._end_in_lane(ride)
         return whole and self.keep
-
-    def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
-        """None where it has to be looked for elsewhere."""
-        if self._mounted is None:
-            app = self._begin_app(head)
-            return app.ask_in_lane(ride)
-        mount, path = self._mounted
-        with suppress(NotAtHand):
-            return mount.answer_nowait(head, path, self._peer.forwarding)
-        self._opening = True
-        return None
 
     def _leave(self, answer: Answer) -> bool:
         """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it.
