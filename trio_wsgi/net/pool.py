@@ -70,7 +70,7 @@ class ThreadPool:
     """Runs calls in a bounded number of threads; made by `open_pool`.
 
     Args:
-        nursery: hosts the slots.
+        nursery: hosts the slots, and the task that oversees them up to `close`.
         threads: how many at most; they are started when they are needed.
         queue_size: calls that may wait for one.
         kind: of its threads, for their names and the log.
@@ -89,6 +89,8 @@ class ThreadPool:
         self._waiting: deque[Call] = deque()
         self._ahead = 0  # calls that wait in inboxes, behind another one
         self._hot: Slot | None = None  # that was given a call last
+        # Shielded: when all is cancelled, requests end one by one, and wait for their threads until then.
+        self._overseeing = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()  # of the overseer
         self._handover = Handover(self._collect)
         self._now = trio.lowlevel.current_clock().current_time
@@ -96,6 +98,7 @@ class ThreadPool:
         self._lost: set[Slot] = set()
         self._lasting: Call | None = None  # keeps a thread until others need it
         self._closing = False
+        nursery.start_soon(self._oversee)
 
     def __repr__(self) -> str:
         queued = len(self._waiting) + self._ahead
@@ -321,22 +324,22 @@ class ThreadPool:
             self._nap.deadline = when
 
     @trio.lowlevel.enable_ki_protection
-    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _oversee(self) -> None:
         """Free the calls that are stuck behind others, and turn away those that have waited too long."""
-        task_status.started()
-        while True:
-            with trio.CancelScope(deadline=self._next_look()) as self._nap:
-                await trio.sleep_forever()
-            now = self._now()
-            self._read_reports()
-            for slot in self._slots:
-                if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
-                    self.pace.part()
-                    self._take_back(slot)
-            for call in [call for call in self._waiting if call.expires <= now]:
-                self._waiting.remove(call)
-                self._give_up(call, Overloaded(f"no thread came free within {call.patience:g} s (queue_timeout)"))
-            self._hand_out()
+        with self._overseeing:
+            while True:
+                with trio.CancelScope(deadline=self._next_look()) as self._nap:
+                    await trio.sleep_forever()
+                now = self._now()
+                self._read_reports()
+                for slot in self._slots:
+                    if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
+                        self.pace.part()
+                        self._take_back(slot)
+                for call in [call for call in self._waiting if call.expires <= now]:
+                    self._waiting.remove(call)
+                    self._give_up(call, Overloaded(f"no thread came free within {call.patience:g} s (queue_timeout)"))
+                self._hand_out()
 
     def _give_up(self, call: Call, error: Exception) -> None:
         """Tell whoever waits for a call that nothing comes of it."""
@@ -420,6 +423,7 @@ class ThreadPool:
     def close(self) -> None:
         """Let every thread end when it has nothing left to do; for the owner of the nursery."""
         self._closing = True
+        self._overseeing.cancel()
         self._end_idle()
 
     def forget(self) -> None:
