@@ -36,7 +36,7 @@ import trio
 from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import hosting
-from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, nothing, raise_error
+from trio_wsgi.net.slot import Abandoned, Call, Lasting, LostThread, Slot, choose_park, nothing, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -96,7 +96,7 @@ class ThreadPool:
         self._now = trio.lowlevel.current_clock().current_time
         self.pace = Pace(self._now)
         self._lost: set[Slot] = set()
-        self._lasting: Call | None = None  # keeps a thread until others need it
+        self._lasting: Lasting | None = None  # keeps a thread until others need it
         self._closing = False
         nursery.start_soon(self._oversee)
 
@@ -197,7 +197,7 @@ class ThreadPool:
             await slot.returned.wait()
             return
         slot.lost = True
-        if call is self._lasting:
+        if call.lasts is self._lasting:
             self._lasting = None
         self._slots.discard(slot)
         self._lost.add(slot)
@@ -224,8 +224,7 @@ class ThreadPool:
     @property
     def _is_lent(self) -> bool:
         """Whether a thread would come back from lasting work if it were asked for."""
-        lasting = None if self._lasting is None else self._lasting.lasts
-        return lasting is not None and lasting.resting
+        return self._lasting is not None and self._lasting.resting
 
     def counts(self) -> ThreadCounts:
         """How many threads do what, now."""
@@ -254,8 +253,8 @@ class ThreadPool:
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
-        if len(self._waiting) > self._starting and self._lasting is not None and self._lasting.lasts is not None:
-            self._lasting.lasts.close()
+        if len(self._waiting) > self._starting and self._lasting is not None:
+            self._lasting.close()
 
     def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
@@ -275,7 +274,7 @@ class ThreadPool:
     def _give(self, slot: Slot, call: Call) -> None:
         call.slot = self._hot = slot
         if call.lasts is not None:
-            self._lasting = call
+            self._lasting = call.lasts
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
@@ -412,7 +411,7 @@ class ThreadPool:
     def _settle(self, call: Call) -> None:
         """Give a result to whoever waits for it, or have it disposed of."""
         call.slot = None
-        if call is self._lasting:
+        if call.lasts is self._lasting:
             self._lasting = None
         if call.task is not None:
             call.resume()
