@@ -75,7 +75,7 @@ class Exchange:
         self._head = head
         self._draining = draining
         self._thread = AppThread(wire.transport.token)
-        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
+        self._outlet = Outlet(service, wire, nursery, self._dress, self._thread)
         self._nursery = nursery
         self._mounted = find_mount(service.mounts, head) if head is not None and service.mounts else None
         self._app: AppRun | None = None  # where it is the application that serves the request

@@ -17,16 +17,16 @@ import errno
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableSequence
-from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import FileSpan, MinRate, Part, Parts, Rate
+from sendfile import FileSpan, Part, Parts, Rate
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.backlog import Backlog
+from trio_wsgi.net.service import Service
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers, check_headers
@@ -47,25 +47,6 @@ def _undressed(head: Head, length: int | None) -> tuple[Headers, int | None]:
     raise AssertionError("the response is over")
 
 
-@dataclass(frozen=True, slots=True)
-class SendLimits:
-    """How slow a client may be, and how fast.
-
-    Args:
-        write_timeout: seconds without a byte taken.
-        ahead: bytes that `push` may be ahead of the client (output_buffering).
-        rate: the most, bytes per second; 0 for no limit.
-        rate_after: bytes that go out before `rate` holds.
-        min_rate: the least; None for any.
-    """
-
-    write_timeout: float
-    ahead: int
-    rate: int
-    rate_after: int
-    min_rate: MinRate | None
-
-
 class Outlet:
     """One response's way out (`wsgi.ports.Outlet`, and what the loop needs of it).
 
@@ -75,11 +56,11 @@ class Outlet:
             they promise.
     """
 
-    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits, thread: AppThread) -> None:
+    def __init__(self, service: Service, wire: Wire, nursery: trio.Nursery, dress: Dress, thread: AppThread) -> None:
+        self._service = service
         self._wire = wire
         self._thread = thread
         self._dress = dress
-        self._limits = limits
         self._rate: Rate | None = None  # of this response; known with its head
         self._head: Head | None = None  # taken, not yet framed
         self._nursery = nursery
@@ -104,8 +85,9 @@ class Outlet:
 
     def start(self, head: Head, limit_rate: int | None = None) -> None:
         self._head = head
-        rate = self._limits.rate if limit_rate is None else limit_rate
-        self._rate = Rate(rate, self._limits.rate_after) if rate else None
+        config = self._service.config
+        rate = config.limit_rate if limit_rate is None else limit_rate
+        self._rate = Rate(rate, config.limit_rate_after) if rate else None
 
     def send(self, data: bytes) -> None:
         call = self._thread.call
@@ -151,14 +133,14 @@ class Outlet:
         self._check()
         if self._lent:
             parts = self._frame_block(data)
-            if self._wait(self._backlog.extend, parts, self._limits.ahead):
+            if self._wait(self._backlog.extend, parts, self._service.config.output_buffering):
                 return
             self._lent = False
             self._send_nowait(parts)
         else:
             self._send_block(data)
         if self._unsent:
-            self._wait(self._backlog.lend_within, self._hand_over(), self._limits.ahead)
+            self._wait(self._backlog.lend_within, self._hand_over(), self._service.config.output_buffering)
 
     def hint(self, headers: list[tuple[str, str]]) -> None:
         """RFC 8297. PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
@@ -265,8 +247,9 @@ class Outlet:
         if not self._unsent:
             return None
         self._wire.codec.rest()
-        limits = self._limits  # `failure` is for those who come later, and after this nobody does
-        return self._wire.transport.deliver(self._unsent, limits.write_timeout, None, self._rate, limits.min_rate)
+        service = self._service  # `failure` is for those who come later, and after this nobody does
+        timeout = service.config.write_timeout
+        return self._wire.transport.deliver(self._unsent, timeout, None, self._rate, service.min_rate)
 
     def _send_answer(self, answer: Answer, limit: int | None = None) -> None:
         """Frame all that is left of the response, and send what the kernel takes now, up to so many bytes."""
@@ -339,7 +322,7 @@ class Outlet:
     async def _deliver(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
         try:
             await self._wire.transport.deliver(
-                parts, self._limits.write_timeout, progress, self._rate, self._limits.min_rate
+                parts, self._service.config.write_timeout, progress, self._rate, self._service.min_rate
             )
         except Exception as exc:
             self.failure = exc
@@ -363,9 +346,9 @@ class Outlet:
             self._full = None
             return True
         if self._full is None:
-            self._full = Taken(self._wire.transport.sock, self._limits.write_timeout, None)
+            self._full = Taken(self._wire.transport.sock, self._service.config.write_timeout, None)
         elif self._full.stalled():
-            self.failure = ClientStalled("write_timeout", self._limits.write_timeout)
+            self.failure = ClientStalled("write_timeout", self._service.config.write_timeout)
             raise self.failure
         return False
 
@@ -375,7 +358,7 @@ class Outlet:
                 if self._full is None:
                     await self._backlog.wait_drained()
                     continue
-                with trio.move_on_after(self._limits.write_timeout / LOOKS):
+                with trio.move_on_after(self._service.config.write_timeout / LOOKS):
                     await self._wire.transport.wait_writable()
             return True
         return False

@@ -22,7 +22,6 @@ from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
-from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.pool import ThreadPool, open_pool
 from trio_wsgi.net.running import running
 from trio_wsgi.net.unbelieved import Unbelieved
@@ -56,7 +55,7 @@ class Service:
     observers: Observers
     make_codec: MakeCodec
     head_limits: HeadLimits
-    send_limits: SendLimits
+    min_rate: MinRate | None  # that clients have to take
     buffering: Buffering
     answers: AnswerOptions
     forwarding: Forwarding
@@ -111,13 +110,7 @@ async def open_service(
                 observers=observers,
                 make_codec=make_codec,
                 head_limits=limits,
-                send_limits=SendLimits(
-                    write_timeout=config.write_timeout,
-                    ahead=config.output_buffering,
-                    rate=config.limit_rate,
-                    rate_after=config.limit_rate_after,
-                    min_rate=MinRate(config.min_send_rate, config.min_send_grace) if config.min_send_rate else None,
-                ),
+                min_rate=MinRate(config.min_send_rate, config.min_send_grace) if config.min_send_rate else None,
                 buffering=Buffering(
                     write_policy=config.write_policy,
                     write_buffer_size=config.write_buffer_size,
