@@ -29,6 +29,18 @@ class Children:
                 os._exit(0)
         self._pids.append(pid)
 
+    def fork_here(self) -> bool:
+        """Fork one that goes on as this does; whether this is the child."""
+        pid = os.fork()
+        if pid:
+            self._pids.append(pid)
+        return pid == 0
+
+    def code(self) -> int | None:
+        """The exit code of the last one, which stays to be waited for; None while it lives."""
+        found = os.waitid(os.P_PID, self._pids[-1], os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return None if found is None else found.si_status
+
     def live(self) -> bool:
         """Whether all that were forked, and there is one, are still there."""
         return bool(self._pids) and all(os.waitpid(pid, os.WNOHANG) == (0, 0) for pid in self._pids)

@@ -6,6 +6,7 @@ Laws:
 * Each is undone whatever becomes of the others, and once: a child's own children have nothing of it.
 * No signal comes between the fork and that: whoever is told to end as soon as it is there does end.
 * A handler that the application has set stays as it is.
+* No child goes on as the server that it is a copy of: what the application was called by ends there (`is_copy`).
 * What is started as a program (`subprocess`, posix_spawn(3)) is no such child: it gets what it is given.
 """
 
@@ -19,7 +20,22 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 _undoing: list[Callable[[], object]] = []  # what is to be called in a child
-_forking = threading.local()  # `mask`: the signals that this thread had blocked before
+
+
+class Here(threading.local):
+    """What is known of the present thread.
+
+    Attributes:
+        is_copy: whether it has come here by a fork; threads that such a child starts, maybe for a server of its own,
+            have not.
+        mask: the signals that it had blocked before it forked; None while it does not.
+    """
+
+    is_copy = False
+    mask: set[int | signal.Signals] | None = None
+
+
+here = Here()
 
 
 def undo_in_children(undo: Callable[[], object]) -> None:
@@ -58,16 +74,17 @@ def putting_back(before: Mapping[int, Any]) -> Callable[[], None]:
 
 def _block_signals() -> None:
     if _undoing:
-        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        here.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _unblock_signals() -> None:
-    mask = _forking.__dict__.pop("mask", None)
+    mask, here.mask = here.mask, None
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _undo_all() -> None:
+    here.is_copy = True
     with ExitStack() as stack:
         stack.callback(_unblock_signals)
         for undo in _undoing:

@@ -16,9 +16,10 @@ from forking import Children, find_sockets, open_children
 from riding import KEPT, board, receive
 from serving import receive_to_end, serving
 from tlsapps import TLS
+from waiting import until
 
 from trio_wsgi import Config, Server
-from trio_wsgi.net import server as server_module
+from trio_wsgi.net import accepting
 from trio_wsgi.net.certificates import TlsSocket
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -154,13 +155,13 @@ async def test_a_connection_that_was_only_just_accepted_is_given_up(
     children: Children, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thread may fork when accept(2) has returned and nobody knows of the connection yet."""
-    build = server_module.build_peer
+    build = accepting.build_peer
 
     def build_peer(*args: Any) -> Any:
         children.fork()
         return build(*args)
 
-    monkeypatch.setattr(server_module, "build_peer", build_peer)
+    monkeypatch.setattr(accepting, "build_peer", build_peer)
     async with serving(Forking(str)) as served:
         async with await served.connect() as stream:
             assert await ask(stream, "/blocks", "1.0") == (b"blockblockblock", "closed")
@@ -203,6 +204,28 @@ async def test_a_child_has_none_of_our_sockets_and_their_numbers_are_taken(child
             before |= {os.fstat(fd).st_ino for fd in numbers}
             await ask(stream, "/fork")
             assert children.told() == "([], [False, False])"
+
+
+@pytest.mark.usefixtures("each_way")
+@pytest.mark.parametrize("how", ["by an answer", "by a block", "by an error"])
+async def test_a_child_that_comes_back_from_the_application_ends(how: str, children: Children) -> None:
+    """It would wait for clients beside its parent, for good: in the lane even in the same epoll."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        if how != "by a block" and children.fork_here() and how == "by an error":
+            raise RuntimeError("because")
+        start_response("200 OK", PLAIN)
+        return blocks() if how == "by a block" else [b"hello"]
+
+    def blocks() -> Iterator[bytes]:
+        yield b"hel"
+        children.fork_here()
+        yield b"lo"
+
+    async with serving(app) as served, await served.connect() as stream:
+        assert await ask(stream, "/", "1.0") == (b"hello", "closed")
+        await until(lambda: children.code() is not None)
+        assert children.code() == 1
 
 
 def is_connected(fd: int) -> bool:

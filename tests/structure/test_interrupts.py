@@ -105,7 +105,7 @@ WATCHED = [
     "ThreadPool._begin",
     "ThreadPool._report",
     "ThreadPool._hand_out",
-    "ThreadPool.oversee",
+    "ThreadPool._oversee",
     "AppClock.begin",
     "AppClock._run",
     "Connection._next_request",

@@ -12,14 +12,13 @@ from functools import partial
 from typing import NamedTuple
 
 from trio_wsgi.net.apprun import AppRun
-from trio_wsgi.net.codec import Asked
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.record import NO_ENVIRON, Outcome, RequestRecord
 from trio_wsgi.rules.forwarded import find_client
-from trio_wsgi.rules.headers import Head, get_all
+from trio_wsgi.rules.headers import get_all
 
 CONTENT_RANGE = b"content-range"
 _RANGE_START = re.compile(rb"bytes ([0-9]{1,18})-")
@@ -27,25 +26,16 @@ _UNIX = ("", 0)  # who has no address
 
 
 class Beginning(NamedTuple):
-    """When a request began.
+    """When a request began."""
 
-    Args:
-        wall: UNIX time.
-        clock: Trio's, in seconds.
-    """
-
-    wall: float
-    clock: float
+    wall: float  # UNIX time
+    clock: float  # Trio's, in seconds
 
 
 class Account:
     """What is told of one request.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
-        outlet: the response's way out.
-        peer: who asks.
         health: whether the server itself answers, at `health_path`.
         beginning: when its first byte came; None for now.
 
@@ -76,12 +66,17 @@ class Account:
     @property
     def label(self) -> str:
         """Who asked for what, for the log."""
-        return _label_request(self._peer, self._client, self._wire.asked)
+        peer, asked, client = self._peer, self._wire.asked, self._client
+        who = str(peer) if client == (peer.address or _UNIX) else f"{client[0] or 'unknown'} via {peer.name}"
+        return who if asked is None else f"{who} {asked.method.decode('ascii')} {asked.target.decode('latin-1')!r}"
 
     @property
     def resume_at(self) -> str:
-        """Up to where the client has the response, of how much."""
-        return describe_offset(self._outlet.sent_head, self._outlet.body_sent, self._outlet.promised)
+        """Up to where the client has the body, of how much: from there it can ask for the rest (RFC 9110 §14)."""
+        sent, promised = self._outlet.sent_head, self._outlet.promised
+        ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, CONTENT_RANGE)] if sent else []
+        start = int(ranges[0][1]) if ranges and ranges[0] else 0
+        return f"{start + self._outlet.body_sent}" + ("" if promised is None else f" of {start + promised}")
 
     @property
     def age(self) -> float:
@@ -110,7 +105,14 @@ class Account:
 
     @property
     def _client(self) -> tuple[str, int]:
-        return _find_address(self._peer, self._wire.asked, None if self.app is None else self.app.client)
+        """Address and port of the client: as proxies of ours say, where one of them has connected."""
+        peer, asked = self._peer, self._wire.asked
+        if peer.forwarding is not None and asked is not None:
+            told = None if self.app is None else self.app.client
+            said = told or find_client(asked.headers, peer.forwarding)
+            if said is not None:
+                return said[0], int(said[1]) if said[1].isdecimal() else 0
+        return peer.address or _UNIX
 
     def _record(self) -> RequestRecord:
         asked, address, sent = self._wire.asked, self._client, self._outlet.sent_head
@@ -132,41 +134,3 @@ class Account:
             environ=NO_ENVIRON if self.app is None else self.app.environ,
             health=self._health,
         )
-
-
-def _find_address(peer: Peer, asked: Asked | None, told: tuple[str, str] | None) -> tuple[str, int]:
-    """Address and port of the client: as proxies of ours say, where one of them has connected.
-
-    Args:
-        asked: the request, if it could be read.
-        told: what proxies said, where that was looked for already.
-    """
-    if peer.forwarding is not None and asked is not None:
-        said = told or find_client(asked.headers, peer.forwarding)
-        if said is not None:
-            return said[0], int(said[1]) if said[1].isdecimal() else 0
-    return peer.address or _UNIX
-
-
-def _label_request(peer: Peer, address: tuple[str, int], asked: Asked | None) -> str:
-    """Who asked for what, for the log; `address` is `_find_address`'s."""
-    who = str(peer)
-    if address != (peer.address or _UNIX):
-        who = f"{address[0] or 'unknown'} via {peer.name}"
-    if asked is None:
-        return who
-    return f"{who} {asked.method.decode('ascii')} {asked.target.decode('latin-1')!r}"
-
-
-def describe_offset(sent: Head | None, body_sent: int, promised: int | None) -> str:
-    """Up to where the client has it, of how much: from there it can ask for the rest (RFC 9110 §14).
-
-    Args:
-        sent: the head as it went out.
-        body_sent: bytes of body.
-        promised: bytes of body, where the head tells.
-    """
-    ranges = [_RANGE_START.match(value) for value in get_all(sent.headers, CONTENT_RANGE)] if sent else []
-    start = int(ranges[0][1]) if ranges and ranges[0] else 0
-    total = "" if promised is None else f" of {start + promised}"
-    return f"{start + body_sent}{total}"

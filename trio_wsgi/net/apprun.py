@@ -10,12 +10,14 @@ Laws:
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import trio
 
@@ -23,6 +25,7 @@ from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.disk.spool import Spool
 from trio_wsgi.errors import ClientError, ClientGone
+from trio_wsgi.forks import here
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.clock import AppClock
 from trio_wsgi.net.inlet import ArrivingBody, free_body, gather_body
@@ -56,12 +59,8 @@ class AppRun:
     """One request as the application serves it.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
         outlet: the way out for what the app sends itself.
         thread: where it will run.
-        peer: who asks.
-        head: the request.
         nursery: of the connection; what the app starts for the request runs in it.
     """
 
@@ -106,7 +105,7 @@ class AppRun:
 
     @asynccontextmanager
     async def receiving_body(self) -> AsyncIterator[tuple[IO[bytes], int | None]]:
-        """The body as the app's `wsgi.input`, and its length if it is known."""
+        """The body as the app's `wsgi.input`, and its length where it was gathered: `ask` wants both."""
         service, head = self._service, self._head
         config, threads = service.config, service.upload_threads
         if config.request_buffering and not head.expects_continue:
@@ -121,33 +120,33 @@ class AppRun:
                 self._wire, config.body_timeout, config.write_timeout, head.expects_continue, self._thread
             )
             try:
-                yield open_input(self._arriving), head.content_length
+                yield open_input(self._arriving), None
             finally:
                 self._arriving.close()
 
-    async def ask(self, body: IO[bytes], length: int | None) -> Answer:
+    async def ask(self, body: IO[bytes], length: int | None = None) -> Answer:
         """Call the app, and return what is left to send.
 
         It runs in a thread, while its client is there and for no longer than it may take.
 
         Args:
             body: the request's.
-            length: of it, if it is known.
+            length: of it; None where the head tells, if anybody does.
 
         Raises:
             AppFailed: the app raised.
             AppTimedOut, ClientGone, Overloaded, ClientError: it was not run to its end.
         """
-        threads = self._service.threads
+        threads, unbelieved = self._service.threads, self._service.unbelieved
         call = Call(nothing, dispose=dispose_answer)
-        unbelieved = self._service.unbelieved
-        call.fn = self._prepare(call, body, length, None if unbelieved is None else unbelieved.note)
+        environ = self._build_environ(body, length, None if unbelieved is None else unbelieved.note)
+        call.fn = self._prepare(call, environ)
         call.begins = self._look_after(partial(threads.abandon, call)).begin
         return await self.accept(threads.run(call, self._service.config.queue_timeout))
 
     def ask_in_lane(self, ride: Ride) -> Answer:
         """Call the app, here in the lane's thread, with no body; the loop may `attend` meanwhile. Raises as the app."""
-        call = self._prepare(ride, open_empty(), self._head.content_length)
+        call = self._prepare(ride, self._build_environ(open_empty()))
         ride.begin()
         return call()
 
@@ -187,12 +186,9 @@ class AppRun:
         self._thread.call = self._thread.clock = None  # its slot may run another one now
         self.errors.flush()
 
-    def _prepare(
-        self, running: Running, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None = None
-    ) -> Callable[[], Answer]:
+    def _prepare(self, running: Running, environ: dict[str, Any]) -> Callable[[], Answer]:
         """What is to be called in a thread."""
         service = self._service
-        environ = self._build_environ(body, length, dropped)
         environ["trio_wsgi.cancelled"] = lambda: running.cancelled
         environ["trio_wsgi.set_app_timeout"] = self._thread.allow_seconds
         response = Response(self._head, environ, self._outlet, service.buffering, service.answers)
@@ -208,7 +204,7 @@ class AppRun:
         return clock
 
     def _build_environ(
-        self, body: IO[bytes], length: int | None, dropped: Callable[..., object] | None
+        self, body: IO[bytes], length: int | None = None, dropped: Callable[..., object] | None = None
     ) -> dict[str, Any]:
         service, head, peer = self._service, self._head, self._peer
         environ = build_environ(
@@ -291,6 +287,16 @@ def _call_app(
         if bridge.is_interrupt(exc):
             raise KeyboardInterrupt from exc
         raise AppFailed(running.context) from exc
+    finally:
+        if here.is_copy:
+            _end_child()
+
+
+def _end_child() -> NoReturn:
+    """A child that the application has forked came back from it: here it would wait for clients of its parent."""
+    said = "process %d, which the application has forked, comes back from it and is ended: end it by os._exit()"
+    log.error(said, os.getpid(), exc_info=sys.exception())
+    os._exit(1)
 
 
 def dispose_answer(answer: Answer) -> None:

@@ -23,10 +23,10 @@ class AppClock:
         expire: called then, once, on the event loop.
     """
 
-    __slots__ = ("_alarms", "_due", "_expire", "_holds", "_left", "_seconds", "expired")
+    __slots__ = ("_alarms", "_due", "_expire", "_holds", "_left", "expired", "seconds")
 
     def __init__(self, seconds: float, alarms: Alarms, expire: Callable[[], None]) -> None:
-        self._seconds = seconds
+        self.seconds = seconds
         self._alarms = alarms
         self._expire = expire
         self._left = seconds  # while it stands still
@@ -35,12 +35,7 @@ class AppClock:
         self.expired = False
 
     def __repr__(self) -> str:
-        return f"<AppClock {self._seconds:g} s{', stopped' if self._holds else ''}>"
-
-    @property
-    def seconds(self) -> float:
-        """How long the application was given."""
-        return self._seconds
+        return f"<AppClock {self.seconds:g} s{', stopped' if self._holds else ''}>"
 
     def begin(self, used: float = 0.0) -> None:
         """A thread has taken the call, `used` seconds ago; to be called once."""
@@ -61,7 +56,7 @@ class AppClock:
         """Give the application so many seconds of work from now on; infinite for no limit."""
         self.end()
         self._due = math.inf
-        self._seconds = self._left = seconds
+        self.seconds = self._left = seconds
         if not self._holds:
             self._run()
 

@@ -62,10 +62,11 @@ class Codec(Protocol):
         """
 
     def frame_interim(self, status: int, reason: bytes, headers: HeaderPairs) -> list[Part]:
-        """A 1xx response; nothing where it would come too late."""
+        """A 1xx response; nothing where it would come too late (RFC 9110 §10.1.1)."""
 
     def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
-        """The head of the response; `length_known`: it has a Content-Length."""
+        """The head of the response. Without a Content-Length (`length_known`) its body is chunked, or ended by closing
+        for HTTP/1.0."""
 
     def frame_data(self, part: Part) -> list[Part]:
         """A piece of its body; it is passed through unread, whatever it is."""
@@ -216,7 +217,7 @@ class H11Codec:
             return block
         parts: list[bytes] = self.frame_data(block)  # type: ignore[assignment]
         blocks.learn(parts)
-        return block if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)  # of one part, that part
 
     def frame_end(self) -> list[Part]:
         self._account()

@@ -45,9 +45,7 @@ class Connection:
     """One accepted connection.
 
     Args:
-        service: what all connections share.
         sock: connected, non-blocking; owned from now on.
-        peer: who is at the other end.
     """
 
     __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_draining", "_fresh", "_greeting", "_idle_since",
@@ -87,8 +85,8 @@ class Connection:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                if await self._greet(self._nursery):
-                    await self._serve(self._nursery)
+                if await self._greet():
+                    await self._serve()
         except Exception:
             log.exception("%r failed; please report this", self)
         finally:
@@ -114,7 +112,7 @@ class Connection:
     def ring(self) -> None:
         """An idle connection is to rest, or has waited enough (`Alarms`); for a busy one there is nothing to do."""
         if self._waiting and self._until > self._service.now():
-            self._wire.rest()
+            self._wire.codec.rest()
             self._service.alarms.set(self, self._until)
         elif self._waiting:
             self._over = True
@@ -150,7 +148,7 @@ class Connection:
             return ConnectionStatus(who, self._state)
         return serving.status(who, jobs.get(id(self._transport.sock)))
 
-    async def _greet(self, nursery: trio.Nursery) -> bool:
+    async def _greet(self) -> bool:
         """What comes before HTTP; False where nothing comes after it."""
         service = self._service
         if service.proxy_protocol is None and service.tls is None:
@@ -167,24 +165,23 @@ class Connection:
             self._peer = greeting.peer
             self._transport = self._wire.transport = greeting.transport
             self._greeting = None
-        await self._refuse(nursery, refused)
+        await self._refuse(refused)
         await self._linger()
         return False
 
-    async def _refuse(self, nursery: trio.Nursery, exc: Exception) -> Exchange:
-        exchange = self._serving = self._begin_exchange(nursery, None)
+    async def _refuse(self, exc: Exception) -> Exchange:
+        exchange = self._begin_exchange(None)
         await exchange.run(refused=exc)
         self._serving = None
         return exchange
 
-    async def _serve(self, nursery: trio.Nursery) -> None:
-        wire, unread = self._wire, False
+    async def _serve(self) -> None:
+        wire = self._wire
         while True:
             try:
-                exchange = await self._next_request(nursery)
+                exchange = await self._next_request()
             except (ClientError, ClientGone) as exc:
-                exchange = await self._refuse(nursery, exc)
-                unread = True  # more of what was refused may be on its way
+                exchange = await self._refuse(exc)
                 break
             if exchange is None:
                 if self._transport.held():  # of the last answer
@@ -196,19 +193,18 @@ class Connection:
                 self._serving, self._state = None, State.CLOSED  # what the app has started may still run
                 raise
             finally:
-                if exchange.cut and wire.ends_by_closing:
+                if exchange.looks_whole:
                     self._transport.abort()
-            if not exchange.keep or not wire.start_next_cycle():
+            if not exchange.keep or not wire.codec.start_next_cycle():
                 break
             self._serving = None
             del exchange  # an idle connection keeps no request alive
         self._serving = None
-        # A client that would have kept the connection may be sending its next request.
-        unread = unread or exchange.may_be_followed or not wire.body_done
-        if exchange.listened_to and (unread or wire.has_input or has_unread(self._transport)):
+        unread = exchange.may_be_followed or not wire.body_done or wire.has_input
+        if exchange.listened_to and (unread or has_unread(self._transport)):
             await self._linger()
 
-    async def _next_request(self, nursery: trio.Nursery) -> Exchange | None:
+    async def _next_request(self) -> Exchange | None:
         """The next request, which the lane may have begun, or even ended; None when there is none to come.
 
         Raises:
@@ -223,14 +219,15 @@ class Connection:
             if self._serving is not None:
                 return self._serving
         head = await self._next_head()
-        if head is None:
-            return None
-        exchange = self._serving = self._begin_exchange(nursery, head)
-        return exchange
+        return None if head is None else self._begin_exchange(head)
 
-    def _begin_exchange(self, nursery: trio.Nursery, head: RequestHead | None) -> Exchange:
+    def _begin_exchange(self, head: RequestHead | None) -> Exchange:
+        assert self._nursery is not None
         beginning, self._beginning = self._beginning, None
-        return Exchange(self._service, self._wire, nursery, self._peer, head, self._is_draining, beginning)
+        exchange = self._serving = Exchange(
+            self._service, self._wire, self._nursery, self._peer, head, self._is_draining, beginning
+        )
+        return exchange
 
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
@@ -263,7 +260,6 @@ class Connection:
     def go_on(self, ride: Ride) -> bool:
         """In the lane's thread: serve what has come; whether to wait for more there (`lane.Rider`)."""
         wire = self._wire
-        assert self._nursery is not None
         for _ in range(_IN_A_ROW):
             try:
                 head = wire.receive_head_nowait()
@@ -277,8 +273,8 @@ class Connection:
                 self._trouble = exc
                 return False
             self._fresh = False
-            exchange = self._serving = self._begin_exchange(self._nursery, head)
-            if not ride.call(exchange.serve_in_lane) or not wire.start_next_cycle():
+            exchange = self._begin_exchange(head)
+            if not ride.call(exchange.serve_in_lane) or not wire.codec.start_next_cycle():
                 return False
             self._serving = None
             if not wire.has_input:

@@ -29,7 +29,6 @@ class Disks:
 
     def __init__(self, slots: trio.Nursery, queue_size: int) -> None:
         self._slots = slots
-        self._overseers: trio.Nursery | None = None  # while `oversee` runs
         self._queue_size = queue_size
         self._by_device: dict[int, ThreadPool] = {}
 
@@ -42,16 +41,8 @@ class Disks:
             device = 0
         threads = self._by_device.get(device)
         if threads is None:
-            assert self._overseers is not None
             threads = self._by_device[device] = ThreadPool(self._slots, DISK_THREADS, self._queue_size, "disk")
-            self._overseers.start_soon(threads.oversee)
         return threads
-
-    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after all of them."""
-        async with trio.open_nursery() as self._overseers:
-            task_status.started()
-            await trio.sleep_forever()
 
     def close(self) -> None:
         """Let every thread end when it has nothing left to do."""
@@ -65,9 +56,5 @@ class Disks:
 
 
 def open_disks(queue_size: int) -> AbstractAsyncContextManager[Disks]:
-    """Leaving it waits until every thread has come back.
-
-    Args:
-        queue_size: calls that may wait, for each file system.
-    """
+    """The `Disks` of a server; leaving it waits until every thread has come back."""
     return hosting(lambda slots: Disks(slots, queue_size))

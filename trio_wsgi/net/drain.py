@@ -50,7 +50,7 @@ async def drain_connections(connections: Collection[Connection], limits: Callabl
         patience = started + held.graceful_timeout
         end = max(patience, started + held.drain_max) if held.drain_max else math.inf
         progress = _Progress(held.min_rate, min(WINDOW, max(LOOK, held.graceful_timeout)))
-        while limits() is held:
+        while limits() == held:
             now = trio.current_time()
             for connection in list(connections):
                 moving = progress.look(connection, now)

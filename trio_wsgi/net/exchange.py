@@ -36,7 +36,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Call, LostThread, Running, raise_error
+from trio_wsgi.net.slot import Call, LostThread, raise_error
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
@@ -53,10 +53,7 @@ class Exchange:
     """One request on one connection.
 
     Args:
-        service: what all connections share.
-        wire: of the connection.
-        nursery: of the connection.
-        peer: who asks.
+        wire, nursery: of the connection.
         head: the request, or None when what arrived was no request that could be read.
         draining: tells whether the server is about to go, so that the connection is not kept.
         beginning: when its first byte came; None for now, where the head came in one go, or was asked ahead.
@@ -70,30 +67,27 @@ class Exchange:
         peer: Peer,
         head: RequestHead | None,
         draining: Callable[[], bool],
-        beginning: Beginning | None = None,
+        beginning: Beginning | None,
     ) -> None:
         self._service = service
         self._wire = wire
         self._peer = peer
         self._head = head
         self._draining = draining
-        config = service.config
         self._thread = AppThread(wire.transport.token)
-        self._outlet = Outlet(wire, nursery, self._dress, service.send_limits, self._thread)
+        self._outlet = Outlet(service, wire, nursery, self._dress, self._thread)
         self._nursery = nursery
         self._mounted = find_mount(service.mounts, head) if head is not None and service.mounts else None
         self._app: AppRun | None = None  # where it is the application that serves the request
-        self._opening = False  # a mount's file
-        self._not_at_hand = False  # that file, as was found already
+        self._opening = False  # a mount's file, which is not at hand
         self._ride: Ride | None = None  # the lane has run it, and this is what came of it:
         self._answer: Answer | None = None
         self._error: BaseException | None = None
-        self._over = False  # up to its record
-        self._sent = False  # the whole response
+        self._sent = False  # the whole response; by the lane, it is over then, up to its record
         self._health = head is not None and head.path == service.health_path
         self._account = Account(service, wire, self._outlet, peer, self._health, beginning)
-        self.keep = head is not None and head.keep_alive and config.keep_alive > 0
-        self.cut = False  # the client is to see that the response is not whole
+        self.keep = head is not None and head.keep_alive and service.config.keep_alive > 0
+        self._cut = False  # the client is to see that the response is not whole
         self._gone = False  # the client has left, or has stalled
 
     def __repr__(self) -> str:
@@ -104,7 +98,7 @@ class Exchange:
     @property
     def state(self) -> State:
         """How far the request has come."""
-        call = self._call
+        call = self._thread.call  # looked at once, here as below: the thread may end it meanwhile
         if call is not None and call.running_since is not None:  # be it in close(), when all has left
             return State.RUNNING
         if self._outlet.delivering:
@@ -114,19 +108,20 @@ class Exchange:
         return State.OPENING if self._opening else State.READING_BODY
 
     @property
-    def _call(self) -> Running | None:
-        """To be asked for once: the thread may end it between two looks."""
-        return self._thread.call
-
-    @property
     def may_be_followed(self) -> bool:
-        """Whether the client would have kept the connection for another request."""
+        """Whether more may be on its way: the client's next request, or the rest of what was refused."""
         return self._head is None or self._head.keep_alive
 
     @property
     def listened_to(self) -> bool:
         """Whether the client may still be reading what was sent, and is to have it, up to a cut or not."""
-        return not (self._gone or (self.cut and self._wire.ends_by_closing))
+        return not (self._gone or self.looks_whole)
+
+    @property
+    def looks_whole(self) -> bool:
+        """Whether the response was cut where only the end of the connection ends it: a reset is to tell that."""
+        asked = self._wire.asked
+        return self._cut and self._outlet.promised is None and asked is not None and asked.http_version == b"1.0"
 
     @property
     def taken(self) -> int:
@@ -135,7 +130,7 @@ class Exchange:
 
     def status(self, peer: str, job: Job | None) -> ConnectionStatus:
         """A snapshot; `peer` as it is to be shown, `job` its delivery if the pump has one."""
-        asked, call, state, transfer = self._wire.asked, self._call, self.state, None
+        asked, call, state, transfer = self._wire.asked, self._thread.call, self.state, None
         if state is State.SENDING or job is not None:  # the app may be waiting for it in write()
             transfer = Transfer(
                 self._outlet.body_sent, self._outlet.promised, job.rate if job else 0.0, job.stalled_for if job else 0.0
@@ -161,7 +156,7 @@ class Exchange:
         Args:
             refused: why what arrived could not be read as a request.
         """
-        if self._over:
+        if self._sent:
             return
         try:
             try:
@@ -176,7 +171,7 @@ class Exchange:
         except (trio.Cancelled, KeyboardInterrupt):  # the latter struck what the app had asked of the loop
             self.keep = False
             if not (self._sent or self._outlet.left):  # else it is close() that was cancelled
-                self.cut = self._wire.response_started
+                self._cut = self._wire.codec.response_started
                 self._account.note_shutdown()
                 log.warning("%s: %s", self._account.label, self._account.reason)
             raise
@@ -184,7 +179,7 @@ class Exchange:
             self.keep, self._gone = False, True
             log.debug("%s: could not answer: %s", self._account.label, exc)
         except Exception:
-            self.keep, self.cut = False, self._wire.response_started
+            self.keep, self._cut = False, self._wire.codec.response_started
             log.exception("%s: the answer to a failure failed; please report this", self._account.label)
         finally:
             self._account.tell()
@@ -206,7 +201,7 @@ class Exchange:
                 async with app.receiving_body() as (body, length):
                     await self._send(await app.ask(body, length))
             else:
-                await self._send(await app.ask(open_empty(), head.content_length))
+                await self._send(await app.ask(open_empty()))
         if self._app is not None:
             await self._app.work.end()
         if self.keep and not self._wire.body_done:
@@ -246,14 +241,20 @@ class Exchange:
     async def _ask_mount(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer:
         if head.expects_continue:
             self.keep = False  # nobody will ask for the body
-        if not self._not_at_hand:
-            with suppress(NotAtHand):
-                return mount.answer_nowait(head, path, self._peer.forwarding)
-        self._opening = True
+        at_hand = None if self._opening else self._answer_at_hand(head, mount, path)  # the lane may have looked already
+        if at_hand is not None:
+            return at_hand
         call = Call(partial(mount.answer, head, path, self._peer.forwarding), dispose=dispose_answer)
         threads = self._service.disks.of(mount.device)
         answer: Answer = await threads.run(call, self._service.config.queue_timeout)
         return answer
+
+    def _answer_at_hand(self, head: RequestHead, mount: Mount, path: MountPath) -> Answer | None:
+        """What a mount answers at once; None where its file system may keep us waiting."""
+        with suppress(NotAtHand):
+            return mount.answer_nowait(head, path, self._peer.forwarding)
+        self._opening = True
+        return None
 
     async def _send(self, answer: Answer) -> None:
         try:
@@ -286,7 +287,8 @@ class Exchange:
         if self._health or not wire.body_done or head.expects_continue:
             return False
         try:
-            answer = self._answer_in_lane(head, ride)
+            mounted = self._mounted
+            answer = self._answer_at_hand(head, *mounted) if mounted else self._begin_app(head).ask_in_lane(ride)
             if answer is None:
                 return False
             self._ride, self._answer = ride, answer
@@ -299,17 +301,6 @@ class Exchange:
         if whole:
             self._end_in_lane(ride)
         return whole and self.keep
-
-    def _answer_in_lane(self, head: RequestHead, ride: Ride) -> Answer | None:
-        """None where it has to be looked for elsewhere."""
-        if self._mounted is None:
-            app = self._begin_app(head)
-            return app.ask_in_lane(ride)
-        mount, path = self._mounted
-        with suppress(NotAtHand):
-            return mount.answer_nowait(head, path, self._peer.forwarding)
-        self._not_at_hand = True
-        return None
 
     def _leave(self, answer: Answer) -> bool:
         """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it.
@@ -327,7 +318,7 @@ class Exchange:
 
     def _end_in_lane(self, ride: Ride) -> None:
         self._ride = self._answer = None
-        self._sent = self._over = True
+        self._sent = True
         if self._app is not None:
             self._app.work.end_unused()
             self._app.end_call()
@@ -396,21 +387,20 @@ class Exchange:
         if isinstance(exc, AppFailed):
             exc = self._outlet.failure or (self._app and self._app.body_failure) or exc  # whatever the app made of it
         verdict = judge(exc, self._service.config.expose_tracebacks)
-        self.cut = self._wire.response_started
-        self._gone = isinstance(exc, ClientGone) and (self.cut or not verdict.status)
+        self._cut = self._wire.codec.response_started
+        self._gone = isinstance(exc, ClientGone) and (self._cut or not verdict.status)
         if self._app is not None:
             await self._app.work.end()
         account = self._account
         account.outcome, account.reason = verdict.outcome, verdict.reason
-        self.keep = self.keep and verdict.keeps and not self.cut and self._wire.body_done
-        offset = f", at byte {account.resume_at}" if self.cut else ""
+        self.keep = self.keep and verdict.keeps and not self._cut and self._wire.body_done
+        offset = f", at byte {account.resume_at}" if self._cut else ""
         said = (account.label, verdict.outcome.value, verdict.reason, offset)
         context.run(log.log, verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
-        if self.cut:
+        if self._cut:
             await self._outlet.settle()  # what was accepted from the app is still on its way
         elif verdict.status:
-            body = verdict.body()
+            head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-            head = Head(*verdict.status_line, verdict.headers())
-            length = len(body) if has_body or self._wire.was_read else 0
+            length = len(body) if has_body or self._wire.codec.asked else 0
             await self._outlet.deliver(Answer(head, [body] if has_body else [], length))

@@ -25,11 +25,6 @@ LATE = 1.0  # seconds for a client that had only just come when the server began
 class Greeting:
     """The greeting of one connection.
 
-    Args:
-        service: what all connections share.
-        transport: of the connection.
-        peer: who has connected.
-
     Attributes:
         transport: of the connection from now on, whatever comes of it; closed by whoever owns the connection.
         peer: who is at the other end, as far as that is known.

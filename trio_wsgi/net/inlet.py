@@ -106,7 +106,7 @@ class ArrivingBody:
         return count
 
     def _send_continue(self) -> None:
-        parts = self._wire.frame_continue()
+        parts = self._wire.codec.frame_interim(100, b"Continue", [])
         self._wire.transport.send_nowait(parts)
         if parts:
             self._thread.wait(self._wire.transport.deliver, parts, self._write_timeout)

@@ -33,8 +33,6 @@ import trio
 
 from trio_wsgi.net.slot import context_of_thread, nothing, stack_of
 
-_WAKE = 1  # to an eventfd(2)
-
 
 class Rider(Protocol):
     """A connection, as the lane sees it."""
@@ -301,7 +299,7 @@ class Lane:
         """Let the thread end (`slot.Lasting`); silent rides are given back now, the others by the thread."""
         if not self.closed:
             self.closed = True
-            os.eventfd_write(self._wake, _WAKE)
+            os.eventfd_write(self._wake, 1)
         self.take_back_silent(math.inf)
 
     def cancel(self, ride: Ride) -> None:

@@ -17,16 +17,16 @@ import errno
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableSequence
-from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from sendfile import FileSpan, MinRate, Part, Parts, Rate
+from sendfile import FileSpan, Part, Parts, Rate
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.backlog import Backlog
+from trio_wsgi.net.service import Service
 from trio_wsgi.net.transport import LOOKS, Taken
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.headers import Head, Headers, check_headers
@@ -47,42 +47,20 @@ def _undressed(head: Head, length: int | None) -> tuple[Headers, int | None]:
     raise AssertionError("the response is over")
 
 
-@dataclass(frozen=True, slots=True)
-class SendLimits:
-    """How slow a client may be, and how fast.
-
-    Args:
-        write_timeout: seconds without a byte taken.
-        ahead: bytes that `push` may be ahead of the client (output_buffering).
-        rate: the most, bytes per second; 0 for no limit.
-        rate_after: bytes that go out before `rate` holds.
-        min_rate: the least; None for any.
-    """
-
-    write_timeout: float
-    ahead: int = 0
-    rate: int = 0
-    rate_after: int = 0
-    min_rate: MinRate | None = None
-
-
 class Outlet:
     """One response's way out (`wsgi.ports.Outlet`, and what the loop needs of it).
 
     Args:
-        wire: of the connection.
         nursery: of the connection; where lent parts are sent.
         dress: completes the app's headers for the wire, given the body's length if it is known; tells the length that
             they promise.
-        limits: see there.
-        thread: of the application.
     """
 
-    def __init__(self, wire: Wire, nursery: trio.Nursery, dress: Dress, limits: SendLimits, thread: AppThread) -> None:
+    def __init__(self, service: Service, wire: Wire, nursery: trio.Nursery, dress: Dress, thread: AppThread) -> None:
+        self._service = service
         self._wire = wire
         self._thread = thread
         self._dress = dress
-        self._limits = limits
         self._rate: Rate | None = None  # of this response; known with its head
         self._head: Head | None = None  # taken, not yet framed
         self._nursery = nursery
@@ -107,8 +85,9 @@ class Outlet:
 
     def start(self, head: Head, limit_rate: int | None = None) -> None:
         self._head = head
-        rate = self._limits.rate if limit_rate is None else limit_rate
-        self._rate = Rate(rate, self._limits.rate_after) if rate else None
+        config = self._service.config
+        rate = config.limit_rate if limit_rate is None else limit_rate
+        self._rate = Rate(rate, config.limit_rate_after) if rate else None
 
     def send(self, data: bytes) -> None:
         call = self._thread.call
@@ -119,20 +98,16 @@ class Outlet:
             self._lent = False
         self._send_block(data)
         if self._unsent:
-            self._wait(self._deliver, self._unsent)
+            self._wait(self._deliver, self._unsent, None)
 
     def _send_block(self, data: bytes) -> None:
         """Send what the kernel takes now of a block; the rest is left in `_unsent`."""
         plain = self._head is None and self._rate is None and 0 < len(data) <= JOINED
         if plain and self._wire.transport.takes_blocks:  # as nearly all blocks of many
             self._framed += len(data)
-            self._send_piece(self._wire.frame_block(data))
+            self._send_piece(self._wire.codec.frame_block(data))
         else:
             self._send_nowait(self._frame_block(data))
-
-    def _send_joined(self, parts: list[Part]) -> None:
-        """Send bytes in one piece; what the kernel does not take now is left in `_unsent`."""
-        self._send_piece(parts[0] if len(parts) == 1 else b"".join(parts))  # type: ignore[arg-type]
 
     def _send_piece(self, block: bytes) -> None:
         try:
@@ -158,23 +133,24 @@ class Outlet:
         self._check()
         if self._lent:
             parts = self._frame_block(data)
-            if self._wait(self._backlog.extend, parts, self._limits.ahead):
+            if self._wait(self._backlog.extend, parts, self._service.config.output_buffering):
                 return
             self._lent = False
             self._send_nowait(parts)
         else:
             self._send_block(data)
         if self._unsent:
-            self._wait(self._backlog.lend_within, self._hand_over(), self._limits.ahead)
+            self._wait(self._backlog.lend_within, self._hand_over(), self._service.config.output_buffering)
 
     def hint(self, headers: list[tuple[str, str]]) -> None:
-        """PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
+        """RFC 8297. PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
         self._check()
         checked = [header for header in check_headers(headers) if header[0].lower() not in _NOT_IN_HINTS]
-        if self.sent_head is None:
-            self._send_nowait(self._wire.frame_hints(checked))
+        asked = self._wire.asked
+        if self.sent_head is None and asked is not None and asked.http_version != b"1.0":
+            self._send_nowait(self._wire.codec.frame_interim(103, b"Early Hints", checked))
             if self._unsent:
-                self._wait(self._deliver, self._unsent)
+                self._wait(self._deliver, self._unsent, None)
 
     def wait_writable(self, timeout: float | None) -> bool:
         self._check()
@@ -221,7 +197,7 @@ class Outlet:
     @property
     def _backlog(self) -> Backlog:
         if self._lending is None:
-            self._lending = Backlog(self._nursery, self._deliver_noting)
+            self._lending = Backlog(self._nursery, self._deliver)
         return self._lending
 
     def _hand_over(self) -> Parts:
@@ -270,9 +246,10 @@ class Outlet:
             self._raise_trouble()
         if not self._unsent:
             return None
-        self._wire.rest()
-        limits = self._limits  # `failure` is for those who come later, and after this nobody does
-        return self._wire.transport.deliver(self._unsent, limits.write_timeout, None, self._rate, limits.min_rate)
+        self._wire.codec.rest()
+        service = self._service  # `failure` is for those who come later, and after this nobody does
+        timeout = service.config.write_timeout
+        return self._wire.transport.deliver(self._unsent, timeout, None, self._rate, service.min_rate)
 
     def _send_answer(self, answer: Answer, limit: int | None = None) -> None:
         """Frame all that is left of the response, and send what the kernel takes now, up to so many bytes."""
@@ -289,11 +266,11 @@ class Outlet:
             self._frame_body(part, parts)
         answer.parts.clear()  # here as below: what has left is free to go
         if not answer.missing:
-            parts += self._wire.frame_end()
+            parts += self._wire.codec.frame_end()
         if not parts:  # it has left block by block; to send nothing fails where the client has it all, and has gone
             return
         if not with_file and size <= _SMALL and self._rate is None and self._wire.transport.takes_blocks:
-            self._send_joined(parts)
+            self._send_piece(b"".join(parts))  # type: ignore[arg-type] # no files; of one part, that part
         else:
             self._unsent = parts if len(parts) <= _FEW else deque(parts)
             if not with_file:
@@ -342,13 +319,10 @@ class Outlet:
         finally:
             del trouble  # or it would keep this frame, and the frame the error
 
-    async def _deliver(self, parts: Parts) -> None:
-        await self._deliver_noting(parts, None)
-
-    async def _deliver_noting(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
+    async def _deliver(self, parts: Parts, progress: Callable[[int], None] | None) -> None:
         try:
             await self._wire.transport.deliver(
-                parts, self._limits.write_timeout, progress, self._rate, self._limits.min_rate
+                parts, self._service.config.write_timeout, progress, self._rate, self._service.min_rate
             )
         except Exception as exc:
             self.failure = exc
@@ -372,9 +346,9 @@ class Outlet:
             self._full = None
             return True
         if self._full is None:
-            self._full = Taken(self._wire.transport.sock, self._limits.write_timeout, None)
+            self._full = Taken(self._wire.transport.sock, self._service.config.write_timeout, None)
         elif self._full.stalled():
-            self.failure = ClientStalled("write_timeout", self._limits.write_timeout)
+            self.failure = ClientStalled("write_timeout", self._service.config.write_timeout)
             raise self.failure
         return False
 
@@ -384,7 +358,7 @@ class Outlet:
                 if self._full is None:
                     await self._backlog.wait_drained()
                     continue
-                with trio.move_on_after(self._limits.write_timeout / LOOKS):
+                with trio.move_on_after(self._service.config.write_timeout / LOOKS):
                     await self._wire.transport.wait_writable()
             return True
         return False
@@ -397,11 +371,11 @@ class Outlet:
         head, self._head = self._head, None
         headers, self.promised = self._dress(head, length)
         self.sent_head = Head(head.status, head.reason, headers)
-        return self._wire.frame_head(head.status, head.reason, headers, self.promised is not None)
+        return self._wire.codec.frame_head(head.status, head.reason, headers, self.promised is not None)
 
     def _frame_body(self, part: Part, into: MutableSequence[Part]) -> None:
         if len(part):
-            into.extend(self._wire.frame_data(part))
+            into.extend(self._wire.codec.frame_data(part))
             self._framed += len(part)
 
     @property

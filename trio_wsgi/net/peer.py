@@ -25,8 +25,8 @@ class Peer:
 
     site: Site
     address: tuple[str, int] | None
-    forwarding: Forwarding | None = None
-    name: str = "unix"
+    forwarding: Forwarding | None
+    name: str
     variables: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     def __str__(self) -> str:

@@ -36,7 +36,7 @@ import trio
 from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import hosting
-from trio_wsgi.net.slot import Abandoned, Call, LostThread, Slot, choose_park, nothing, raise_error
+from trio_wsgi.net.slot import Abandoned, Call, Lasting, LostThread, Slot, choose_park, nothing, raise_error
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -70,7 +70,7 @@ class ThreadPool:
     """Runs calls in a bounded number of threads; made by `open_pool`.
 
     Args:
-        nursery: hosts the slots.
+        nursery: hosts the slots, and the task that oversees them up to `close`.
         threads: how many at most; they are started when they are needed.
         queue_size: calls that may wait for one.
         kind: of its threads, for their names and the log.
@@ -89,13 +89,16 @@ class ThreadPool:
         self._waiting: deque[Call] = deque()
         self._ahead = 0  # calls that wait in inboxes, behind another one
         self._hot: Slot | None = None  # that was given a call last
+        # Shielded: when all is cancelled, requests end one by one, and wait for their threads until then.
+        self._overseeing = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()  # of the overseer
         self._handover = Handover(self._collect)
         self._now = trio.lowlevel.current_clock().current_time
         self.pace = Pace(self._now)
         self._lost: set[Slot] = set()
-        self._lasting: Call | None = None  # keeps a thread until others need it
+        self._lasting: Lasting | None = None  # keeps a thread until others need it
         self._closing = False
+        nursery.start_soon(self._oversee)
 
     def __repr__(self) -> str:
         queued = len(self._waiting) + self._ahead
@@ -194,7 +197,7 @@ class ThreadPool:
             await slot.returned.wait()
             return
         slot.lost = True
-        if call is self._lasting:
+        if call.lasts is self._lasting:
             self._lasting = None
         self._slots.discard(slot)
         self._lost.add(slot)
@@ -221,8 +224,7 @@ class ThreadPool:
     @property
     def _is_lent(self) -> bool:
         """Whether a thread would come back from lasting work if it were asked for."""
-        lasting = None if self._lasting is None else self._lasting.lasts
-        return lasting is not None and lasting.resting
+        return self._lasting is not None and self._lasting.resting
 
     def counts(self) -> ThreadCounts:
         """How many threads do what, now."""
@@ -251,22 +253,18 @@ class ThreadPool:
             self._slots.add(slot)
             self._starting += 1
             self._nursery.start_soon(self._host, slot)
-        if len(self._waiting) > self._starting and self._lasting is not None and self._lasting.lasts is not None:
-            self._lasting.lasts.close()
+        if len(self._waiting) > self._starting and self._lasting is not None:
+            self._lasting.close()
 
     def _choose(self, call: Call) -> Slot | None:
         """Who gets the next call: the one that is at it, while it is quick; else the warmest of the idle ones."""
-        if call.thread_wanted and (slot := self._find_idle(call.thread_wanted)) is not None:
+        if call.thread_wanted and (slot := next((s for s in self._idle if s.thread == call.thread_wanted), None)):
             self._idle.remove(slot)
             return slot
         hot = self._hot
-        behind = hot is not None and len(hot.calls) < AHEAD and call.lasts is None
-        if hot is not None and behind and self._stands_in_for_others(hot):
+        if hot is not None and len(hot.calls) < AHEAD and call.lasts is None and self._stands_in_for_others(hot):
             return hot
         return self._idle.pop() if self._idle else None
-
-    def _find_idle(self, thread: int) -> Slot | None:
-        return next((slot for slot in self._idle if slot.thread == thread), None)
 
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
@@ -276,7 +274,7 @@ class ThreadPool:
     def _give(self, slot: Slot, call: Call) -> None:
         call.slot = self._hot = slot
         if call.lasts is not None:
-            self._lasting = call
+            self._lasting = call.lasts
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
@@ -325,22 +323,22 @@ class ThreadPool:
             self._nap.deadline = when
 
     @trio.lowlevel.enable_ki_protection
-    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _oversee(self) -> None:
         """Free the calls that are stuck behind others, and turn away those that have waited too long."""
-        task_status.started()
-        while True:
-            with trio.CancelScope(deadline=self._next_look()) as self._nap:
-                await trio.sleep_forever()
-            now = self._now()
-            self._read_reports()
-            for slot in self._slots:
-                if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
-                    self.pace.part()
-                    self._take_back(slot)
-            for call in [call for call in self._waiting if call.expires <= now]:
-                self._waiting.remove(call)
-                self._give_up(call, Overloaded(f"no thread came free within {call.patience:g} s (queue_timeout)"))
-            self._hand_out()
+        with self._overseeing:
+            while True:
+                with trio.CancelScope(deadline=self._next_look()) as self._nap:
+                    await trio.sleep_forever()
+                now = self._now()
+                self._read_reports()
+                for slot in self._slots:
+                    if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
+                        self.pace.part()
+                        self._take_back(slot)
+                for call in [call for call in self._waiting if call.expires <= now]:
+                    self._waiting.remove(call)
+                    self._give_up(call, Overloaded(f"no thread came free within {call.patience:g} s (queue_timeout)"))
+                self._hand_out()
 
     def _give_up(self, call: Call, error: Exception) -> None:
         """Tell whoever waits for a call that nothing comes of it."""
@@ -413,7 +411,7 @@ class ThreadPool:
     def _settle(self, call: Call) -> None:
         """Give a result to whoever waits for it, or have it disposed of."""
         call.slot = None
-        if call is self._lasting:
+        if call.lasts is self._lasting:
             self._lasting = None
         if call.task is not None:
             call.resume()
@@ -424,6 +422,7 @@ class ThreadPool:
     def close(self) -> None:
         """Let every thread end when it has nothing left to do; for the owner of the nursery."""
         self._closing = True
+        self._overseeing.cancel()
         self._end_idle()
 
     def forget(self) -> None:
@@ -443,10 +442,5 @@ def _log_failure(fn: Callable[[], object]) -> None:
 
 
 def open_pool(threads: int, queue_size: int) -> AbstractAsyncContextManager[ThreadPool]:
-    """The pool of application threads; leaving it waits until every thread has come back.
-
-    Args:
-        threads: how many at most.
-        queue_size: calls that may wait for one.
-    """
+    """The `ThreadPool` of an application; leaving it waits until every thread has come back."""
     return hosting(lambda nursery: ThreadPool(nursery, threads, queue_size))

@@ -1,4 +1,4 @@
-"""A task that runs beside a block, and what hosts threads for it."""
+"""A task that runs beside a block, and who has threads for it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import trio
 
 class HasThreads(Protocol):
     """What has threads in a nursery that somebody else owns."""
-
-    async def oversee(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after them; runs until it is cancelled."""
 
     def close(self) -> None:
         """Let every thread end when it has nothing left to do."""
@@ -46,13 +43,12 @@ async def running(task: Callable[..., Awaitable[None]]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def hosting(make: Callable[[trio.Nursery], H]) -> AsyncIterator[H]:
-    """What `make` gives for a nursery, overseen; leaving it waits until every thread has come back."""
+    """What `make` gives for a nursery; leaving it waits until every thread has come back."""
     with ExitStack() as stack:
         async with trio.open_nursery() as nursery:
             made = make(nursery)
             stack.callback(made.forget)
             try:
-                async with running(made.oversee):
-                    yield made
+                yield made
             finally:
                 made.close()

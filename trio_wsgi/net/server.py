@@ -1,12 +1,9 @@
-"""The server: listeners, the nursery of connections, and how they end.
+"""The server: what it is given, the nurseries that its parts live in, and how they end.
 
 Laws:
 
 * Structure is lifetime: services (pump, threads) ⊃ connections ⊃ accepting. What is inside ends first.
 * A drain is: accept who is in the queue already, stop accepting, tell every connection, wait for those that move.
-* At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset. A
-  listener that waits holds no place of the limit. The last descriptors are for those who are served; but where nobody
-  is, the next one always comes in.
 * A client can end its own connection and nothing else.
 * Ctrl-C ends who serves at a checkpoint of his main task, and never strikes between two steps of ours: each task that
   we start is protected (`trio.lowlevel.enable_ki_protection`). What applications start is not. It comes out as it is,
@@ -16,31 +13,26 @@ Laws:
 
 from __future__ import annotations
 
-import errno
 import inspect
 import logging
-import math
-import os
-import socket
 import ssl
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import trio
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError, find_first
+from trio_wsgi.net.accepting import Acceptor, Door
 from trio_wsgi.net.certificates import Tls, describe_kernel_tls, is_ours, load_certificates, open_tls
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.copies import Copies
-from trio_wsgi.net.descriptors import Reserve
 from trio_wsgi.net.drain import DrainLimits, drain_connections
 from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.listeners import Listener, ListeningSocket, borrow_listeners, open_listeners, resolve
 from trio_wsgi.net.observe import AccessLog, Observer, Observers
-from trio_wsgi.net.peer import build_peer
 from trio_wsgi.net.service import Service, open_service
 from trio_wsgi.net.status import Statistics
 from trio_wsgi.net.unixsocket import find_access
@@ -52,23 +44,7 @@ from trio_wsgi.wsgi.loading import apply_middleware, check_app
 
 log = logging.getLogger("trio_wsgi.error")
 
-# accept(2): the connection's own trouble, and a lack of something that others will give back
-_LOST = {
-    errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
-    errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP, *([errno.ENONET] if hasattr(errno, "ENONET") else []),
-}  # fmt: skip
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _State = Literal["not started", "serving", "draining", "ended"]
-_TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
-_SCARCE_PAUSE = 0.1  # seconds until something may have been given back
-_SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
-
-
-class _Door(NamedTuple):
-    """Where clients come in, and the site they come to."""
-
-    listener: Listener
-    site: Site
 
 
 class Server:
@@ -116,8 +92,6 @@ class Server:
         self._token: trio.lowlevel.TrioToken | None = None  # of the loop that it serves on
         self._state: _State = "not started"  # for people; what is done next is for the scopes to say
         self._service: Service | None = None  # while it runs
-        self._room = trio.Semaphore(self.config.connection_limit)
-        self._reserve = Reserve()
 
     def __repr__(self) -> str:
         return f"<Server {self._state}, {len(self._connections)} connections>"
@@ -204,8 +178,9 @@ class Server:
                 )
             try:
                 async with trio.open_nursery() as connections:
-                    doors = [_Door(each, _build_site(self.config, each, self._multiprocess)) for each in listeners]
-                    await self._take_connections(service, doors, connections, task_status)
+                    doors = [Door(each, _build_site(self.config, each, self._multiprocess)) for each in listeners]
+                    acceptor = Acceptor(service, connections, doors, self._connections, self._copies, self._accepting)
+                    await acceptor.run(task_status)
                     draining.start_soon(drain_connections, self._connections, lambda: self._drain_limits)
             finally:
                 self.connections_ended.set()
@@ -241,8 +216,7 @@ class Server:
                 token.run_sync_soon(self._drain, limits)
 
     def _drain(self, limits: DrainLimits) -> None:
-        if limits != self._drain_limits:
-            self._drain_limits = limits
+        self._drain_limits = limits
         if self._state != "ended":
             self._state = "draining"
         self._accepting.cancel()
@@ -277,104 +251,6 @@ class Server:
             connections=tuple(connection.status(jobs) for connection in self._connections),
             lost_stacks=self._service.threads.lost_stacks(),
         )
-
-    async def _take_connections(
-        self,
-        service: Service,
-        doors: Sequence[_Door],
-        nursery: trio.Nursery,
-        task_status: trio.TaskStatus[tuple[Address, ...]],
-    ) -> None:
-        """Accept until `drain`, and close the doors."""
-        try:
-            with self._accepting:
-                async with trio.open_nursery() as acceptors:
-                    for door in doors:
-                        acceptors.start_soon(self._accept, service, door, nursery)
-                    task_status.started(tuple(door.listener.address for door in doors))
-            for door in doors:  # to close it with these in its queue would reset them
-                self._accept_queued(service, door, nursery)
-        finally:
-            for door in doors:  # whoever comes now is to be refused, not to wait in the queue
-                door.listener.close()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _accept(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
-        said_at = -math.inf
-        while True:
-            await self._room.acquire()
-            try:
-                accepted = self._accept_nowait(service, door, nursery)
-            except OSError as exc:
-                if exc.errno not in _SCARCE:
-                    raise
-                lack = exc.errno
-            else:
-                if not accepted:
-                    await trio.lowlevel.wait_readable(door.listener.sock)
-                    continue
-                if not self._reserve.touched:
-                    continue
-                lack = errno.EMFILE
-            if trio.current_time() - said_at >= _SCARCE_QUIET:
-                log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", os.strerror(lack))
-                said_at = trio.current_time()
-            await self._wait_for_descriptors(door)
-
-    async def _wait_for_descriptors(self, door: _Door) -> None:
-        """Until something may have been given back, and the reserve is whole again."""
-        await trio.sleep(_SCARCE_PAUSE)
-        self._reserve.look(door.listener.sock)
-        while self._reserve.touched and self._connections:
-            await trio.sleep(_SCARCE_PAUSE)
-            self._reserve.look(door.listener.sock)
-
-    def _accept_queued(self, service: Service, door: _Door, nursery: trio.Nursery) -> None:
-        with suppress(trio.WouldBlock, OSError):
-            while True:
-                self._room.acquire_nowait()
-                if not self._accept_nowait(service, door, nursery):
-                    return
-
-    def _accept_nowait(self, service: Service, door: _Door, nursery: trio.Nursery) -> bool:
-        """Start the connection that is next in the queue, with the place of `_room` that was taken for it.
-
-        Returns:
-            False when there is none; the place is given back then, and when accept(2) fails.
-        """
-        self._copies.incomplete = True
-        try:
-            return self._start_next(service, door, nursery)
-        finally:
-            self._copies.incomplete = False
-
-    def _start_next(self, service: Service, door: _Door, nursery: trio.Nursery) -> bool:
-        try:
-            sock, where = door.listener.sock.accept()
-        except OSError as exc:
-            self._room.release()
-            if isinstance(exc, BlockingIOError):
-                return False
-            if exc.errno in _LOST:
-                return True
-            raise
-        self._reserve.note(sock)
-        sock.setblocking(False)
-        if door.listener.address.kind == "tcp":
-            with suppress(OSError):  # already reset, on some systems
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = (_plain_host(where[0]), where[1]) if isinstance(where, tuple) else None
-        connection = Connection(service, sock, build_peer(door.site, address, service.forwarding))
-        self._connections.add(connection)
-        if self._accepting.cancel_called:
-            connection.drain()
-        # Thousands wait in there: each function around it would hold some 250 bytes for each of them.
-        nursery.start_soon(connection.run, self._forget, name=_TASK_NAME)
-        return True
-
-    def _forget(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._room.release()
 
 
 async def serve(
@@ -442,11 +318,6 @@ def _check_seconds(name: str, seconds: object) -> None:
         raise TypeError(f"{name} is a number of seconds, not {seconds!r}")
     if not seconds >= 0:
         raise ValueError(f"{name} is 0 or more, math.inf for no limit, and not {seconds!r}")
-
-
-def _plain_host(host: str) -> str:
-    """Without ::ffff:, which an IPv4 client has at an inherited socket that takes both (systemd's are so)."""
-    return host.removeprefix("::ffff:") if "." in host else host
 
 
 def _build_site(config: Config, listener: Listener, multiprocess: bool) -> Site:

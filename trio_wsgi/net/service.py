@@ -22,7 +22,6 @@ from trio_wsgi.net.inthread import run_in_thread
 from trio_wsgi.net.lanes import Lanes, open_lanes
 from trio_wsgi.net.mounts import file_options, open_directories
 from trio_wsgi.net.observe import Observers
-from trio_wsgi.net.outlet import SendLimits
 from trio_wsgi.net.pool import ThreadPool, open_pool
 from trio_wsgi.net.running import running
 from trio_wsgi.net.unbelieved import Unbelieved
@@ -56,7 +55,7 @@ class Service:
     observers: Observers
     make_codec: MakeCodec
     head_limits: HeadLimits
-    send_limits: SendLimits
+    min_rate: MinRate | None  # that clients have to take
     buffering: Buffering
     answers: AnswerOptions
     forwarding: Forwarding
@@ -92,7 +91,7 @@ async def open_service(
             open_pool(config.threads, config.queue_size) as threads,
             open_lanes(threads) as lanes,
             open_disks(config.connection_limit) as disks,
-            _open_background() as background,
+            trio.open_nursery() as background,
         ):
             yield Service(
                 work=Work(background, "the server", trio.lowlevel.current_trio_token()),
@@ -111,13 +110,7 @@ async def open_service(
                 observers=observers,
                 make_codec=make_codec,
                 head_limits=limits,
-                send_limits=SendLimits(
-                    write_timeout=config.write_timeout,
-                    ahead=config.output_buffering,
-                    rate=config.limit_rate,
-                    rate_after=config.limit_rate_after,
-                    min_rate=MinRate(config.min_send_rate, config.min_send_grace) if config.min_send_rate else None,
-                ),
+                min_rate=MinRate(config.min_send_rate, config.min_send_grace) if config.min_send_rate else None,
                 buffering=Buffering(
                     write_policy=config.write_policy,
                     write_buffer_size=config.write_buffer_size,
@@ -138,11 +131,4 @@ async def open_service(
                 health_path=config.health_path.encode("ascii"),
                 mounts=directories.mounts,
             )
-
-
-@asynccontextmanager
-async def _open_background() -> AsyncIterator[trio.Nursery]:
-    """Where the work lives that apps start; cancelled when the last connection has ended."""
-    async with trio.open_nursery() as nursery:
-        yield nursery
-        nursery.cancel_scope.cancel()
+            background.cancel_scope.cancel()

@@ -113,42 +113,27 @@ class Call:
         closes: it frees what an app has opened.
         thread: the identifier of that which runs it if it is idle; 0 for none.
         dispose: called, in a thread, with a result that comes when the caller has given up.
-        begins: called, on the loop, when a thread takes it.
         lasts: it is no request but serves many, until its thread is needed.
+
+    Attributes:
+        begins: called, on the loop, when a thread takes it.
     """
 
-    __slots__ = (
-        "begins",
-        "cancelled",
-        "closes",
-        "context",
-        "dispose",
-        "error",
-        "expires",
-        "fn",
-        "lasts",
-        "patience",
-        "result",
-        "slot",
-        "task",
-        "thread_wanted",
-        "took",
-        "worked",
-    )
+    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "error", "expires", "fn", "lasts", "patience",
+                 "result", "slot", "task", "thread_wanted", "took", "worked")  # fmt: skip
 
     def __init__(
         self,
         fn: Callable[[], Any],
         closes: bool = False,
         dispose: Callable[[Any], object] | None = None,
-        begins: Callable[[], object] | None = None,
         lasts: Lasting | None = None,
         thread: int = 0,
     ) -> None:
         self.fn = fn
         self.closes = closes
         self.dispose = dispose
-        self.begins = begins
+        self.begins: Callable[[], object] | None = None
         self.lasts = lasts
         self.thread_wanted = thread
         self.cancelled = False  # while it ran; may be looked at from any thread
@@ -167,23 +152,21 @@ class Call:
         if task is not None:
             trio.lowlevel.reschedule(task)
 
+    # -- Running -------------------------------------------------------------------------------------------------
+
     def attend(self) -> bool:
-        """The loop has charge of it anyway (`Running`)."""
-        return True
+        return True  # the loop has charge of it anyway
 
     @property
     def running_since(self) -> float | None:
-        """When a thread took it, by Trio's clock; None while it waits for one."""
         slot = self.slot
         return slot.since if slot is not None and slot.calls and slot.calls[0] is self else None
 
     @property
     def thread(self) -> int:
-        """The thread that runs it, by the number that the system has for it (gettid(2)); 0 while it waits for one."""
         return 0 if self.slot is None or self.running_since is None else self.slot.native_id
 
     def stack(self) -> str:
-        """Where its thread is at this moment, as lines of a Python stack; empty while it waits for one."""
         return "" if self.slot is None or self.running_since is None else self.slot.stack()
 
 
@@ -196,20 +179,8 @@ class Slot:
         attend: is called on the loop when there are reports and the loop may be asleep.
     """
 
-    __slots__ = (
-        "_attend",
-        "_done",
-        "_kind",
-        "_token",
-        "calls",
-        "inbox",
-        "lost",
-        "native_id",
-        "returned",
-        "scope",
-        "since",
-        "thread",
-    )
+    __slots__ = ("_attend", "_done", "_kind", "_token", "calls", "inbox", "lost", "native_id", "returned", "scope",
+                 "since", "thread")  # fmt: skip
 
     def __init__(self, kind: str, done: queue.SimpleQueue[Report], attend: Callable[[], None]) -> None:
         self._kind = kind

@@ -21,12 +21,10 @@ from typing import TypeVar
 
 import trio
 
-from sendfile import DiskStalled, FileSpan, FileTooShort, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
+from sendfile import DiskStalled, FileSpan, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
 from sendfile.held import held_by_kernel
 from sendfile.send import send_unchecked
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
-
-__all__ = ["LOOKS", "FileTooShort", "Taken", "Transport"]
 
 # send(2), sendfile(2), tcp(7): what is wrong with the connection; anything else is wrong with a file
 _GONE = {

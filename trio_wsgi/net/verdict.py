@@ -13,10 +13,11 @@ import traceback
 from contextvars import Context
 from dataclasses import dataclass
 
+from sendfile import FileTooShort
 from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
 from trio_wsgi.net.pool import Overloaded
-from trio_wsgi.net.transport import FileTooShort
 from trio_wsgi.record import Outcome
+from trio_wsgi.rules.headers import Head
 from trio_wsgi.rules.reasons import REASONS
 
 _STALLS = {
@@ -79,21 +80,13 @@ class Verdict:
     severity: int = logging.INFO
     error: BaseException | None = None
 
-    @property
-    def status_line(self) -> tuple[int, bytes]:
-        """Status and reason phrase of the answer."""
-        return self.status, REASONS.get(self.status, b"Error")
-
-    def body(self) -> bytes:
-        """The answer's body, plain text."""
-        status, reason = self.status_line
+    def answer(self) -> tuple[Head, bytes]:
+        """What the client is told: a head, and a body of plain text."""
+        reason = REASONS.get(self.status, b"Error")
         said = f": {self.text}" if self.text else ""
-        return f"{status} {reason.decode()}{said}\n".encode(errors="backslashreplace")
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """The answer's own headers."""
+        body = f"{self.status} {reason.decode()}{said}\n".encode(errors="backslashreplace")
         retry = [(b"Retry-After", _RETRY_AFTER)] if self.retry else []
-        return [(b"Content-Type", b"text/plain; charset=utf-8"), *retry]
+        return Head(self.status, reason, [(b"Content-Type", b"text/plain; charset=utf-8"), *retry]), body
 
 
 def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:

@@ -34,8 +34,7 @@ class DisconnectWatch:
         self._new: dict[int, tuple[socket.socket, Callable[[], None]]] = {}  # by descriptor; since the last look
         self._young: dict[int, tuple[socket.socket, Callable[[], None]]] = {}  # since the look before
         self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
-        self._asleep = False
-        self._some = trio.Event()
+        self._asleep: trio.Event | None = None  # while there is nobody to watch: somebody has come
         self._epoll = select.epoll() if hasattr(select, "epoll") else None
 
     def __repr__(self) -> str:
@@ -49,8 +48,8 @@ class DisconnectWatch:
         """
         key = sock.fileno()
         self._new[key] = (sock, gone)
-        if self._asleep:
-            self._some.set()
+        if self._asleep is not None:
+            self._asleep.set()
         return key
 
     def end(self, key: int) -> None:
@@ -76,19 +75,18 @@ class DisconnectWatch:
         """Begin to watch the requests that are not so quick."""
         while True:
             if not (self._new or self._young) and (self._epoll is not None or not self._watched):
-                self._some = trio.Event()
-                self._asleep = True
-                await self._some.wait()
-                self._asleep = False
+                self._asleep = trio.Event()
+                await self._asleep.wait()
+                self._asleep = None
             await trio.sleep(RIPE / 2)
             ripe, self._young, self._new = self._young, self._new, {}
             self._watched |= ripe
-            if self._epoll is not None:
-                for key in ripe:
-                    with contextlib.suppress(OSError):  # the system's limit (epoll_ctl(2), ENOSPC): it goes unwatched
-                        self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
             if self._epoll is None:
                 self._peek()
+                continue
+            for key in ripe:
+                with contextlib.suppress(OSError):  # the system's limit (epoll_ctl(2), ENOSPC): it goes unwatched
+                    self._epoll.register(key, select.EPOLLRDHUP if self._half_close else 0)
 
     @trio.lowlevel.enable_ki_protection
     async def _listen(self, epoll: select.epoll) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP of one connection: bytes to requests and responses to bytes, by a codec and without waiting.
+"""The HTTP of one connection: bytes to requests, without waiting, and the codec that frames the responses.
 
 Laws:
 
@@ -12,7 +12,6 @@ Laws:
 
 from __future__ import annotations
 
-from sendfile import Part
 from trio_wsgi.errors import ClientError, ClientGone
 from trio_wsgi.net.codec import Asked, H11Codec, MakeCodec
 from trio_wsgi.net.fastcodec import Refused
@@ -27,7 +26,6 @@ from trio_wsgi.rules.head import (
     read_request_line,
     skip_blank_lines,
 )
-from trio_wsgi.rules.headers import HeaderPairs
 
 RECEIVE_SIZE = 64 * 1024
 UNPARSED_SIZE = 256 * 1024  # of a body that nobody parses, where a block is asked for and no buffer is given
@@ -41,37 +39,32 @@ class Wire:
         limits: how large a request's head may be.
         body_limit: bytes of a request's body; 0 for no limit.
         make_codec: makes what reads requests and frames responses.
+
+    Attributes:
+        codec: of the present request; the next one's may be another.
     """
 
-    __slots__ = ("_body", "_body_limit", "_codec", "_length_known", "_limits", "_received", "_refused", "_scanned",
-                 "_unparsed", "transport")  # fmt: skip
+    __slots__ = ("_body", "_body_limit", "_limits", "_received", "_refused", "_scanned", "_unparsed", "codec",
+                 "transport")  # fmt: skip
 
     def __init__(self, transport: Transport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
         self.transport = transport
         self._limits = limits
         self._body_limit = body_limit
-        self._codec = make_codec()
+        self.codec = make_codec()
         self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
         self._refused: Asked | None = None  # what could be read of a request that the codec has not taken
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._unparsed = False  # the codec has no part in it
-        self._length_known = False  # of the present response, by its Content-Length
 
     def __repr__(self) -> str:
-        return f"<Wire {self._codec!r}, {len(self._received)} bytes ahead>"
+        return f"<Wire {self.codec!r}, {len(self._received)} bytes ahead>"
 
     @property
     def asked(self) -> Asked | None:
         """The present request as it was read, though we may refuse it."""
-        return self._codec.asked or self._refused
-
-    @property
-    def was_read(self) -> bool:
-        """Whether the codec has the present request, and so knows by its method what may answer it."""
-        return self._codec.asked is not None
-
-    # -- receiving -----------------------------------------------------------------------------------------------
+        return self.codec.asked or self._refused
 
     @property
     def has_input(self) -> bool:
@@ -144,9 +137,9 @@ class Wire:
             self._unparsed = False
         elif head.content_length:
             self._body = _Counted(head.content_length)
-            self._unparsed = not self._codec.begin_body(head.content_length)
+            self._unparsed = not self.codec.begin_body(head.content_length)
         else:
-            self._codec.end_request()
+            self.codec.end_request()
         if self._body_limit and (head.content_length or 0) > self._body_limit:
             raise ClientError(413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}")
         return head
@@ -158,10 +151,10 @@ class Wire:
 
     def _read_head(self, raw: bytes) -> Asked:
         try:
-            return self._codec.read_head(raw)
+            return self.codec.read_head(raw)
         except Refused:
-            self._codec = H11Codec(self._limits.total)
-            return self._codec.read_head(raw)
+            self.codec = H11Codec(self._limits.total)
+            return self.codec.read_head(raw)
 
     def receive_body_nowait(self) -> bytes:
         """The next bytes of the body, b"" at its end.
@@ -171,7 +164,7 @@ class Wire:
             ClientGone: the peer closed before the end.
             ClientError: the framing is wrong, or the body larger than the limit.
         """
-        codec = self._codec
+        codec = self.codec
         while (body := self._body) is not None:
             if self._unparsed:
                 data = self._receive_body(body, UNPARSED_SIZE)
@@ -189,7 +182,7 @@ class Wire:
     def _note_end(self, body: _Counted | ChunkScanner) -> None:
         """A body of known length ends with its last byte: who reads just so many does not ask whether that is all."""
         if isinstance(body, _Counted) and not self.body_left:
-            self._codec.end_request()
+            self.codec.end_request()
             self._body = None
 
     def receive_body_into(self, buffer: memoryview) -> int:
@@ -234,58 +227,6 @@ class Wire:
             self._received += memoryview(data)[count:]
             data = data[:count]
         return bytes(data)
-
-    # -- framing -------------------------------------------------------------------------------------------------
-
-    def frame_continue(self) -> list[Part]:
-        """An interim `100 Continue`; nothing where it would come too late (RFC 9110 §10.1.1)."""
-        return self._codec.frame_interim(100, b"Continue", [])
-
-    def frame_hints(self, headers: HeaderPairs) -> list[Part]:
-        """An interim `103 Early Hints` (RFC 8297); nothing for HTTP/1.0, or where it would come too late."""
-        if self.asked is None or self.asked.http_version == b"1.0":
-            return []
-        return self._codec.frame_interim(103, b"Early Hints", headers)
-
-    def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
-        """The head of the response. Without Content-Length it is chunked, or ended by closing for HTTP/1.0.
-
-        Args:
-            length_known: whether there is a Content-Length.
-        """
-        self._length_known = length_known
-        return self._codec.frame_head(status, reason, headers, length_known)
-
-    def frame_data(self, part: Part) -> list[Part]:
-        """A piece of the body; it is passed through unread, whatever it is."""
-        return self._codec.frame_data(part)
-
-    def frame_block(self, block: bytes) -> bytes:
-        """A piece of the body, neither empty nor large, as one piece to be sent."""
-        return self._codec.frame_block(block)
-
-    def frame_end(self) -> list[Part]:
-        """The end of the response."""
-        return self._codec.frame_end()
-
-    @property
-    def response_started(self) -> bool:
-        """Whether a head was framed for the present request."""
-        return self._codec.response_started
-
-    @property
-    def ends_by_closing(self) -> bool:
-        """Whether only the end of the connection ends the present response, so that a cut looks like an end."""
-        framed = self._length_known or self.asked is None or self.asked.http_version != b"1.0"
-        return self.response_started and not framed
-
-    def rest(self) -> None:
-        """For a while nothing is received and nothing framed: hold nothing that can be made anew."""
-        self._codec.rest()
-
-    def start_next_cycle(self) -> bool:
-        """Make ready for the next request; False when the connection must close instead."""
-        return self._codec.start_next_cycle()
 
 
 class _Counted:

@@ -99,9 +99,8 @@ class Response:
         self._named: NamedFile | None = None  # the file that is sent in place of the app's body
         self._limit_rate: int | None = None
         self._push = self._choose_push(buffering.output_buffering > 0)
-        self._write: Write = outlet.send  # `write`'s, once the policy is known
+        self._write: Write | None = None  # `write`'s; known at the first one
         self._flows = False  # a block has left, and nothing needs to be said or decided before the next one does
-        self._policy: WritePolicy | None = None  # known at the first write()
         self._spool: Spool | None = None
 
     def __repr__(self) -> str:
@@ -146,12 +145,8 @@ class Response:
             BlockingIOError: under **raise** only; nothing of `data` was taken.
             OSError: under **block** and **raise** when the client has gone, under **buffer** when there is no room.
         """
-        if self._policy is None:
-            self._policy = choose_policy(self._environ, self._buffering.write_policy)
-            self._write = self._outlet.offer if self._policy is WritePolicy.RAISE else self._outlet.send
-            if self._policy is WritePolicy.BUFFER:
-                self._spool = self._open_spool()
-                self._flows = False
+        if self._write is None:
+            self._write = self._choose_write()
         length = self._length
         if self._flows and type(data) is bytes and 0 < len(data) <= length.allowed - length.given:
             self._write(data)
@@ -196,7 +191,7 @@ class Response:
             limit_rate=self._asked_rate(),
         )
 
-    def finish_with_file(self, found: FoundFile, passing: bool = False) -> Answer:
+    def finish_with_file(self, found: FoundFile, passing: bool) -> Answer:
         """The app is done, and the rest of its body is in a file: preconditions and ranges are for the whole of it.
 
         To close the file is the caller's affair, whatever the answer.
@@ -260,6 +255,13 @@ class Response:
         if order.buffering is not None:
             self._push = self._choose_push(order.buffering and self._buffering.output_buffering > 0)
         return order.head
+
+    def _choose_write(self) -> Write:
+        policy = choose_policy(self._environ, self._buffering.write_policy)
+        if policy is WritePolicy.BUFFER:
+            self._spool = self._open_spool()
+            self._flows = False
+        return self._outlet.offer if policy is WritePolicy.RAISE else self._outlet.send
 
     def _choose_push(self, ahead: bool) -> Write:
         return self._outlet.push if ahead else self._outlet.send
