@@ -1,4 +1,4 @@
-"""Rules of what accept(2), and the wait for it, fail with: they end nothing, and spin nowhere."""
+"""Rules of what accept(2), and the wait for a socket, fail with: that ends no server, and spins nowhere."""
 
 from __future__ import annotations
 
@@ -130,3 +130,25 @@ async def test_a_listener_that_cannot_be_waited_for_is_tried_again(
         await serves_everybody(served, old)
     assert f"cannot accept for now: {os.strerror(error)}" in caplog.text
     assert "ulimit" not in caplog.text  # which is no cure of that
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n"])
+async def test_a_client_that_cannot_be_waited_for_is_let_go(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With one line in the log, and no traceback: it is no fault of ours, nor of anybody else's connection."""
+    waits = trouble_waits(monkeypatch, listening=False)
+    async with serving(hello) as served, await served.connect() as old:
+        await old.send_all(KEPT)
+        await receive(old, 5)
+        async with await served.connect() as new:
+            await served.wait_connections(2)
+            waits.begin(errno.ENOSPC, 1)
+            await new.send_all(sent or b"\r\n")
+            with trio.fail_after(10):
+                answer = await receive_all(new)
+            assert answer.startswith(b"HTTP/1.1 503 ") if sent.startswith(b"POST") else not answer
+        await serves_everybody(served, old)
+    told = [line for line in caplog.records if line.levelname == "ERROR"]
+    assert [line.exc_info for line in told] == [None]
+    assert "no more for it: No space left on device" in told[0].getMessage()
