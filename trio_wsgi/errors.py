@@ -6,14 +6,20 @@ Laws:
 * `AppError` is the application's fault: a 500 if nothing was sent, else the connection is cut.
 * `ClientGone` is nobody's fault: the peer left, or stopped taking bytes. It is an `OSError`, because that is what an
   application blocked in `write()` or in a read of `wsgi.input` is prepared for.
-* `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says where there is no room.
+* `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says what there is no room of.
 * `DiskFailed` is the operator's, too: the connection is cut, and the log names the file.
+* An `OSError` by which the system says that it has no more of something (`find_lack`) is the operator's as well: it
+  costs one connection, and a line in the log.
 * `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process.
 
 Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
 """
 
 from __future__ import annotations
+
+import errno
+
+_LACKS = {errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
 
 
 class ClientError(Exception):
@@ -59,14 +65,14 @@ class ClientStalled(ClientGone, TimeoutError):
 
 
 class NoRoom(Exception):
-    """A request's body cannot be kept until it is whole: the disk is full, or cannot be written.
+    """A request's body cannot be kept until it is whole: the disk is full or cannot be written, or there is no thread.
 
-    The text names the directory, the reason and the fix.
+    The text names the directory, where that is to blame, the reason and the fix.
     """
 
 
 class DiskFailed(Exception):
-    """A file that is being sent, the application's or a mount's, cannot be read any more.
+    """A file that is being sent, the application's or a mount's, cannot be read any more, or not be sent.
 
     The text names the file and the reason.
     """
@@ -122,3 +128,13 @@ def find_first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def find_lack(error: BaseException) -> OSError | None:
+    """The error by which the system says that it has no more of something, where that is all that is wrong.
+
+    Who waits for a socket gets ENOSPC where the epoll watches of the user are used up (epoll_ctl(2)).
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, OSError) and error.errno in _LACKS else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -204,6 +205,25 @@ async def test_a_child_has_none_of_our_sockets_and_their_numbers_are_taken(child
             before |= {os.fstat(fd).st_ino for fd in numbers}
             await ask(stream, "/fork")
             assert children.told() == "([], [False, False])"
+
+
+async def test_a_child_gives_up_our_sockets_where_those_of_unix_are_forbidden(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by systemd's RestrictAddressFamilies, which lets socketpair(2) pass (systemd.exec(5))."""
+    make = socket.socket.__init__
+
+    def make_allowed(
+        self: socket.socket, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None
+    ) -> None:
+        if family == socket.AF_UNIX and fileno is None:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        make(self, family, type, proto, fileno)
+
+    monkeypatch.setattr(socket.socket, "__init__", make_allowed)
+    async with serving(Forking(children.fork)) as served, await served.connect() as stream:
+        assert await ask(stream, "/blocks", "1.0") == (b"blockblockblock", "closed")
+        assert children.live()
 
 
 @pytest.mark.usefixtures("each_way")

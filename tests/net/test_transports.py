@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -21,7 +22,7 @@ from sendfile import FileSpan, FileTooShort, MinRate, Part, Pump, Rate
 from sendfile.held import held_by_kernel
 from sendfile.tls import PIECE
 from trio_wsgi import Config
-from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
 from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.tls import TlsTransport
 from trio_wsgi.net.transport import Transport
@@ -268,6 +269,21 @@ async def test_a_file_that_is_too_short_or_cannot_be_read(ends: Ends, large_file
         await ends.transport.deliver(deque([span]), 10)
     with large_file.with_suffix(".w").open("wb") as unreadable, pytest.raises(AppError):
         await ends.transport.deliver(deque([FileSpan(unreadable, 0, 5)]), 10)
+
+
+@pytest.mark.parametrize("ends", ["plain"], indirect=True)
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
+async def test_a_lack_of_memory_is_not_said_to_be_the_disks(
+    error: int, ends: Ends, large_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sendfile(2) has it where the network's buffers are used up, too."""
+
+    def fail(*_: int) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "sendfile", fail)
+    with large_file.open("rb") as file, pytest.raises(DiskFailed, match="could not be sent on"):
+        await ends.transport.deliver(deque([FileSpan(file, 0, len(LARGE))]), 10)
 
 
 async def test_a_delivery_that_is_cancelled_leaves_what_was_not_sent(ends: Ends) -> None:

@@ -5,6 +5,8 @@ Laws:
 * At the connection limit, and when descriptors run out, we stop accepting: the kernel queues, nobody is reset. A
   listener that waits holds no place of the limit. The last descriptors are for those who are served; but where nobody
   is, the next one always comes in.
+* What accept(2), or the wait for it, fails with ends nothing, unless it says that the listener itself is gone: it is
+  told, now and then, and tried again after a pause.
 * At the end of accepting, who is in the queue already is accepted, too; whoever comes later is refused.
 """
 
@@ -17,7 +19,7 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -32,14 +34,25 @@ from trio_wsgi.rules.environ import Site
 
 log = logging.getLogger("trio_wsgi.error")
 
-# accept(2): the connection's own trouble, and a lack of something that others will give back
+# accept(2): the connection's own trouble, of which the next one knows nothing
 _LOST = {
-    errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH,
-    errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP, *([errno.ENONET] if hasattr(errno, "ENONET") else []),
+    errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPROTO, errno.EPERM, errno.ENETDOWN,
+    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
+    *([errno.ENONET] if hasattr(errno, "ENONET") else []),
 }  # fmt: skip
-_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_SCARCE_PAUSE = 0.1  # seconds until something may have been given back
-_SCARCE_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
+_LOST_IN_A_ROW = 64  # more of them are the listener's trouble: they may never end
+_LISTENER_GONE = {errno.EBADF, errno.ENOTSOCK}
+_CURES = {
+    errno.EMFILE: "; raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "; raise the system's limit of open files (sysctl fs.file-max)",
+    errno.ENOBUFS: "; the system, or the container, needs more memory for sockets",
+    errno.ENOMEM: "; the system, or the container, needs more memory",
+    errno.ENOSPC: "; raise the limit of what a user's processes wait for (sysctl fs.epoll.max_user_watches)",
+    errno.EACCES: "; a security module forbids it",
+    errno.EPERM: "; a firewall, or a security module, forbids it",
+}
+_PAUSE = 0.1  # seconds until something may have been given back
+_QUIET = 10.0  # seconds from one complaint to the next: descriptors that come back one by one are one scarcity
 _TASK_NAME = "trio_wsgi connection"  # one for all: Trio would make a string for each
 
 
@@ -102,27 +115,26 @@ class Acceptor:
         while True:
             await self._room.acquire()
             try:
-                accepted = self._accept_nowait(door)
-            except OSError as exc:
-                if exc.errno not in _SCARCE:
-                    raise
-                lack = exc.errno
-            else:
-                if not accepted:
+                if not self._accept_nowait(door):
                     await trio.lowlevel.wait_readable(door.listener.sock)
                     continue
+            except OSError as exc:
+                if exc.errno in _LISTENER_GONE:
+                    raise
+                trouble = exc.errno or 0
+            else:
                 if not self._reserve.touched:
                     continue
-                lack = errno.EMFILE
-            if trio.current_time() - said_at >= _SCARCE_QUIET:
-                log.error("cannot accept for now: %s; raise the limit of open files (ulimit -n)", os.strerror(lack))
+                trouble = errno.EMFILE
+            if trio.current_time() - said_at >= _QUIET:
+                log.error("cannot accept for now: %s%s", os.strerror(trouble), _CURES.get(trouble, ""))
                 said_at = trio.current_time()
-            await self._wait_for_descriptors(door)
+            await self._pause(door)
 
-    async def _wait_for_descriptors(self, door: Door) -> None:
+    async def _pause(self, door: Door) -> None:
         """Until something may have been given back, and the reserve is whole again."""
         while True:
-            await trio.sleep(_SCARCE_PAUSE)
+            await trio.sleep(_PAUSE)
             self._reserve.look(door.listener.sock)
             if not (self._reserve.touched and self._connections):
                 return
@@ -148,13 +160,12 @@ class Acceptor:
 
     def _start_next(self, door: Door) -> bool:
         try:
-            sock, where = door.listener.sock.accept()
-        except OSError as exc:
+            sock, where = _take_next(door.listener.sock)
+        except BlockingIOError:
             self._room.release()
-            if isinstance(exc, BlockingIOError):
-                return False
-            if exc.errno in _LOST:
-                return True
+            return False
+        except OSError:
+            self._room.release()
             raise
         self._reserve.note(sock)
         sock.setblocking(False)
@@ -173,6 +184,17 @@ class Acceptor:
     def _forget(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._room.release()
+
+
+def _take_next(listener: socket.socket) -> tuple[socket.socket, Any]:
+    """accept(2), past connections that were lost in the queue."""
+    for _ in range(_LOST_IN_A_ROW):
+        try:
+            return listener.accept()
+        except OSError as exc:
+            if exc.errno not in _LOST:
+                raise
+    return listener.accept()
 
 
 def _plain_host(host: str) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from sendfile import Transfer as Job
-from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, find_lack
 from trio_wsgi.net.account import Beginning
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.greeting import LATE, Greeting
@@ -87,8 +87,11 @@ class Connection:
             async with trio.open_nursery() as self._nursery:
                 if await self._greet():
                     await self._serve()
-        except Exception:
-            log.exception("%r failed; please report this", self)
+        except Exception as exc:
+            if (lack := find_lack(exc)) is not None:
+                log.error("%r is closed, as the system has no more for it: %s", self, lack.strerror)
+            else:
+                log.exception("%r failed; please report this", self)
         finally:
             self._state = State.CLOSED
             self._service.alarms.call_off(self)

@@ -6,7 +6,7 @@ Laws:
 
 * When a child's own code begins, it has no connection of ours, whichever thread has forked it: no byte goes to a client
   from there, and none is taken from one.
-* Its number stays taken, by a socket that is connected to nobody. So whatever still goes by the number in that child
+* Its number stays taken, by a socket whose peer has gone. So whatever still goes by the number in that child
   (the object, OpenSSL) does not touch what is opened there later.
 * A connection that nobody can name at that moment, as accept(2) has only just made it or it goes over to TLS, is found
   among all that is open, by the address where it came in. Other sockets are not touched.
@@ -50,8 +50,11 @@ class Copies:
         Raises:
             OSError: there is no descriptor left.
         """
-        # Open from now on, for a child might find no descriptor left.
-        with socket.socket(socket.AF_UNIX) as nobody, undone_in_children(lambda: self._give_up(nobody.fileno(), names)):
+        # Open from now on, for a child might find no descriptor left. A pair, as Trio needs one, too: a sandbox may
+        # forbid every other socket that is not for the network (RestrictAddressFamilies in systemd.exec(5)).
+        nobody, other = socket.socketpair()
+        other.close()
+        with nobody, undone_in_children(lambda: self._give_up(nobody.fileno(), names)):
             yield
 
     def _give_up(self, nobody: int, names: Collection[object]) -> None:

@@ -139,7 +139,7 @@ async def gather_body(
 
     Raises:
         ClientError, ClientGone: it did not arrive, or is too large.
-        NoRoom: the disk does not take it.
+        NoRoom: the disk does not take it, or no thread can be started that writes.
     """
     blocks: list[Block] = []  # that are not in the spool yet
     size = 0  # of them
@@ -234,6 +234,11 @@ async def _on_disk(spool: Spool, threads: trio.CapacityLimiter, fn: Callable[[*T
     except OSError as exc:
         if exc.errno == errno.EFBIG:  # temp_limit, or the process's own limit of a file's size
             raise ClientError(413, f"the body is too large to be kept: {exc.strerror}") from exc
+        if exc.errno == errno.EAGAIN:  # `run_in_thread`
+            raise NoRoom(
+                f"a request's body cannot be kept: {exc.strerror}; "
+                "raise the limit of threads (ulimit -u, TasksMax of systemd, pids of a container)"
+            ) from exc
         try:
             where = spool.directory or tempfile.gettempdir()
         except OSError:

@@ -31,6 +31,7 @@ _GONE = {
     errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
 }  # fmt: skip
+_MEMORY = {errno.ENOBUFS, errno.ENOMEM}  # that the kernel has not: nobody says whether for the file or for the socket
 A = TypeVar("A")
 T = TypeVar("T")
 LOOKS = 4  # per idle_timeout, at what the peer has taken
@@ -151,7 +152,7 @@ class Transport:
             ClientGone: the peer has left, stalled (`ClientStalled`) or is too slow (`ClientTooSlow`); what it did not
                 take is still in `parts`.
             FileTooShort: a file ended before its span did.
-            DiskFailed: a file cannot be read.
+            DiskFailed: a file cannot be read, or the kernel has no memory to send it.
             AppError: it is not open for reading.
         """
         taken = Taken(self.sock, idle_timeout, progress)
@@ -208,7 +209,8 @@ def _whose(exc: OSError | ValueError, parts: Parts) -> ClientGone | DiskFailed |
     files = (part.file for part in parts if isinstance(part, FileSpan))
     name = getattr(next(files, None), "name", "a file")
     why = f"its disk gave nothing for {exc.seconds:g} s" if isinstance(exc, DiskStalled) else exc.strerror
-    return DiskFailed(f"{name} could not be read on: {why}")
+    verb = "sent" if exc.errno in _MEMORY else "read"
+    return DiskFailed(f"{name} could not be {verb} on: {why}")
 
 
 class Taken:

@@ -14,7 +14,16 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from sendfile import FileTooShort
-from trio_wsgi.errors import AppError, ClientError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, NoRoom
+from trio_wsgi.errors import (
+    AppError,
+    ClientError,
+    ClientGone,
+    ClientStalled,
+    ClientTooSlow,
+    DiskFailed,
+    NoRoom,
+    find_lack,
+)
 from trio_wsgi.net.pool import Overloaded
 from trio_wsgi.record import Outcome
 from trio_wsgi.rules.headers import Head
@@ -126,6 +135,10 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
                 retry=True,
                 severity=logging.ERROR,
             )
+        case OSError() if find_lack(exc) is not None:
+            said = "the server is busy, try again"
+            reason = f"the system has no more for it: {cause.strerror}"
+            return Verdict(Outcome.SERVER_ERROR, reason, 503, said, retry=True, severity=logging.ERROR)
         case _ if isinstance(exc, AppFailed | AppError):  # the latter: its file is not open
             shown = "\n" + "".join(traceback.format_exception(cause)) if expose_tracebacks else ""
             return Verdict(
