@@ -227,13 +227,16 @@ async def test_a_child_gives_up_our_sockets_where_those_of_unix_are_forbidden(
 
 
 @pytest.mark.usefixtures("each_way")
-@pytest.mark.parametrize("how", ["by an answer", "by a block", "by an error"])
-async def test_a_child_that_comes_back_from_the_application_ends(how: str, children: Children) -> None:
+@pytest.mark.parametrize(
+    ("how", "code"), [("by an answer", 1), ("by a block", 1), ("by an error", 1), ("by sys.exit", 3)]
+)
+async def test_a_child_that_comes_back_from_the_application_ends(how: str, code: int, children: Children) -> None:
     """It would wait for clients beside its parent, for good: in the lane even in the same epoll."""
+    ends: dict[str, BaseException] = {"by an error": RuntimeError("because"), "by sys.exit": SystemExit(code)}
 
     def app(environ: Environ, start_response: StartResponse) -> Any:
-        if how != "by a block" and children.fork_here() and how == "by an error":
-            raise RuntimeError("because")
+        if how != "by a block" and children.fork_here() and how in ends:
+            raise ends[how]
         start_response("200 OK", PLAIN)
         return blocks() if how == "by a block" else [b"hello"]
 
@@ -245,7 +248,7 @@ async def test_a_child_that_comes_back_from_the_application_ends(how: str, child
     async with serving(app) as served, await served.connect() as stream:
         assert await ask(stream, "/", "1.0") == (b"hello", "closed")
         await until(lambda: children.code() is not None)
-        assert children.code() == 1
+        assert children.code() == code
 
 
 def is_connected(fd: int) -> bool:

@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import IO, Any, NoReturn
 
@@ -294,9 +294,18 @@ def _call_app(
 
 def _end_child() -> NoReturn:
     """A child that the application has forked came back from it: here it would wait for clients of its parent."""
-    said = "process %d, which the application has forked, comes back from it and is ended: end it by os._exit()"
-    log.error(said, os.getpid(), exc_info=sys.exception())
-    os._exit(1)
+    error, code = sys.exception(), 1
+    if isinstance(error, AppFailed):
+        error = error.__cause__
+    if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+        code = (error.code or 0) & 0xFF
+    else:
+        said = "process %d, which the application has forked, comes back from it and is ended: end it by os._exit()"
+        log.error(said, os.getpid(), exc_info=error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # broken, closed, none
+            stream.flush()
+    os._exit(code)
 
 
 def dispose_answer(answer: Answer) -> None:
