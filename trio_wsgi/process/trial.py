@@ -28,7 +28,7 @@ from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import load_plan, prepare_imports
-from trio_wsgi.process.privileges import become, decide_identity
+from trio_wsgi.process.privileges import become, check_supervisor, decide_identity
 from trio_wsgi.process.standing import stand
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
@@ -112,6 +112,7 @@ def _rehearse(plan: Plan, legacy: str) -> None:
     check_legacy(legacy)
     stand(plan)
     identity = decide_identity(config)
+    check_supervisor(identity)
     check_cpus_available(config.cpu_affinity)
     check_pid_file(config.pid, os.getppid())
     os.environ.update(config.env)
