@@ -23,10 +23,11 @@ from trio_wsgi.process.messages import Booted, Replace, format_message
 from trio_wsgi.process.stacks import open_stacks
 
 
-@pytest.fixture(params=["pidfd", "thread"])
+@pytest.fixture(params=["pidfd", "looking"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pidfd_open(2), and where there is none."""
-    if request.param == "thread":
+    """With pidfd_open(2), and where there is none, nor a thread to wait in."""
+    request.getfixturevalue("no_thread")
+    if request.param == "looking":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
 
 
@@ -43,6 +44,7 @@ async def test_the_exit_code_of_a_child_is_learnt_from_its_number(code: str, exp
     assert await wait_exit(pid) == UNKNOWN  # it is nobody's any more
 
 
+@pytest.mark.usefixtures("way")
 async def test_who_stops_waiting_for_a_child_can_wait_for_it_again() -> None:
     pid = start("import time; time.sleep(60)")
     with trio.move_on_after(0.05) as brief:

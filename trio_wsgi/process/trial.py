@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import trio
 
+from trio_wsgi.net.inthread import needing_thread
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.failure import describe_failure
@@ -49,16 +50,17 @@ async def try_program(plan: Plan, legacy: str) -> str:
     """
     try:
         with tempfile.TemporaryFile() as said:  # no pipe: that ends only with the last who has it
-            process = await trio.lowlevel.open_process(
-                build_command_line(),
-                env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
-                cwd=plan.home,
-                umask=plan.umask,
-                stdin=subprocess.DEVNULL,
-                stdout=said.fileno(),
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+            with needing_thread():
+                process = await trio.lowlevel.open_process(
+                    build_command_line(),
+                    env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
+                    cwd=plan.home,
+                    umask=plan.umask,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said.fileno(),
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
             code = await _wait_verdict(process, plan.config.boot_timeout)
             said.seek(0)
             text = said.read().decode(errors="replace").rstrip()
