@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -104,6 +105,22 @@ def test_workers_of_the_former_program_finish_what_they_do(tmp_path: Path) -> No
         assert ask(run).startswith("two ")
         assert held.let_go() == f"one {old}"
         wait_until(lambda: worker_pids(run) == [answering_pid(run)])
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_the_program_is_begun_where_the_name_of_its_directory_leads_now(tmp_path: Path) -> None:
+    """A deployment that points `current` to the next release and removes the one that we stand in."""
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        write_app(tmp_path / version, version)
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    with supervised(current, PWD=str(current)) as run:
+        current.unlink()
+        current.symlink_to("two")
+        shutil.rmtree(tmp_path / "one")
+        upgrade(run)
+        wait_until(lambda: ask(run).startswith("two "))
         assert end(run, signal.SIGTERM) == 0
 
 
