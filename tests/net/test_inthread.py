@@ -14,16 +14,6 @@ from trio_wsgi import ConfigError, Outcome
 from trio_wsgi.net.inthread import run_in_thread
 
 
-@pytest.fixture
-def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As from now; threads that are there go on."""
-
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr("trio._threads.start_thread_soon", refuse)
-
-
 def raise_runtime_error() -> None:
     raise RuntimeError("its own")
 

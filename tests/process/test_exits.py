@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -22,10 +23,11 @@ from trio_wsgi.process.messages import Booted, Replace, format_message
 from trio_wsgi.process.stacks import open_stacks
 
 
-@pytest.fixture(params=["pidfd", "thread"])
+@pytest.fixture(params=["pidfd", "looking"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With pidfd_open(2), and where there is none."""
-    if request.param == "thread":
+    """With pidfd_open(2), and where there is none, nor a thread to wait in."""
+    request.getfixturevalue("no_thread")
+    if request.param == "looking":
         monkeypatch.delattr(os, "pidfd_open", raising=False)
 
 
@@ -42,6 +44,7 @@ async def test_the_exit_code_of_a_child_is_learnt_from_its_number(code: str, exp
     assert await wait_exit(pid) == UNKNOWN  # it is nobody's any more
 
 
+@pytest.mark.usefixtures("way")
 async def test_who_stops_waiting_for_a_child_can_wait_for_it_again() -> None:
     pid = start("import time; time.sleep(60)")
     with trio.move_on_after(0.05) as brief:
@@ -67,6 +70,32 @@ async def test_who_is_worn_soon_is_as_one_that_died_soon(worn: bool) -> None:
             assert (child.lived < STEADY) == worn
             child.stop(signal.SIGKILL)
     os.close(written)
+
+
+async def test_who_may_not_be_sent_a_signal_is_told_by_the_end_of_its_channel(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where rules of the system keep us from it: its end is still heard, and nothing raises."""
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    channel, theirs = open_pair()
+    stacks, written = open_stacks()
+    child = Child(1, start("pass"), channel, stacks, State.SERVING)
+    monkeypatch.setattr(os, "kill", refuse)
+    with theirs:
+        child.send_signal(signal.SIGUSR1)
+        child.stop(signal.SIGTERM)
+        assert theirs.recv(1) == b""
+        theirs.sendall(format_message(Replace("why", worn=False)))  # is still heard
+        assert channel.receive_nowait() == [b'["replace", "why", false]']
+        channel.close()
+    await wait_exit(child.pid)
+    stacks.close()
+    os.close(written)
+    told = [record.getMessage().rpartition(") ")[2] for record in caplog.records]
+    assert told == [f"cannot be sent {name}: the system does not permit it" for name in ("SIGUSR1", "SIGTERM")]
 
 
 async def test_whoever_is_left_to_us_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,33 @@ def test_a_check_imports_the_application_as_whom_it_is_to_run_as(site: Path) -> 
         assert f"imported by {NOBODY.pw_uid}\n" in run.log
 
 
+# Runs what follows without a right that root has elsewhere.
+WITHOUT = """
+import os, sys
+bounding = ["--bounding-set", sys.argv[1], "--inh-caps", sys.argv[1]]
+os.execvp("setpriv", ["setpriv", *bounding, sys.executable, "-m", "trio_wsgi", *sys.argv[2:]])
+"""
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv(1) takes the right away")
+def test_root_who_could_not_end_its_workers_starts_none(site: Path) -> None:
+    """As in a container that dropped the capability KILL: neither TERM nor what hangs could be seen to. Who needs no
+    such right does without."""
+    words = ("-b", "127.0.0.1:0", "user_app:app")
+    without = ("-c", WITHOUT, "-kill")
+    with command("--user", "nobody", *words, cwd=site, workers=1, program=without, wait=False) as run:
+        assert run.wait(60) == 1, run.log
+        assert run.log == (
+            "trio-wsgi: error: user: workers of nobody could not be sent a signal "
+            "(it takes the capabilities SETUID and SETGID, and KILL where there are workers)\n"
+        )
+    for workers, user in ((0, "nobody"), (1, "root")):
+        with command("--user", user, *words, cwd=site, workers=workers, program=without) as run:
+            run.send_signal(signal.SIGTERM)
+            assert run.wait(60) == 0, run.log
+
+
 @needs_root
 @pytest.mark.parametrize("workers", WORKERS)
 def test_ports_files_and_sockets_are_roots_to_open_and_the_application_is_nobodys(workers: int, site: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -69,6 +70,12 @@ async def test_what_cannot_be_started_is_told(site: Path, monkeypatch: pytest.Mo
         assert "cannot be started: [Errno 2] No such file or directory: '/no/such/python'" in await attempt(site)
     shutil.rmtree(site)
     assert "cannot be started: [Errno 2] No such file or directory" in await attempt(site)
+
+
+@pytest.mark.usefixtures("no_thread")
+async def test_a_trial_that_gets_no_thread_is_told_as_any_that_cannot_be_started(site: Path) -> None:
+    """It is started in one; at the limit of pids, nothing changes."""
+    assert f"cannot be started: [Errno {errno.EAGAIN}] no thread can be started" in await attempt(site)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import time
@@ -39,6 +40,18 @@ if os.path.exists("then"):
         then = file.read()
     os.unlink("then")
     exec(then)
+"""
+
+
+# Put into sitecustomize.py: the new program, and only that one, lacks descriptors.
+LACKING = """
+import os, pathlib, socket
+if "_TRIO_WSGI_STATE" in os.environ and "_TRIO_WSGI_CHECK" not in os.environ:
+    def lacking(*args, had=socket.socketpair):
+        if pathlib.Path(__file__).with_name("lacking").exists():
+            raise OSError(24, "Too many open files")
+        return had(*args)
+    socket.socketpair = lacking
 """
 
 
@@ -104,6 +117,22 @@ def test_workers_of_the_former_program_finish_what_they_do(tmp_path: Path) -> No
         assert ask(run).startswith("two ")
         assert held.let_go() == f"one {old}"
         wait_until(lambda: worker_pids(run) == [answering_pid(run)])
+        assert end(run, signal.SIGTERM) == 0
+
+
+def test_the_program_is_begun_where_the_name_of_its_directory_leads_now(tmp_path: Path) -> None:
+    """A deployment that points `current` to the next release and removes the one that we stand in."""
+    for version in ("one", "two"):
+        (tmp_path / version).mkdir()
+        write_app(tmp_path / version, version)
+    current = tmp_path / "current"
+    current.symlink_to("one")
+    with supervised(current, PWD=str(current)) as run:
+        current.unlink()
+        current.symlink_to("two")
+        shutil.rmtree(tmp_path / "one")
+        upgrade(run)
+        wait_until(lambda: ask(run).startswith("two "))
         assert end(run, signal.SIGTERM) == 0
 
 
@@ -211,6 +240,28 @@ def test_an_upgrade_that_cannot_be_executed_changes_nothing(tmp_path: Path) -> N
         upgrade(run)
         assert answering_pid(run) != pid
         assert end(run, signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("ended_first", [False, True])
+def test_a_new_program_without_an_event_loop_tries_again_until_it_has_one_or_is_to_end(
+    ended_first: bool, tmp_path: Path
+) -> None:
+    """Its workers serve meanwhile; they finish when it has ended."""
+    write_app(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(LACKING)
+    (tmp_path / "lacking").touch()
+    with supervised(tmp_path, PYTHONPATH=str(tmp_path)) as run:
+        pid = answering_pid(run)
+        run.send_signal(signal.SIGUSR2)
+        wait_log(run, "SIGUSR2: there is no event loop to be had: [Errno 24] Too many open files; trying again")
+        assert answering_pid(run) == pid
+        if not ended_first:
+            (tmp_path / "lacking").unlink()
+            wait_log(run, "listening at ", 2)
+            wait_until(lambda: answering_pid(run) != pid)
+        assert end(run, signal.SIGTERM) == 0
+        wait_until(lambda: not is_alive(pid))
+        assert "Traceback" not in run.log
 
 
 def test_signals_at_any_moment_of_it_neither_kill_nor_get_lost(tmp_path: Path) -> None:

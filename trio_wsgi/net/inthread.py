@@ -1,14 +1,15 @@
-"""A call in a thread of Trio's own, where the system may have none to give (RLIMIT_NPROC, pids limits).
+"""A call in a thread of Trio's own, and what is told where the system has none to give (RLIMIT_NPROC, pids limits).
 
 Laws:
 
-* It waits for nobody else's: the threads that the whole program shares may all be busy, for long.
+* A call waits for nobody else's: the threads that the whole program shares may all be busy, for long.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -19,19 +20,30 @@ Ts = TypeVarTuple("Ts")
 _NO_THREAD = "can't start new thread"  # what threading says
 
 
+@contextmanager
+def needing_thread() -> Iterator[None]:
+    """Inside, a thread may be started.
+
+    Raises:
+        OSError: none can be (EAGAIN), which is threading's RuntimeError else.
+    """
+    try:
+        yield
+    except RuntimeError as exc:
+        if str(exc) != _NO_THREAD:
+            raise
+        raise OSError(errno.EAGAIN, "no thread can be started") from exc
+
+
 async def run_in_thread(
     fn: Callable[[*Ts], T], *args: *Ts, limiter: trio.CapacityLimiter | None = None, abandon_on_cancel: bool = False
 ) -> T:
     """`trio.to_thread.run_sync`, at once where there is no `limiter`.
 
     Raises:
-        OSError: no thread can be started (EAGAIN), which is threading's RuntimeError else; and whatever `fn` raises.
+        OSError: as in `needing_thread`; and whatever `fn` raises.
     """
-    try:
+    with needing_thread():
         return await trio.to_thread.run_sync(
             fn, *args, limiter=limiter or trio.CapacityLimiter(1), abandon_on_cancel=abandon_on_cancel
         )
-    except RuntimeError as exc:
-        if str(exc) != _NO_THREAD:
-            raise
-        raise OSError(errno.EAGAIN, "no thread can be started") from exc

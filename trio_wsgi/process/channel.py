@@ -43,6 +43,11 @@ class Channel:
         """Let the other side see the end. May be called again."""
         self._sock.close()
 
+    def hang_up(self) -> None:
+        """Let the other side see the end, and go on listening to it. May be called again."""
+        with contextlib.suppress(OSError):  # it has ended
+            self._sock.shutdown(socket.SHUT_WR)
+
     def detach(self) -> int:
         """Let go of the descriptor, which stays open; its number."""
         return self._sock.detach()

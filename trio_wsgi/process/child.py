@@ -4,6 +4,7 @@ Laws:
 
 * Whoever gives no sign of life for `timeout`, or does not boot within `boot_timeout`, is asked for its stacks, and
   killed. So is who was told to leave, after `graceful_timeout`; who does give signs may have a download that moves.
+* Whom the system keeps from our signals (an LSM's rules, seccomp) is told to leave by the end of its channel.
 * Of who cannot boot, nothing is logged here: whoever has started it says why, and that is all there is to say.
 * It is known by its number, its channel and its stacks; so a supervisor that has become another program can go on
   with it.
@@ -98,11 +99,17 @@ class Child:
         """Whether it serves, or has served."""
         return self.settled.is_set() and self.failure is None
 
-    def send_signal(self, number: int) -> None:
-        """Send it, unless the process has ended."""
+    def send_signal(self, number: int) -> bool:
+        """Send it, unless the process has ended; whether we may. If not, the log says so."""
         if self.state is not State.ENDED:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                log.error("%s cannot be sent %s: the system does not permit it", self, signal.Signals(number).name)
+                return False
+        return True
 
     def leave(self, graceful_timeout: float, drain_max: float = 0.0) -> None:
         """Let it finish what is under way, then go. May be called again, with other times.
@@ -114,7 +121,7 @@ class Child:
         self._begin_leaving(graceful_timeout)
         self.channel.tell(Drain(graceful_timeout, drain_max))
         if booting:
-            self.send_signal(signal.SIGTERM)
+            self.stop(signal.SIGTERM, graceful_timeout)
 
     def stop(self, number: int, graceful_timeout: float = math.inf) -> None:
         """Let it go as this signal says.
@@ -123,7 +130,8 @@ class Child:
             graceful_timeout: seconds after which it is to have ended, or to give signs of life.
         """
         self._begin_leaving(graceful_timeout)
-        self.send_signal(number)
+        if not self.send_signal(number):
+            self.channel.hang_up()
 
     def _begin_leaving(self, graceful_timeout: float) -> None:
         if self.state is not State.ENDED:

@@ -23,10 +23,10 @@ class CurrentLogs:
 
     Args:
         config: where they are now.
-        patient: whether to wait for who reads a log that is a pipe.
+        patient: at a start, which may wait for who reads a log that is a pipe, and needs a thread that writes.
 
     Raises:
-        ConfigError: a log file cannot be opened, or `user` or `group` is not known.
+        ConfigError: a log file cannot be opened or written, or `user` or `group` is not known.
     """
 
     def __init__(self, config: Config, *, patient: bool = True) -> None:
@@ -81,7 +81,7 @@ class CurrentLogs:
 
     def _open(self, config: Config, patient: bool = False) -> None:
         own = config.replace(access_logfile=None)
-        self._logs = self._stack.enter_context(open_logs(own, self._owner, patient=patient))
+        self._logs = self._stack.enter_context(open_logs(own, self._owner, patient=patient, or_directly=not patient))
         self._config = config
 
 

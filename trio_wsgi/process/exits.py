@@ -3,6 +3,7 @@
 Laws:
 
 * Children are waited for by their number alone, so that those of our former self count as well.
+* No thread is needed for it, of which the system may have none to give when a process ends.
 * A number stays its process's until the end has been collected here; who sends signals looks at that first.
 """
 
@@ -15,6 +16,7 @@ import signal
 import trio
 
 UNKNOWN = 255  # somebody else has collected it
+LOOK = 0.1  # seconds between two looks at a child, where nothing tells of its end
 ORPHANS_LOOK = 10.0  # seconds between two looks for orphans
 ORPHANS_PATIENCE = 1.0  # seconds
 
@@ -34,37 +36,36 @@ async def wait_exit(pid: int) -> int:
     Returns:
         Its exit code; negative for the signal that ended it.
 
-    Cancellation: it can be waited for again, but where there are no pidfds (pidfd_open(2)).
+    Cancellation: it can be waited for again.
     """
     try:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         return UNKNOWN
     except (AttributeError, OSError):  # no Linux, one before 5.3, or a sandbox
-        return await _wait_in_thread(pid)
+        return await _look_now_and_then(pid)
     try:
         await trio.lowlevel.wait_readable(fd)
     finally:
         os.close(fd)
-    return _collect(pid)
+    return await _look_now_and_then(pid)
 
 
-async def _wait_in_thread(pid: int) -> int:
+async def _look_now_and_then(pid: int) -> int:
+    while True:
+        code = _collect(pid)
+        if code is not None:
+            return code
+        await trio.sleep(LOOK)
+
+
+def _collect(pid: int) -> int | None:
+    """Its exit code; None where it has not ended."""
     try:
-        _, status = await trio.to_thread.run_sync(
-            os.waitpid, pid, 0, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-        )
+        ended, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         return UNKNOWN
-    return os.waitstatus_to_exitcode(status)
-
-
-def _collect(pid: int) -> int:
-    try:
-        _, status = os.waitpid(pid, 0)
-    except ChildProcessError:
-        return UNKNOWN
-    return os.waitstatus_to_exitcode(status)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 async def collect_orphans() -> None:

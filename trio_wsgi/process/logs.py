@@ -7,6 +7,8 @@ Laws:
 * Each line is written or counted, and the count is told, with the reason, before the next line that is written. That of
   lines which found no room is kept in the queue, under its own mutex; that of those which failed is the thread's.
 * Lines are written whole, in batches (`sinks`).
+* Where the system has no thread to give, no process begins. A supervisor that runs, and opens its logs anew, goes on
+  without: it writes each line itself.
 * A child that the application forks has no such thread, and never touches the queue, which may be locked there for
   ever: it writes each line itself. Those that waited when it was forked are its parent's to write.
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
@@ -33,6 +35,7 @@ from typing import TextIO
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.forks import undone_in_children
+from trio_wsgi.net.inthread import needing_thread
 from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.sinks import File, Sink, Stream, make_file
 from trio_wsgi.rules.logline import writes_json
@@ -46,6 +49,7 @@ BATCH_SIZE = 64 * 1024  # bytes of lines that are written at once
 ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
+_HOW_MANY = "raise the limit of processes, which counts threads: ulimit -u, TasksMax, --pids-limit"
 _LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
 
 
@@ -73,9 +77,15 @@ class _Writer(logging.Handler):
         target: where lines go.
         formatter: makes them of records.
         as_json: whether they are JSON.
+        or_directly: whether to do without the thread, where there is none to be had.
+
+    Raises:
+        OSError: there is none.
     """
 
-    def __init__(self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool) -> None:
+    def __init__(
+        self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool, or_directly: bool
+    ) -> None:
         super().__init__()
         self._json = as_json
         self._source = source
@@ -88,7 +98,13 @@ class _Writer(logging.Handler):
         self._reopening = False
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="trio-wsgi log", daemon=True)
-        self._thread.start()
+        try:
+            with needing_thread():
+                self._thread.start()
+        except OSError:
+            if not or_directly:
+                raise
+            self.write_directly()
 
     def createLock(self) -> None:  # noqa: N802 - logging's name
         """None: what happens in `emit` is safe in all threads, and nobody is to wait here at exit."""
@@ -109,7 +125,7 @@ class _Writer(logging.Handler):
             self.handleError(record)
 
     def write_directly(self) -> None:
-        """In a forked child: write lines where they are logged, from now on."""
+        """Without the thread, as in a forked child: write lines where they are logged, from now on."""
         self._lines = _Waiting()
         self._lost, self._why = 0, ""  # the parent tells it
         logging.Handler.createLock(self)  # of threads that the child starts, and anew in its own children
@@ -118,10 +134,11 @@ class _Writer(logging.Handler):
     def _write_in_turn(self, line: bytes) -> None:
         assert self.lock is not None
         with self.lock:
+            self._reopen_if_told()
             self._write([line])
 
     def reopen(self) -> None:
-        """Let the thread open the file anew before it writes on."""
+        """Let who writes open the file anew before the next line."""
         self._reopening = True
         self._wake()
 
@@ -143,12 +160,13 @@ class _Writer(logging.Handler):
         self._stopping = True
         if drained:
             self._wake()
-            self._thread.join()
+            if self._thread.is_alive():
+                self._thread.join()
             self._target.close()
         self.close()
 
     def _wake(self) -> None:
-        if self._lines.empty():  # else it has something to wake up for
+        if self._thread.is_alive() and self._lines.empty():  # else it has something to wake up for
             self._lines.put_nowait(None)
 
     def _run(self) -> None:
@@ -157,9 +175,7 @@ class _Writer(logging.Handler):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while not self._stopping:
             batch = self._next_batch()
-            if self._reopening:
-                self._reopening = False
-                self._reopen()
+            self._reopen_if_told()
             try:
                 self._write([item for item in batch if item is not None])
             finally:
@@ -188,7 +204,10 @@ class _Writer(logging.Handler):
         if self._source != log.name:  # the error log can only tell later what it could not tell
             log.error("cannot write to %s: %s; its lines are dropped, and counted", self._target, why)
 
-    def _reopen(self) -> None:
+    def _reopen_if_told(self) -> None:
+        if not self._reopening:
+            return
+        self._reopening = False
         try:
             self._target.reopen()
         except OSError as exc:
@@ -244,22 +263,27 @@ def make_log_files(config: Config, owner: Owner) -> None:
 
 
 @contextmanager
-def open_logs(config: Config, owner: Owner | None = None, *, patient: bool = True) -> Iterator[Logs]:
+def open_logs(
+    config: Config, owner: Owner | None = None, *, patient: bool = True, or_directly: bool = False
+) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
 
     Args:
         owner: of files that are made; else `find_heir` finds it here, which may wait for the network.
         patient: whether to wait for who reads a log that is a pipe.
+        or_directly: whether to write lines where they are logged, if there is no thread to be had.
 
     Raises:
-        ConfigError: a log file cannot be opened, or `user` or `group` is not known.
+        ConfigError: a log file cannot be opened or written, or `user` or `group` is not known.
     """
     errors = logging.Formatter(ERROR_FORMAT, TIME_FORMAT)
     plain = logging.Formatter("%(message)s")
     owner = find_heir(config) if owner is None else owner
     with contextlib.ExitStack() as stack:
         target = _open("error_logfile", config.error_logfile, sys.stderr, owner, patient)
-        logs = Logs([stack.enter_context(_route("trio_wsgi.error", config.log_level.upper(), target, errors))])
+        level = config.log_level.upper()
+        route = _route("trio_wsgi.error", level, target, errors, or_directly=or_directly)
+        logs = Logs([stack.enter_context(route)])
         if config.access_logfile is None:
             access_log = logging.getLogger("trio_wsgi.access")
             stack.callback(access_log.setLevel, access_log.level)
@@ -267,7 +291,8 @@ def open_logs(config: Config, owner: Owner | None = None, *, patient: bool = Tru
         else:
             target = _open("access_logfile", config.access_logfile, sys.stdout, owner, patient)
             as_json = writes_json(config.access_logformat)
-            logs._writers.append(stack.enter_context(_route("trio_wsgi.access", "INFO", target, plain, as_json)))
+            route = _route("trio_wsgi.access", "INFO", target, plain, as_json=as_json)
+            logs._writers.append(stack.enter_context(route))
         yield logs
 
 
@@ -284,13 +309,27 @@ def _open(setting: str, path: str, stream: TextIO | None, owner: Owner, patient:
 
 @contextmanager
 def _route(
-    name: str, level: str, target: Sink, formatter: logging.Formatter, as_json: bool = False
+    name: str,
+    level: str,
+    target: Sink,
+    formatter: logging.Formatter,
+    *,
+    as_json: bool = False,
+    or_directly: bool = False,
 ) -> Iterator[_Writer]:
-    """The logger writes to `target`, and there alone; afterwards it is as it was."""
+    """The logger writes to `target`, and there alone; afterwards it is as it was.
+
+    Raises:
+        ConfigError: there is no thread that could.
+    """
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
     former = [each for each in logger.handlers if isinstance(each, _Writer)]  # where a child of a server serves itself
-    writer = _Writer(name, target, formatter, as_json)
+    try:
+        writer = _Writer(name, target, formatter, as_json, or_directly)
+    except OSError as error:
+        target.close()
+        raise ConfigError("log", f"nobody can write it: {error.strerror}", _HOW_MANY) from error
     _exchange(logger, former, [writer])
     logger.setLevel(level)
     logger.propagate = False

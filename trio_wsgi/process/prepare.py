@@ -23,7 +23,7 @@ from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.privileges import decide_identity
+from trio_wsgi.process.privileges import check_supervisor, decide_identity
 from trio_wsgi.process.standing import change_directory
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
@@ -69,9 +69,10 @@ def find_out(config: Config, addresses: Iterable[Address]) -> Found:
     """Find out what a supervisor needs to know to serve these addresses; may ask the network.
 
     Raises:
-        ConfigError: a name is not known; or workers could not become whom, or run where, the settings say.
+        ConfigError: a name is not known; or workers could not become whom, or run where, the settings say;
+            or not be ended by this process then.
     """
-    decide_identity(config)
+    check_supervisor(decide_identity(config))
     check_cpus_available(config.cpu_affinity)
     return Found(resolve(addresses), find_access(config), find_heir(config))
 

@@ -6,7 +6,8 @@ Laws:
   agrees, and whether the way back is closed; a process that is still what it was does not serve.
 * Without `user`, `group` changes the group alone. Without `group`, it is the user's; the user's further groups come
   along (initgroups(3)).
-* Who is not root can only stay who it is, and is told so before anything is bound.
+* Who is not root can only stay who it is, and is told so before anything is bound. So is a supervisor that could not
+  end its workers once they are somebody else.
 * The umask takes no rights to set, and counts from the beginning: for log files and sockets, too.
 """
 
@@ -15,14 +16,18 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.owner import User, find_heir, find_user
 
 _HOW = "start as root, or leave user and group to the service manager"
+_CAPABILITIES = "it takes the capabilities SETUID and SETGID, and KILL where there are workers"
+_CAP_KILL = 5  # linux/capability.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,26 @@ def decide_identity(config: Config) -> Identity | None:
     return identity
 
 
+def check_supervisor(identity: Identity | None) -> None:
+    """See that this process can send signals to workers that have become somebody.
+
+    Raises:
+        ConfigError: it is root without the right to.
+    """
+    user = None if identity is None else identity.user
+    if user is not None and user.uid != os.geteuid() and not _may_kill():
+        raise ConfigError("user", f"workers of {user.name or user.uid} could not be sent a signal", _CAPABILITIES)
+
+
+def _may_kill() -> bool:
+    """Whether processes of others can be sent signals, where that is not simply root's to do (capabilities(7))."""
+    try:
+        found = re.search(r"^CapEff:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found is None or bool(int(found[1], 16) >> _CAP_KILL & 1)
+
+
 def become(identity: Identity | None) -> None:
     """Give up what we are, for good, in all threads of this process (nptl(7)).
 
@@ -78,7 +103,7 @@ def become(identity: Identity | None) -> None:
             os.setuid(user.uid)
     except OSError as exc:
         why = f"cannot become {_describe(identity)}: {exc.strerror}"
-        raise ConfigError("user", why, "it takes the capabilities SETUID and SETGID") from exc
+        raise ConfigError("user", why, _CAPABILITIES) from exc
     if not _is(identity) or (user is not None and user.uid != 0 and _regains_root()):
         raise ConfigError("user", f"the system has not made us {_describe(identity)}", _HOW)
     if user is not None:

@@ -5,6 +5,7 @@ Laws:
 * `workers` = 0 serves here. Else this process binds, has workers serve, and imports nothing of the application.
 * A supervisor that is to become a new program and cannot goes on. So does the new program, whatever was broken since
   its trial: it looks after the workers that it was left, by the plan that they serve, and the log says why.
+  Where there is no event loop to be had, it tries again until there is; workers go on, and finish if we end first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import trio
 
 from trio_wsgi.errors import BootError, ConfigError
 from trio_wsgi.process.currentlogs import CurrentLogs, open_somehow
-from trio_wsgi.process.early import EarlySignals
+from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_out, load_plan, prepare_process
@@ -35,6 +37,8 @@ from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
 from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, Takeover, become_new, parse_legacy
 
 log = logging.getLogger("trio_wsgi.error")
+
+RETRY = 1.0  # seconds between two tries to have an event loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
                     sockets.open_missing(plan.config, found.resolved, found.access)
                 told.enter_context(_tell_pid(plan, is_anew=takeover is not None))
                 supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
+                if takeover is not None and not _await_loop(early):
+                    break
                 ending = trio.run(supervisor.run, early, takeover)
                 if ending is not Ending.UPGRADE:
                     break
@@ -120,6 +126,21 @@ def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
         why = supervisor.failure
         raise BootError(why.short if logs.is_standard else why.text, supervisor.exit_code)
     return supervisor.exit_code
+
+
+def _await_loop(early: EarlySignals) -> bool:
+    """Wait until the system has what an event loop takes, such as descriptors; False: a signal ends us before."""
+    with contextlib.suppress(Stopped):
+        while True:
+            try:
+                trio.run(trio.lowlevel.checkpoint)
+            except OSError as error:
+                log.error("SIGUSR2: there is no event loop to be had: %s; trying again", error)
+            else:
+                return True
+            with early.interrupting():
+                time.sleep(RETRY)
+    return False
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import trio
 
+from trio_wsgi.net.inthread import needing_thread
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.failure import describe_failure
@@ -28,7 +29,7 @@ from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import load_plan, prepare_imports
-from trio_wsgi.process.privileges import become, decide_identity
+from trio_wsgi.process.privileges import become, check_supervisor, decide_identity
 from trio_wsgi.process.standing import stand
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
@@ -49,16 +50,17 @@ async def try_program(plan: Plan, legacy: str) -> str:
     """
     try:
         with tempfile.TemporaryFile() as said:  # no pipe: that ends only with the last who has it
-            process = await trio.lowlevel.open_process(
-                build_command_line(),
-                env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
-                cwd=plan.home,
-                umask=plan.umask,
-                stdin=subprocess.DEVNULL,
-                stdout=said.fileno(),
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
+            with needing_thread():
+                process = await trio.lowlevel.open_process(
+                    build_command_line(),
+                    env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
+                    cwd=plan.home,
+                    umask=plan.umask,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said.fileno(),
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                )
             code = await _wait_verdict(process, plan.config.boot_timeout)
             said.seek(0)
             text = said.read().decode(errors="replace").rstrip()
@@ -112,6 +114,7 @@ def _rehearse(plan: Plan, legacy: str) -> None:
     check_legacy(legacy)
     stand(plan)
     identity = decide_identity(config)
+    check_supervisor(identity)
     check_cpus_available(config.cpu_affinity)
     check_pid_file(config.pid, os.getppid())
     os.environ.update(config.env)
