@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
-from trio_wsgi.process import exits
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
@@ -67,20 +65,6 @@ async def test_who_is_worn_soon_is_as_one_that_died_soon(worn: bool) -> None:
             assert (child.lived < STEADY) == worn
             child.stop(signal.SIGKILL)
     os.close(written)
-
-
-async def test_whoever_is_left_to_us_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container we are process 1; what an application's dead helper has started is then ours."""
-    monkeypatch.setattr(exits, "ORPHANS_LOOK", 0.01)
-    monkeypatch.setattr(exits, "ORPHANS_PATIENCE", 1.0)
-    orphan, child = start("pass"), start("raise SystemExit(5)")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(exits.collect_orphans)
-        assert await wait_exit(child) == 5  # somebody waits for this one
-        with trio.fail_after(30):
-            while Path(f"/proc/{orphan}").exists():  # noqa: ASYNC110, ASYNC240
-                await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
 
 
 def test_ends_in_words() -> None:
