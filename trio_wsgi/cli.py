@@ -28,6 +28,7 @@ from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.spawn import check_interpreter
 from trio_wsgi.process.standing import find_home, find_umask
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
@@ -203,6 +204,8 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     check_cpus_available(loaded.config.cpu_affinity)
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
+    else:
+        check_interpreter(loaded.config)
     print(f"settings: {_count_origins(loaded.origins)}")
     print(f"listen at: {', '.join(address.url(loaded.config.wire_scheme) for address in loaded.config.addresses)}")
     if open_tls(loaded.config) is not None:

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child
 from trio_wsgi.process.messages import Order, format_order
@@ -23,6 +25,17 @@ _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
     "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
+
+
+def check_interpreter(config: Config) -> None:
+    """Refuse workers where this program is no Python that could run their code, but would start itself again.
+
+    Raises:
+        ConfigError: the program is frozen, as by PyInstaller.
+    """
+    if getattr(sys, "frozen", False):
+        why = f"{config.workers}: a worker needs a Python of its own, and this program is frozen (sys.frozen)"
+        raise ConfigError("workers", why, "write --workers 0")
 
 
 def start_child(order: Order, environ: Mapping[str, str]) -> Child:

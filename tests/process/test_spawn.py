@@ -1,0 +1,36 @@
+"""Rules of how a worker's process is started: by which program, and with what of its supervisor's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving import clean_environment
+
+FROZEN = """
+import runpy, sys
+sys.frozen = True
+runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
+"""
+APP = "def app(environ, start_response): ...\n"
+
+
+def run_python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Python, which is to end by itself."""
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, timeout=30, cwd=folder, env=clean_environment()
+    )
+
+
+@pytest.mark.parametrize("word", ["--check-config", "--no-reload"])
+def test_a_frozen_program_has_no_workers(word: str, tmp_path: Path) -> None:
+    """It would start itself as its worker, and that itself as its own, without end."""
+    (tmp_path / "spawned.py").write_text(APP)
+    done = run_python(tmp_path, "-c", FROZEN, word, "-b", "127.0.0.1:0", "-w", "2", "spawned:app")
+    assert done.returncode == 1
+    assert done.stderr.startswith("trio-wsgi: error: workers: 2: ")
+    assert done.stderr.endswith("(write --workers 0)\n")
+    assert done.stderr.count("\n") == 1
+    assert run_python(tmp_path, "-c", FROZEN, "--check-config", "-w", "0", "spawned:app").returncode == 0
