@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from serving import clean_environment
+from serving import clean_environment, command
 
 FROZEN = """
 import runpy, sys
@@ -34,3 +36,32 @@ def test_a_frozen_program_has_no_workers(word: str, tmp_path: Path) -> None:
     assert done.stderr.endswith("(write --workers 0)\n")
     assert done.stderr.count("\n") == 1
     assert run_python(tmp_path, "-c", FROZEN, "--check-config", "-w", "0", "spawned:app").returncode == 0
+
+
+SHOWS = """
+import sys
+def app(environ, start_response): ...
+print(sorted(sys._xoptions.items()), sys.__stdout__.write_through, sys.flags, sys.warnoptions)
+"""
+FLAGS = {
+    "none": [],
+    "unbuffered": ["-u"],
+    "options": [f"-X{each}" for each in ("int_max_str_digits=640", "pycache_prefix=/tmp/a b", "no_debug_ranges")],
+    "all kinds": ["-Xwarn_default_encoding", "-Xdev", "-bb", "-Xutf8=1", "-OuB", "-Werror::ImportWarning", "-q"],
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS.values(), ids=FLAGS.keys())
+def test_a_worker_has_the_flags_of_its_supervisor(flags: list[str], tmp_path: Path) -> None:
+    """As without a worker; `--user` is `-u`, too, but not Python's."""
+    (tmp_path / "shows.py").write_text(SHOWS)
+    program = (*flags, "-m", "trio_wsgi")
+    shown = []
+    for workers in (0, 1):
+        words = ("-u", str(os.getuid()), "-b", "127.0.0.1:0", "shows:app")
+        with command(*words, cwd=tmp_path, workers=workers, program=program, PYTHONUNBUFFERED="") as run:
+            run.send_signal(signal.SIGTERM)
+            assert run.wait(30) == 0
+            shown += [line for line in run.log.splitlines() if "sys.flags" in line]
+    here, there = shown
+    assert here.replace("safe_path=False", "safe_path=True") == there

@@ -7,6 +7,7 @@ place for its stacks, and nothing else of ours. It leads a process group of its 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -69,14 +70,23 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
 
 def _build_command(channel: int, stacks: int, order: Order) -> list[str]:
     """The words that start a worker; what follows the descriptors is for people who list processes."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
     return [
         sys.executable,
-        *flags,
+        *_flags(),
         "-c",
         _CODE,
         str(channel),
         str(stacks),
         f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
     ]
+
+
+def _flags() -> list[str]:
+    """Those of Python that this process was started with, and that its import path is the one we set (`_CODE`)."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags += [] if "-P" in flags else ["-P"]
+    # Which knows only some of what `-X` may say, and nothing of `-u`.
+    options = (name if value is True else f"{name}={value}" for name, value in sys._xoptions.items())
+    flags += [word for option in options if option not in flags for word in ("-X", option)]
+    is_unbuffered = isinstance(sys.__stdout__, io.TextIOWrapper) and sys.__stdout__.write_through
+    return [*flags, "-u"] if is_unbuffered else flags
