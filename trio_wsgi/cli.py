@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None, *, allow: Allow = _allow_nothing) ->
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
-    open_standard_streams()
     try:
+        open_standard_streams()
         return _run(sys.argv[1:] if argv is None else argv, allow)
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return ExitCode.ERROR

@@ -16,13 +16,23 @@ import runpy, sys
 sys.frozen = True
 runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
 """
+BARE = """
+import os, runpy
+os.devnull = "/missing/null"
+runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
+"""
 APP = "def app(environ, start_response): ...\n"
 
 
-def run_python(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python, which is to end by itself."""
+def run_python(folder: Path, *words: str, redirections: str = "") -> subprocess.CompletedProcess[str]:
+    """Python, as a shell starts it with these redirections; it is to end by itself."""
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, timeout=30, cwd=folder, env=clean_environment()
+        ["sh", "-c", f'exec "$0" "$@" {redirections}', sys.executable, *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=folder,
+        env=clean_environment(),
     )
 
 
@@ -65,3 +75,16 @@ def test_a_worker_has_the_flags_of_its_supervisor(flags: list[str], tmp_path: Pa
             shown += [line for line in run.log.splitlines() if "sys.flags" in line]
     here, there = shown
     assert here.replace("safe_path=False", "safe_path=True") == there
+
+
+def test_a_missing_dev_null_is_named(tmp_path: Path) -> None:
+    """As in a container or a chroot that has none: workers read from it, and what is closed is open to it."""
+    (tmp_path / "spawned.py").write_text(APP)
+    words = ("-c", BARE, "-b", "127.0.0.1:0", "-w", "1", "spawned:app")
+    done = run_python(tmp_path, *words)
+    assert done.returncode == 3
+    assert "it cannot be started: [Errno 2] No such file or directory: '/missing/null'\n" in done.stderr
+    done = run_python(tmp_path, *words, redirections="<&-")
+    assert done.returncode == 1
+    assert done.stderr.startswith("trio-wsgi: error: /missing/null: it cannot be opened in place of a standard stream")
+    assert done.stderr.count("\n") == 1

@@ -52,13 +52,15 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
         stacks, written = open_stacks()
         failing.callback(stacks.close)
         given.callback(os.close, written)
+        nothing = os.open(os.devnull, os.O_RDONLY)  # here, so that it is named if it is not there
+        given.callback(os.close, nothing)
         fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
         pid = os.posix_spawn(
             sys.executable,
             _build_command(theirs.fileno(), written, order),
             {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)},
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
+                (os.POSIX_SPAWN_DUP2, nothing, 0),  # a debugger is not to stop us all by reading
                 *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
             ],
             setpgroup=0,
