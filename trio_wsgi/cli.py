@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None, *, allow: Allow = _allow_nothing) ->
 
 def _tell(before: str, error: str) -> None:
     """Say why nothing is served. Where standard error takes nothing, the exit code still tells which kind it was."""
+    if sys.stderr is None:  # closed: print() would take standard output instead
+        return
     with contextlib.suppress(OSError, ValueError):
         print(f"{before}trio-wsgi: error: {error}", file=sys.stderr, flush=True)
 
