@@ -16,6 +16,7 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+NO_THREAD_PAUSE = 1.0  # seconds until the system may have one to give
 _NO_THREAD = "can't start new thread"  # what threading says
 
 
@@ -35,3 +36,14 @@ async def run_in_thread(
         if str(exc) != _NO_THREAD:
             raise
         raise OSError(errno.EAGAIN, "no thread can be started") from exc
+
+
+async def run_in_thread_at_last(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """The same once the system has a thread for it, for work that may wait."""
+    while True:
+        try:
+            return await run_in_thread(fn, *args)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            await trio.sleep(NO_THREAD_PAUSE)
