@@ -57,6 +57,14 @@ def test_the_exit_code_tells_even_where_standard_error_takes_nothing(words: list
     assert done.returncode == code
 
 
+@pytest.mark.parametrize(("words", "code"), [("nosuch:app", 4), ("--no-such-flag", 1)])
+def test_errors_go_nowhere_where_standard_error_is_closed(words: str, code: int) -> None:
+    """And not to standard output, which may be somebody's data."""
+    script = f'exec "$0" -m trio_wsgi --bind=127.0.0.1:0 --workers=0 {words} 2>&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
 def test_help_shows_every_flag_with_its_default(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.spawn import check_interpreter
 from trio_wsgi.process.standing import find_home, find_umask
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
@@ -53,8 +54,8 @@ def main(argv: Sequence[str] | None = None, *, allow: Allow = lambda seconds: No
     Returns:
         The exit code. Errors of the operator are told on stderr, in one line where a line can say it.
     """
-    open_standard_streams()
     try:
+        open_standard_streams()
         return _run(sys.argv[1:] if argv is None else argv, allow)
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return ExitCode.ERROR
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None, *, allow: Allow = lambda seconds: No
 
 def _tell(before: str, error: str) -> None:
     """Say why nothing is served. Where standard error takes nothing, the exit code still tells which kind it was."""
+    if sys.stderr is None:  # closed: print() would take standard output instead
+        return
     with contextlib.suppress(OSError, ValueError):
         print(f"{before}trio-wsgi: error: {error}", file=sys.stderr, flush=True)
 
@@ -198,6 +201,8 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     check_cpus_available(loaded.config.cpu_affinity)
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
+    else:
+        check_interpreter(loaded.config)
     print(f"settings: {_count_origins(loaded.origins)}")
     print(f"listen at: {', '.join(address.url(loaded.config.wire_scheme) for address in loaded.config.addresses)}")
     if open_tls(loaded.config) is not None:

@@ -6,12 +6,13 @@ import errno
 import threading
 
 import pytest
+import trio
 from asking import PLAIN, Environ, StartResponse
 from authority import shared_authority
 from serving import serving
 
 from trio_wsgi import ConfigError, Outcome
-from trio_wsgi.net.inthread import run_in_thread
+from trio_wsgi.net.inthread import run_in_thread, run_in_thread_at_last
 
 
 def raise_runtime_error() -> None:
@@ -29,6 +30,24 @@ async def test_a_lack_of_threads_is_one_of_the_systems_errors() -> None:
     with pytest.raises(OSError, match="no thread can be started") as raised:
         await run_in_thread(threading.get_ident)
     assert raised.value.errno == errno.EAGAIN
+
+
+async def test_what_may_wait_is_done_once_there_is_a_thread(
+    no_thread: None, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    found: list[int] = []
+
+    async def find() -> None:
+        found.append(await run_in_thread_at_last(threading.get_ident))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(find)
+        await trio.sleep(60)
+        assert not found
+        monkeypatch.undo()
+    assert found
+    with pytest.raises(RuntimeError, match="its own"):
+        await run_in_thread_at_last(raise_runtime_error)
 
 
 def size(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -6,14 +6,12 @@ import errno
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 import trio
 
 from trio_wsgi.config import Config
 from trio_wsgi.errors import AppLoadError, ConfigError
-from trio_wsgi.process import exits
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.exits import UNKNOWN, describe_exit, wait_exit
@@ -96,20 +94,6 @@ async def test_who_may_not_be_sent_a_signal_is_told_by_the_end_of_its_channel(
     os.close(written)
     told = [record.getMessage().rpartition(") ")[2] for record in caplog.records]
     assert told == [f"cannot be sent {name}: the system does not permit it" for name in ("SIGUSR1", "SIGTERM")]
-
-
-async def test_whoever_is_left_to_us_is_collected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container we are process 1; what an application's dead helper has started is then ours."""
-    monkeypatch.setattr(exits, "ORPHANS_LOOK", 0.01)
-    monkeypatch.setattr(exits, "ORPHANS_PATIENCE", 1.0)
-    orphan, child = start("pass"), start("raise SystemExit(5)")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(exits.collect_orphans)
-        assert await wait_exit(child) == 5  # somebody waits for this one
-        with trio.fail_after(30):
-            while Path(f"/proc/{orphan}").exists():  # noqa: ASYNC110, ASYNC240
-                await trio.sleep(0.01)
-        nursery.cancel_scope.cancel()
 
 
 def test_ends_in_words() -> None:

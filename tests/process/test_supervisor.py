@@ -321,6 +321,16 @@ def test_a_thread_that_an_application_leaves_gets_graceful_timeout_and_no_more(t
         assert "has ended: exit code 1" in run.log
 
 
+def test_a_worker_ends_as_it_should_where_the_system_has_no_thread_to_limit_that(tmp_path: Path) -> None:
+    refuse = "def refuse(*_, **__):\n    raise RuntimeError('unable to start watchdog thread')\n"
+    patch = f"import faulthandler\n{refuse}faulthandler.dump_traceback_later = refuse\n"
+    (tmp_path / "workers_app.py").write_text(f"{patch}def app(environ, start_response): ...\n")
+    with supervised(tmp_path) as run:
+        assert end(run, signal.SIGTERM) == 0
+        assert "has ended\n" in run.log
+        assert "watchdog" not in run.log
+
+
 def test_term_to_all_processes_cuts_nothing(site: Path) -> None:
     """systemd's KillMode=control-group: what a worker gets twice is not urgent, as its supervisor knows better."""
     with supervised(site) as run, held_request(run, site) as held:

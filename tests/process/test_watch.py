@@ -5,6 +5,7 @@ The same tests hold with watchfiles and without: it says when to look, and nothi
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -19,7 +20,9 @@ import pytest
 import trio
 
 from trio_wsgi.process import watch
-from trio_wsgi.process.imported import files_of_failure, imported_files
+from trio_wsgi.process.channel import Channel, open_pair
+from trio_wsgi.process.imported import files_of_failure, imported_files, report_imports
+from trio_wsgi.process.messages import Imported, parse_message
 from trio_wsgi.process.watch import Bell, Notified, Watch, look_at, poll
 
 BELLS = {"watchfiles": Notified, "polling": lambda: poll}
@@ -318,3 +321,21 @@ def test_a_failure_of_endless_recursion_is_told_too(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "recursive_fails.py").write_text("def f():\n    f()\nf()\n")
     assert str(tmp_path / "recursive_fails.py") in files_of_failure(failure("recursive_fails"))
+
+
+async def test_what_is_imported_is_told_once_there_is_a_thread_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that has none to give (RLIMIT_NPROC, a limit of pids) is no reason for a worker to end."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ours, theirs = open_pair()
+    with contextlib.closing(ours), theirs, monkeypatch.context() as poor, trio.fail_after(30):
+        poor.setattr("trio._threads.start_thread_soon", refuse)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(report_imports, Channel(theirs), 0.0)
+            await trio.testing.wait_all_tasks_blocked()
+            poor.undo()
+            messages = map(parse_message, await ours.receive())
+            assert any(isinstance(each, Imported) and each.files for each in messages)
+            nursery.cancel_scope.cancel()

@@ -17,6 +17,7 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+NO_THREAD_PAUSE = 1.0  # seconds until the system may have one to give
 _NO_THREAD = "can't start new thread"  # what threading says
 
 
@@ -47,3 +48,14 @@ async def run_in_thread(
         return await trio.to_thread.run_sync(
             fn, *args, limiter=limiter or trio.CapacityLimiter(1), abandon_on_cancel=abandon_on_cancel
         )
+
+
+async def run_in_thread_at_last(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """The same once the system has a thread for it, for work that may wait."""
+    while True:
+        try:
+            return await run_in_thread(fn, *args)
+        except OSError as error:
+            if error.errno != errno.EAGAIN:
+                raise
+            await trio.sleep(NO_THREAD_PAUSE)

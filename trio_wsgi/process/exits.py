@@ -12,13 +12,13 @@ from __future__ import annotations
 import enum
 import os
 import signal
+from collections.abc import Callable
 
 import trio
 
 UNKNOWN = 255  # somebody else has collected it
 LOOK = 0.1  # seconds between two looks at a child, where nothing tells of its end
-ORPHANS_LOOK = 10.0  # seconds between two looks for orphans
-ORPHANS_PATIENCE = 1.0  # seconds
+ORPHANS_LOOK = 1.0  # seconds between two looks for orphans
 
 
 class ExitCode(enum.IntEnum):
@@ -68,17 +68,18 @@ def _collect(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-async def collect_orphans() -> None:
+async def collect_orphans(is_ours: Callable[[int], bool]) -> None:
     """Collect children that nobody has started: in a container, process 1 gets whom others leave behind.
 
     Runs until it is cancelled.
+
+    Args:
+        is_ours: whether somebody here waits for the child of this number; the others behind it have their turn later.
     """
     while True:
         await trio.sleep(ORPHANS_LOOK)
-        while (pid := _find_ended()) is not None:
-            await trio.sleep(ORPHANS_PATIENCE)  # whoever waits for it has collected it by then
-            if _find_ended() == pid:
-                _collect(pid)
+        while (pid := _find_ended()) is not None and not is_ours(pid):
+            _collect(pid)
 
 
 def _find_ended() -> int | None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
+from trio_wsgi.net.inthread import run_in_thread_at_last
 from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.messages import Imported, format_message
 
@@ -40,7 +41,7 @@ async def report_imports(channel: Channel, since: float) -> None:
         now = time.time()
         if count != len(sys.modules):
             count = len(sys.modules)
-            files = await trio.to_thread.run_sync(imported_files)
+            files = await run_in_thread_at_last(imported_files)
             with contextlib.suppress(OSError):  # it has ended, which is noticed elsewhere
                 for message in build_messages(files - told, since):
                     await channel.send_all(format_message(message))

@@ -17,6 +17,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from trio_wsgi.address import Address
 from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import Resolved, resolve
 from trio_wsgi.net.unixsocket import Access, find_access
 from trio_wsgi.owner import Owner, find_heir
@@ -32,12 +33,26 @@ from trio_wsgi.wsgi.script import load_script
 
 def open_standard_streams() -> None:
     """See that the descriptors 0, 1 and 2 are open, if only to nothing: a socket that got such a number would be
-    written to by every `print`, here and in whatever is started."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+    written to by every `print`, here and in whatever is started.
+
+    Raises:
+        ConfigError: there is nothing that they could be open to.
+    """
+    try:
+        for fd in range(3):
+            if not _is_open(fd):
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+    except OSError as error:
+        why = f"it cannot be opened in place of a standard stream that is closed: {error.strerror}"
+        raise ConfigError(os.devnull, why, "see that it is there") from None
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def prepare_process(config: Config) -> None:

@@ -7,11 +7,14 @@ place for its stacks, and nothing else of ours. It leads a process group of its 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 
+from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child
 from trio_wsgi.process.messages import Order, format_order
@@ -23,6 +26,17 @@ _CODE = (
     f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
     "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
+
+
+def check_interpreter(config: Config) -> None:
+    """Refuse workers where this program is no Python that could run their code, but would start itself again.
+
+    Raises:
+        ConfigError: the program is frozen, as by PyInstaller.
+    """
+    if getattr(sys, "frozen", False):
+        why = f"{config.workers}: a worker needs a Python of its own, and this program is frozen (sys.frozen)"
+        raise ConfigError("workers", why, "write --workers 0")
 
 
 def start_child(order: Order, environ: Mapping[str, str]) -> Child:
@@ -38,13 +52,15 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
         stacks, written = open_stacks()
         failing.callback(stacks.close)
         given.callback(os.close, written)
+        nothing = os.open(os.devnull, os.O_RDONLY)  # here, so that it is named if it is not there
+        given.callback(os.close, nothing)
         fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
         pid = os.posix_spawn(
             sys.executable,
             _build_command(theirs.fileno(), written, order),
             {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)},
             file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # a debugger is not to stop us all by reading
+                (os.POSIX_SPAWN_DUP2, nothing, 0),  # a debugger is not to stop us all by reading
                 *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
             ],
             setpgroup=0,
@@ -56,14 +72,23 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
 
 def _build_command(channel: int, stacks: int, order: Order) -> list[str]:
     """The words that start a worker; what follows the descriptors is for people who list processes."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    flags += [] if "-P" in flags else ["-P"]  # the import path is ours: see _CODE
     return [
         sys.executable,
-        *flags,
+        *_flags(),
         "-c",
         _CODE,
         str(channel),
         str(stacks),
         f"trio-wsgi worker {order.number}: {order.plan.reference or 'files'}",
     ]
+
+
+def _flags() -> list[str]:
+    """Those of Python that this process was started with, and that its import path is the one we set (`_CODE`)."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags += [] if "-P" in flags else ["-P"]
+    # Which knows only some of what `-X` may say, and nothing of `-u`.
+    options = (name if value is True else f"{name}={value}" for name, value in sys._xoptions.items())
+    flags += [word for option in options if option not in flags for word in ("-X", option)]
+    is_unbuffered = isinstance(sys.__stdout__, io.TextIOWrapper) and sys.__stdout__.write_through
+    return [*flags, "-u"] if is_unbuffered else flags

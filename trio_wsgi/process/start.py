@@ -29,6 +29,7 @@ from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import find_out, load_plan, prepare_process
 from trio_wsgi.process.signals import SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
+from trio_wsgi.process.spawn import check_interpreter
 from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.standing import stand, standing
 from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor, read_anew
@@ -80,6 +81,7 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
+    check_interpreter(plan.config)
     stand(plan)
     return _supervise(_Start(plan, CurrentLogs(plan.config)), read_plan, systemd)
 

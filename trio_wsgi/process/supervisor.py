@@ -94,6 +94,7 @@ class Supervisor:
         self._ask: trio.MemorySendChannel[Job]  # for what is done one after another
         self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
         self._fleets: Fleets  # whose workers serve, boot or leave
+        self._trying = False  # whether a trial's process is there, or soon will be, whose number we are not told
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
@@ -112,7 +113,7 @@ class Supervisor:
                 listening.start_soon(self._obey, signals)
                 listening.start_soon(self._systemd.keep_alive, self._is_well)
                 if os.getpid() == 1:
-                    listening.start_soon(collect_orphans)
+                    listening.start_soon(collect_orphans, self._is_ours)
                 async with trio.open_nursery() as processes:  # where workers are looked after until they have ended
                     self._fleets = self._open_fleets(processes, takeover)
                     with self._governing:
@@ -143,6 +144,10 @@ class Supervisor:
     def _is_well(self) -> bool:
         """Whether clients are served, as far as that was asked for; whoever is silent for too long is killed here."""
         return self._ending is not None or self._fleets.is_served()
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a child may be one that we have started, and wait for."""
+        return self._trying or any(child.pid == pid for child in self._fleets.children())
 
     # -- signals -----------------------------------------------------------------------------------------------------
 
@@ -360,7 +365,11 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        wrong = await try_program(self._plan, format_legacy(self.leave()))
+        self._trying = True
+        try:
+            wrong = await try_program(self._plan, format_legacy(self.leave()))
+        finally:
+            self._trying = False
         if wrong:
             self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
         else:

@@ -4,7 +4,8 @@ Laws:
 
 * What has changed is decided by stamps alone. watchfiles, where it is installed, only says when to look, and we look
   now and then without it: file systems of other machines tell nobody.
-* Files are looked at in a thread, which is given what to look at and returns what it saw.
+* Files are looked at in a thread, which is given what to look at and returns what it saw. While the system has no
+  thread to give, nothing is seen, and nothing is lost.
 * A change is told when files have come to rest, so that one save of many files is one change, and a file that an
   editor takes away and puts back is none.
 * A file that changed between its import and our first look at it is a change, too.
@@ -12,18 +13,17 @@ Laws:
 
 from __future__ import annotations
 
-import errno
 import glob
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple
 
 import trio
 
 from trio_wsgi.disk.stamp import Stamp, discard_bytecode, take_stamp
-from trio_wsgi.net.inthread import run_in_thread
+from trio_wsgi.net.inthread import run_in_thread_at_last
 from trio_wsgi.process.plan import Plan
 
 try:
@@ -32,10 +32,6 @@ except ImportError:  # the extra `reload` is not installed
     watch_directories = None  # type: ignore[assignment]
 
 log = logging.getLogger("trio_wsgi.error")
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-_NO_THREAD_PAUSE = 1.0  # seconds until the system may have one to give
 
 POLL = 1.0  # seconds between two looks, without watchfiles
 REST = 0.1  # seconds in which nothing changes any more
@@ -52,17 +48,6 @@ class Seen(NamedTuple):
 
 
 Bell = Callable[[frozenset[str]], Awaitable[None]]  # returns when it is time for a look at files in these folders
-
-
-async def _in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Call it once the system has a thread for it; until then nothing is seen, and nothing is lost."""
-    while True:
-        try:
-            return await run_in_thread(fn, *args)
-        except OSError as error:
-            if error.errno != errno.EAGAIN:
-                raise
-            await trio.sleep(_NO_THREAD_PAUSE)
 
 
 class Watch:
@@ -104,14 +89,14 @@ class Watch:
                 now = await self._rest(now)
                 changed = list(self._differences(before, now))
             if changed:
-                await _in_thread(_discard, changed)
+                await run_in_thread_at_last(_discard, changed)
                 self._known = now
                 return changed
             self._known = now
             await self._bell(now.folders)
 
     async def _look(self) -> Seen:
-        return await _in_thread(look_at, tuple(self._files), self._globs)
+        return await run_in_thread_at_last(look_at, tuple(self._files), self._globs)
 
     async def _rest(self, now: Seen) -> Seen:
         with trio.move_on_after(RESTLESS):

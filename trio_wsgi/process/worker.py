@@ -123,7 +123,8 @@ def _receive_order(sock: socket.socket) -> Order:
 def _limit_end(seconds: float, fd: int) -> None:
     """Have the process end in so many seconds, with its stacks told to this descriptor, if it has not by then."""
     if math.isfinite(limit := limit_end(seconds)):
-        faulthandler.dump_traceback_later(limit, exit=True, file=fd)
+        with contextlib.suppress(RuntimeError):  # the system has no thread for it; the supervisor has a limit, too
+            faulthandler.dump_traceback_later(limit, exit=True, file=fd)
 
 
 def _send(sock: socket.socket, message: Failed) -> None:
