@@ -66,8 +66,8 @@ class Rate:
         _check("bytes_per_second", bytes_per_second)
         if after < 0:
             raise ValueError(f"after must be 0 or more, not {after}")
-        self.bytes_per_second = bytes_per_second
-        self.after = after
+        self.bytes_per_second: float = bytes_per_second
+        self.after: int = after
         self._piece = max(1, min(int(bytes_per_second * _PIECE), STEP))
         self._wait = self._piece / bytes_per_second
         self._burst = max(_BURST, 1.5 * self._wait)  # at 1 byte a second a piece is longer than the burst

@@ -54,7 +54,7 @@ class FileTooShort(Exception):
     def __init__(self, span: FileSpan) -> None:
         super().__init__(f"the file ended {span.count} bytes early, at byte {span.offset}: {span.file!r}")
         self.span = span
-        self.missing = span.count
+        self.missing: int = span.count
 
     def __copy__(self) -> FileTooShort:
         return type(self)(self.span)

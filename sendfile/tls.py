@@ -57,13 +57,13 @@ class TlsSender:
     __slots__ = ("_ahead", "_buffer", "_kept", "_piece", "_taken", "owed", "sent", "sock")
 
     def __init__(self, sock: ssl.SSLSocket, buffer: bytearray) -> None:
-        self.sock = sock
+        self.sock: ssl.SSLSocket = sock
         self._buffer = memoryview(buffer)
         if not buffer or self._buffer.readonly:
             what = f"{len(buffer)} bytes of {type(buffer).__name__}"
             raise ValueError(f"a TlsSender reads files into its buffer, pass bytearray(PIECE), not {what}")
-        self.sent = 0  # in all
-        self.owed = 0
+        self.sent: int = 0  # in all
+        self.owed: int = 0
         self._piece = _LEAST  # most bytes of the next write
         self._kept: bytes | memoryview = b""  # what is owed
         self._ahead = 0  # of what is owed, what the kernel has already; or less, of a peer that takes it so soon

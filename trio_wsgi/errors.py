@@ -19,7 +19,11 @@ from __future__ import annotations
 
 import errno
 
-_LACKS = {errno.ENOMEM, errno.ENOSPC, errno.ENOBUFS}
+_LACKS = {
+    errno.ENOMEM: "it has no memory left",
+    errno.ENOBUFS: "it has no memory left for sockets",
+    errno.ENOSPC: "it waits for no more sockets (epoll_ctl(2)); raise sysctl fs.epoll.max_user_watches",
+}
 
 
 class ClientError(Exception):
@@ -130,11 +134,8 @@ def find_first(error: BaseException) -> BaseException:
     return error
 
 
-def find_lack(error: BaseException) -> OSError | None:
-    """The error by which the system says that it has no more of something, where that is all that is wrong.
-
-    Who waits for a socket gets ENOSPC where the epoll watches of the user are used up (epoll_ctl(2)).
-    """
+def find_lack(error: BaseException) -> str | None:
+    """What the system has no more of for a connection, in words; None where that is not all that is wrong."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    return error if isinstance(error, OSError) and error.errno in _LACKS else None
+    return _LACKS.get(error.errno or 0) if isinstance(error, OSError) else None

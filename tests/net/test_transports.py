@@ -272,17 +272,20 @@ async def test_a_file_that_is_too_short_or_cannot_be_read(ends: Ends, large_file
 
 
 @pytest.mark.parametrize("ends", ["plain"], indirect=True)
-@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM])
-async def test_a_lack_of_memory_is_not_said_to_be_the_disks(
+@pytest.mark.parametrize("error", [errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC])
+async def test_a_lack_of_the_systems_is_not_said_to_be_the_disks(
     error: int, ends: Ends, large_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """sendfile(2) has it where the network's buffers are used up, too."""
+    """sendfile(2) fails where the network's buffers are used up, and epoll_ctl(2) where the user's watches are."""
 
     def fail(*_: int) -> int:
         raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "sendfile", fail)
-    with large_file.open("rb") as file, pytest.raises(DiskFailed, match="could not be sent on"):
+    with (
+        large_file.open("rb") as file,
+        pytest.raises(DiskFailed, match="could not be sent on for what the system lacks"),
+    ):
         await ends.transport.deliver(deque([FileSpan(file, 0, len(LARGE))]), 10)
 
 

@@ -89,7 +89,7 @@ class Connection:
                     await self._serve()
         except Exception as exc:
             if (lack := find_lack(exc)) is not None:
-                log.error("%r is closed, as the system has no more for it: %s", self, lack.strerror)
+                log.error("%r is closed for what the system lacks: %s", self, lack)
             else:
                 log.exception("%r failed; please report this", self)
         finally:

@@ -76,7 +76,7 @@ class Server:
         multiprocess: bool = False,
     ) -> None:
         check_app(app)
-        self.config = _check_config(config)
+        self.config: Config = _check_config(config)
         _check_observers(observers)
         self._app = apply_middleware(app, self.config.middleware)
         self._multiprocess = multiprocess
@@ -88,7 +88,8 @@ class Server:
         )
         self._connections: set[Connection] = set()
         self._copies = Copies(self._connections)
-        self.connections_ended = trio.Event()  # from then on, only application threads can keep `serve` from returning
+        # From then on, only application threads can keep `serve` from returning.
+        self.connections_ended: trio.Event = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None  # of the loop that it serves on
         self._state: _State = "not started"  # for people; what is done next is for the scopes to say
         self._service: Service | None = None  # while it runs

@@ -24,14 +24,13 @@ import trio
 from sendfile import DiskStalled, FileSpan, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
 from sendfile.held import held_by_kernel
 from sendfile.send import send_unchecked
-from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed
+from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, find_lack
 
-# send(2), sendfile(2), tcp(7): what is wrong with the connection; anything else is wrong with a file
+# send(2), sendfile(2), tcp(7): what is wrong with the connection; else it is a file, or what the system lacks
 _GONE = {
     errno.EPIPE, errno.ESHUTDOWN, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED,
     errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ENETUNREACH,
 }  # fmt: skip
-_MEMORY = {errno.ENOBUFS, errno.ENOMEM}  # that the kernel has not: nobody says whether for the file or for the socket
 A = TypeVar("A")
 T = TypeVar("T")
 LOOKS = 4  # per idle_timeout, at what the peer has taken
@@ -152,7 +151,7 @@ class Transport:
             ClientGone: the peer has left, stalled (`ClientStalled`) or is too slow (`ClientTooSlow`); what it did not
                 take is still in `parts`.
             FileTooShort: a file ended before its span did.
-            DiskFailed: a file cannot be read, or the kernel has no memory to send it.
+            DiskFailed: a file cannot be read, or the system lacks what it takes to send it.
             AppError: it is not open for reading.
         """
         taken = Taken(self.sock, idle_timeout, progress)
@@ -208,9 +207,10 @@ def _whose(exc: OSError | ValueError, parts: Parts) -> ClientGone | DiskFailed |
         return ClientGone(exc.errno, f"while sending: {exc.strerror}")
     files = (part.file for part in parts if isinstance(part, FileSpan))
     name = getattr(next(files, None), "name", "a file")
+    if (lack := find_lack(exc)) is not None:  # nobody says whether for the file or for the socket
+        return DiskFailed(f"{name} could not be sent on for what the system lacks: {lack}")
     why = f"its disk gave nothing for {exc.seconds:g} s" if isinstance(exc, DiskStalled) else exc.strerror
-    verb = "sent" if exc.errno in _MEMORY else "read"
-    return DiskFailed(f"{name} could not be {verb} on: {why}")
+    return DiskFailed(f"{name} could not be read on: {why}")
 
 
 class Taken:

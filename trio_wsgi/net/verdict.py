@@ -135,9 +135,9 @@ def judge(exc: Exception, expose_tracebacks: bool = False) -> Verdict:
                 retry=True,
                 severity=logging.ERROR,
             )
-        case OSError() if find_lack(exc) is not None:
+        case OSError() if (lack := find_lack(exc)) is not None:
             said = "the server is busy, try again"
-            reason = f"the system has no more for it: {cause.strerror}"
+            reason = f"for what the system lacks: {lack}"
             return Verdict(Outcome.SERVER_ERROR, reason, 503, said, retry=True, severity=logging.ERROR)
         case _ if isinstance(exc, AppFailed | AppError):  # the latter: its file is not open
             shown = "\n" + "".join(traceback.format_exception(cause)) if expose_tracebacks else ""
