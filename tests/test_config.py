@@ -218,3 +218,18 @@ def test_python_values_are_made_immutable() -> None:
 )
 def test_a_wrong_value_is_told_the_fix(values: dict[str, Any], words: str) -> None:
     assert words in str(refusal(**values))
+
+
+def test_what_may_be_opened_later_is_placed_in_the_directory_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each setting that names files or directories, but for those that are found before an application is imported."""
+    before_import = {"pid", "chdir", "pythonpath"}
+    monkeypatch.chdir(tmp_path)
+    for name, setting in SETTINGS.items():
+        if {"FILE", "DIR"}.intersection(setting.metavar.replace("=", ",").split(",")) and name not in before_import:
+            here, there = ("/s=here", f"/s={tmp_path}/here") if "=" in setting.metavar else ("here", f"{tmp_path}/here")
+            placed = Config(**{name: here}).placed()
+            assert getattr(placed, name) == ((there,) if setting.kind.repeatable else there)
+            assert placed.placed() == placed
+    assert Config(access_logfile="-").placed() == Config(access_logfile="-")

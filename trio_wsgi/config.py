@@ -18,6 +18,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trio_wsgi.address import Address, parse_address
@@ -528,6 +529,22 @@ class Config:
         done = {name: each.default for name, each in SETTINGS.items() if each.reach > Reach.SERVER}
         return self.replace(**done, middleware=())
 
+    def placed(self) -> Config:
+        """A copy with the files and directories of now, wherever the process stands when they are opened: absolute.
+
+        Those, that is, which are opened, or opened anew, when an application can have changed directory.
+        """
+        return self.replace(
+            certfile=tuple(map(_place, self.certfile)),
+            keyfile=tuple(map(_place, self.keyfile)),
+            ca_certs=_place_any(self.ca_certs),
+            static=tuple(map(_place_mount, self.static)),
+            accel=tuple(map(_place_mount, self.accel)),
+            temp_path=_place_any(self.temp_path),
+            access_logfile=_place_log(self.access_logfile),
+            error_logfile=_place_log(self.error_logfile),
+        )
+
     def replace(self, **changes: Any) -> Config:
         """A copy with other values.
 
@@ -550,3 +567,24 @@ def make_config(values: Mapping[str, Any]) -> Config:
         ConfigError: no such setting (with the nearest name), or a value that cannot be used.
     """
     return Config(**SETTINGS.accept(values))
+
+
+def _place(path: str) -> str:
+    """Absolute, from the working directory; its symlinks stay, for they may lead elsewhere by the next time."""
+    try:
+        return str(Path(path).absolute())
+    except OSError:  # that directory is no more: whoever opens the file tells
+        return path
+
+
+def _place_any(path: str | None) -> str | None:
+    return None if path is None else _place(path)
+
+
+def _place_log(path: str | None) -> str | None:
+    return path if path == "-" else _place_any(path)
+
+
+def _place_mount(text: str) -> str:
+    url, _, directory = text.partition("=")
+    return f"{url}={_place(directory)}"

@@ -53,6 +53,7 @@ class Server:
     Args:
         app: the WSGI application.
         config: the settings; the defaults if None. Keys are read and middleware is imported here and now, which blocks.
+            Relative paths count from the working directory of now.
         observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
             its end at most; must be quick. What they return is ignored.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
@@ -76,7 +77,7 @@ class Server:
         multiprocess: bool = False,
     ) -> None:
         check_app(app)
-        self.config: Config = _check_config(config)
+        self.config: Config = _check_config(config).placed()
         _check_observers(observers)
         self._app = apply_middleware(app, self.config.middleware)
         self._multiprocess = multiprocess

@@ -8,7 +8,6 @@ Laws:
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from typing import Self
 
@@ -31,7 +30,7 @@ class CurrentLogs:
 
     def __init__(self, config: Config, *, patient: bool = True) -> None:
         self._stack = ExitStack()
-        self._config = _placed(config)
+        self._config = config.placed()
         self._owner = find_heir(config)
         self._open(self._config, patient)
 
@@ -64,7 +63,7 @@ class CurrentLogs:
         Raises:
             ConfigError: a log file cannot be opened; the old ones stay in use, or standard error in place of those.
         """
-        old, new = self._config, _placed(config)
+        old, new = self._config, config.placed()
         stays = (new.error_logfile, new.log_level, owner) == (old.error_logfile, old.log_level, self._owner)
         self._config, self._owner = new, owner
         if stays:
@@ -91,12 +90,3 @@ def open_somehow(config: Config) -> CurrentLogs:
         return CurrentLogs(config, patient=False)
     except ConfigError:
         return CurrentLogs(config.replace(error_logfile="-", user=None, group=None))
-
-
-def _placed(config: Config) -> Config:
-    """These settings, with the places of both logs as they are from the working directory of now."""
-    return config.replace(error_logfile=_place(config.error_logfile), access_logfile=_place(config.access_logfile))
-
-
-def _place(path: str | None) -> str | None:
-    return path if path in {None, "-"} else os.path.abspath(str(path))  # noqa: PTH100 - as the log itself has it: links stay

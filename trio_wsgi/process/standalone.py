@@ -80,6 +80,7 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
         ConfigError: an address, a file or a user cannot be used.
     """
     check_replaceable(config)
+    config = config.placed()
     set_umask(config)
     identity = decide_identity(config)
     with (

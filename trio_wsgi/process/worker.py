@@ -158,6 +158,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     recycling = Recycling(config.max_requests, config.max_requests_jitter, config.max_rss)
     pin_worker(config.cpu_affinity, order.number - 1)
     stand(order.plan)
+    config = config.placed()
     identity = decide_identity(config)
     prepare_imports(config)
     with (
