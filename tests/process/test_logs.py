@@ -89,6 +89,23 @@ def test_levels_and_propagation_are_restored(tmp_path: Path) -> None:
     assert before == [(log.level, log.propagate, list(log.handlers)) for log in (error_log, access_log)]
 
 
+def test_nobody_switches_them_off(tmp_path: Path) -> None:
+    """As an application does that configures its logging while it serves; afterwards they are as they were."""
+    before = [type(log) for log in (error_log, access_log)]
+    with open_logs(Config(error_logfile=str(tmp_path / "log"), access_logfile=str(tmp_path / "log"))):
+        for log in (error_log, access_log):
+            log.disabled = True  # what logging.config does to those that it does not name
+            log.info("from %s", log.name)
+    assert sorted(line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()) == [
+        "trio_wsgi.access",
+        "trio_wsgi.error",
+    ]
+    assert [type(log) for log in (error_log, access_log)] == before
+    error_log.disabled = True
+    assert not error_log.isEnabledFor(logging.CRITICAL)
+    error_log.disabled = False
+
+
 def test_log_level_leaves_out_what_is_less(tmp_path: Path) -> None:
     with open_logs(Config(error_logfile=str(tmp_path / "log"), log_level="warning")):
         error_log.info("quiet")

@@ -375,6 +375,26 @@ def get(run: Command) -> tuple[str, str | None]:
         connection.close()
 
 
+CONFIGURES_LOGS = """
+import logging.config
+logging.config.dictConfig({{"version": 1, "root": {{"level": "INFO"}}}})  # and, by its default, no other logger
+
+def app(environ, start_response):
+    raise LookupError("{word}")
+"""
+
+
+def test_new_code_that_configures_its_logging_leaves_ours_on(site: Site) -> None:
+    site.write(CONFIGURES_LOGS, word="old")
+    arguments = ["--script-reloading", "--access-logfile", "-", "-b", "127.0.0.1:0"]
+    with command(f"{site.name}:app", *arguments, cwd=site.folder) as run:
+        for count, word in enumerate(("old", "new"), 1):
+            site.write(CONFIGURES_LOGS, word=word)
+            assert get(run)[0].startswith("500 ")
+            wait_until(lambda word=word: f"LookupError: {word}" in run.log)  # type: ignore[misc]
+            wait_until(lambda count=count: run.log.count("GET / HTTP/1.1") == count)  # type: ignore[misc]
+
+
 @pytest.mark.slow
 def test_the_command_replaces_a_worker_whose_file_has_changed(site: Site) -> None:
     """Gracefully, and again when what did not boot has been mended."""

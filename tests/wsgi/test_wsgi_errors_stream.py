@@ -127,25 +127,38 @@ from logging.config import dictConfig
 
 from flask import Flask
 
-dictConfig({
-    "version": 1,
-    "handlers": {"wsgi": {"class": "logging.StreamHandler", "stream": "ext://flask.logging.wsgi_errors_stream"}},
-    "root": {"level": "INFO", "handlers": ["wsgi"]},
-})
 app = Flask(__name__)
+
+
+def configure():
+    dictConfig({
+        "version": 1,
+        "handlers": {"wsgi": {"class": "logging.StreamHandler", "stream": "ext://flask.logging.wsgi_errors_stream"}},
+        "root": {"level": "INFO", "handlers": ["wsgi"]},
+    })
+
+
+if not IN_REQUEST:
+    configure()
 
 
 @app.get("/")
 def index():
+    if IN_REQUEST:
+        configure()
     app.logger.warning("a warning of the app")
     raise ValueError("the app failed")
 """
 
 
+@pytest.mark.parametrize("in_request", [False, True])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_logging_of_an_application_switches_nothing_off(tmp_path: Path, workers: int) -> None:
-    """Whatever `disable_existing_loggers` does to loggers that an application does not name, ours among them."""
-    (tmp_path / "flask_logs.py").write_text(FLASK_LOGS)
+def test_the_logging_of_an_application_switches_nothing_off(tmp_path: Path, workers: int, in_request: bool) -> None:
+    """Whatever `disable_existing_loggers` does to loggers that an application does not name, ours among them.
+
+    Some set themselves up when they are imported, others in their first request.
+    """
+    (tmp_path / "flask_logs.py").write_text(f"IN_REQUEST = {in_request}\n{FLASK_LOGS}")
     with command(
         "flask_logs:app", "-b", "127.0.0.1:0", "--access-logfile", "-", cwd=tmp_path, workers=workers
     ) as running:

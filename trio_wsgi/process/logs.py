@@ -11,6 +11,7 @@ Laws:
   without: it writes each line itself.
 * A child that the application forks has no such thread, and never touches the queue, which may be locked there for
   ever: it writes each line itself. Those that waited when it was forked are its parent's to write.
+* No logging configuration of an application's switches them off, whenever it comes.
 * Files are opened before anything is served. They are opened anew by `reopen`, and on their own when they were moved.
 """
 
@@ -240,16 +241,6 @@ class Logs:
             writer.reopen()
 
 
-def enable_loggers() -> None:
-    """Switch our loggers on again, after the application was loaded.
-
-    An application's own configuration (logging.config) disables every logger that it does not name, unless it says
-    `disable_existing_loggers: False`; nobody means the server's by that.
-    """
-    for name in _LOGGERS:
-        logging.getLogger(name).disabled = False
-
-
 def make_log_files(config: Config, owner: Owner) -> None:
     """Make those that are not there, for processes that may not do so any more; what fails is told by those.
 
@@ -280,6 +271,8 @@ def open_logs(
     plain = logging.Formatter("%(message)s")
     owner = find_heir(config) if owner is None else owner
     with contextlib.ExitStack() as stack:
+        for name in _LOGGERS:
+            stack.enter_context(_staying_on(logging.getLogger(name)))
         target = _open("error_logfile", config.error_logfile, sys.stderr, owner, patient)
         level = config.log_level.upper()
         route = _route("trio_wsgi.error", level, target, errors, or_directly=or_directly)
@@ -305,6 +298,23 @@ def _open(setting: str, path: str, stream: TextIO | None, owner: Owner, patient:
         if exc.errno == errno.ENXIO and Path(path).is_fifo():
             raise ConfigError(setting, f"nobody reads the pipe {path}", "start its reader first") from exc
         raise ConfigError(setting, f"cannot write {path}: {exc.strerror}", "name a file that can be written") from exc
+
+
+@contextmanager
+def _staying_on(logger: logging.Logger) -> Iterator[None]:
+    """Inside, nobody disables it; afterwards it is as it was.
+
+    An application's own configuration (logging.config) disables every logger that it does not name, unless it says
+    `disable_existing_loggers: False`; nobody means the server's by that. It may come with the import, but also with
+    the first request, or when a changed file is loaded anew.
+    """
+    before = type(logger)  # logging.Logger, if no setLoggerClass() says otherwise
+    never = property(lambda logger: False, lambda logger, value: None)
+    logger.__class__ = type(before.__name__, (before,), {"disabled": never})
+    try:
+        yield
+    finally:
+        logger.__class__ = before
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
-from trio_wsgi.process.logs import Logs, enable_loggers
+from trio_wsgi.process.logs import Logs
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
@@ -121,7 +121,6 @@ def load_application(
     except Stopped as stop:
         log.log(level, "%s: stopped before the application was loaded", stop)
         return None
-    enable_loggers()
     return app
 
 
