@@ -101,8 +101,6 @@ def test_factory_takes_literals(module: str) -> None:
         (":app", ["write module:attribute"]),
         ("no_such_thing:app", ["no module 'no_such_thing'", "--chdir or --pythonpath"]),
         ("{m}.sub:app", ["no module '{m}.sub'"]),
-        ("{m}.py:application", ["is a file name", "write the module: {m}:application"]),
-        ("./{m}.py", ["is a file name", "write the module: {m}:app"]),
         ("..{m}:app", ["importing '..{m}' failed: TypeError"]),
         ("{m}_bad:app", ["importing '{m}_bad' failed: ModuleNotFoundError", "there_is_no_such_module"]),
         ("{m}_syntax:app", ["importing '{m}_syntax' failed: SyntaxError"]),

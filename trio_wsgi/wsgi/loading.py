@@ -15,6 +15,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import re
+import shlex
 from collections.abc import Callable, Sequence
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_VARARGS, getattr_static
 from pathlib import Path
@@ -197,20 +199,37 @@ def _parse(reference: str, expression: str) -> tuple[tuple[str, ...], _Call | No
 
 def _import(reference: str, name: str) -> Any:
     if "/" in name or name.endswith(".py"):
-        stem = name.removesuffix(".py").replace("/", ".").strip(".")
-        attribute = reference.removeprefix(name) or ":app"
-        raise AppLoadError(f"{name!r} is a file name; write the module: {stem}{attribute}")
+        raise AppLoadError(_advise_module(reference, name))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
             raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
+        if Path(name).is_file():  # for mod_wsgi it is called site.wsgi
+            raise AppLoadError(_advise_module(reference, name)) from None
         raise AppLoadError(
             f"there is no module {error.name!r} in {Path.cwd()} or elsewhere on sys.path; "
             "start in its directory, or give --chdir or --pythonpath"
         ) from error
     except (Exception, SystemExit) as error:
         raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
+
+
+def _advise_module(reference: str, name: str) -> str:
+    """What to write for a path in place of a module, and to do before where Python does not import such a file."""
+    path, told = Path(name).absolute(), f"{name!r} is a path"
+    module, folder = path.name.removesuffix(".py"), path.parent
+    if "." in module or not (path.suffix == ".py" or path.is_dir()):
+        module = re.sub(r"\W", "_", path.name)
+        told += f", and Python imports only .py; {shlex.join(['ln', '-s', path.name, f'{folder / module}.py'])}, then"
+    else:
+        told += ";"
+    while (folder / "__init__.py").is_file():
+        module, folder = f"{folder.name}.{module}", folder.parent
+    words = [module + reference.removeprefix(name)]
+    if folder != Path.cwd():
+        words = ["--chdir", str(folder), *words]  # --pythonpath would do, but files are often beside the application's
+    return f"{told} write the module: {shlex.join(words)}"
 
 
 def _near(name: str, names: Sequence[str] | dict[str, Any]) -> str:
