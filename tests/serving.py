@@ -139,6 +139,13 @@ def clean_environment() -> dict[str, str]:
     return environment
 
 
+WITHOUT_TERMINAL = (
+    "-c",
+    "import os, runpy; os.setsid(); runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)",
+)
+"""For `command`: a program that runs it in a session of its own, as under systemd."""
+
+
 @contextmanager
 def command(
     *arguments: str,

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from realproxies import open_nginx
-from serving import Command, command
+from serving import WITHOUT_TERMINAL, Command, command
 from waiting import wait_until
 
 APP = """
-import multiprocessing, os, signal, sys, time
+import multiprocessing, os, signal, subprocess, sys, time
 fork = multiprocessing.get_context("fork")
 signal.signal(signal.SIGUSR2, lambda *_: None)  # its own, as they are at import
 daemons = []
@@ -29,7 +29,7 @@ def caught():
     with open("/proc/self/status") as status:
         words = dict(line.split(":") for line in status)
     mask = int(words["SigCgt"], 16)
-    names = "SIGTERM SIGINT SIGQUIT SIGHUP SIGUSR1 SIGUSR2 SIGPWR".split()
+    names = "SIGTERM SIGINT SIGQUIT SIGHUP SIGUSR1 SIGUSR2 SIGPWR SIGTTIN SIGTTOU".split()
     print([name for name in names if mask >> (signal.Signals[name] - 1) & 1], signal.set_wakeup_fd(-1),
           signal.pthread_sigmask(signal.SIG_BLOCK, []), file=sys.stderr, flush=True)
 
@@ -56,6 +56,8 @@ def app(environ, start_response):
         child = fork.Process(target=caught)
         child.start()
         child.join()
+    elif path == "/ignored":
+        told = subprocess.check_output(["grep", "SigIgn", "/proc/self/status"], text=True)
     elif path == "/at-once":
         children = [fork.Process(target=wait) for _ in range(40)]
         for child in children:
@@ -102,6 +104,17 @@ def test_a_child_has_no_handler_but_those_of_the_application(run: Command) -> No
     get(run, "/caught")
     wait_until(lambda: run.log.count("['") == 2)
     assert [line for line in run.log.splitlines() if line.startswith("['")] == ["['SIGUSR2'] -1 set()"] * 2
+
+
+@pytest.mark.parametrize("workers", [0, 1], ids=["standalone", "worker"])
+def test_a_program_does_not_ignore_job_control(workers: int, tmp_path: Path) -> None:
+    """Where the server has no terminal, one of the application's does not inherit that TTIN and TTOU stop nobody: as a
+    shell at a terminal that was made for it."""
+    (tmp_path / "forking.py").write_text(APP)
+    words = ("-b", "127.0.0.1:0", "forking:app")
+    with command(*words, cwd=tmp_path, workers=workers, program=WITHOUT_TERMINAL) as run:
+        ignored = int(get(run, "/ignored").split()[1], 16)
+    assert [each for each in (signal.SIGTTIN, signal.SIGTTOU) if ignored >> (each - 1) & 1] == []
 
 
 def test_a_child_that_is_told_to_end_as_soon_as_it_is_there_ends(run: Command) -> None:

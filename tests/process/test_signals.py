@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import Command, command
+from serving import WITHOUT_TERMINAL, Command, command
 from waiting import wait_until
 
 SIZE = 64 * 1024 * 1024
@@ -365,10 +365,7 @@ def test_an_upgrade_without_a_supervisor_is_refused(site: Path) -> None:
 
 def test_signals_for_a_supervisor_stop_nobody_without_one(site: Path) -> None:
     """TTIN and TTOU: their default is to stop the process, which TERM would not end then."""
-    without_terminal = (
-        "import os, runpy; os.setsid(); runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)"
-    )
-    with command("site_app:app", "-b", "127.0.0.1:0", cwd=site, program=("-c", without_terminal)) as run:
+    with command("site_app:app", "-b", "127.0.0.1:0", cwd=site, program=WITHOUT_TERMINAL) as run:
         for number in (signal.SIGTTIN, signal.SIGTTOU):
             run.send_signal(number)
         with ask(run.port, "/") as client:

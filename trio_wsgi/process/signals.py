@@ -12,3 +12,7 @@ JOBS = (signal.SIGHUP, SIGNAL_UPGRADE, signal.SIGTTIN, signal.SIGTTOU, signal.SI
 
 SERVER_SIGNALS = tuple(filter(None, (*ENDING, signal.SIGHUP, signal.SIGUSR1, SIGNAL_DUMP)))
 SUPERVISOR_SIGNALS = tuple(filter(None, (*ENDING, *JOBS, signal.SIGUSR1, SIGNAL_DUMP)))
+
+
+def do_nothing(number: int, frame: object) -> None:
+    """A handler, since what is ignored would be so for programs that the application starts."""

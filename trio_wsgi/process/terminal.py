@@ -4,6 +4,7 @@ Laws:
 
 * Who was started to outlive its terminal (nohup(1)), or had none, is told nothing by it.
 * Where there is no terminal, its job control stops nobody: TTIN and TTOU come from who takes us for a supervisor.
+  Programs and children that the application starts there have them as any have: a terminal of their own means them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trio_wsgi.forks import putting_back, undo_in_children, undone_in_children
 from trio_wsgi.process.early import EarlySignals
+from trio_wsgi.process.signals import do_nothing
 
 _JOB_CONTROL = (signal.SIGTTIN, signal.SIGTTOU)
 
@@ -40,15 +43,29 @@ def find_terminal(early: EarlySignals) -> Terminal:
 
 @contextmanager
 def without_job_control() -> Iterator[None]:
-    """Ignore TTIN and TTOU while the block runs, where there is no terminal, and nobody else has taken them."""
-    ignored = [] if _is_there() else [number for number in _JOB_CONTROL if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    """Have TTIN and TTOU do nothing while the block runs, where there is no terminal, and nobody else has them."""
+    ours = [] if _is_there() else [number for number in _JOB_CONTROL if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, do_nothing)
     try:
-        yield
+        with undone_in_children(putting_back(dict.fromkeys(ours, signal.SIG_DFL))):
+            yield
     finally:
-        for number in ignored:
+        for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+def leave_job_control() -> None:
+    """Have TTIN and TTOU stop no worker, from now on."""
+    if _is_there():
+        # Our process group is in the background there, with all that the application starts: who asks the terminal for
+        # a password is to fail, not to stop for ever. With a handler, a write to one with tostop would never end.
+        for number in _JOB_CONTROL:
+            signal.signal(number, signal.SIG_IGN)
+    else:
+        for number in _JOB_CONTROL:
+            signal.signal(number, do_nothing)
+        undo_in_children(putting_back(dict.fromkeys(_JOB_CONTROL, signal.SIG_DFL)))
 
 
 def _is_there() -> bool:

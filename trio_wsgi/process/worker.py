@@ -59,9 +59,10 @@ from trio_wsgi.process.prepare import load_plan, prepare_imports
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import Recycling
 from trio_wsgi.process.serving import Process, load_application, run_serving
-from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS
+from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_STACKS, do_nothing
 from trio_wsgi.process.sockets import take_socket
 from trio_wsgi.process.standing import stand
+from trio_wsgi.process.terminal import leave_job_control
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -82,11 +83,10 @@ def main(channel: int, stacks: int) -> NoReturn:
     sock.set_inheritable(False)
     undo_in_children(sock.close)  # who fails at import, forked there, does not speak for us
     # For the supervisor, when they are sent to all of us by our common name.
-    signal.signal(signal.SIGHUP, _ignore)
+    signal.signal(signal.SIGHUP, do_nothing)
     undo_in_children(putting_back({signal.SIGHUP: signal.SIG_DFL}))
     undo_in_children(_forget_stacks)
-    for number in (signal.SIGTTIN, signal.SIGTTOU):
-        signal.signal(number, signal.SIG_IGN)  # by no handler: with one, a write to a terminal with tostop never ends
+    leave_job_control()
     order = _receive_order(sock)
     sys.argv[:] = order.argv
     started = time.time()
@@ -99,7 +99,7 @@ def main(channel: int, stacks: int) -> NoReturn:
         failed = describe_failure(error)
         code = failed.exit_code
     for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
-        signal.signal(number, _ignore)
+        signal.signal(number, do_nothing)
     undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
     if failed is not None:
         _send(sock, failed)  # which has the supervisor tell us to end
@@ -132,10 +132,6 @@ def _send(sock: socket.socket, message: Failed) -> None:
     with contextlib.suppress(OSError):
         sock.setblocking(True)
         sock.sendall(format_message(message))
-
-
-def _ignore(number: int, frame: object) -> None:
-    """A handler, since what is ignored would be so for programs that the application starts."""
 
 
 def _forget_stacks() -> None:
