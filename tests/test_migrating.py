@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from answers import read_answer
+from asking import Environ, StartResponse, request
 from gunicorn.config import KNOWN_SETTINGS
+from serving import serving
 
 import trio_wsgi
 from trio_wsgi import foreign
@@ -60,6 +64,21 @@ def test_every_flag_after_the_tables_exists() -> None:
     after = PAGE.rpartition("\n\n")[2]
     assert len(FLAG.findall(after)) > 10
     assert set(FLAG.findall(after)) <= OURS
+
+
+async def test_the_middleware_that_drops_connection_does() -> None:
+    """The code on the page, around an application that sends the header."""
+    (code,) = re.findall(r"```python\n# no_connection.py\n(.*?)```", PAGE, re.DOTALL)
+    defined: dict[str, Any] = {}
+    exec(code, defined)
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+        return [b"hello"]
+
+    for wrap, status in ((lambda app: app, 500), (defined["wrap"], 200)):
+        async with serving(wrap(app)) as served:
+            assert read_answer(await served.exchange(request())).status == status
 
 
 def test_every_setting_of_gunicorn_has_a_row() -> None:
