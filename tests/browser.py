@@ -61,6 +61,11 @@ class Page:
         self.call("Page.navigate", url=url)
         self._wait_for("Page.loadEventFired")
 
+    def follow(self, selector: str) -> None:
+        """Click on a link and wait until what is behind it has loaded."""
+        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+        self._wait_for("Page.loadEventFired")
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
         result = self.call(
