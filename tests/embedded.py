@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from opened import count_descriptors
+from opened import list_descriptors
 
 SIZE = 20_000_000
 REQUEST = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -67,11 +67,12 @@ class _OwnFile:
 async def nothing_left(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     """No task, descriptor or busy thread is left by what runs inside, and nothing asks to be reported."""
     await trio.to_thread.run_sync(lambda: None)  # Trio's own first thread
-    tasks, before = trio.lowlevel.current_statistics().tasks_living, count_descriptors()
+    tasks, before = trio.lowlevel.current_statistics().tasks_living, list_descriptors()
     yield
     await trio.testing.wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
-    assert count_descriptors() == before
+    after = list_descriptors()
+    assert len(after) == len(before), after ^ before
     assert not [thread.name for thread in threading.enumerate() if thread.name == "trio-wsgi app"]
     assert "please report" not in caplog.text
     gc.collect()

@@ -11,12 +11,16 @@ def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def descriptors_of(path: Path) -> set[int]:
-    """The descriptors that stand for a file or directory that is, or was, of this name."""
-    names = {str(path), f"{path} (deleted)"}
+def list_descriptors() -> set[tuple[int, str]]:
+    """Each with what it stands for."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):  # that of the listing itself
-            if str(entry.readlink()) in names:
-                found.add(int(entry.name))
+            found.add((int(entry.name), str(entry.readlink())))
     return found
+
+
+def descriptors_of(path: Path) -> set[int]:
+    """The descriptors that stand for a file or directory that is, or was, of this name."""
+    names = {str(path), f"{path} (deleted)"}
+    return {fd for fd, name in list_descriptors() if name in names}
