@@ -24,7 +24,7 @@ from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.privileges import check_supervisor, decide_identity
+from trio_wsgi.process.privileges import Identity, check_supervisor, decide_identity
 from trio_wsgi.process.standing import change_directory
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, load_app
@@ -84,12 +84,25 @@ def find_out(config: Config, addresses: Iterable[Address]) -> Found:
     """Find out what a supervisor needs to know to serve these addresses; may ask the network.
 
     Raises:
-        ConfigError: a name is not known; or workers could not become whom, or run where, the settings say;
-            or not be ended by this process then.
+        ConfigError: a name is not known, or as in `check_workers`.
     """
-    check_supervisor(decide_identity(config))
-    check_cpus_available(config.cpu_affinity)
+    check_workers(config)
     return Found(resolve(addresses), find_access(config), find_heir(config))
+
+
+def check_workers(config: Config) -> Identity | None:
+    """See that workers could serve; may ask the network who the user is.
+
+    Returns:
+        Whom they become.
+
+    Raises:
+        ConfigError: they could not become whom, or run where, the settings say; or not be ended by this process then.
+    """
+    identity = decide_identity(config)
+    check_supervisor(identity)
+    check_cpus_available(config.cpu_affinity)
+    return identity
 
 
 def prepare_imports(config: Config) -> None:

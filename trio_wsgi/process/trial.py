@@ -22,14 +22,13 @@ from typing import NoReturn
 import trio
 
 from trio_wsgi.net.inthread import needing_thread
-from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode, describe_exit
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
-from trio_wsgi.process.prepare import load_plan, prepare_imports
-from trio_wsgi.process.privileges import become, check_supervisor, decide_identity
+from trio_wsgi.process.prepare import check_workers, load_plan, prepare_imports
+from trio_wsgi.process.privileges import become
 from trio_wsgi.process.standing import stand
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
@@ -113,9 +112,7 @@ def _rehearse(plan: Plan, legacy: str) -> None:
     check_supervised(plan)
     check_legacy(legacy)
     stand(plan)
-    identity = decide_identity(config)
-    check_supervisor(identity)
-    check_cpus_available(config.cpu_affinity)
+    identity = check_workers(config)
     check_pid_file(config.pid, os.getppid())
     os.environ.update(config.env)
     prepare_imports(config)
