@@ -49,13 +49,14 @@ def test_a_frozen_program_has_no_workers(word: str, tmp_path: Path) -> None:
 
 
 SHOWS = """
-import sys
+import _imp, sys
 def app(environ, start_response): ...
-print(sorted(sys._xoptions.items()), sys.__stdout__.write_through, sys.flags, sys.warnoptions)
+print(sorted(sys._xoptions.items()), sys.__stdout__.write_through, sys.flags, sys.warnoptions, _imp.check_hash_based_pycs)
 """
 FLAGS = {
     "none": [],
     "unbuffered": ["-u"],
+    "hash-based": ["--check-hash-based-pycs", "always"],
     "options": [f"-X{each}" for each in ("int_max_str_digits=640", "pycache_prefix=/tmp/a b", "no_debug_ranges")],
     "all kinds": ["-Xwarn_default_encoding", "-Xdev", "-bb", "-Xutf8=1", "-OuB", "-Werror::ImportWarning", "-q"],
 }

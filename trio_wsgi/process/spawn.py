@@ -6,6 +6,7 @@ place for its stacks, and nothing else of ours. It leads a process group of its 
 
 from __future__ import annotations
 
+import _imp
 import contextlib
 import io
 import os
@@ -87,7 +88,9 @@ def _flags() -> list[str]:
     """Those of Python that this process was started with, and that its import path is the one we set (`_CODE`)."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     flags += [] if "-P" in flags else ["-P"]
-    # Which knows only some of what `-X` may say, and nothing of `-u`.
+    # Which knows only some of what `-X` may say, and nothing of the others.
+    if _imp.check_hash_based_pycs != "default":
+        flags += ["--check-hash-based-pycs", _imp.check_hash_based_pycs]
     options = (name if value is True else f"{name}={value}" for name, value in sys._xoptions.items())
     flags += [word for option in options if option not in flags for word in ("-X", option)]
     is_unbuffered = isinstance(sys.__stdout__, io.TextIOWrapper) and sys.__stdout__.write_through
