@@ -84,3 +84,14 @@ def test_how_our_own_end_is_known_to_who_waits_for_them(tmp_path: Path) -> None:
             run.send_signal(signal.SIGUSR2)
             wait_until(lambda: run.log.count("SIGUSR2: nothing changes: (exit code 7)") == count, timeout=30)  # noqa: B023
         assert end(run, signal.SIGTERM) == 0
+
+
+def test_orphans_are_collected_during_a_trial(tmp_path: Path) -> None:
+    """It may take as long as a boot, and its own process is known by its number."""
+    with first(tmp_path, pace=1.0) as run:
+        (tmp_path / "orphans_app.py").write_text("import time\ntime.sleep(600)\n")
+        run.send_signal(signal.SIGUSR2)
+        wait_until(lambda: len(worker_pids(run)) == 2)
+        assert ask(run, "/") == "one"
+        wait_until(lambda: len(worker_pids(run)) == 2, timeout=15)
+        assert end(run, signal.SIGTERM) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from waiting import wait_until
 from workers import is_alive
 
 from trio_wsgi.config import Config
+from trio_wsgi.errors import ConfigError
 from trio_wsgi.net.listeners import open_listeners, resolve
 from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
@@ -26,7 +26,7 @@ from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.sockets import Place
 from trio_wsgi.process.stacks import open_stacks
-from trio_wsgi.process.trial import try_program
+from trio_wsgi.process.trial import start_trial
 from trio_wsgi.process.upgrade import Legacy, format_legacy, let_go, parse_legacy
 
 APP = "def app(environ, start_response): ...\n"
@@ -55,7 +55,7 @@ def left(site: Path) -> str:
 
 async def attempt(site: Path, *flags: str, timeout: float = 30.0) -> str:
     sys.orig_argv += flags
-    return await try_program(plan_of(site, timeout), left(site))
+    return await start_trial(plan_of(site, timeout), left(site)).wait_verdict()
 
 
 async def test_nothing_is_wrong_and_nothing_is_left_behind(site: Path) -> None:
@@ -67,15 +67,16 @@ async def test_what_cannot_be_started_is_told(site: Path, monkeypatch: pytest.Mo
     """An environment that is being replaced; a release that has been removed."""
     with monkeypatch.context() as away:
         away.setattr(sys, "executable", "/no/such/python")
-        assert "cannot be started: [Errno 2] No such file or directory: '/no/such/python'" in await attempt(site)
+        with pytest.raises(FileNotFoundError, match="'/no/such/python'"):
+            await attempt(site)
     shutil.rmtree(site)
-    assert "cannot be started: [Errno 2] No such file or directory" in await attempt(site)
+    with pytest.raises(ConfigError, match=f"working directory: '{site}': No such file or directory"):
+        await attempt(site)
 
 
 @pytest.mark.usefixtures("no_thread")
-async def test_a_trial_that_gets_no_thread_is_told_as_any_that_cannot_be_started(site: Path) -> None:
-    """It is started in one; at the limit of pids, nothing changes."""
-    assert f"cannot be started: [Errno {errno.EAGAIN}] no thread can be started" in await attempt(site)
+async def test_a_trial_takes_no_thread_of_ours(site: Path) -> None:
+    assert await attempt(site) == ""
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ async def test_our_own_pid_file_is_no_obstacle(site: Path) -> None:
 async def test_what_the_new_program_would_be_left_has_to_be_understood_by_it(site: Path) -> None:
     value = json.loads(left(site))
     value["plan"]["config"]["no_more_known"] = 1
-    told = await try_program(plan_of(site), json.dumps(value))
+    told = await start_trial(plan_of(site), json.dumps(value)).wait_verdict()
     assert told.startswith("upgrade: this version cannot take over from the one that runs: ")
     assert "no_more_known" in told
 

@@ -1,7 +1,11 @@
-"""The start of a worker's process, which begins in `worker.main`.
+"""The start of processes: of a worker's, which begins in `worker.main`, and of a trial's.
 
-Law: it is a fresh interpreter that has our flags, our import path, the listening sockets, its end of the channel, a
-place for its stacks, and nothing else of ours. It leads a process group of its own, so that Ctrl-C reaches us alone.
+Laws:
+
+* Each leads a process group of its own, so that Ctrl-C reaches us alone, and reads nothing.
+* It is our child before anything else happens here: who collects orphans can be told its number. No thread is needed.
+* A worker is a fresh interpreter that has our flags, our import path, the listening sockets, its end of the channel, a
+  place for its stacks, and nothing else of ours.
 """
 
 from __future__ import annotations
@@ -53,22 +57,37 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
         stacks, written = open_stacks()
         failing.callback(stacks.close)
         given.callback(os.close, written)
-        nothing = os.open(os.devnull, os.O_RDONLY)  # here, so that it is named if it is not there
-        given.callback(os.close, nothing)
         fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
-        pid = os.posix_spawn(
+        command = _build_command(theirs.fileno(), written, order)
+        pid = spawn(command, {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)}, dict(zip(fds, fds, strict=True)))
+        failing.pop_all()
+    return Child(order.number, pid, channel, stacks, order=format_order(order))
+
+
+def spawn(command: list[str], environ: Mapping[str, str], fds: Mapping[int, int]) -> int:
+    """Start our Python by these words, the first of them its name; the process that it is.
+
+    Args:
+        fds: which of our descriptors it has, by the numbers that they have there.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    nothing = os.open(os.devnull, os.O_RDONLY)  # here, so that it is named if it is not there
+    try:
+        return os.posix_spawn(
             sys.executable,
-            _build_command(theirs.fileno(), written, order),
-            {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)},
+            command,
+            environ,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, nothing, 0),  # a debugger is not to stop us all by reading
-                *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),  # which clears close-on-exec
+                *((os.POSIX_SPAWN_DUP2, ours, theirs) for theirs, ours in fds.items()),  # which clears close-on-exec
             ],
             setpgroup=0,
             setsigmask=(),
         )
-        failing.pop_all()
-    return Child(order.number, pid, channel, stacks, order=format_order(order))
+    finally:
+        os.close(nothing)
 
 
 def _build_command(channel: int, stacks: int, order: Order) -> list[str]:

@@ -44,7 +44,7 @@ from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standing import at_home, stand, standing
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
 from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
-from trio_wsgi.process.trial import try_program
+from trio_wsgi.process.trial import Trial, start_trial
 from trio_wsgi.process.upgrade import Legacy, Takeover, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 
@@ -94,7 +94,7 @@ class Supervisor:
         self._ask: trio.MemorySendChannel[Job]  # for what is done one after another
         self._asked: deque[signal.Signals] = deque()  # the signals among these, for whoever takes over
         self._fleets: Fleets  # whose workers serve, boot or leave
-        self._trying = False  # whether a trial's process is there, or soon will be, whose number we are not told
+        self._trial: Trial | None = None  # of the program that we are to become
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
         self._terminal = NO_TERMINAL
 
@@ -146,8 +146,9 @@ class Supervisor:
         return self._ending is not None or self._fleets.is_served()
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether a child may be one that we have started, and wait for."""
-        return self._trying or any(child.pid == pid for child in self._fleets.children())
+        """Whether a child is one that we have started, and wait for."""
+        is_trial = self._trial is not None and self._trial.pid == pid
+        return is_trial or any(child.pid == pid for child in self._fleets.children())
 
     # -- signals -----------------------------------------------------------------------------------------------------
 
@@ -365,11 +366,13 @@ class Supervisor:
     async def _upgrade(self) -> None:
         log.info("SIGUSR2: trying the program anew")
         self._systemd.tell_reloading()
-        self._trying = True
         try:
-            wrong = await try_program(self._plan, format_legacy(self.leave()))
+            self._trial = start_trial(self._plan, format_legacy(self.leave()))
+            wrong = await self._trial.wait_verdict()
+        except (ConfigError, OSError) as error:
+            wrong = f"the program cannot be started: {error}"
         finally:
-            self._trying = False
+            self._trial = None
         if wrong:
             self._change_nothing("SIGUSR2: nothing changes: %s", wrong)
         else:

@@ -14,80 +14,88 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
-from typing import NoReturn
+from dataclasses import dataclass
+from typing import IO, NoReturn
 
 import trio
 
-from trio_wsgi.net.inthread import needing_thread
-from trio_wsgi.process.exits import ExitCode, describe_exit
+from trio_wsgi.process.exits import ExitCode, describe_exit, wait_exit
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import check_pid_file
 from trio_wsgi.process.plan import Plan, check_supervised
 from trio_wsgi.process.prepare import check_workers, load_plan, prepare_imports
 from trio_wsgi.process.privileges import become
-from trio_wsgi.process.standing import stand
+from trio_wsgi.process.spawn import spawn
+from trio_wsgi.process.standing import at_home, stand
 from trio_wsgi.process.upgrade import STATE_VARIABLE, build_command_line, check_legacy
 
 TRIAL_VARIABLE = "_TRIO_WSGI_CHECK"
 
 
-async def try_program(plan: Plan, legacy: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A process that tries the program.
+
+    Args:
+        pid: of the process, which is our child, and leads a process group of its own.
+        said: the file that it writes to.
+        timeout: seconds that it may take.
+    """
+
+    pid: int
+    said: IO[bytes]
+    timeout: float
+
+    async def wait_verdict(self) -> str:
+        """What is wrong with the program; empty when nothing is. Its process has ended then. To be called once.
+
+        Cancellation: it is killed.
+        """
+        code = None
+        with self.said:
+            try:
+                with trio.move_on_after(self.timeout):
+                    code = await wait_exit(self.pid)
+            finally:
+                with contextlib.suppress(OSError):  # nobody is left
+                    os.killpg(self.pid, signal.SIGKILL)
+                if code is None:
+                    with trio.CancelScope(shield=True):
+                        await wait_exit(self.pid)
+            self.said.seek(0)
+            text = self.said.read().decode(errors="replace").rstrip()
+        if code is None:
+            return f"it took more than {self.timeout:g} s (boot_timeout)"
+        return f"{text}\n({describe_exit(code)})".lstrip() if code else ""
+
+
+def start_trial(plan: Plan, legacy: str) -> Trial:
     """Start the program anew as if it were to serve, up to having the application.
 
     Args:
         plan: says where it was started, and how long its boot may take.
         legacy: what it would be left, from `format_legacy`.
 
-    Returns:
-        What is wrong with it; empty when nothing is.
-
-    Cancellation: it is killed.
+    Raises:
+        ConfigError, OSError: it cannot be started.
     """
-    try:
-        with tempfile.TemporaryFile() as said:  # no pipe: that ends only with the last who has it
-            with needing_thread():
-                process = await trio.lowlevel.open_process(
-                    build_command_line(),
-                    env={**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy},
-                    cwd=plan.home,
-                    umask=plan.umask,
-                    stdin=subprocess.DEVNULL,
-                    stdout=said.fileno(),
-                    stderr=subprocess.STDOUT,
-                    process_group=0,
-                )
-            code = await _wait_verdict(process, plan.config.boot_timeout)
-            said.seek(0)
-            text = said.read().decode(errors="replace").rstrip()
-    except OSError as error:
-        return f"the program cannot be started: {error}"
-    if code is None:
-        return f"it took more than {plan.config.boot_timeout:g} s (boot_timeout)"
-    return f"{text}\n({describe_exit(code)})".lstrip() if code else ""
-
-
-async def _wait_verdict(process: trio.Process, timeout: float) -> int | None:
-    """Its exit code; None if it takes longer than so many seconds. Its process group has ended then."""
-    try:
-        with trio.move_on_after(timeout):
-            return await process.wait()
-        return None
-    finally:
-        with contextlib.suppress(OSError):  # nobody is left
-            os.killpg(process.pid, signal.SIGKILL)
-        with trio.CancelScope(shield=True):
-            await process.wait()
+    with contextlib.ExitStack() as failing:
+        said = failing.enter_context(tempfile.TemporaryFile())  # no pipe: that ends only with the last who has it
+        environ = {**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy}
+        with at_home(plan):
+            pid = spawn(build_command_line(), environ, {1: said.fileno(), 2: said.fileno()})
+        failing.pop_all()
+    return Trial(pid, said, plan.config.boot_timeout)
 
 
 def be_tried(plan: Plan, legacy: str) -> NoReturn:
     """Be the process that is tried, and tell by its exit code and on standard error how that went.
 
     Args:
-        legacy: as in `try_program`.
+        legacy: as in `start_trial`.
     """
     code: int = ExitCode.CLEAN
     try:
