@@ -110,6 +110,20 @@ def test_settings_that_only_a_worker_can_find_wrong_end_in_exit_1(folder: Path) 
         assert run.log.splitlines()[-1].startswith("trio-wsgi: error: static: '/x=/no/such/directory'")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_the_system_has_no_thread_to_begin_with_the_end_is_one_line(workers: int, folder: Path) -> None:
+    (folder / "no_thread.py").write_text(
+        "import trio\n"
+        'def refuse(*_): raise RuntimeError("can\'t start new thread")\n'
+        "trio._threads.start_thread_soon = refuse\n"
+        "def app(environ, start_response): ...\n"
+    )
+    with command("no_thread:app", "-b", "127.0.0.1:0", cwd=folder, workers=workers, wait=False) as run:
+        assert run.wait(30) == 1
+        assert run.log.splitlines()[-1].startswith("trio-wsgi: error: threads: nothing can be served: no thread can be")
+        assert "Traceback" not in run.log
+
+
 def test_an_address_in_use_is_told_before_anything_boots(folder: Path) -> None:
     write_app(folder)
     with supervised(folder) as run:

@@ -17,6 +17,7 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+MORE_THREADS = "raise the limit of processes, which counts threads: ulimit -u, TasksMax, --pids-limit"  # a hint
 NO_THREAD_PAUSE = 1.0  # seconds until the system may have one to give
 _NO_THREAD = "can't start new thread"  # what threading says
 

@@ -36,7 +36,7 @@ from typing import TextIO
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.forks import undone_in_children
-from trio_wsgi.net.inthread import needing_thread
+from trio_wsgi.net.inthread import MORE_THREADS, needing_thread
 from trio_wsgi.owner import Owner, find_heir
 from trio_wsgi.process.sinks import File, Sink, Stream, make_file
 from trio_wsgi.rules.logline import writes_json
@@ -50,7 +50,6 @@ BATCH_SIZE = 64 * 1024  # bytes of lines that are written at once
 ERROR_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S %z"
 
-_HOW_MANY = "raise the limit of processes, which counts threads: ulimit -u, TasksMax, --pids-limit"
 _LOGGERS = ("trio_wsgi.error", "trio_wsgi.access")
 
 
@@ -339,7 +338,7 @@ def _route(
         writer = _Writer(name, target, formatter, as_json, or_directly)
     except OSError as error:
         target.close()
-        raise ConfigError("log", f"nobody can write it: {error.strerror}", _HOW_MANY) from error
+        raise ConfigError("log", f"nobody can write it: {error.strerror}", MORE_THREADS) from error
     _exchange(logger, former, [writer])
     logger.setLevel(level)
     logger.propagate = False

@@ -29,6 +29,7 @@ import trio
 
 from trio_wsgi.errors import ConfigError, find_first
 from trio_wsgi.forks import putting_back, undone_in_children
+from trio_wsgi.net.inthread import MORE_THREADS
 from trio_wsgi.net.listeners import Listener
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.early import EarlySignals, Stopped
@@ -134,7 +135,7 @@ def run_serving(process: Process, early: EarlySignals, beside: Beside) -> None:
         beside: runs from when connections are accepted; cancelled when the server has ended.
 
     Raises:
-        ConfigError: a directory that is to be served is not there.
+        ConfigError: a directory that is to be served is not there, or there is no thread to look for it.
     """
     try:
         with tuned_process():
@@ -171,7 +172,10 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
             nursery.start_soon(process.exit_when_stuck)
             with process.serving:
                 async with trio.open_nursery() as servers:
-                    await servers.start(process.server.serve_opened, process.listeners)
+                    try:
+                        await servers.start(process.server.serve_opened, process.listeners)
+                    except OSError as error:
+                        raise ConfigError("threads", f"nothing can be served: {error.strerror}", MORE_THREADS) from None
                     nursery.start_soon(beside, process)
             nursery.cancel_scope.cancel()
 
