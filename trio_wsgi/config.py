@@ -18,7 +18,6 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trio_wsgi.address import Address, parse_address
@@ -37,7 +36,7 @@ from trio_wsgi.checks import (
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.kind import GIB, KIB, MIB, Pairs, Seconds, Size, Strings
+from trio_wsgi.kind import GIB, KIB, MIB, File, Files, Mounts, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
 from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 from trio_wsgi.rules.ranges import DEFAULT_MAX_RANGES
@@ -268,20 +267,18 @@ class Config:
     )
 
     # TLS
-    certfile: Strings = TLS.setting(
+    certfile: Files = TLS.setting(
         (),
         "PEM file of a certificate with its chain. Repeatable: the client's server name (SNI) chooses, the first is "
         "for all other names.",
-        metavar="FILE",
     )
-    keyfile: Strings = TLS.setting(
-        (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile.", metavar="FILE"
+    keyfile: Files = TLS.setting(
+        (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile."
     )
-    ca_certs: str | None = TLS.setting(
+    ca_certs: File | None = TLS.setting(
         None,
         "PEM file of the authorities whose client certificates are accepted, and of the lists (CRL) of those they have "
         "revoked.",
-        metavar="FILE",
     )
     cert_reqs: str = TLS.setting(
         "none", "Whether clients must show a certificate.", choices=("none", "optional", "required")
@@ -407,7 +404,7 @@ class Config:
     )
     file_validators: bool = FILES.setting(True, "Give files an ETag and Last-Modified where the application sets none.")
 
-    static: Strings = FILES.setting(
+    static: Mounts = FILES.setting(
         (),
         "Directory to serve under a URL, before the application and without its threads. Repeatable; the longest "
         "URL wins. What is beyond ASCII in the URL is percent-encoded.",
@@ -422,7 +419,7 @@ class Config:
     )
     static_listing: bool = FILES.setting(False, "Show the entries of a directory that has no index.")
     follow_symlinks: bool = FILES.setting(False, "Follow symlinks that lead out of a directory that is served.")
-    accel: Strings = FILES.setting(
+    accel: Mounts = FILES.setting(
         (),
         "Directory in which the application may name files to be sent. It names them in X-Accel-Redirect by this "
         "internal path, or in X-Sendfile by their own. Repeatable.",
@@ -454,16 +451,15 @@ class Config:
     body_buffer_size: Size = REQUESTS.setting(
         512 * KIB, "Memory for one request body; the rest goes to a temporary file."
     )
-    temp_path: str | None = REQUESTS.setting(
+    temp_path: File | None = REQUESTS.setting(
         None, "Directory for temporary files. Without it, the system's.", metavar="DIR"
     )
     temp_limit: Size = REQUESTS.setting(10 * GIB, "Bytes one request or response may put on disk. 0: unlimited.")
 
     # Logging
-    access_logfile: str | None = LOGGING.setting(
+    access_logfile: File | None = LOGGING.setting(
         None,
         "File for the access log; '-' is stdout. Without it, none.",
-        metavar="FILE",
         instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
@@ -475,11 +471,10 @@ class Config:
         check=compile_format,
         reach=Reach.SERVER,
     )
-    error_logfile: str = LOGGING.setting(
+    error_logfile: File = LOGGING.setting(
         "-",
         "File for the error log; '-' is stderr.",
         flags=("--log-file",),
-        metavar="FILE",
         instead="give the logger trio_wsgi.error a handler",
     )
     log_level: str = LOGGING.setting(
@@ -530,20 +525,8 @@ class Config:
         return self.replace(**done, middleware=())
 
     def placed(self) -> Config:
-        """A copy with the files and directories of now, wherever the process stands when they are opened: absolute.
-
-        Those, that is, which are opened, or opened anew, when an application can have changed directory.
-        """
-        return self.replace(
-            certfile=tuple(map(_place, self.certfile)),
-            keyfile=tuple(map(_place, self.keyfile)),
-            ca_certs=_place_any(self.ca_certs),
-            static=tuple(map(_place_mount, self.static)),
-            accel=tuple(map(_place_mount, self.accel)),
-            temp_path=_place_any(self.temp_path),
-            access_logfile=_place_log(self.access_logfile),
-            error_logfile=_place_log(self.error_logfile),
-        )
+        """A copy whose paths count from the directory of now, where they are opened when that may be another."""
+        return self.replace(**{name: each.place(getattr(self, name)) for name, each in SETTINGS.items()})
 
     def replace(self, **changes: Any) -> Config:
         """A copy with other values.
@@ -567,24 +550,3 @@ def make_config(values: Mapping[str, Any]) -> Config:
         ConfigError: no such setting (with the nearest name), or a value that cannot be used.
     """
     return Config(**SETTINGS.accept(values))
-
-
-def _place(path: str) -> str:
-    """Absolute, from the working directory; its symlinks stay, for they may lead elsewhere by the next time."""
-    try:
-        return str(Path(path).absolute())
-    except OSError:  # that directory is no more: whoever opens the file tells
-        return path
-
-
-def _place_any(path: str | None) -> str | None:
-    return None if path is None else _place(path)
-
-
-def _place_log(path: str | None) -> str | None:
-    return path if path == "-" else _place_any(path)
-
-
-def _place_mount(text: str) -> str:
-    url, _, directory = text.partition("=")
-    return f"{url}={_place(directory)}"

@@ -1,4 +1,4 @@
-"""What the values of settings look like: read from text, taken from Python or TOML, shown.
+"""What the values of settings look like: read from text, taken from Python or TOML, shown, and put in their place.
 
 Laws:
 
@@ -15,12 +15,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Annotations of settings. To a type checker they are plain types; their names choose the kind.
 Size = int  # bytes
 Seconds = float  # math.inf: no deadline
 Strings = tuple[str, ...]
+File = str  # or directory, which is opened, or opened anew, when an application can have changed directory
+Files = tuple[str, ...]
+Mounts = tuple[str, ...]  # URL=DIR
 Pairs = tuple[tuple[str, str], ...]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -184,6 +188,24 @@ def _toml_table(pairs: Pairs) -> str:
     return "{" + ", ".join(f"{_toml_str(key)} = {_toml_str(value)}" for key, value in pairs) + "}"
 
 
+# Placing.
+
+
+def _place_file(path: str) -> str:
+    """Absolute, from the working directory; its symlinks stay, for they may lead elsewhere by the next time."""
+    if path == "-":  # a standard stream
+        return path
+    try:
+        return str(Path(path).absolute())
+    except OSError:  # that directory is no more: whoever opens the file tells
+        return path
+
+
+def _place_mount(text: str) -> str:
+    url, _, directory = text.partition("=")
+    return f"{url}={_place_file(directory)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What values of one annotation look like.
@@ -197,6 +219,7 @@ class Kind:
         low: the least value of a number, where its setting says none.
         repeatable: the flag may be given several times, the value is a tuple.
         unit: follows the value in help texts.
+        place: makes paths absolute, from the working directory; of a repeatable kind those of one item.
     """
 
     metavar: str
@@ -207,9 +230,12 @@ class Kind:
     low: int | None = None
     repeatable: bool = False
     unit: str = ""
+    place: Callable[[str], str] | None = None
 
 
 TEXT = Kind("TEXT", str, _accept_str, str, _toml_str)
+TEXTS = Kind("TEXT", str, _accept_strings, str, _toml_list, repeatable=True)
+FILE = dataclasses.replace(TEXT, metavar="FILE", place=_place_file)
 KINDS: Mapping[str, Kind] = {
     "bool": Kind("", parse_bool, _accept_bool, lambda v: "yes" if v else "no", lambda v: str(v).lower()),
     "int": Kind("N", parse_int, _accept_int, str, str, low=0),
@@ -217,6 +243,10 @@ KINDS: Mapping[str, Kind] = {
     "Seconds": Kind("SECONDS", parse_seconds, _accept_seconds, show_seconds, repr, low=0, unit="s"),
     "str": TEXT,
     "str | None": dataclasses.replace(TEXT, accept=_accept_optional),
-    "Strings": Kind("TEXT", str, _accept_strings, str, _toml_list, repeatable=True),
+    "Strings": TEXTS,
+    "File": FILE,
+    "File | None": dataclasses.replace(FILE, accept=_accept_optional),
+    "Files": dataclasses.replace(TEXTS, metavar="FILE", place=_place_file),
+    "Mounts": dataclasses.replace(TEXTS, place=_place_mount),
     "Pairs": Kind("KEY=VALUE", parse_pair, _accept_pairs, "=".join, _toml_table, repeatable=True),
 }

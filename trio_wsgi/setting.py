@@ -1,4 +1,4 @@
-"""How a setting is declared, read, checked and shown; its value's form is its kind's (`kind`).
+"""How a setting is declared, read, checked, shown and placed; its value's form is its kind's (`kind`).
 
 Laws:
 
@@ -151,6 +151,12 @@ class Setting:
         if value is None:
             return ""
         return " ".join(map(self.kind.show, value)) if self.kind.repeatable else self.kind.show(value)
+
+    def place(self, value: Any) -> Any:
+        """The value with the paths of now, wherever the process stands when they are opened: absolute."""
+        if value is None or self.kind.place is None:
+            return value
+        return tuple(map(self.kind.place, value)) if self.kind.repeatable else self.kind.place(value)
 
     def show_default(self) -> str:
         """The default for people, such as ``30 s`` or ``64k``; empty where nothing is the default."""
