@@ -22,7 +22,7 @@ class CurrentLogs:
 
     Args:
         config: where they are now.
-        patient: at a start, which may wait for who reads a log that is a pipe, and needs a thread that writes.
+        patient: as in `open_logs`.
 
     Raises:
         ConfigError: a log file cannot be opened or written, or `user` or `group` is not known.
@@ -80,7 +80,7 @@ class CurrentLogs:
 
     def _open(self, config: Config, patient: bool = False) -> None:
         own = config.replace(access_logfile=None)
-        self._logs = self._stack.enter_context(open_logs(own, self._owner, patient=patient, or_directly=not patient))
+        self._logs = self._stack.enter_context(open_logs(own, self._owner, patient=patient))
         self._config = config
 
 

@@ -77,15 +77,13 @@ class _Writer(logging.Handler):
         target: where lines go.
         formatter: makes them of records.
         as_json: whether they are JSON.
-        or_directly: whether to do without the thread, where there is none to be had.
+        patient: whether the thread is needed; else it can be done without, where there is none to be had.
 
     Raises:
         OSError: there is none.
     """
 
-    def __init__(
-        self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool, or_directly: bool
-    ) -> None:
+    def __init__(self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool, patient: bool) -> None:
         super().__init__()
         self._json = as_json
         self._source = source
@@ -102,7 +100,7 @@ class _Writer(logging.Handler):
             with needing_thread():
                 self._thread.start()
         except OSError:
-            if not or_directly:
+            if patient:
                 raise
             self.write_directly()
 
@@ -253,15 +251,12 @@ def make_log_files(config: Config, owner: Owner) -> None:
 
 
 @contextmanager
-def open_logs(
-    config: Config, owner: Owner | None = None, *, patient: bool = True, or_directly: bool = False
-) -> Iterator[Logs]:
+def open_logs(config: Config, owner: Owner | None = None, *, patient: bool = True) -> Iterator[Logs]:
     """Set up both loggers; what is logged inside is written by the time this is left, if anybody takes it.
 
     Args:
         owner: of files that are made; else `find_heir` finds it here, which may wait for the network.
-        patient: whether to wait for who reads a log that is a pipe.
-        or_directly: whether to write lines where they are logged, if there is no thread to be had.
+        patient: at a start, which may wait for who reads a log that is a pipe, and needs a thread that writes.
 
     Raises:
         ConfigError: a log file cannot be opened or written, or `user` or `group` is not known.
@@ -274,8 +269,7 @@ def open_logs(
             stack.enter_context(_staying_on(logging.getLogger(name)))
         target = _open("error_logfile", config.error_logfile, sys.stderr, owner, patient)
         level = config.log_level.upper()
-        route = _route("trio_wsgi.error", level, target, errors, or_directly=or_directly)
-        logs = Logs([stack.enter_context(route)])
+        logs = Logs([stack.enter_context(_route("trio_wsgi.error", level, target, errors, patient))])
         if config.access_logfile is None:
             access_log = logging.getLogger("trio_wsgi.access")
             stack.callback(access_log.setLevel, access_log.level)
@@ -283,7 +277,7 @@ def open_logs(
         else:
             target = _open("access_logfile", config.access_logfile, sys.stdout, owner, patient)
             as_json = writes_json(config.access_logformat)
-            route = _route("trio_wsgi.access", "INFO", target, plain, as_json=as_json)
+            route = _route("trio_wsgi.access", "INFO", target, plain, patient, as_json)
             logs._writers.append(stack.enter_context(route))
         yield logs
 
@@ -322,9 +316,8 @@ def _route(
     level: str,
     target: Sink,
     formatter: logging.Formatter,
-    *,
+    patient: bool,
     as_json: bool = False,
-    or_directly: bool = False,
 ) -> Iterator[_Writer]:
     """The logger writes to `target`, and there alone; afterwards it is as it was.
 
@@ -335,7 +328,7 @@ def _route(
     before = logger.level, logger.propagate
     former = [each for each in logger.handlers if isinstance(each, _Writer)]  # where a child of a server serves itself
     try:
-        writer = _Writer(name, target, formatter, as_json, or_directly)
+        writer = _Writer(name, target, formatter, as_json, patient)
     except OSError as error:
         target.close()
         raise ConfigError("log", f"nobody can write it: {error.strerror}", MORE_THREADS) from error
