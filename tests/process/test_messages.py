@@ -16,6 +16,7 @@ from trio_wsgi.address import Address
 from trio_wsgi.config import Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.channel import Channel, open_pair, receive_first_line
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.messages import (
     SIGN_OF_LIFE,
     Booted,
@@ -63,7 +64,13 @@ def test_an_order_of_another_version_is_refused_with_the_name_of_what_is_unknown
 
 @pytest.mark.parametrize(
     "message",
-    [Booted(), Failed("a\nb\n", 3), Replace("why", worn=True), Drain(math.inf, 0.0), Imported(("/a", "/b"), 1.5)],
+    [
+        Booted(),
+        Failed("a\nb\n", ExitCode.BOOT_ERROR),
+        Replace("why", worn=True),
+        Drain(math.inf, 0.0),
+        Imported(("/a", "/b"), 1.5),
+    ],
     ids=lambda message: type(message).__name__,
 )
 def test_a_message_is_one_line_and_reads_back_as_it_was(message: Booted | Failed | Replace | Drain | Imported) -> None:
@@ -94,7 +101,7 @@ def test_a_message_has_the_values_of_its_kind_or_is_none(kind: str, values: list
     """An application may write anything there, and its supervisor goes by what it reads."""
     match parse_message(json.dumps([kind, *values]).encode()):
         case Failed(text, exit_code):
-            assert isinstance(text, str) and isinstance(exit_code, int)
+            assert isinstance(text, str) and isinstance(exit_code, ExitCode)
         case Replace(reason, worn):
             assert isinstance(reason, str) and isinstance(worn, bool)
         case Imported(files, since):
@@ -106,7 +113,16 @@ def test_a_message_has_the_values_of_its_kind_or_is_none(kind: str, values: list
 
 
 @pytest.mark.parametrize(
-    "line", [b"Fatal Python error: Segmentation fault", b"[]", b'["booted", 1]', b"[[]]", b"7", b"[" * 100_000]
+    "line",
+    [
+        b"Fatal Python error: Segmentation fault",
+        b"[]",
+        b'["booted", 1]',
+        b'["failed", "why", 77]',
+        b"[[]]",
+        b"7",
+        b"[" * 100_000,
+    ],
 )
 def test_lines_that_are_none_of_ours(line: bytes) -> None:
     assert parse_message(line) is None

@@ -2,7 +2,7 @@
 
 Laws:
 
-* A message is one line: a JSON list, its kind first. An empty line is a sign of life.
+* A message is one line: a JSON list of its kind and its fields. An empty line is a sign of life.
 * Every other line is text for people: a message of a version to come, or of an application that found the channel.
 * What is read is checked as everything that comes from outside.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, get_args
 
 from trio_wsgi.address import Address
+from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 
 SIGN_OF_LIFE = b"\n"
@@ -71,7 +73,7 @@ class Failed:
     """
 
     text: str
-    exit_code: int
+    exit_code: ExitCode
 
     @property
     def short(self) -> str:
@@ -106,62 +108,41 @@ class Imported:
 
 Message = Booted | Failed | Replace | Imported | Drain
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("no text")
-    return value
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError("no list")
-    return tuple(map(_text, value))
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float) or value != value:
-        raise TypeError("no number")
-    return float(value)
-
-
-def _code(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= 255:
-        raise TypeError("no exit code")
-    return int(value)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("neither true nor false")
-    return value
-
-
-# What makes each, and what reads its values.
-_KINDS: Mapping[str, tuple[Callable[..., Message], Sequence[Callable[[object], object]]]] = {
-    "booted": (Booted, ()),
-    "failed": (Failed, (_text, _code)),
-    "replace": (Replace, (_text, _truth)),
-    "imported": (Imported, (_texts, _number)),
-    "drain": (Drain, (_number, _number)),
-}
+_KINDS: Mapping[str, Any] = {kind.__name__.lower(): kind for kind in get_args(Message)}
 
 
 def format_message(message: Message) -> bytes:
     """The line that says it."""
-    (kind,) = (name for name, (cls, _) in _KINDS.items() if type(message) is cls)
     values = [getattr(message, field.name) for field in dataclasses.fields(message)]
-    return json.dumps([kind, *values]).encode() + b"\n"
+    return json.dumps([type(message).__name__.lower(), *values]).encode() + b"\n"
 
 
 def parse_message(line: bytes) -> Message | None:
     """What a line says; None when it is text for people."""
     try:
-        kind, *values = json.loads(line)
-        message, readers = _KINDS[kind]
-        return message(*(read(value) for read, value in zip(readers, values, strict=True)))
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        name, *values = json.loads(line)
+        kind = _KINDS[name]
+        types = [field.type for field in dataclasses.fields(kind)]
+        message: Message = kind(*(_read(type_, value) for type_, value in zip(types, values, strict=True)))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    return message
+
+
+def _read(annotation: object, value: object) -> object:
+    """A value of JSON as a field of a message.
+
+    Raises:
+        TypeError, ValueError: it is none that the field takes.
+    """
+    match annotation, value:
+        case ("str", str()) | ("bool", bool()) | ("float", float()):
+            return value
+        case "ExitCode", int():
+            return ExitCode(value)
+        case "tuple[str, ...]", list() if all(isinstance(each, str) for each in value):
+            return tuple(value)
+    raise TypeError(f"{value!r} is no {annotation}")
 
 
 def format_order(order: Order) -> bytes:
