@@ -3,7 +3,8 @@
 Laws:
 
 * Nothing is imported, and no lazy module is woken, by being looked at.
-* They go up the channel in lines that are short enough to be taken whole, so that no other line comes between.
+* They go up the channel in short lines: what a supervisor has read of one, when it becomes a new program, has to go
+  into its environment (execve(2)).
 * A failure names the files that its fix will change: those of its traceback, the one with the wrong syntax, and for
   a module that is not there all places where it may appear.
 """
@@ -25,7 +26,7 @@ from trio_wsgi.process.channel import Channel
 from trio_wsgi.process.messages import Imported, format_message
 
 LOOK = 1.0  # seconds between two looks at what has been imported since
-LINE = 2048  # bytes of paths in one message
+AT_ONCE = 16  # files in one message
 _SUFFIXES = {".pyc": ".py", ".pyo": ".py"}
 
 
@@ -59,17 +60,10 @@ def send_imports(sock: socket.socket, files: Iterable[str], since: float) -> Non
 
 
 def build_messages(files: Iterable[str], since: float) -> Iterator[Imported]:
-    """What is to be told of files, in messages that the channel takes whole."""
-    batch: list[str] = []
-    size = 0
-    for path in sorted(files):
-        if batch and size + len(path) > LINE:
-            yield Imported(tuple(batch), since)
-            batch, size = [], 0
-        batch.append(path)
-        size += len(path)
-    if batch:
-        yield Imported(tuple(batch), since)
+    """What is to be told of files."""
+    paths = sorted(files)
+    for start in range(0, len(paths), AT_ONCE):
+        yield Imported(tuple(paths[start : start + AT_ONCE]), since)
 
 
 def imported_files() -> set[str]:

@@ -112,5 +112,5 @@ def check_replaceable(config: Config) -> None:
     }
     for name, wanted in asked.items():
         if wanted:
-            hint = "use the command" if config.workers else "give --workers 1 or more"
-            raise ConfigError(name, "there is no supervisor here that could replace this process", hint)
+            why = "there is no supervisor here that could replace this process"
+            raise ConfigError(name, why, "give --workers 1 or more")
