@@ -32,7 +32,7 @@ from trio_wsgi.process.recycling import check_replaceable
 from trio_wsgi.process.serving import Outside, Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_UPGRADE
 from trio_wsgi.process.sockets import each_address
-from trio_wsgi.process.systemd import UNKNOWN, Systemd, take_systemd
+from trio_wsgi.process.systemd import Systemd, take_systemd
 from trio_wsgi.process.terminal import find_terminal, without_job_control
 from trio_wsgi.setting import Reach
 from trio_wsgi.wsgi.call import WSGIApplication
@@ -66,7 +66,7 @@ def run(app: WSGIApplication, **settings: Any) -> int:
     return serve_standalone(lambda: apply_middleware(app, config.middleware), config, systemd)
 
 
-def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd = UNKNOWN) -> int:
+def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, systemd: Systemd) -> int:
     """Serve what `load_app` gives until a signal ends it. Must run in the main thread.
 
     Args:

@@ -15,9 +15,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 
 import trio
 
@@ -33,30 +31,16 @@ from trio_wsgi.process.spawn import check_interpreter
 from trio_wsgi.process.standalone import serve_standalone
 from trio_wsgi.process.standing import stand, standing
 from trio_wsgi.process.supervisor import Ending, ReadPlan, Supervisor, read_anew
-from trio_wsgi.process.systemd import UNKNOWN, Systemd
+from trio_wsgi.process.systemd import Systemd
 from trio_wsgi.process.trial import TRIAL_VARIABLE, be_tried
-from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, Takeover, become_new, parse_legacy
+from trio_wsgi.process.upgrade import STATE_VARIABLE, Legacy, become_new, parse_legacy
 
 log = logging.getLogger("trio_wsgi.error")
 
 RETRY = 1.0  # seconds between two tries to have an event loop
 
 
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """What a supervisor starts with.
-
-    Args:
-        plan: of the workers to come.
-        takeover: what a former self has left, if that is who started us.
-    """
-
-    plan: Plan
-    logs: CurrentLogs
-    takeover: Takeover | None = None
-
-
-def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
+def serve_plan(read_plan: ReadPlan, systemd: Systemd) -> int:
     """Serve until a signal ends it. Must run in the main thread, and in the directory that the program was started in.
 
     Args:
@@ -76,53 +60,52 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd = UNKNOWN) -> int:
     if os.environ.pop(TRIAL_VARIABLE, ""):
         be_tried(read_plan(), state)
     if state:
-        return _supervise(_prepare_anew(parse_legacy(state), read_plan), read_plan, systemd)
+        plan, logs, legacy = _prepare_anew(parse_legacy(state), read_plan)
+        return _supervise(plan, logs, read_plan, systemd, legacy)
     plan = read_plan()
     if plan.config.workers == 0:
         prepare_process(plan.config)
         return serve_standalone(lambda: load_plan(plan), plan.config, systemd)
     check_interpreter(plan.config)
     stand(plan)
-    return _supervise(_Start(plan, CurrentLogs(plan.config)), read_plan, systemd)
+    return _supervise(plan, CurrentLogs(plan.config), read_plan, systemd)
 
 
-def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> _Start:
+def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> tuple[Plan, CurrentLogs, Legacy]:
     """Do as at the first start, or keep what is: by now there are workers that somebody has to look after."""
     with contextlib.suppress(ConfigError):  # their directory has gone
         stand(legacy.plan)
     try:
         plan = read_anew(read_plan, legacy.plan)
         with standing(plan):
-            return _Start(plan, CurrentLogs(plan.config, patient=False), Takeover(legacy))
+            return plan, CurrentLogs(plan.config, patient=False), legacy
     except ConfigError as error:
-        return _Start(legacy.plan, open_somehow(legacy.plan.config), Takeover(legacy, error))
+        return legacy.plan, open_somehow(legacy.plan.config), replace(legacy, wrong=error)
 
 
-def _supervise(start: _Start, read_plan: ReadPlan, systemd: Systemd) -> int:
+def _supervise(
+    plan: Plan, logs: CurrentLogs, read_plan: ReadPlan, systemd: Systemd, legacy: Legacy | None = None
+) -> int:
     """Serve by workers. Only they become another user: who may bind today can do so after a reload."""
-    plan, takeover = start.plan, start.takeover
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # whoever ignores it is not told how children end
-    with start.logs as logs, EarlySignals(SUPERVISOR_SIGNALS) as early:
+    with logs, EarlySignals(SUPERVISOR_SIGNALS) as early:
         systemd.warn(plan.config)
-        if takeover is not None:
+        if legacy is not None:
             log.info("the program has replaced itself (pid %d)", os.getpid())
         while True:
-            with (
-                contextlib.closing(Sockets(takeover.legacy.places if takeover else ())) as sockets,
-                contextlib.ExitStack() as told,
-            ):
-                if takeover is None:
+            with contextlib.ExitStack() as stack:
+                sockets = stack.enter_context(contextlib.closing(Sockets(legacy.places if legacy else ())))
+                if legacy is None:
                     found = find_out(plan.config, sockets.missing(plan.config))
                     sockets.open_missing(plan.config, found.resolved, found.access)
-                told.enter_context(_tell_pid(plan, is_anew=takeover is not None))
-                supervisor = Supervisor(plan, read_plan, sockets, logs, systemd)
-                if takeover is not None and not _await_loop(early):
+                _tell_pid(plan, stack, is_anew=legacy is not None)
+                supervisor = Supervisor(plan, read_plan, sockets, logs, systemd, early, legacy)
+                if legacy is not None and not _await_loop(early):
                     break
-                ending = trio.run(supervisor.run, early, takeover)
-                if ending is not Ending.UPGRADE:
+                if trio.run(supervisor.run) is not Ending.UPGRADE:
                     break
-                takeover = become_new(supervisor.leave(), early, logs, systemd)
-                plan = takeover.legacy.plan
+                legacy = become_new(supervisor.leave(), early, logs, systemd)
+                plan = legacy.plan
         log.info("stopped")
     if supervisor.failure is not None:
         why = supervisor.failure
@@ -145,22 +128,20 @@ def _await_loop(early: EarlySignals) -> bool:
     return False
 
 
-@contextmanager
-def _tell_pid(plan: Plan, *, is_anew: bool) -> Iterator[None]:
+def _tell_pid(plan: Plan, told: contextlib.ExitStack, *, is_anew: bool) -> None:
     """Have the pid file name us.
 
     Args:
+        told: removes it in the end.
         is_anew: whether a former self has seen to it, so that we can do without.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            with standing(plan):
-                stack.enter_context(open_pid_file(plan.config.pid))
-        except ConfigError as error:
-            if not is_anew:
-                raise
-            log.error("SIGUSR2: the pid file stays as it is: %s", error)
-        yield
+    try:
+        with standing(plan):
+            told.enter_context(open_pid_file(plan.config.pid))
+    except ConfigError as error:
+        if not is_anew:
+            raise
+        log.error("SIGUSR2: the pid file stays as it is: %s", error)

@@ -42,10 +42,10 @@ from trio_wsgi.process.serving import describe_grace
 from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE, SUPERVISOR_SIGNALS
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standing import at_home, stand, standing
-from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.terminal import NO_TERMINAL, find_terminal
+from trio_wsgi.process.systemd import Systemd
+from trio_wsgi.process.terminal import find_terminal
 from trio_wsgi.process.trial import Trial, start_trial
-from trio_wsgi.process.upgrade import Legacy, Takeover, format_legacy
+from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
 
 log = logging.getLogger("trio_wsgi.error")
@@ -69,8 +69,9 @@ class Supervisor:
     """What one program does, until it ends or becomes another.
 
     Args:
-        plan: what is to be served; its sockets are open, unless a former self left something.
+        plan: what is to be served; its sockets are open, unless there is a legacy.
         read_plan: gives the plan anew.
+        legacy: what a former self has left.
     """
 
     def __init__(
@@ -79,15 +80,19 @@ class Supervisor:
         read_plan: ReadPlan,
         sockets: Sockets,
         logs: CurrentLogs,
-        systemd: Systemd = UNKNOWN,
+        systemd: Systemd,
+        early: EarlySignals,
+        legacy: Legacy | None = None,
     ) -> None:
         self.failure: Failed | None = None  # why nobody can serve
         self.exit_code: int = ExitCode.CLEAN
-        self._first_plan = plan  # that is to be served first, or after what a former self has left
+        self._first_plan = plan  # that is to be served first, or after the legacy
         self._read_plan = read_plan
         self._sockets = sockets
         self._logs = logs
         self._systemd = systemd
+        self._early = early
+        self._legacy = legacy
         self._ending: Ending | None = None
         self._governing = trio.CancelScope()  # of what is to be done about workers:
         self._keepers: trio.Nursery  # where slots are kept filled
@@ -96,18 +101,14 @@ class Supervisor:
         self._fleets: Fleets  # whose workers serve, boot or leave
         self._trial: Trial | None = None  # of the program that we are to become
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
-        self._terminal = NO_TERMINAL
+        self._terminal = find_terminal(early)
 
-    async def run(self, early: EarlySignals, takeover: Takeover | None = None) -> Ending:
+    async def run(self) -> Ending:
         """Have workers serve until a signal ends it.
-
-        Args:
-            takeover: what a former self has left.
 
         Returns:
             Why it ended. All workers have, too, but for an upgrade.
         """
-        self._terminal = find_terminal(early)
         with trio.open_signal_receiver(*set(SUPERVISOR_SIGNALS).difference(JOBS)) as signals:
             async with trio.open_nursery() as listening:
                 listening.start_soon(self._obey, signals)
@@ -115,9 +116,9 @@ class Supervisor:
                 if os.getpid() == 1:
                     listening.start_soon(collect_orphans, self._is_ours)
                 async with trio.open_nursery() as processes:  # where workers are looked after until they have ended
-                    self._fleets = self._open_fleets(processes, takeover)
+                    self._fleets = self._open_fleets(processes)
                     with self._governing:
-                        await self._govern(early, takeover)
+                        await self._govern()
                     if self._ending is Ending.UPGRADE:
                         processes.cancel_scope.cancel()
                     else:
@@ -126,8 +127,8 @@ class Supervisor:
         assert self._ending is not None
         return self._ending
 
-    def _open_fleets(self, processes: trio.Nursery, takeover: Takeover | None) -> Fleets:
-        plan = self._first_plan if takeover is None else takeover.legacy.plan
+    def _open_fleets(self, processes: trio.Nursery) -> Fleets:
+        plan = self._first_plan if self._legacy is None else self._legacy.plan
         hear_imports = ignore_imports if self._watch is None else self._watch.add
         return Fleets(plan, self._sockets, processes, hear_imports)
 
@@ -207,21 +208,19 @@ class Supervisor:
 
     # -- jobs --------------------------------------------------------------------------------------------------------
 
-    async def _govern(self, early: EarlySignals, takeover: Takeover | None) -> None:
+    async def _govern(self) -> None:
         """Start, or take over, and then do what is asked for, one after another."""
         with trio.open_signal_receiver(*JOBS) as signals:
-            early.repeat()
+            self._early.repeat()
             self._ask, jobs = trio.open_memory_channel[Job](math.inf)
             async with self._ask, jobs, trio.open_nursery() as self._keepers:
-                for number in takeover.legacy.asked if takeover is not None else []:
-                    self._ask_for(number)
                 if self._watch is not None:
                     self._keepers.start_soon(_hang_up_on_change, self._watch)
                 self._keepers.start_soon(self._pass_on, signals)
-                if takeover is None:
+                if self._legacy is None:
                     await self._start()
                 else:
-                    await self._take_over(takeover)
+                    await self._take_over(self._legacy)
                 async for job in jobs:
                     await job()
 
@@ -273,17 +272,19 @@ class Supervisor:
         self._fleets.current = self._fleets.open(self._plan)
         await self._keepers.start(self._keep, self._fleets.current)
 
-    async def _take_over(self, takeover: Takeover) -> None:
+    async def _take_over(self, legacy: Legacy) -> None:
         """Take over what a former self has left, and replace its workers by our own, if nothing is wrong with that."""
+        for number in legacy.asked:
+            self._ask_for(number)
         fleet = self._fleets.current
-        fleet.count = takeover.legacy.count
-        for child in takeover.legacy.children:
+        fleet.count = legacy.count
+        for child in legacy.children:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
-        if takeover.wrong is None:
+        if legacy.wrong is None:
             await self._replace(self._first_plan, SIGNAL_UPGRADE.name)
         else:
-            self._change_nothing("SIGUSR2: nothing changes: %s", takeover.wrong)
+            self._change_nothing("SIGUSR2: nothing changes: %s", legacy.wrong)
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep its slots filled; giving up, where that is hopeless, waits for its turn: another job may mend it."""

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trio_wsgi.address import Address
@@ -51,6 +51,7 @@ class Legacy:
         count: of its slots.
         children: all workers, whatever they are at.
         asked: what is to be done next, in this order, by the signals that asked for it.
+        wrong: why who takes it over goes on with this plan and these workers, and starts no others; not written down.
     """
 
     plan: Plan
@@ -58,18 +59,6 @@ class Legacy:
     places: list[Place]
     children: list[Child]
     asked: list[signal.Signals]
-
-
-@dataclass(frozen=True, slots=True)
-class Takeover:
-    """What a supervisor begins with that does not start its first workers.
-
-    Args:
-        legacy: what its former self has left.
-        wrong: why it goes on with the plan and the workers that are there, and starts no others.
-    """
-
-    legacy: Legacy
     wrong: ConfigError | None = None
 
 
@@ -191,8 +180,8 @@ def build_command_line() -> list[str]:
     return [sys.executable, *sys.orig_argv[1:]]
 
 
-def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, systemd: Systemd) -> Takeover:
-    """Replace this program by itself; returns what it leaves to itself if that cannot be, and why."""
+def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, systemd: Systemd) -> Legacy:
+    """Replace this program by itself; returns what it leaves to itself if that cannot be."""
     environ = dict(os.environ)
     systemd.give_back(environ)
     logs.flush()
@@ -206,4 +195,4 @@ def become_new(legacy: Legacy, early: EarlySignals, logs: CurrentLogs, systemd: 
         except (ConfigError, OSError) as error:
             why = f"the new program cannot be executed: {error}"
             wrong = ConfigError("upgrade", why, "see that its interpreter and its directory are there")
-    return Takeover(parse_legacy(state), wrong)
+    return replace(parse_legacy(state), wrong=wrong)
