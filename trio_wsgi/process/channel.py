@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
 
 import trio
 
@@ -117,6 +118,14 @@ def open_pair() -> tuple[Channel, socket.socket]:
     """Both ends of a new line: ours, and the one for a worker, which the caller closes once it has been started."""
     ours, theirs = socket.socketpair()
     return Channel(ours), theirs
+
+
+def send_blocking(sock: socket.socket, messages: Iterable[Message]) -> None:
+    """Say them in whole, where there is no event loop, if the other side is still there; blocks."""
+    with contextlib.suppress(OSError):
+        sock.setblocking(True)
+        for message in messages:
+            sock.sendall(format_message(message))
 
 
 def receive_first_line(sock: socket.socket) -> bytes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sys
 import time
 import traceback
@@ -49,14 +48,6 @@ async def report_imports(channel: Channel, since: float) -> None:
             told |= files
         since = now
         await trio.sleep(LOOK)
-
-
-def send_imports(sock: socket.socket, files: Iterable[str], since: float) -> None:
-    """Tell the supervisor of files before there is an event loop; blocks."""
-    sock.setblocking(True)
-    with contextlib.suppress(OSError):  # it has ended
-        for message in build_messages(files, since):
-            sock.sendall(format_message(message))
 
 
 def build_messages(files: Iterable[str], since: float) -> Iterator[Imported]:

@@ -44,7 +44,7 @@ def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
         ConfigError: another server lives under it, something else has the name, or it cannot be written.
     """
     if name is None:
-        yield _remove_nothing
+        yield lambda: None
         return
     with _explaining(name):
         path = _find_place(name, os.getpid())
@@ -98,10 +98,6 @@ def _find_place(name: str, pid: int) -> Path:
 def _describe(mode: int) -> str:
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _remove_nothing() -> None:
-    """There is none."""
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,7 @@ Law: it is written down for workers and for a new program, and checked when it i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from trio_wsgi.config import SETTINGS, Config, make_config
@@ -46,13 +46,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
     """What `plan_from_json` makes the same plan of: of the settings, those that are not at their default."""
     values = {name: getattr(plan.config, name) for name in SETTINGS}
     changed = {name: value for name, value in values.items() if value != SETTINGS[name].default}
-    return {
-        "reference": plan.reference,
-        "config": changed,
-        "home": plan.home,
-        "umask": plan.umask,
-        "files": plan.files,
-    }
+    return {field.name: getattr(plan, field.name) for field in fields(plan)} | {"config": changed}
 
 
 def plan_from_json(value: Mapping[str, Any]) -> Plan:
@@ -60,7 +54,6 @@ def plan_from_json(value: Mapping[str, Any]) -> Plan:
 
     Raises:
         ConfigError: a setting that is unknown here.
-        KeyError: it is none.
+        KeyError, TypeError: it is none.
     """
-    config = make_config(value["config"])
-    return Plan(value["reference"], config, value["home"], value["umask"], tuple(value["files"]))
+    return Plan(**{**value, "config": make_config(value["config"]), "files": tuple(value["files"])})

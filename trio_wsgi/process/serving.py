@@ -38,7 +38,6 @@ from trio_wsgi.process.logs import Logs
 from trio_wsgi.process.patches import refusing_patches
 from trio_wsgi.process.signals import SIGNAL_DUMP, SIGNAL_UPGRADE
 from trio_wsgi.process.systemd import UNKNOWN, Systemd
-from trio_wsgi.process.terminal import NO_TERMINAL, Terminal
 from trio_wsgi.process.tuning import tuned_process
 from trio_wsgi.wsgi.call import WSGIApplication
 
@@ -47,32 +46,22 @@ log = logging.getLogger("trio_wsgi.error")
 LOST_THREADS_TIMEOUT = 5.0  # seconds that application threads have to notice that they are cut off
 
 
-def _do_nothing() -> None:
-    """For a process that has no pid file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """Who knows of this process; nobody of a worker, as its supervisor speaks for it."""
-
-    systemd: Systemd = UNKNOWN
-    remove_pid_file: Callable[[], None] = _do_nothing
-    terminal: Terminal = NO_TERMINAL
-
-
 @dataclass(frozen=True, slots=True)
 class Process:
     """What the process consists of, for whoever ends it.
 
     Args:
+        systemd, terminal_has_gone, remove_pid_file: of who is alone; for a worker, its supervisor has them.
         alone: whether no supervisor says what happens, and decides what is urgent.
     """
 
     server: Server
     listeners: list[Listener]
     logs: Logs
+    systemd: Systemd = UNKNOWN
+    terminal_has_gone: Callable[[], bool] = lambda: False
+    remove_pid_file: Callable[[], None] = lambda: None
     alone: bool = True
-    outside: Outside = Outside()
     serving: trio.CancelScope = field(default_factory=trio.CancelScope, init=False)
     told_to_end: trio.Event = field(default_factory=trio.Event, init=False)  # by TERM
 
@@ -95,7 +84,7 @@ class Process:
         """End without waiting for anything."""
         for listener in self.listeners:
             listener.close()
-        self.outside.remove_pid_file()
+        self.remove_pid_file()
         self.logs.flush()
         os._exit(code)
 
@@ -187,7 +176,7 @@ def _forget_loop() -> None:
 
 async def reload_certificates(process: Process) -> None:
     """HUP, where there is no supervisor that could start new workers; code and settings stay as they are."""
-    process.outside.systemd.tell_reloading()
+    process.systemd.tell_reloading()
     try:
         await process.server.reload_certificates()
     except ConfigError as error:
@@ -195,7 +184,7 @@ async def reload_certificates(process: Process) -> None:
     else:
         read = process.server.config.certfile
         log.info("SIGHUP: %s", f"read {', '.join(read)} anew" if read else "nothing to reload without a supervisor")
-    process.outside.systemd.tell_ready(f"listening at {process.where()}")
+    process.systemd.tell_ready(f"listening at {process.where()}")
 
 
 async def _obey(signals: AsyncIterator[int], process: Process) -> None:
@@ -212,7 +201,7 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
             log.warning("%s: nothing changes: a process without a supervisor cannot be upgraded", name)
         elif number == signal.SIGHUP and (ending or not process.alone):
             continue  # a supervisor sees to it
-        elif number == signal.SIGHUP and not process.outside.terminal.has_gone():
+        elif number == signal.SIGHUP and not process.terminal_has_gone():
             await reload_certificates(process)
         elif ending and process.alone:
             log.warning("%s: stopping at once", name)
@@ -222,12 +211,12 @@ async def _obey(signals: AsyncIterator[int], process: Process) -> None:
                 process.say("%s: the terminal has gone", name)
             timeout = process.server.config.graceful_timeout
             process.say("%s: finishing what is under way, %s", name, describe_grace(timeout))
-            process.outside.systemd.tell_stopping("finishing what is under way")
+            process.systemd.tell_stopping("finishing what is under way")
             process.server.drain()
             process.told_to_end.set()
             ending = True
         else:
             process.say("%s: stopping", name)
-            process.outside.systemd.tell_stopping("stopping")
+            process.systemd.tell_stopping("stopping")
             process.serving.cancel()
             ending = True

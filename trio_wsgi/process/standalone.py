@@ -29,11 +29,11 @@ from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.privileges import become, decide_identity, set_umask
 from trio_wsgi.process.recycling import check_replaceable
-from trio_wsgi.process.serving import Outside, Process, load_application, run_serving
+from trio_wsgi.process.serving import Process, load_application, run_serving
 from trio_wsgi.process.signals import SERVER_SIGNALS, SIGNAL_UPGRADE
 from trio_wsgi.process.sockets import each_address
 from trio_wsgi.process.systemd import Systemd, take_systemd
-from trio_wsgi.process.terminal import find_terminal, without_job_control
+from trio_wsgi.process.terminal import watch_terminal, without_job_control
 from trio_wsgi.setting import Reach
 from trio_wsgi.wsgi.call import WSGIApplication
 from trio_wsgi.wsgi.loading import apply_middleware, check_app
@@ -93,16 +93,16 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
         without_job_control(),
     ):
         systemd.warn(config)
-        terminal = find_terminal(early)
+        terminal_has_gone = watch_terminal(early)
         pin_worker(config.cpu_affinity, 0)
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         app = load_application(load_app, early)
         if app is None:
             return ExitCode.CLEAN
-        outside = Outside(systemd, remove_pid_file, terminal)
         server = Server(app, config.for_server(), tls=tls)
-        run_serving(Process(server, listeners, logs, outside=outside), early, _announce)
+        process = Process(server, listeners, logs, systemd, terminal_has_gone, remove_pid_file)
+        run_serving(process, early, _announce)
         log.info("stopped")
     return ExitCode.CLEAN
 
@@ -111,8 +111,8 @@ async def _announce(process: Process) -> None:
     """Say where we listen, and to systemd that we live."""
     where = process.where()
     log.info("listening at %s (pid %d)", where, os.getpid())
-    process.outside.systemd.tell_ready(f"listening at {where}")
-    await process.outside.systemd.keep_alive()
+    process.systemd.tell_ready(f"listening at {where}")
+    await process.systemd.keep_alive()
 
 
 def _is_taken(number: int) -> bool:

@@ -43,7 +43,7 @@ from trio_wsgi.process.signals import ENDING, JOBS, SIGNAL_DUMP, SIGNAL_UPGRADE,
 from trio_wsgi.process.sockets import Sockets
 from trio_wsgi.process.standing import at_home, stand, standing
 from trio_wsgi.process.systemd import Systemd
-from trio_wsgi.process.terminal import find_terminal
+from trio_wsgi.process.terminal import watch_terminal
 from trio_wsgi.process.trial import Trial, start_trial
 from trio_wsgi.process.upgrade import Legacy, format_legacy
 from trio_wsgi.process.watch import Watch, describe_changes, open_watch
@@ -101,7 +101,7 @@ class Supervisor:
         self._fleets: Fleets  # whose workers serve, boot or leave
         self._trial: Trial | None = None  # of the program that we are to become
         self._watch = open_watch(plan, time.time()) if plan.config.reload else None
-        self._terminal = find_terminal(early)
+        self._terminal_has_gone = watch_terminal(early)
 
     async def run(self) -> Ending:
         """Have workers serve until a signal ends it.
@@ -237,7 +237,7 @@ class Supervisor:
     async def _do_next(self) -> None:
         number = self._asked.popleft()
         count, name = self._fleets.current.count, number.name
-        if number == signal.SIGHUP and self._terminal.has_gone():
+        if number == signal.SIGHUP and self._terminal_has_gone():
             log.info("%s: the terminal has gone: finishing what is under way", name)
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:

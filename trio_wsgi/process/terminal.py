@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trio_wsgi.forks import putting_back, undo_in_children, undone_in_children
@@ -21,24 +21,10 @@ from trio_wsgi.process.signals import do_nothing
 _JOB_CONTROL = (signal.SIGTTIN, signal.SIGTTOU)
 
 
-class Terminal:
-    """What controls this process (tty(4)), if anything does.
-
-    Args:
-        matters: whether its end is ours.
-    """
-
-    def __init__(self, matters: bool) -> None:
-        self._was_there = matters and _is_there()
-
-    def has_gone(self) -> bool:
-        """Whether it has been closed."""
-        return self._was_there and not _is_there()
-
-
-def find_terminal(early: EarlySignals) -> Terminal:
-    """That of this process; look for it at the start."""
-    return Terminal(not early.was_ignored(signal.SIGHUP))
+def watch_terminal(early: EarlySignals) -> Callable[[], bool]:
+    """What tells, from the start on, whether the terminal that controls this process (tty(4)) has been closed."""
+    matters = not early.was_ignored(signal.SIGHUP) and _is_there()
+    return lambda: matters and not _is_there()
 
 
 @contextmanager
@@ -74,6 +60,3 @@ def _is_there() -> bool:
     except OSError:
         return False
     return True
-
-
-NO_TERMINAL = Terminal(matters=False)

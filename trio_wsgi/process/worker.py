@@ -36,11 +36,11 @@ from trio_wsgi.net.certificates import open_tls
 from trio_wsgi.net.listeners import Listener, start_listening
 from trio_wsgi.net.server import Server
 from trio_wsgi.process.affinity import pin_worker
-from trio_wsgi.process.channel import Channel, receive_first_line
+from trio_wsgi.process.channel import Channel, receive_first_line, send_blocking
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
-from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports, send_imports
+from trio_wsgi.process.imported import build_messages, files_of_failure, find_places, imported_files, report_imports
 from trio_wsgi.process.leaving import limit_end
 from trio_wsgi.process.logs import open_logs
 from trio_wsgi.process.messages import (
@@ -51,7 +51,6 @@ from trio_wsgi.process.messages import (
     Inherited,
     Order,
     Replace,
-    format_message,
     parse_message,
     parse_order,
 )
@@ -95,14 +94,14 @@ def main(channel: int, stacks: int) -> NoReturn:
         code = serve_order(order, sock)
     except Exception as error:
         if order.plan.config.reload:
-            send_imports(sock, files_of_failure(error) | imported_files(), started)
+            send_blocking(sock, build_messages(files_of_failure(error) | imported_files(), started))
         failed = describe_failure(error)
         code = failed.exit_code
     for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
         signal.signal(number, do_nothing)
     undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
     if failed is not None:
-        _send(sock, failed)  # which has the supervisor tell us to end
+        send_blocking(sock, [failed])  # which has the supervisor tell us to end
     sock.detach()  # open to the end, which it tells
     _limit_end(order.plan.config.graceful_timeout, stacks)
     sys.exit(code)
@@ -116,7 +115,7 @@ def _receive_order(sock: socket.socket) -> Order:
         sys.exit(ExitCode.CLEAN)
     except (ConfigError, ValueError, KeyError, TypeError) as error:
         hint = "if trio-wsgi was updated, send USR2 to the supervisor"
-        _send(sock, Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR))
+        send_blocking(sock, [Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR)])
         sys.exit(ExitCode.BOOT_ERROR)
 
 
@@ -125,13 +124,6 @@ def _limit_end(seconds: float, fd: int) -> None:
     if math.isfinite(limit := limit_end(seconds)):
         with contextlib.suppress(RuntimeError):  # the system has no thread for it; the supervisor has a limit, too
             faulthandler.dump_traceback_later(limit, exit=True, file=fd)
-
-
-def _send(sock: socket.socket, message: Failed) -> None:
-    """Say it in whole, if the supervisor is still there."""
-    with contextlib.suppress(OSError):
-        sock.setblocking(True)
-        sock.sendall(format_message(message))
 
 
 def _forget_stacks() -> None:
@@ -165,7 +157,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         if config.reload and order.plan.reference is not None:
-            send_imports(sock, find_places(order.plan.reference), started)
+            send_blocking(sock, build_messages(find_places(order.plan.reference), started))
         app = load_application(lambda: load_plan(order.plan, recycling.ask), early, logging.DEBUG)
         if app is None:
             return ExitCode.CLEAN
