@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
@@ -60,25 +60,25 @@ def main(argv: Sequence[str] | None = None, *, allow: Allow = lambda seconds: No
     except BrokenPipeError:  # nobody reads what was printed, as under `| head`
         return ExitCode.ERROR
     except ConfigError as error:
-        _tell("", str(error))
+        _tell(str(error))
         return ExitCode.ERROR
     except AppLoadError as error:
-        _tell("" if error.__cause__ is None else "".join(traceback.format_exception(error.__cause__)), str(error))
+        _tell(describe_failure(error).text)
         return ExitCode.APP_LOAD_ERROR
     except BootError as error:
-        text, _, last = error.text.rstrip().rpartition("\n")
-        _tell(text and f"{text}\n", last)
+        _tell(error.text)
         return error.exit_code
     finally:
         _settle_output()
 
 
-def _tell(before: str, error: str) -> None:
+def _tell(text: str) -> None:
     """Say why nothing is served. Where standard error takes nothing, the exit code still tells which kind it was."""
     if sys.stderr is None:  # closed: print() would take standard output instead
         return
+    before, end, error = text.rstrip().rpartition("\n")
     with contextlib.suppress(OSError, ValueError):
-        print(f"{before}trio-wsgi: error: {error}", file=sys.stderr, flush=True)
+        print(f"{before}{end}trio-wsgi: error: {error}", file=sys.stderr, flush=True)
 
 
 def _settle_output() -> None:
