@@ -68,7 +68,7 @@ def test_an_order_of_another_version_is_refused_with_the_name_of_what_is_unknown
         Booted(),
         Failed("a\nb\n", ExitCode.BOOT_ERROR),
         Replace("why", worn=True),
-        Drain(math.inf, 0.0),
+        Drain(math.inf),
         Imported(("/a", "/b"), 1.5),
     ],
     ids=lambda message: type(message).__name__,
@@ -106,8 +106,8 @@ def test_a_message_has_the_values_of_its_kind_or_is_none(kind: str, values: list
             assert isinstance(reason, str) and isinstance(worn, bool)
         case Imported(files, since):
             assert all(isinstance(file, str) for file in files) and isinstance(since, float)
-        case Drain(graceful_timeout, drain_max):
-            assert isinstance(graceful_timeout, float) and isinstance(drain_max, float)
+        case Drain(graceful_timeout):
+            assert isinstance(graceful_timeout, float)
         case other:
             assert other is None or other == Booted()
 
@@ -168,10 +168,10 @@ async def test_what_follows_the_order_is_left_in_the_channel() -> None:
     ours, theirs = open_pair()
     with theirs:
         await ours.send_all(b"order\n")
-        ours.tell(Drain(1.0, 0.0))
+        ours.tell(Drain(1.0))
         assert receive_first_line(theirs) == b"order\n"
         channel = Channel(theirs)
-        assert [parse_message(line) for line in await channel.receive()] == [Drain(1.0, 0.0)]
+        assert [parse_message(line) for line in await channel.receive()] == [Drain(1.0)]
         ours.close()
         assert await channel.receive() == []
 

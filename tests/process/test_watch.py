@@ -303,7 +303,7 @@ def test_a_failure_names_the_files_that_may_mend_it(tmp_path: Path, monkeypatch:
         (tmp_path / f"{name}.py").write_text(source)
 
     def told(name: str) -> set[str]:
-        files = files_of_failure(failure(name), [str(tmp_path)])
+        files = files_of_failure(failure(name))
         return {path.removeprefix(f"{tmp_path}/") for path in files if path.startswith(str(tmp_path))}
 
     assert told("outer_fails") == {"outer_fails.py", "inner_fails.py"}

@@ -62,11 +62,8 @@ def check_cpus_available(setting: str) -> None:
     decide_cpu(setting, 0, allowed)
 
 
-def pin_worker(setting: str, slot: int) -> int | None:
+def pin_worker(setting: str, slot: int) -> None:
     """Pin this thread, and with it all that it starts; call it in a worker before it starts any.
-
-    Returns:
-        The CPU; None when the worker is not pinned.
 
     Raises:
         ConfigError: as `check_cpus_available`, or the kernel refused.
@@ -78,4 +75,3 @@ def pin_worker(setting: str, slot: int) -> int | None:
             os.sched_setaffinity(0, {cpu})
         except OSError as error:
             raise ConfigError(SETTING, f"cannot pin to CPU {cpu}: {error.strerror}", "write off") from None
-    return cpu

@@ -111,15 +111,11 @@ class Child:
                 return False
         return True
 
-    def leave(self, graceful_timeout: float, drain_max: float = 0.0) -> None:
-        """Let it finish what is under way, then go. May be called again, with other times.
-
-        Args:
-            graceful_timeout, drain_max: in place of the settings of these names; 0 for no limit of the latter.
-        """
+    def leave(self, graceful_timeout: float) -> None:
+        """Let it finish what is under way, then go. May be called again, with another `Drain.graceful_timeout`."""
         booting = self.state is State.BOOTING
         self._begin_leaving(graceful_timeout)
-        self.channel.tell(Drain(graceful_timeout, drain_max))
+        self.channel.tell(Drain(graceful_timeout))
         if booting:
             self.stop(signal.SIGTERM, graceful_timeout)
 

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import trio
 
@@ -63,12 +63,10 @@ def imported_files() -> set[str]:
     return set(_absolute(path for path in found if path))
 
 
-def files_of_failure(error: BaseException, search: Sequence[str] | None = None) -> set[str]:
-    """The files that may be changed to undo a failed import, as absolute paths; some may not exist.
+def files_of_failure(error: BaseException) -> set[str]:
+    """The files that may be changed to undo a failed import, its causes and contexts, as absolute paths.
 
-    Args:
-        error: with its causes and contexts.
-        search: where modules are looked for; `sys.path` if None.
+    Some may not exist.
     """
     found: set[str] = set()
     for each in _chain(error):
@@ -76,13 +74,13 @@ def files_of_failure(error: BaseException, search: Sequence[str] | None = None) 
         if isinstance(each, SyntaxError) and each.filename:
             found.add(each.filename)
         if isinstance(each, ModuleNotFoundError) and each.name:
-            found.update(_places_of(each.name, sys.path if search is None else search))
+            found.update(_places_of(each.name))
     return set(_absolute(path for path in found if not path.startswith("<")))
 
 
 def find_places(reference: str) -> set[str]:
     """Where the module of a reference may be; for a worker that ends, or hangs, before it can tell what it imported."""
-    return set(_absolute(_places_of(reference.partition(":")[0], sys.path)))
+    return set(_absolute(_places_of(reference.partition(":")[0])))
 
 
 def _file_of(module: object) -> str | None:
@@ -110,10 +108,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
             left += [each.__cause__, each.__context__]
 
 
-def _places_of(name: str, search: Sequence[str]) -> Iterator[str]:
+def _places_of(name: str) -> Iterator[str]:
     """Where a module, or its package, would be found."""
     top, *rest = name.split(".")
-    for folder in search:
+    for folder in sys.path:
         yield os.path.join(folder, top + ".py")  # noqa: PTH118
         yield os.path.join(folder, top, "__init__.py")  # noqa: PTH118
         if rest:

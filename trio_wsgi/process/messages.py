@@ -48,14 +48,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """To a worker: finish what is under way, and exit.
+    """To a worker: finish what is under way, and exit; downloads that move may take as long as they like.
 
     Args:
-        graceful_timeout, drain_max: in place of the settings of these names.
+        graceful_timeout: in place of the setting of this name.
     """
 
     graceful_timeout: float
-    drain_max: float
 
 
 @dataclass(frozen=True, slots=True)

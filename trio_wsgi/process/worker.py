@@ -195,7 +195,7 @@ async def _report(process: Process, config: Config, channel: Channel, recycling:
         while lines := await channel.receive():
             for message in map(parse_message, lines):
                 if isinstance(message, Drain):
-                    process.server.drain(message.graceful_timeout, message.drain_max)
+                    process.server.drain(message.graceful_timeout, drain_max=0)
         log.warning("the supervisor has gone: finishing what is under way")
         process.server.drain()
 
