@@ -95,12 +95,7 @@ def _settle_output() -> None:
 
 @contextlib.contextmanager
 def _printing() -> Iterator[None]:
-    """Inside, what was asked for is printed, and by the end it is written.
-
-    Raises:
-        ConfigError: it cannot be.
-        BrokenPipeError: nobody reads it.
-    """
+    """Inside, what was asked for is printed, and by the end it is written; a ConfigError where it cannot be."""
     try:
         try:
             yield

@@ -171,11 +171,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:
-    """Our table, at the top or under [tool]; None when there is neither and all keys are ours.
-
-    Raises:
-        ConfigError: there are two, or a setting stands outside of it, where nobody would read it.
-    """
+    """Our table, at the top or under [tool], and there alone; None when there is neither and all keys are ours."""
     tool = content.get("tool")
     places = (("tool.", tool if isinstance(tool, dict) else {}), ("", content))
     found = {f"[{where}{name}]": tables.get(name) for where, tables in places for name in TABLE_NAMES}

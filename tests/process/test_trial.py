@@ -139,7 +139,7 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     path = tmp_path / "socket"
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
-        place = Place(listeners[0].address, listeners)
+        place = Place(listeners[0].address, {1: listeners})
         stacks, written = open_stacks()
         child = Child(1, os.getpid(), channel, stacks, State.SERVING)
         legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])

@@ -15,10 +15,6 @@ from trio_wsgi.process.sockets import Sockets
 class Fleets:
     """All of them; the first is there, without a worker.
 
-    Args:
-        plan: of the first.
-        sockets, processes, hear_imports: as `Fleet` takes them.
-
     Attributes:
         current: the one that is to serve: the first, or what `open` has given since.
     """

@@ -72,15 +72,8 @@ class _Waiting(queue.Queue[bytes | int | None]):
 class _Writer(logging.Handler):
     """Formats records where they are logged, and writes them in a thread of its own.
 
-    Args:
-        source: name of the logger.
-        target: where lines go.
-        formatter: makes them of records.
-        as_json: whether they are JSON.
-        patient: whether the thread is needed; else it can be done without, where there is none to be had.
-
     Raises:
-        OSError: there is none.
+        OSError: there is no thread to be had, and it is `patient`; else it does without.
     """
 
     def __init__(self, source: str, target: Sink, formatter: logging.Formatter, as_json: bool, patient: bool) -> None:
@@ -239,11 +232,7 @@ class Logs:
 
 
 def make_log_files(config: Config, owner: Owner) -> None:
-    """Make those that are not there, for processes that may not do so any more; what fails is told by those.
-
-    Args:
-        owner: of what is made.
-    """
+    """Make those that are not there, for processes that may not do so any more; what fails is told by those."""
     for path in (config.error_logfile, config.access_logfile):
         if path not in {None, "-"}:
             with contextlib.suppress(OSError):
@@ -319,11 +308,7 @@ def _route(
     patient: bool,
     as_json: bool = False,
 ) -> Iterator[_Writer]:
-    """The logger writes to `target`, and there alone; afterwards it is as it was.
-
-    Raises:
-        ConfigError: there is no thread that could.
-    """
+    """The logger writes to `target`, and there alone; afterwards it is as it was."""
     logger = logging.getLogger(name)
     before = logger.level, logger.propagate
     former = [each for each in logger.handlers if isinstance(each, _Writer)]  # where a child of a server serves itself

@@ -129,11 +129,7 @@ def parse_message(line: bytes) -> Message | None:
 
 
 def _read(annotation: object, value: object) -> object:
-    """A value of JSON as a field of a message.
-
-    Raises:
-        TypeError, ValueError: it is none that the field takes.
-    """
+    """A value of JSON as a field of a message; a TypeError or ValueError where that does not take it."""
     match annotation, value:
         case ("str", str()) | ("bool", bool()) | ("float", float()):
             return value

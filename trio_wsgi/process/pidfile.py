@@ -57,14 +57,7 @@ def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
 
 
 def check_pid_file(name: str | None, pid: int) -> None:
-    """Look whether a process may `open_pid_file`; what it is like stays.
-
-    Args:
-        pid: of that process.
-
-    Raises:
-        ConfigError: as it would.
-    """
+    """Look whether the process of this number may `open_pid_file`, or raise what that would; all stays as it is."""
     if name is not None:
         with _explaining(name):
             path = _find_place(name, pid)
@@ -72,12 +65,7 @@ def check_pid_file(name: str | None, pid: int) -> None:
 
 
 def _find_place(name: str, pid: int) -> Path:
-    """Where the file is to be: absolute, as the application may change directory.
-
-    Raises:
-        ConfigError: something else is there, or another process lives under it.
-        OSError: that cannot be found out.
-    """
+    """Where the file is to be, if nothing is wrong with that: absolute, as the application may change directory."""
     path = Path(os.path.realpath(name))
     try:
         status = Path(name).stat()  # the kernel follows no symlink here that a stranger has left in /tmp

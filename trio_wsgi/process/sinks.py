@@ -90,11 +90,7 @@ class Sink:
                 poll.poll()
 
     def reopen(self) -> None:
-        """Open what has the name now.
-
-        Raises:
-            OSError: it cannot be opened; the old file stays in use.
-        """
+        """Open what has the name now, if it has one."""
 
     def close(self) -> None:
         """No more is written."""

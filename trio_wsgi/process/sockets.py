@@ -34,41 +34,40 @@ class Place:
     """What is open at one configured address.
 
     Args:
+        listeners: by the number of the worker that has them; all have the first's, where they are not spread.
         spread: whether each worker has a socket of its own there.
-        siblings: by the number of the worker that has them; the first worker has `listeners`.
     """
 
     address: Address
-    listeners: list[Listener]
+    listeners: dict[int, list[Listener]]
     spread: bool = False
-    siblings: dict[int, list[Listener]] = field(default_factory=dict)
     opening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)  # of what we opened
 
     def has_gone(self) -> bool:
         """Whether nobody can connect there any more."""
-        return any(listener.file is not None and listener.file.has_gone() for listener in self.listeners)
+        return any(listener.file is not None and listener.file.has_gone() for listener in self.listeners[1])
 
     def close(self) -> None:
         """Refuse whoever comes from now on, once no worker has them any more."""
         self.opening.close()
-        for listeners in (self.listeners, *self.siblings.values()):
+        for listeners in self.listeners.values():
             _close(listeners)
 
     def abandon(self, number: int, backlog: int) -> None:
         """Let the kernel give nothing to the worker with this number, where others listen."""
-        if number in self.siblings:
-            _close(self.siblings.pop(number))
-        elif number == 1 and self._is_heard_by_others():
+        if number > 1:
+            _close(self.listeners.pop(number, []))
+        elif self._is_heard_by_others():
             with contextlib.suppress(ConfigError):  # there is no descriptor for it: then they wait
-                silent = [open_sibling(each) for each in self.listeners]
-                _close(self.listeners)
-                self.listeners[:] = silent
+                silent = [open_sibling(each) for each in self.listeners[1]]
+                _close(self.listeners[1])
+                self.listeners[1] = silent
         if not self._is_heard_by_others():
-            for listener in self.listeners:
+            for listener in self.listeners[1]:
                 start_listening(listener, backlog)
 
     def _is_heard_by_others(self) -> bool:
-        return any(listener.is_listening for listeners in self.siblings.values() for listener in listeners)
+        return any(each.is_listening for number, found in self.listeners.items() if number > 1 for each in found)
 
 
 class Sockets:
@@ -107,10 +106,10 @@ class Sockets:
         opened: dict[Address, Place] = {}
         try:
             for address in dict.fromkeys(address for address, _ in resolved):
-                place = opened[address] = Place(address, [], config.reuse_port and address.kind == "tcp")
+                place = opened[address] = Place(address, {1: []}, config.reuse_port and address.kind == "tcp")
                 mine = [each for each in resolved if each[0] == address]
                 opening = open_listeners(mine, config.backlog, reuse_port=place.spread, access=access)
-                place.listeners += place.opening.enter_context(opening)
+                place.listeners[1] += place.opening.enter_context(opening)
         except ConfigError:
             for place in opened.values():
                 place.close()
@@ -143,7 +142,7 @@ class Sockets:
 
     def listeners(self, config: Config) -> list[Listener]:
         """Where we listen, for people."""
-        return [listener for address in each_address(config) for listener in self._places[address].listeners]
+        return [listener for address in each_address(config) for listener in self._places[address].listeners[1]]
 
     def listeners_of(self, config: Config, number: int) -> list[Listener]:
         """The sockets of the worker with this number, from 1.
@@ -153,18 +152,17 @@ class Sockets:
         """
         found: list[Listener] = []
         for place in map(self._places.__getitem__, each_address(config)):
-            if number == 1 or not place.spread:
-                found += place.listeners
-                continue
-            if number not in place.siblings:
-                place.siblings[number] = [open_sibling(each) for each in place.listeners]
-            found += place.siblings[number]
+            holder = number if place.spread else 1
+            if holder not in place.listeners:
+                place.listeners[holder] = [open_sibling(each) for each in place.listeners[1]]
+            found += place.listeners[holder]
         return found
 
     def abandon_beyond(self, config: Config, count: int) -> None:
         """Close the sockets of workers beyond so many, where they are their own: there will be no such workers."""
-        for number in {number for place in self._places.values() for number in place.siblings if number > count}:
-            self.abandon(config, number)
+        for number in {number for place in self._places.values() for number in place.listeners}:
+            if number > max(count, 1):
+                self.abandon(config, number)
 
     def abandon(self, config: Config, number: int) -> None:
         """Let the kernel give nothing to the worker with this number, where its sockets are its own: it cannot boot."""

@@ -76,11 +76,7 @@ class Stacks:
                 await trio.sleep_forever()
 
     def _receive_nowait(self) -> bool:
-        """Whether anybody is left who writes.
-
-        Raises:
-            BlockingIOError: nothing is written.
-        """
+        """Whether anybody is left who writes; a BlockingIOError where nothing is written."""
         data = os.read(self._fd, _CHUNK)
         self._written += data
         return bool(data)

@@ -129,15 +129,7 @@ def _await_loop(early: EarlySignals) -> bool:
 
 
 def _tell_pid(plan: Plan, told: contextlib.ExitStack, *, is_anew: bool) -> None:
-    """Have the pid file name us.
-
-    Args:
-        told: removes it in the end.
-        is_anew: whether a former self has seen to it, so that we can do without.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Have the pid file name us until `told` is closed; where a former self has seen to that, we can do without."""
     try:
         with standing(plan):
             told.enter_context(open_pid_file(plan.config.pid))

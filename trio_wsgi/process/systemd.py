@@ -68,11 +68,7 @@ class Systemd:
         return config.replace(bind=tuple(chosen))
 
     def warn(self, config: Config) -> None:
-        """Log what was handed over in vain; for when the logs are open.
-
-        Args:
-            config: from `choose_sockets`.
-        """
+        """Log what was handed over in vain, by a configuration from `choose_sockets`; for when the logs are open."""
         if self.is_misled:
             fix = "let it end in 'exec trio-wsgi ...'"
             log.warning("systemd's sockets are for the process that started this one: %s", fix)
@@ -97,11 +93,7 @@ class Systemd:
             sock.send("\n".join(line.replace("\n", " ") for line in assignments).encode("utf-8", "surrogateescape"))
 
     def tell_ready(self, status: str) -> None:
-        """We serve: the start, or a reload, has ended.
-
-        Args:
-            status: for people, as `systemctl status` shows it.
-        """
+        """We serve: the start, or a reload, has ended; `systemctl status` shows the text."""
         self.notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
 
     def tell_reloading(self) -> None:
@@ -113,14 +105,7 @@ class Systemd:
         self.notify("STOPPING=1", f"STATUS={status}")
 
     async def keep_alive(self, is_alive: Callable[[], bool] = lambda: True) -> None:
-        """Give the watchdog a sign of life each half of its time, from the event loop, while all is well.
-
-        Args:
-            is_alive: asked before each.
-
-        Returns:
-            Never, but where there is no watchdog.
-        """
+        """Give the watchdog a sign of life each half of its time, while `is_alive`; return only where there is none."""
         while self.watchdog is not None:
             if is_alive():
                 self.notify("WATCHDOG=1")

@@ -92,11 +92,7 @@ def start_trial(plan: Plan, legacy: str) -> Trial:
 
 
 def be_tried(plan: Plan, legacy: str) -> NoReturn:
-    """Be the process that is tried, and tell by its exit code and on standard error how that went.
-
-    Args:
-        legacy: as in `start_trial`.
-    """
+    """Be the process that `start_trial` starts, and tell by its exit code and on standard error how that went."""
     code: int = ExitCode.CLEAN
     try:
         _rehearse(plan, legacy)
@@ -111,11 +107,7 @@ def be_tried(plan: Plan, legacy: str) -> NoReturn:
 
 
 def _rehearse(plan: Plan, legacy: str) -> None:
-    """Get as far as a supervisor and its worker would.
-
-    Raises:
-        ConfigError, AppLoadError: they could not.
-    """
+    """Get as far as a supervisor and its worker would, or raise what ends them."""
     config = plan.config
     check_supervised(plan)
     check_legacy(legacy)

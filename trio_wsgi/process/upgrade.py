@@ -71,8 +71,7 @@ def format_legacy(legacy: Legacy) -> str:
             {
                 "address": asdict(place.address),
                 "spread": place.spread,
-                "listeners": _format_listeners(place.listeners),
-                "siblings": {number: _format_listeners(each) for number, each in place.siblings.items()},
+                "listeners": {number: _format_listeners(each) for number, each in place.listeners.items()},
             }
             for place in legacy.places
         ],
@@ -96,7 +95,7 @@ def format_legacy(legacy: Legacy) -> str:
 def let_go(legacy: Legacy) -> None:
     """Leave its sockets, channels and stacks open, over exec(2) as well: from now on their numbers count."""
     for place in legacy.places:
-        for listeners in (place.listeners, *place.siblings.values()):
+        for listeners in place.listeners.values():
             for listener in listeners:
                 os.set_inheritable(listener.sock.detach(), True)
     for child in legacy.children:
@@ -122,9 +121,8 @@ def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = t
         places=[
             Place(
                 Address(**place["address"]),
-                _parse_listeners(place["listeners"], take),
+                {int(number): _parse_listeners(each, take) for number, each in place["listeners"].items()},
                 place["spread"],
-                {int(number): _parse_listeners(each, take) for number, each in place["siblings"].items()},
             )
             for place in value["places"]
         ],
