@@ -4,7 +4,7 @@ Laws:
 
 * A name counts before a number that looks like it (POSIX chown). A number needs no entry: containers have none.
 * A look into them may read files and ask the network (nsswitch.conf(5)): it is never taken on the event loop.
-* What is not known is an error of the operator, and names the setting.
+* What is not known is a ConfigError that names the setting.
 """
 
 from __future__ import annotations
@@ -42,11 +42,7 @@ class User:
 
 
 def find_user(text: str, setting: str) -> User:
-    """Look a user up, by name or number.
-
-    Raises:
-        ConfigError: there is no such user; names `setting`.
-    """
+    """Look a user up, by name or number."""
     try:
         entry = pwd.getpwnam(text)
     except KeyError:
@@ -61,11 +57,7 @@ def find_user(text: str, setting: str) -> User:
 
 
 def find_group(text: str, setting: str) -> int:
-    """The number of a group, by name or number.
-
-    Raises:
-        ConfigError: there is no such group; names `setting`.
-    """
+    """The number of a group, by name or number."""
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
@@ -76,11 +68,7 @@ def find_group(text: str, setting: str) -> int:
 
 
 def parse_owner(text: str, setting: str) -> Owner:
-    """Read USER, USER:GROUP or :GROUP.
-
-    Raises:
-        ConfigError: one of them is not known; names `setting`.
-    """
+    """Read USER, USER:GROUP or :GROUP."""
     user, _, group = text.partition(":")
     return Owner(
         find_user(user, setting).uid if user else -1,
@@ -89,11 +77,7 @@ def parse_owner(text: str, setting: str) -> Owner:
 
 
 def find_heir(config: Config) -> Owner:
-    """Whom files should belong to that we make before `user` and `group` take effect: whoever we become.
-
-    Raises:
-        ConfigError: one of them is not known.
-    """
+    """Whom files should belong to that we make before `user` and `group` take effect: whoever we become."""
     user = None if config.user is None else find_user(config.user, "user")
     if config.group is not None:
         gid = find_group(config.group, "group")

@@ -106,9 +106,6 @@ class Setting:
         Args:
             text: one text; for a repeatable setting the list of its texts, or one that a shell would split.
             label: what the user wrote, for the error.
-
-        Raises:
-            ConfigError: the value cannot be used.
         """
         if not isinstance(text, str):
             return self.accept([self._try(self.kind.parse, item, label) for item in text], label)
@@ -231,11 +228,7 @@ class Settings(dict[str, Setting]):
         return name
 
     def accept(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The checked values of keys that nobody has checked, by the names of their settings.
-
-        Raises:
-            ConfigError: no such setting (with the nearest name), or a value that cannot be used.
-        """
+        """The checked values of keys that nobody has checked, by the names of their settings (`resolve`)."""
         accepted = {}
         for key, value in values.items():
             name = self.resolve(key, key)

@@ -28,12 +28,7 @@ def allowed_cpus() -> frozenset[int] | None:
 
 
 def decide_cpu(setting: str, slot: int, allowed: frozenset[int]) -> int | None:
-    """The CPU for a worker: those to be had are dealt out in turn, and again from the first when they are used up.
-
-    Args:
-        setting: off, auto, or a list.
-        slot: the number of the worker among its fellows, from 0.
-        allowed: the CPUs to be had.
+    """The CPU for the worker of a slot, from 0: those to be had are dealt out in turn, and then again from the first.
 
     Raises:
         ConfigError: the list names others.

@@ -78,7 +78,6 @@ class Child:
         self.state = state
         self.settled = trio.Event()  # it serves, or never will
         self.needs_successor = trio.Event()  # it asked for one, or has ended
-        self.ended = trio.Event()
         self.failure: Failed | None = None  # why it did not boot
         self.lived = math.inf  # seconds, once it has ended, or is worn
         self._order = order
@@ -173,8 +172,8 @@ class Child:
             self.failure = Failed(f"it ended while it booted: {how}", ExitCode.BOOT_ERROR)
         self.state = State.ENDED
         self.lived = min(self.lived, self._age())
-        for event in (self.settled, self.needs_successor, self.ended):
-            event.set()
+        self.settled.set()
+        self.needs_successor.set()
 
     def _age(self) -> float:
         return time.monotonic() - self._born

@@ -32,11 +32,7 @@ class Plan:
 
 
 def check_supervised(plan: Plan) -> None:
-    """See that a plan has workers.
-
-    Raises:
-        ConfigError: a supervisor that runs cannot follow it.
-    """
+    """Refuse, by a ConfigError, a plan that no supervisor which runs can follow: one without workers."""
     if plan.config.workers == 0:
         why = "what runs cannot do without its supervisor"
         raise ConfigError("workers", why, "stop it, and start it anew")

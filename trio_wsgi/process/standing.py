@@ -3,6 +3,7 @@
 Laws:
 
 * Both are those of its plan, wherever it was started from: a worker takes them itself.
+* A directory that is not there, or not as it has to be, is a ConfigError.
 * A supervisor has those of the plan that it has taken for good. Of another it takes them only while it opens something
   for that, and nothing else is done meanwhile: they belong to the whole process.
 """
@@ -22,11 +23,7 @@ from trio_wsgi.process.privileges import set_umask
 
 
 def find_home() -> str:
-    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload.
-
-    Raises:
-        ConfigError: it is no more.
-    """
+    """The working directory by the name that the shell has for it: a symlink may lead elsewhere by the next reload."""
     try:
         here, named = Path.cwd(), os.environ.get("PWD", "")
     except OSError as error:
@@ -45,11 +42,7 @@ def find_umask() -> int:
 
 
 def stand(plan: Plan) -> None:
-    """Be in the directory that a plan is served in, with its umask, wherever we are now.
-
-    Raises:
-        ConfigError: a directory that is not there or cannot be written to.
-    """
+    """Be in the directory that a plan is served in, with its umask, wherever we are now."""
     os.umask(plan.umask)
     set_umask(plan.config)
     _go_home(plan.home)
@@ -61,9 +54,6 @@ def at_home(plan: Plan) -> Iterator[None]:
     """Inside, be in the directory that the program was started in, with its umask; afterwards, where we were.
 
     All threads are: nothing that waits may be done there.
-
-    Raises:
-        ConfigError: it is no more, or we could not come back.
     """
     try:
         here = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
@@ -92,11 +82,7 @@ def standing(plan: Plan) -> Iterator[None]:
 
 
 def change_directory(config: Config) -> None:
-    """Change to `chdir`; paths in settings are relative to that, but for those of the configuration itself.
-
-    Raises:
-        ConfigError: a directory that is not there or cannot be written to.
-    """
+    """Change to `chdir`; paths in settings are relative to that, but for those of the configuration itself."""
     if config.chdir is not None:
         try:
             os.chdir(config.chdir)

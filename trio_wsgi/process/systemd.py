@@ -116,10 +116,7 @@ UNKNOWN = Systemd()  # of a process that systemd has not started
 
 
 def take_systemd(environ: MutableMapping[str, str]) -> Systemd:
-    """Take what systemd gave this process. Later calls find nothing.
-
-    Args:
-        environ: the environment of the process; loses systemd's variables.
+    """Take what systemd gave this process out of its environment.
 
     Raises:
         ConfigError: it does not hold what it says.

@@ -58,7 +58,7 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         """Serve until a signal ends it.
 
         Raises:
-            CommandError: two places to listen at are named in two ways.
+            CommandError: as `translate`.
             SystemExit: with the command's exit code, unless that is 0.
         """
         code = main([*translate(options), name_application()])
