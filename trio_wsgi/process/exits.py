@@ -9,6 +9,7 @@ Laws:
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import signal
@@ -38,25 +39,15 @@ async def wait_exit(pid: int) -> int:
 
     Cancellation: it can be waited for again.
     """
-    try:
+    with contextlib.suppress(AttributeError, OSError):  # no Linux, one before 5.3, a sandbox, or no descriptor is left
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return UNKNOWN
-    except (AttributeError, OSError):  # no Linux, one before 5.3, or a sandbox
-        return await _look_now_and_then(pid)
-    try:
-        await trio.lowlevel.wait_readable(fd)
-    finally:
-        os.close(fd)
-    return await _look_now_and_then(pid)
-
-
-async def _look_now_and_then(pid: int) -> int:
-    while True:
-        code = _collect(pid)
-        if code is not None:
-            return code
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        finally:
+            os.close(fd)
+    while (code := _collect(pid)) is None:  # noqa: ASYNC110 - nothing here tells of it
         await trio.sleep(LOOK)
+    return code
 
 
 def _collect(pid: int) -> int | None:

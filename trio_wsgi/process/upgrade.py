@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -126,7 +126,7 @@ def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = t
             )
             for place in value["places"]
         ],
-        children=[_parse_child(take, read, *each) for each in value["children"]],
+        children=[_parse_child(each, take, read) for each in value["children"]],
         asked=[signal.Signals[name] for name in value["asked"]],
     )
 
@@ -145,17 +145,8 @@ def check_legacy(text: str) -> None:
             raise ConfigError("upgrade", why, "stop it, and start it anew") from error
 
 
-def _parse_child(
-    take: TakeSocket,
-    read: TakeStacks,
-    number: int,
-    pid: int,
-    channel: int,
-    stacks: int,
-    state: str,
-    needs_successor: bool,
-    received: str,
-) -> Child:
+def _parse_child(value: Sequence[Any], take: TakeSocket, read: TakeStacks) -> Child:
+    number, pid, channel, stacks, state, needs_successor, received = value
     child = Child(number, pid, Channel(take(channel), base64.b64decode(received)), read(stacks), State(state))
     if needs_successor:
         child.needs_successor.set()
