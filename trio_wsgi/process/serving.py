@@ -16,6 +16,7 @@ Laws:
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -164,6 +165,8 @@ async def _serve(process: Process, early: EarlySignals, beside: Beside) -> None:
                     try:
                         await servers.start(process.server.serve_opened, process.listeners)
                     except OSError as error:
+                        if error.errno != errno.EAGAIN:  # `run_in_thread`
+                            raise
                         raise ConfigError("threads", f"nothing can be served: {error.strerror}", MORE_THREADS) from None
                     nursery.start_soon(beside, process)
             nursery.cancel_scope.cancel()
