@@ -218,7 +218,7 @@ def test_a_pid_file_that_cannot_be_written_after_the_trial_is_done_without(tmp_p
         (tmp_path / "then").write_text("import shutil; shutil.rmtree('run')")
         upgrade(run)
         assert "SIGUSR2: the pid file stays as it is: pid: cannot write run/pid" in run.log
-        assert answering_pid(run) != pid
+        wait_until(lambda: answering_pid(run) != pid)  # once the old one has heard of it
         assert end(run, signal.SIGTERM) == 0
 
 
