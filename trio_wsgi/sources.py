@@ -86,12 +86,9 @@ def load_config(
     layers = (
         _read_familiar(environ),
         _read_default_file() if file is None else _read_file(Path(file)),
-        {
-            name: Given(SETTINGS[name].parse(text, f"{name} in {PASTE_ORIGIN}"), PASTE_ORIGIN)
-            for name, text in ini.items()
-        },
+        {name: _parse(name, text, PASTE_ORIGIN, f"{name} in {PASTE_ORIGIN}") for name, text in ini.items()},
         _read_environment(environ),
-        _read_flags(flags),
+        {name: _parse(name, text, SETTINGS[name].flag) for name, text in flags.items()},
     )
     given: Layer = {}
     for layer in layers:
@@ -101,13 +98,16 @@ def load_config(
     return Loaded(config, origins, file or DEFAULT_FILE)
 
 
+def _parse(name: str, text: str | Sequence[str], origin: str, label: str = "") -> Given:
+    return Given(SETTINGS[name].parse(text, label or origin), origin)
+
+
 def _read_familiar(environ: Mapping[str, str]) -> Layer:
     layer = {}
     for name, setting in SETTINGS.items():
         text = environ.get(setting.familiar) if setting.familiar else None
         if text:
-            value = setting.parse(setting.familiar_form.format(text), setting.familiar)
-            layer[name] = Given(value, setting.familiar)
+            layer[name] = _parse(name, setting.familiar_form.format(text), setting.familiar)
     return layer
 
 
@@ -125,15 +125,8 @@ def _read_environment(environ: Mapping[str, str]) -> Layer:
             raise ConfigError(variable, "there is no such setting", nearest(variable.upper(), known))
         if name in layer:
             raise ConfigError(variable, f"{layer[name].origin} is there, too", "keep one")
-        layer[name] = Given(SETTINGS[name].parse(text, variable), variable)
+        layer[name] = _parse(name, text, variable)
     return layer
-
-
-def _read_flags(flags: Mapping[str, str | Sequence[str]]) -> Layer:
-    return {
-        name: Given(SETTINGS[name].parse(text, SETTINGS[name].flag), SETTINGS[name].flag)
-        for name, text in flags.items()
-    }
 
 
 def _read_default_file() -> Layer:

@@ -25,9 +25,13 @@ class Stacks:
 
     Args:
         fd: of it, non-blocking; closed by us.
+
+    Raises:
+        OSError: it is not open.
     """
 
     def __init__(self, fd: int) -> None:
+        os.set_inheritable(fd, False)
         self._fd = fd
         self._written = bytearray()
 
@@ -89,13 +93,3 @@ def open_stacks() -> tuple[Stacks, int]:
     with contextlib.suppress(AttributeError, OSError):  # no Linux, or this user has so many already
         fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, LONGEST)
     return Stacks(ours), theirs
-
-
-def take_stacks(fd: int) -> Stacks:
-    """The end that is read, which our former self has left open for us.
-
-    Raises:
-        OSError: the descriptor is not open.
-    """
-    os.set_inheritable(fd, False)
-    return Stacks(fd)

@@ -83,9 +83,10 @@ def serve_standalone(load_app: Callable[[], WSGIApplication], config: Config, sy
     config = config.placed()
     set_umask(config)
     identity = decide_identity(config)
+    is_free = signal.getsignal(SIGNAL_UPGRADE) is signal.SIG_DFL  # else it is the caller's
     with (
         open_logs(config) as logs,
-        EarlySignals(SERVER_SIGNALS if _is_taken(SIGNAL_UPGRADE) else (*SERVER_SIGNALS, SIGNAL_UPGRADE)) as early,
+        EarlySignals((*SERVER_SIGNALS, SIGNAL_UPGRADE) if is_free else SERVER_SIGNALS) as early,
         open_listeners(
             resolve(each_address(config)), config.backlog, reuse_port=config.reuse_port, access=find_access(config)
         ) as listeners,
@@ -113,7 +114,3 @@ async def _announce(process: Process) -> None:
     log.info("listening at %s (pid %d)", where, os.getpid())
     process.systemd.tell_ready(f"listening at {where}")
     await process.systemd.keep_alive()
-
-
-def _is_taken(number: int) -> bool:
-    return signal.getsignal(number) is not signal.SIG_DFL

@@ -32,7 +32,7 @@ from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.signals import JOBS
 from trio_wsgi.process.sockets import Place, take_socket
-from trio_wsgi.process.stacks import Stacks, take_stacks
+from trio_wsgi.process.stacks import Stacks
 from trio_wsgi.process.standing import at_home
 from trio_wsgi.process.systemd import Systemd
 
@@ -103,7 +103,7 @@ def let_go(legacy: Legacy) -> None:
         os.set_inheritable(child.stacks.detach(), True)
 
 
-def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = take_stacks) -> Legacy:
+def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = Stacks) -> Legacy:
     """What a text says.
 
     Args:
@@ -138,8 +138,12 @@ def check_legacy(text: str) -> None:
         ConfigError: it would not.
     """
     with contextlib.ExitStack() as stack:
+
+        def stand_in(fd: int) -> socket.socket:
+            return stack.enter_context(socket.socket())
+
         try:
-            parse_legacy(text, lambda fd: stack.enter_context(socket.socket()), Stacks)
+            parse_legacy(text, stand_in, lambda fd: Stacks(stand_in(fd).fileno()))
         except (ConfigError, ValueError, KeyError, TypeError) as error:
             why = f"this version cannot take over from the one that runs: {error!r}"
             raise ConfigError("upgrade", why, "stop it, and start it anew") from error
