@@ -108,11 +108,10 @@ def load_application(
     """
     try:
         with early.interrupting(), refusing_patches():
-            app = load()
+            return load()
     except Stopped as stop:
         log.log(level, "%s: stopped before the application was loaded", stop)
         return None
-    return app
 
 
 Beside = Callable[[Process], Awaitable[None]]

@@ -107,8 +107,7 @@ def _supervise(
                 legacy = become_new(supervisor.leave(), early, logs, systemd)
                 plan = legacy.plan
         log.info("stopped")
-    if supervisor.failure is not None:
-        why = supervisor.failure
+    if (why := supervisor.failure) is not None:
         raise BootError(why.short if logs.is_standard else why.text, supervisor.exit_code)
     return supervisor.exit_code
 
