@@ -112,6 +112,7 @@ def test_settings_that_only_a_worker_can_find_wrong_end_in_exit_1(folder: Path) 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_the_system_has_no_thread_to_begin_with_the_end_is_one_line(workers: int, folder: Path) -> None:
+    """It says what the operator can do, by exit code 1; a traceback would be for us."""
     (folder / "no_thread.py").write_text(
         "import trio\n"
         'def refuse(*_): raise RuntimeError("can\'t start new thread")\n'

@@ -76,6 +76,7 @@ async def test_what_cannot_be_started_is_told(site: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("no_thread")
 async def test_a_trial_takes_no_thread_of_ours(site: Path) -> None:
+    """At the limit of pids, a supervisor may have none to give."""
     assert await attempt(site) == ""
 
 
