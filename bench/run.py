@@ -33,7 +33,7 @@ from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
 from bench.scenarios.slow import tell_smaller_crowds
-from bench.server import check_app
+from bench.server import check_app, list_withheld
 
 T = TypeVar("T")
 SECONDS, ROUNDS = 5.0, 3
@@ -225,6 +225,8 @@ def measure(
         results.versions = {name: results.versions[name] for name in order if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
+        if options.app and (withheld := list_withheld()):
+            driver.tell_on_stderr(f"kept from servers, and so from your application: {', '.join(withheld)}")
         if smaller := tell_smaller_crowds(chosen):
             driver.tell_on_stderr(smaller)
         found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output, earlier is None)

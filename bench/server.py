@@ -2,12 +2,15 @@
 
 Laws:
 - A server lives as long as the block of `open_server`; its session is killed at the end, whatever it did.
+- It runs in the working directory of the bench, where the user's application may have files, and has the user's
+  environment but for what servers take for settings.
 - It is ready when it has answered; a server that does not within `PATIENCE` has failed, with its last words.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import shlex
 import shutil
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.client import ROOT, Failed
-from bench.contestants import Contestant
+from bench.contestants import VARIABLES, Contestant
 from bench.proc import find_tree
 
 PATIENCE = 30.0  # seconds to start
@@ -92,7 +95,7 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": build_path()},
+                env=build_environment() | {"BENCH_FILES": str(setting.files)},
             )
             stack.callback(end, process)
         server = Server(process, port, folder / "log")
@@ -141,6 +144,18 @@ def build_command(contestant: Contestant, setting: Setting, port: int, folder: P
     )
 
 
+def build_environment() -> dict[str, str]:
+    """What servers run in: the user's environment, without what would set them otherwise than their row does."""
+    withheld = list_withheld()
+    kept = {name: value for name, value in os.environ.items() if name not in withheld}
+    return kept | {"PYTHONPATH": build_path()}
+
+
+def list_withheld() -> list[str]:
+    """The variables of ours that are a setting to some server, by name."""
+    return [name for name in os.environ if any(fnmatch.fnmatchcase(name, pattern) for pattern in VARIABLES)]
+
+
 def build_path() -> str:
     """Where servers look for modules first: the bench's own, the user's in the working directory and on PYTHONPATH."""
     return os.pathsep.join(filter(None, [str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
@@ -154,9 +169,7 @@ def check_app(python: str, app: str) -> None:
     """
     words = [python, "-c", IMPORT_APP, app]
     try:
-        subprocess.run(
-            words, env=os.environ | {"PYTHONPATH": build_path()}, check=True, capture_output=True, text=True, timeout=60
-        )
+        subprocess.run(words, env=build_environment(), check=True, capture_output=True, text=True, timeout=60)
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}") from None
