@@ -21,8 +21,8 @@ def app(environ, start_response):
 GUARDED = """
 def app(environ, start_response):
     allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
-    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "4")])
-    return [b"mine"]
+    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "400000")])
+    return [b"mine" * 100_000]
 """
 
 
