@@ -124,24 +124,31 @@ def more_than_nothing(text: str) -> float:
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        earlier = check_options(options)
-        chosen = choose_scenarios(options)
-        known = contestants.BY_NAME
-        if options.quick and options.contestants is None:
-            known = {name: each for name, each in known.items() if name in contestants.QUICK}
-        asked = choose(options.contestants, known)
-    except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    try:
         with heeding_ends():
-            return measure(options, chosen, asked, earlier)
+            return check_and_measure(options)
     except KeyboardInterrupt:
         print("interrupted: nothing was measured", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:  # of our own files: what servers and clients meet with is a finding
         print(f"bench: cannot go on: {error}; samples are kept in --files, results in --output", file=sys.stderr)
         return 1
+
+
+def check_and_measure(options: argparse.Namespace) -> int:
+    """The code to exit with.
+
+    Raises:
+        KeyboardInterrupt: before anything was measured.
+        OSError: files of ours cannot be read or written while we measure.
+    """
+    try:
+        earlier = check_options(options)
+        chosen = choose_scenarios(options)
+        asked = choose_contestants(options)
+    except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return measure(options, chosen, asked, earlier)
 
 
 @contextmanager
@@ -320,6 +327,18 @@ def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
     if options.app or options.file:
         return [each for each in known.values() if each.own and brought[each.own]]
     return [each for each in known.values() if not each.own and (each.quick or not options.quick)]
+
+
+def choose_contestants(options: argparse.Namespace) -> list[Contestant]:
+    """Those that were asked for; with `--quick` and no wish a few.
+
+    Raises:
+        LookupError: a name that means nobody.
+    """
+    known = contestants.BY_NAME
+    if options.quick and options.contestants is None:
+        known = {name: each for name, each in known.items() if name in contestants.QUICK}
+    return choose(options.contestants, known)
 
 
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:

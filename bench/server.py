@@ -19,10 +19,11 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.client import ROOT, Failed
 from bench.contestants import VARIABLES, Contestant
@@ -30,8 +31,9 @@ from bench.proc import find_tree
 
 PATIENCE = 30.0  # seconds to start
 FAREWELL = 5.0  # seconds to end after TERM
+IMPORT_PATIENCE = 60.0  # seconds for the import of a user's application, when we look whether it is there
 IMPORT_APP = (
-    "import sys, importlib; module, _, name = sys.argv[1].partition(':');"
+    "import sys, importlib; sys.stdout = sys.stderr; module, _, name = sys.argv[1].partition(':');"
     "name or sys.exit('write MODULE:APP');"
     "callable(getattr(importlib.import_module(module), name)) or sys.exit('no callable')"
 )
@@ -87,20 +89,28 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
         folder.chmod(0o755)
         port = find_free_port()
         log = stack.enter_context((folder / "log").open("wb"))
-        command = build_command(contestant, setting, port, folder)
+        command = [*setting.prefix, *build_command(contestant, setting, port, folder)]
+        process = stack.enter_context(open_process(command, log, BENCH_FILES=str(setting.files)))
+        server = Server(process, port, folder / "log")
+        wait_until_ready(server, tls=setting.certificate is not None)
+        yield server
+
+
+@contextmanager
+def open_process(command: Sequence[str], log: IO[bytes], **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own while the block runs; what it says goes to `log`."""
+    with contextlib.ExitStack() as stack:
         with delay_interrupts():
             process = subprocess.Popen(
-                [*setting.prefix, *command],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=build_environment() | {"BENCH_FILES": str(setting.files)},
+                env=build_environment() | variables,
             )
             stack.callback(end, process)
-        server = Server(process, port, folder / "log")
-        wait_until_ready(server, tls=setting.certificate is not None)
-        yield server
+        yield process
 
 
 @contextmanager
@@ -167,14 +177,16 @@ def check_app(python: str, app: str) -> None:
     Raises:
         ValueError: it cannot be imported, or is none, and why.
     """
-    words = [python, "-c", IMPORT_APP, app]
-    try:
-        subprocess.run(words, env=build_environment(), check=True, capture_output=True, text=True, timeout=60)
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}") from None
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"--app {app}: its import is not over after 60 s") from None
+    with tempfile.TemporaryFile() as log, open_process([python, "-c", IMPORT_APP, app], log) as process:
+        try:
+            code = process.wait(IMPORT_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"--app {app}: its import is not over after {IMPORT_PATIENCE:.0f} s") from None
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if code:
+        reason = said[-1] if said else f"exit code {code}"
+        raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}")
 
 
 def find_free_port() -> int:
