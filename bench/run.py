@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from bench import contestants, driver, scenarios
 from bench.asking import Asking
@@ -39,6 +40,7 @@ T = TypeVar("T")
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # of HTTP: names of headers, methods
+SENT = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")  # of a target, as it is; what follows # is not sent
 UNFIT = ("HEAD", "CONNECT")  # methods
 INTERRUPTED = 130  # what shells say of Ctrl-C
 
@@ -92,6 +94,8 @@ def header(text: str) -> str:
     name, colon, value = text.partition(":")
     if not re.fullmatch(TOKEN, name, re.ASCII) or not colon or not value.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no header; write 'Name: value'")
+    if not value.isascii():  # clients differ in how they would write it
+        raise argparse.ArgumentTypeError(f"{text!r}: headers are sent in ASCII; encode it as your app decodes it")
     if name.lower() in ("content-length", "transfer-encoding"):
         raise argparse.ArgumentTypeError(f"{text!r}: how long the body is, is told by the bench; name a file by --body")
     return f"{name.title()}: {value.strip()}"
@@ -181,8 +185,8 @@ def check_options(options: argparse.Namespace) -> Results | None:
             if value := getattr(options, name):
                 words = f"--{name} {repr(value[0]) if name == 'header' else value}"
                 raise ValueError(f"{words} is for your own app: name it by --app")
-    if options.target is not None and not options.target.startswith("/"):
-        raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    if options.target is not None:
+        check_target(options.target)
     if options.body and not options.body.is_file():
         raise ValueError(f"--body {options.body}: there is no such file")
     python = find_python(options.venv)
@@ -192,6 +196,15 @@ def check_options(options: argparse.Namespace) -> Results | None:
     if options.pin and shutil.which("taskset") is None:
         raise ValueError("--pin needs taskset, which is not installed (util-linux)")
     return load_results(options.output) if options.add and options.output.exists() else None
+
+
+def check_target(target: str) -> None:
+    """Raises ValueError where it cannot stand in a request as it is, and says how to write it."""
+    if not target.startswith("/"):
+        raise ValueError(f"--target {target}: write it from its first slash on, such as /{target}")
+    sent = quote(target, safe=SENT)
+    if sent != target:
+        raise ValueError(f"--target {target!r}: that cannot be sent as it is; write {sent}")
 
 
 def check_output(output: Path) -> None:

@@ -71,11 +71,17 @@ def test_headers_are_sent_with_every_request(folder: Path, wrk: bool, monkeypatc
     assert results["settings"]["your application"] == "bench_guarded:app, asked for /, Host, Authorization"
 
 
-@pytest.mark.parametrize("text", ["Authorization", "a b: c", ": c", "A: b\r\nC: d"])
-def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "is no header; write 'Name: value'") for text in ["Authorization", "a b: c", ": c", "A: b\r\nC: d"]),
+        ("X: \u20ac", "'X: \u20ac': headers are sent in ASCII; encode it as your app decodes it"),
+    ],
+)
+def test_what_is_no_header_is_told(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["--app", APP, "--header", text])
-    assert "is no header; write 'Name: value'" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,10 @@ def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]
         (["--app", "bench_mine:__name__"], "no callable"),
         (["--app", "bench_mine"], "write MODULE:APP"),
         (["--app", "bench_mine:app", "--target", "mine"], "--target mine: write it from its first slash on"),
+        (["--app", "bench_mine:app", "--target", "/\u00e9"], "'/\u00e9': that cannot be sent as it is; write /%C3%A9"),
+        (["--app", "bench_mine:app", "--target", "/a b"], "'/a b': that cannot be sent as it is; write /a%20b"),
+        (["--app", "bench_mine:app", "--target", "/a#b"], "'/a#b': that cannot be sent as it is; write /a%23b"),
+        (["--app", "bench_mine:app", "--target", ""], "write it from its first slash on"),
         (["--target", "/mine"], "name it by --app"),
         (["--header", "Authorization: x"], "--header 'Authorization: x' is for your own app"),
         (["--only", "own-app-1"], "own-app-1 needs --app"),
