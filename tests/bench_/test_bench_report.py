@@ -22,6 +22,27 @@ def test_where_we_lose_says_nowhere_only_of_what_was_measured() -> None:
     failed = report.write_report(build(theirs, Finding("small-8", "trio-wsgi", False, 1, failure="status 500")))
     assert "trio-wsgi fails `small-8`: status 500" in failed
     assert "Nowhere" not in failed
+    assert "nothing to compare" not in failed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [Finding("small-8", "waitress", False, 1, failure="status 500")],
+        [Finding("small-1", "waitress", False, 1, {"cpu_per_request": 1.0})],
+        [Finding("small-8", "trio-wsgi-httptools", False, 1, {"cpu_per_request": 1.0})],
+    ],
+    ids=["nobody", "failed", "elsewhere", "ours"],
+)
+def test_where_nobody_else_was_measured_nothing_is_said_of_losses(other: list[Finding]) -> None:
+    """Who runs alone does not win."""
+    ours = Finding("small-8", "trio-wsgi", False, 1, {"cpu_per_request": 1e-4})
+    page = report.write_report(build(ours, *other))
+    assert "There is nothing to compare trio-wsgi with" in page
+    assert "Nowhere" not in page
+    slower = Finding("small-8", "waitress", False, 1, {"cpu_per_request": 2e-4})
+    assert "Nowhere in this run." in report.write_report(build(ours, slower))
 
 
 def test_there_is_no_ratio_to_less_than_nothing() -> None:
