@@ -197,8 +197,15 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             asking=ground.asking if scenario.own == "app" else BY_DEFAULT,
             trace=trace,
         )
-        measured = scenario.measure(bout)
-        server.check_alive()
+        started = server.log.stat().st_size
+        try:
+            measured = scenario.measure(bout)
+            server.check_alive()
+        except Failed as reason:
+            words = server.last_line(started)  # of a user's application, which may say what is wrong with it
+            if scenario.own != "app" or not words or words in str(reason):
+                raise
+            raise Failed(f"{reason}; its last words: {words}") from None
     figures = {key: value for key, value in measured.items() if value is not None}
     if trace is not None and not figures.get("requests"):
         raise Failed("no request came to its end while its system calls were counted")

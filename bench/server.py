@@ -66,8 +66,13 @@ class Server:
         return self.process.pid
 
     def last_words(self) -> str:
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:200] if lines else "it said nothing"
+        return self.last_line() or "it said nothing"
+
+    def last_line(self, since: int = 0) -> str:
+        """Of what it has said, from that byte of its log on; "" where that is nothing."""
+        text = self.log.read_bytes()[since:].decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:200] if lines else ""
 
     def check_alive(self) -> None:
         """Raises Failed where the server has died."""

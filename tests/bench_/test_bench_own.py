@@ -26,6 +26,20 @@ def app(environ, start_response):
 """
 
 
+RAISING = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/hello":
+        raise RuntimeError("no database")
+    return quiet(environ, start_response)
+
+def quiet(environ, start_response):
+    if environ["PATH_INFO"] == "/hello":
+        print("Not Found: /hello", file=environ["wsgi.errors"], flush=True)
+    start_response("404 Not Found", [("Content-Length", "0")])
+    return []
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "apps").mkdir()
@@ -117,6 +131,27 @@ def test_what_does_not_fit_is_told_before_anything_is_measured(
     assert line.count("\n") == 1
     assert said in line
     assert not (folder / "results.json").exists()
+
+
+def test_an_application_that_fails_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of its server goes with the server: its last line stands in the results."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_raising.py").write_text(RAISING)
+    assert measure(folder, "--app", "bench_raising:app", "--only", "own-app-1") == 1
+    results = json.loads((folder / "results.json").read_text())
+    said = "/: status 500 instead of 200; its last words: RuntimeError: no database"
+    assert [each["failure"] for each in results["findings"]] == [said]
+
+
+def test_what_is_said_before_a_scenario_explains_no_failure_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is asked for /hello until it is ready, and many applications say that there is no such page."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_raising.py").write_text(RAISING)
+    assert measure(folder, "--app", "bench_raising:quiet", "--only", "own-app-1") == 1
+    results = json.loads((folder / "results.json").read_text())
+    assert [each["failure"] for each in results["findings"]] == ["/: status 404 instead of 200"]
 
 
 def test_all_that_begins_with_a_name_is_what_the_user_has_brought(folder: Path) -> None:
