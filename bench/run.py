@@ -226,11 +226,12 @@ def measure(
     """Run them, and report; the code to exit with."""
     descriptors = raise_descriptor_limit()
     python = find_python(options.venv)
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, samples.adopt(options.file) as file:
         folder = Path(name)
         folder.chmod(0o755)
         present, absent = take_roll(asked, python, folder)
-        plan, ground = prepare(options, chosen, present, python, folder)
+        plan, ground = prepare(options, chosen, present, python, folder, samples, file)
         results = Results(
             describe_machine() | {"Python": read_python_version(python), "descriptors": str(descriptors)},
             describe_settings(plan, ground),
@@ -267,9 +268,19 @@ def tell_outcome(results: Results, output: Path, found: int, interrupted: bool) 
 
 
 def prepare(
-    options: argparse.Namespace, chosen: list[Scenario], present: list[Present], python: str, folder: Path
+    options: argparse.Namespace,
+    chosen: list[Scenario],
+    present: list[Present],
+    python: str,
+    folder: Path,
+    samples: Samples,
+    file: str,
 ) -> tuple[Plan, Ground]:
-    """What to run, and on what; a certificate is made in `folder` where there is need of one."""
+    """What to run, and on what; a certificate is made in `folder` where there is need of one.
+
+    Args:
+        file: the name of the user's file among the samples, or "".
+    """
     plan = Plan(
         chosen,
         present,
@@ -278,8 +289,7 @@ def prepare(
         options.pin,
         options.strace,
     )
-    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
-    own = (options.target or "/", samples.adopt(options.file) if options.file else "")
+    own = (options.target or "/", file)
     method = options.method or ("POST" if options.body else "")
     asking = Asking(method, tuple(options.header), options.body and options.body.absolute(), options.status or 200)
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
