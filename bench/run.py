@@ -148,6 +148,8 @@ def check_and_measure(options: argparse.Namespace) -> int:
     try:
         earlier = check_options(options)
         chosen = choose_scenarios(options)
+        if options.strace and not any(map(driver.is_traced, chosen)):
+            raise ValueError("--strace counts calls of requests, and none of these scenarios shows them; add small-8")
         asked = choose_contestants(options)
     except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -117,6 +117,10 @@ def test_what_is_no_header_is_told(text: str, said: str, capsys: pytest.CaptureF
         (["--only", "own-app-1"], "own-app-1 needs --app"),
         (["--only", "small-1,own-file-8"], "own-file-8 needs --file"),
         (["--only", "own-file", "--app", "bench_mine:app"], "own-file-1 needs --file"),
+        (
+            ["--only", "slow-100", "--strace"],
+            "--strace counts calls of requests, and none of these scenarios shows them",
+        ),
         (["--only", "small-1,"], "nothing is called ''"),
         (["--only", ""], "nothing is called ''"),
     ],
