@@ -69,6 +69,14 @@ def test_who_has_left_the_table_is_shown_all_the_same() -> None:
     assert "| apache | **100** | 0.50 ~ |" in page
 
 
+def test_results_of_another_version_are_told_from_what_is_none(tmp_path: Path) -> None:
+    """The file is all right: another bench reads it."""
+    path = tmp_path / "results.json"
+    path.write_text('{"format": 2, "bouts": []}')
+    with pytest.raises(ValueError, match="has format 2, and this bench reads format 1: take the version that wrote it"):
+        load_results(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
