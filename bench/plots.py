@@ -44,6 +44,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         results = load_results(options.results)
+        if options.folder.exists() and not options.folder.is_dir():
+            raise ValueError(f"{options.folder} is no folder; name one for the pictures")
         options.folder.mkdir(parents=True, exist_ok=True)
         draw_all(results, options.folder, options.format)
     except (OSError, ValueError) as error:

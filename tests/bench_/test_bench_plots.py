@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,3 +49,12 @@ def test_each_colour_is_explained_once() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["ours", "python", "file server"]
     colours = [patch.get_facecolor() for patch in legend.get_patches()]
     assert len(set(colours)) == 3
+
+
+def test_where_no_pictures_can_be_is_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    Results({}, {}, {"apache": "1.0"}, {}, [measured("apache")]).save(path)
+    assert plots.main([str(path), str(tmp_path / "plots")]) == 0
+    assert (tmp_path / "plots" / "small-8.svg").exists()
+    assert plots.main([str(path), str(path)]) == 1
+    assert capsys.readouterr().err == f"bench: {path} is no folder; name one for the pictures\n"

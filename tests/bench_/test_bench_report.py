@@ -94,13 +94,3 @@ def test_what_is_no_results_file_is_told_and_no_traceback(tmp_path: Path, change
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match="is not a results file of this bench"):
         load_results(path)
-
-
-def test_plots_that_cannot_be_written_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plots = pytest.importorskip("bench.plots", exc_type=ImportError)
-    path = tmp_path / "results.json"
-    build(Finding("small-8", "apache", False, 1, {"cpu_per_request": 1e-4})).save(path)
-    assert plots.main([str(path), str(tmp_path / "plots")]) == 0
-    assert (tmp_path / "plots" / "small-8.svg").exists()
-    assert plots.main([str(path), str(path)]) == 1
-    assert capsys.readouterr().err.startswith("bench: [Errno 17]")
