@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -34,7 +35,6 @@ FAREWELL = 5.0  # seconds to end after TERM
 IMPORT_PATIENCE = 60.0  # seconds for the import of a user's application, when we look whether it is there
 IMPORT_APP = (
     "import sys, importlib; sys.stdout = sys.stderr; module, _, name = sys.argv[1].partition(':');"
-    "name or sys.exit('write MODULE:APP');"
     "callable(getattr(importlib.import_module(module), name)) or sys.exit('no callable')"
 )
 
@@ -173,7 +173,8 @@ def list_withheld() -> list[str]:
 
 def build_path() -> str:
     """Where servers look for modules first: the bench's own, the user's in the working directory and on PYTHONPATH."""
-    return os.pathsep.join(filter(None, [str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    folders = [str(ROOT), str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(filter(None, folders)))
 
 
 def check_app(python: str, app: str) -> None:
@@ -182,6 +183,10 @@ def check_app(python: str, app: str) -> None:
     Raises:
         ValueError: it cannot be imported, or is none, and why.
     """
+    if not re.fullmatch(r"[\w.]+:\w+", app):
+        raise ValueError(
+            f"--app {app}: write MODULE:APP; what a call makes has no name until a module says app = call()"
+        )
     with tempfile.TemporaryFile() as log, open_process([python, "-c", IMPORT_APP, app], log) as process:
         try:
             code = process.wait(IMPORT_PATIENCE)
