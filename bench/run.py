@@ -323,7 +323,7 @@ def run_and_keep(
     except KeyboardInterrupt:
         if not found:
             raise
-        driver.tell_on_stderr("interrupted; what was found is kept")
+        driver.tell_on_stderr("interrupted; what was found is kept; to go on: --add, and --only for what is missing")
         return found, True
     return found, False
 
@@ -379,7 +379,7 @@ def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
         "seconds of each measurement": f"{plan.seconds:g}",
         **({BRIEF: f"{brief.rounds} rounds of {brief.seconds:g} s"} if brief not in (None, asked) else {}),
         "threads of each server": str(ground.threads),
-        "application": driver.APP,
+        **({"application": driver.APP} if any(each.own != "app" for each in plan.scenarios) else {}),
     } | own
 
 

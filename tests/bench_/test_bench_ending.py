@@ -41,3 +41,28 @@ def test_an_interrupt_while_the_application_is_imported_ends_that_import(number:
         for pid in importing:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_an_interrupt_tells_how_to_go_on(tmp_path: Path) -> None:
+    """What was found by then is kept, and the page of it is printed."""
+    output = tmp_path / "results.json"
+    (tmp_path / "mine.bin").write_bytes(bytes(1000))
+    words = ["--file", "mine.bin", "--only", "own-file-1", "--contestants", "sendfile-loop", "--rounds", "1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", *words, "--seconds", "0.2", "--files", "samples", "--output", str(output)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not output.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    page, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; what was found is kept; to go on: --add, and --only for what is missing\n" in said
+    assert "## your file, 1 connection" in page

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import bout, run
+from bench.client import ROOT
 from bench.driver import APP
 from bench.scenarios import slow
 
@@ -66,6 +67,7 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
         ("own-file-1", ""),
     ]
     settings = results["settings"]
+    assert settings["application"] == APP
     assert settings["your application"] == "bench_mine:app, asked for /mine"
     assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
 
@@ -107,6 +109,10 @@ def test_what_is_no_header_is_told(text: str, said: str, capsys: pytest.CaptureF
         (["--app", "bench_mine:MINE"], "has no attribute 'MINE'"),
         (["--app", "bench_mine:__name__"], "no callable"),
         (["--app", "bench_mine"], "write MODULE:APP"),
+        (
+            ["--app", "bench_mine:app()"],
+            "write MODULE:APP; what a call makes has no name until a module says app = call()",
+        ),
         (["--app", "bench_mine:app", "--target", "mine"], "--target mine: write it from its first slash on"),
         (["--app", "bench_mine:app", "--target", "/\u00e9"], "'/\u00e9': that cannot be sent as it is; write /%C3%A9"),
         (["--app", "bench_mine:app", "--target", "/a b"], "'/a b': that cannot be sent as it is; write /a%20b"),
@@ -143,6 +149,7 @@ def test_an_application_that_fails_says_why(folder: Path, monkeypatch: pytest.Mo
     (folder / "apps" / "bench_raising.py").write_text(RAISING)
     assert measure(folder, "--app", "bench_raising:app", "--only", "own-app-1") == 1
     results = json.loads((folder / "results.json").read_text())
+    assert "application" not in results["settings"]  # of the bench, as nobody was asked for it
     said = "/: status 500 instead of 200; its last words: RuntimeError: no database"
     assert [each["failure"] for each in results["findings"]] == [said]
 
@@ -156,6 +163,16 @@ def test_what_is_said_before_a_scenario_explains_no_failure_of_it(
     assert measure(folder, "--app", "bench_raising:quiet", "--only", "own-app-1") == 1
     results = json.loads((folder / "results.json").read_text())
     assert [each["failure"] for each in results["findings"]] == ["/: status 404 instead of 200"]
+
+
+def test_folders_in_which_modules_are_looked_for_are_told_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The working directory is one of them, and so is the bench's, which whoever is elsewhere has on PYTHONPATH."""
+    monkeypatch.chdir(folder / "apps")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{folder / 'apps'}:/srv/shop")
+    assert measure(folder, "--app", "no_such_module_at_all:app") == 2
+    assert capsys.readouterr().err.endswith(f"; modules are looked for in {ROOT}:{folder / 'apps'}:/srv/shop\n")
 
 
 def test_all_that_begins_with_a_name_is_what_the_user_has_brought(folder: Path) -> None:
