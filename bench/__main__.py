@@ -33,7 +33,10 @@ def main() -> int:
     if words[:1] and words[0] in HELP:
         print(format_help())
         return 0
-    name, *arguments = words if words[:1] and words[0] in COMMANDS else ["run", *words]
+    name, *arguments = ["run", *words] if not words or words[0].startswith("-") else words
+    if name not in COMMANDS:
+        print(f"bench: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
     try:
         command = importlib.import_module(COMMANDS[name].module)
     except ModuleNotFoundError as error:

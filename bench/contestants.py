@@ -4,6 +4,8 @@ Laws:
 - One worker process, eight threads where there are threads, no access log, limits of connections and their times out
   of the way (20,000 of them; a minute or more); everything else as its authors ship it.
 - A row tells facts only. What a scenario needs is in the scenario, how a server is run is in `server.py`.
+- Nobody reads settings but those of its row: files that a server looks for in the working directory are turned off by
+  name, for that is the application's; variables that servers read (`VARIABLES`) are kept from all of them.
 
 Commands are templates: {python}, {program}, {port}, {app}, {threads}, {files} (the folder of sample files),
 {folder} (empty, for this run), {config} (the file made of `config`), {cert}, {key}.
@@ -68,12 +70,17 @@ class Contestant:
         object.__setattr__(self, "can", self.can | {ability for ability, text in by_field.items() if text})
 
 
-GUNICORN = (
-    "{python} -m gunicorn --workers 1 --keep-alive 75 --backlog 4096 --worker-connections 20000 --log-level error"
-    " {listen} {static} "
+VARIABLES = (  # in which servers look for settings of theirs: patterns of names
+    *("TRIO_WSGI_*", "GUNICORN_*", "UWSGI_*", "GRANIAN_*", "GEVENT_*"),
+    *("PORT", "WEB_CONCURRENCY", "SENDFILE", "FORWARDED_ALLOW_IPS"),
+    *("LISTEN_*", "NOTIFY_SOCKET", "WATCHDOG_*"),  # of systemd, for whoever started the bench
 )
-OURS = (
-    "{python} -m trio_wsgi --workers 1 --threads {threads} --connection-limit 20000 --backlog 4096"
+GUNICORN = (  # a module that names no setting keeps it from ./gunicorn.conf.py
+    "{python} -m gunicorn --config python:bench --workers 1 --keep-alive 75 --backlog 4096 --worker-connections 20000"
+    " --log-level error {listen} {static} "
+)
+OURS = (  # an empty file keeps it from ./pyproject.toml
+    "{python} -m trio_wsgi --config /dev/null --workers 1 --threads {threads} --connection-limit 20000 --backlog 4096"
     " --log-level warning {listen} {static} "
 )
 OURS_CAN = WSGI | {Can.RANGES}

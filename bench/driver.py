@@ -35,7 +35,7 @@ from bench.trace import Trace
 BRIEF = 1.0  # seconds of the window of a brief scenario: the shortest that wrk knows
 AROUND = 0.6  # seconds of a bout besides its window, mostly: to start a server, check and end it
 APP = "bench.app:app"  # which answers what all scenarios ask for but those of a user's application
-TRACED = {"small", "files", "ranges", "tls", "streams", "uploads"}  # whose cost is that of requests
+TRACED = {"small", "files", "ranges", "tls", "streams", "uploads", "own"}  # whose cost is that of requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def list_turns(plan: Plan) -> list[Turn]:
         Turn(scenario, present, False, 0)
         for scenario in plan.scenarios
         for present in plan.present
-        if plan.trace and scenario.tag in TRACED and scenario.admits(present.contestant)
+        if plan.trace and is_traced(scenario) and scenario.admits(present.contestant)
     ]
     return traced + [
         Turn(scenario, present, pinned, number + 1)
@@ -101,6 +101,11 @@ def list_turns(plan: Plan) -> list[Turn]:
         for number in range(choose_pace(plan, scenario).rounds)
         for present in rotate([each for each in plan.present if scenario.admits(each.contestant)], number)
     ]
+
+
+def is_traced(scenario: Scenario) -> bool:
+    """Whether `--strace` counts its calls; a crowd's are those of time that goes by, and of no requests."""
+    return scenario.tag in TRACED and not scenario.connections
 
 
 def rotate(items: list[Present], by: int) -> list[Present]:
@@ -197,8 +202,15 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             asking=ground.asking if scenario.own == "app" else BY_DEFAULT,
             trace=trace,
         )
-        measured = scenario.measure(bout)
-        server.check_alive()
+        started = server.log.stat().st_size
+        try:
+            measured = scenario.measure(bout)
+            server.check_alive()
+        except Failed as reason:
+            words = server.last_line(started)  # of a user's application, which may say what is wrong with it
+            if scenario.own != "app" or not words or words in str(reason):
+                raise
+            raise Failed(f"{reason}; its last words: {words}") from None
     figures = {key: value for key, value in measured.items() if value is not None}
     if trace is not None and not figures.get("requests"):
         raise Failed("no request came to its end while its system calls were counted")

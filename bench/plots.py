@@ -3,7 +3,7 @@
 Laws:
 - Bars are medians, whiskers the least and the most of the rounds; who failed has no bar and its reason instead.
 - Growth is shown on logarithmic scales, where what grows in proportion is a straight line at 45°.
-- Ours is the one in colour.
+- Ours is the one in colour; below the bars stands which colour is whose.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from bench.contestants import find_group
 from bench.metrics import METRICS
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         results = load_results(options.results)
+        if options.folder.exists() and not options.folder.is_dir():
+            raise ValueError(f"{options.folder} is no folder; name one for the pictures")
         options.folder.mkdir(parents=True, exist_ok=True)
         draw_all(results, options.folder, options.format)
     except (OSError, ValueError) as error:
@@ -80,13 +83,32 @@ def draw_bars(results: Results, scenario: Scenario, pinned: bool) -> Figure:
         better = {1: ", more is better", -1: ", less is better", 0: ""}[METRICS[key].better]
         axis.set_title(METRICS[key].title + better, fontsize=9, loc="left")
         axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)  # six digits have room
         axis.margins(x=0.2)
         axis.set_xlim(left=0)
+        axis.set_ylim(len(names) - 0.5, -0.5)  # the first on top, and room for who has no bar
+        if not axis.patches:
+            axis.set_xticks([])  # all have failed: a scale of nothing
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].invert_yaxis()
     figure.suptitle(scenario.title + (", pinned to one core" if pinned else ""), x=0.02, ha="left", fontsize=11)
     figure.tight_layout()
+    explain_colours(figure, names)
     return figure
+
+
+def explain_colours(figure: Figure, names: Sequence[str]) -> None:
+    """Below the bars: the kinds of contestants, as the report calls them, and their colours."""
+    groups = dict.fromkeys(map(find_group, names))
+    handles = [Patch(color=COLOURS[group], label=group) for group in groups]
+    figure.legend(
+        handles=handles,
+        ncols=len(handles),
+        fontsize=7,
+        frameon=False,
+        loc="upper right",
+        borderaxespad=0.0,
+        bbox_to_anchor=(1.0, 0.0),
+    )
 
 
 def draw_bar(axis: Axes, row: int, results: Results, scenario: Scenario, name: str, pinned: bool, key: str) -> None:

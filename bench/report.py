@@ -161,7 +161,15 @@ def write_losses(results: Results) -> Iterator[str]:
     elif not any(each.contestant == SUBJECT for each in results.findings):
         yield f"{SUBJECT} was not measured.\n"
     elif not failures:
-        yield "Nowhere in this run.\n"
+        alone = f"There is nothing to compare {SUBJECT} with: nobody else was measured, or all others failed.\n"
+        yield "Nowhere in this run.\n" if has_others(results) else alone
+
+
+def has_others(results: Results) -> bool:
+    """Whether somebody who is not of ours has figures where we have some."""
+    measured = [each for each in results.findings if each.figures]
+    places = {(each.scenario, each.pinned) for each in measured if each.contestant == SUBJECT}
+    return any((each.scenario, each.pinned) in places for each in measured if find_group(each.contestant) != "ours")
 
 
 def write_others(others: list[tuple[str, float]], ours: float, metric: Metric) -> str:

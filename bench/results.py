@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.figures import Spread, spread
 
@@ -135,15 +136,28 @@ def load_results(path: Path) -> Results:
     """Read what `save` has written.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is no such file, or of another version of the bench.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") != FORMAT:
-            raise ValueError("another format")
-        findings: Iterable[dict[str, object]] = data.pop("findings")
-        results = Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
-        check_types(results)
-        return results
+        written = int(data.pop("format"))
+        if written == FORMAT:
+            return build_results(data)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a results file of this bench") from error
+    raise ValueError(
+        f"{path} has format {written}, and this bench reads format {FORMAT}: take the version that wrote it, "
+        "or measure anew"
+    )
+
+
+def build_results(data: dict[str, Any]) -> Results:
+    """What stands in a file.
+
+    Raises:
+        LookupError, TypeError, AttributeError: it is something else.
+    """
+    findings: Iterable[dict[str, object]] = data.pop("findings")
+    results = Results(**data, findings=[Finding(**each) for each in findings])  # type: ignore[arg-type]
+    check_types(results)
+    return results

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from bench import contestants, driver, scenarios
 from bench.asking import Asking
@@ -33,12 +34,13 @@ from bench.roster import Present, find_python, read_python_version, take_roll
 from bench.samples import Samples, make_certificate
 from bench.scenario import Scenario
 from bench.scenarios.slow import tell_smaller_crowds
-from bench.server import check_app
+from bench.server import check_app, list_withheld
 
 T = TypeVar("T")
 SECONDS, ROUNDS = 5.0, 3
 QUICK_SECONDS, QUICK_ROUNDS = 1.0, 1
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # of HTTP: names of headers, methods
+SENT = "".join(map(chr, range(0x21, 0x7F))).replace("#", "")  # of a target, as it is; what follows # is not sent
 UNFIT = ("HEAD", "CONNECT")  # methods
 INTERRUPTED = 130  # what shells say of Ctrl-C
 
@@ -92,6 +94,8 @@ def header(text: str) -> str:
     name, colon, value = text.partition(":")
     if not re.fullmatch(TOKEN, name, re.ASCII) or not colon or not value.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no header; write 'Name: value'")
+    if not value.isascii():  # clients differ in how they would write it
+        raise argparse.ArgumentTypeError(f"{text!r}: headers are sent in ASCII; encode it as your app decodes it")
     if name.lower() in ("content-length", "transfer-encoding"):
         raise argparse.ArgumentTypeError(f"{text!r}: how long the body is, is told by the bench; name a file by --body")
     return f"{name.title()}: {value.strip()}"
@@ -124,24 +128,33 @@ def more_than_nothing(text: str) -> float:
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     try:
-        earlier = check_options(options)
-        chosen = choose_scenarios(options)
-        known = contestants.BY_NAME
-        if options.quick and options.contestants is None:
-            known = {name: each for name, each in known.items() if name in contestants.QUICK}
-        asked = choose(options.contestants, known)
-    except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    try:
         with heeding_ends():
-            return measure(options, chosen, asked, earlier)
+            return check_and_measure(options)
     except KeyboardInterrupt:
         print("interrupted: nothing was measured", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:  # of our own files: what servers and clients meet with is a finding
         print(f"bench: cannot go on: {error}; samples are kept in --files, results in --output", file=sys.stderr)
         return 1
+
+
+def check_and_measure(options: argparse.Namespace) -> int:
+    """The code to exit with.
+
+    Raises:
+        KeyboardInterrupt: before anything was measured.
+        OSError: files of ours cannot be read or written while we measure.
+    """
+    try:
+        earlier = check_options(options)
+        chosen = choose_scenarios(options)
+        if options.strace and not any(map(driver.is_traced, chosen)):
+            raise ValueError("--strace counts calls of requests, and none of these scenarios shows them; add small-8")
+        asked = choose_contestants(options)
+    except (LookupError, ValueError, OSError, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return measure(options, chosen, asked, earlier)
 
 
 @contextmanager
@@ -174,8 +187,8 @@ def check_options(options: argparse.Namespace) -> Results | None:
             if value := getattr(options, name):
                 words = f"--{name} {repr(value[0]) if name == 'header' else value}"
                 raise ValueError(f"{words} is for your own app: name it by --app")
-    if options.target is not None and not options.target.startswith("/"):
-        raise ValueError(f"--target {options.target}: write it from its first slash on, such as /{options.target}")
+    if options.target is not None:
+        check_target(options.target)
     if options.body and not options.body.is_file():
         raise ValueError(f"--body {options.body}: there is no such file")
     python = find_python(options.venv)
@@ -185,6 +198,15 @@ def check_options(options: argparse.Namespace) -> Results | None:
     if options.pin and shutil.which("taskset") is None:
         raise ValueError("--pin needs taskset, which is not installed (util-linux)")
     return load_results(options.output) if options.add and options.output.exists() else None
+
+
+def check_target(target: str) -> None:
+    """Raises ValueError where it cannot stand in a request as it is, and says how to write it."""
+    if not target.startswith("/"):
+        raise ValueError(f"--target {target}: write it from its first slash on, such as /{target}")
+    sent = quote(target, safe=SENT)
+    if sent != target:
+        raise ValueError(f"--target {target!r}: that cannot be sent as it is; write {sent}")
 
 
 def check_output(output: Path) -> None:
@@ -206,11 +228,12 @@ def measure(
     """Run them, and report; the code to exit with."""
     descriptors = raise_descriptor_limit()
     python = find_python(options.venv)
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, samples.adopt(options.file) as file:
         folder = Path(name)
         folder.chmod(0o755)
         present, absent = take_roll(asked, python, folder)
-        plan, ground = prepare(options, chosen, present, python, folder)
+        plan, ground = prepare(options, chosen, present, python, folder, samples, file)
         results = Results(
             describe_machine() | {"Python": read_python_version(python), "descriptors": str(descriptors)},
             describe_settings(plan, ground),
@@ -225,6 +248,8 @@ def measure(
         results.versions = {name: results.versions[name] for name in order if name in results.versions}
         for who, why in absent.items():
             driver.tell_on_stderr(f"absent: {who}: {why}")
+        if options.app and (withheld := list_withheld()):
+            driver.tell_on_stderr(f"kept from servers, and so from your application: {', '.join(withheld)}")
         if smaller := tell_smaller_crowds(chosen):
             driver.tell_on_stderr(smaller)
         found, interrupted = run_and_keep(plan, ground, results, replaceable, options.output, earlier is None)
@@ -245,9 +270,19 @@ def tell_outcome(results: Results, output: Path, found: int, interrupted: bool) 
 
 
 def prepare(
-    options: argparse.Namespace, chosen: list[Scenario], present: list[Present], python: str, folder: Path
+    options: argparse.Namespace,
+    chosen: list[Scenario],
+    present: list[Present],
+    python: str,
+    folder: Path,
+    samples: Samples,
+    file: str,
 ) -> tuple[Plan, Ground]:
-    """What to run, and on what; a certificate is made in `folder` where there is need of one."""
+    """What to run, and on what; a certificate is made in `folder` where there is need of one.
+
+    Args:
+        file: the name of the user's file among the samples, or "".
+    """
     plan = Plan(
         chosen,
         present,
@@ -256,8 +291,7 @@ def prepare(
         options.pin,
         options.strace,
     )
-    samples = Samples((options.files or Path(tempfile.gettempdir()) / "bench-samples").absolute())
-    own = (options.target or "/", samples.adopt(options.file) if options.file else "")
+    own = (options.target or "/", file)
     method = options.method or ("POST" if options.body else "")
     asking = Asking(method, tuple(options.header), options.body and options.body.absolute(), options.status or 200)
     certificate = make_certificate(folder) if any(scenario.tls for scenario in chosen) else None
@@ -289,7 +323,7 @@ def run_and_keep(
     except KeyboardInterrupt:
         if not found:
             raise
-        driver.tell_on_stderr("interrupted; what was found is kept")
+        driver.tell_on_stderr("interrupted; what was found is kept; to go on: --add, and --only for what is missing")
         return found, True
     return found, False
 
@@ -320,6 +354,18 @@ def choose_scenarios(options: argparse.Namespace) -> list[Scenario]:
     return [each for each in known.values() if not each.own and (each.quick or not options.quick)]
 
 
+def choose_contestants(options: argparse.Namespace) -> list[Contestant]:
+    """Those that were asked for; with `--quick` and no wish a few.
+
+    Raises:
+        LookupError: a name that means nobody.
+    """
+    known = contestants.BY_NAME
+    if options.quick and options.contestants is None:
+        known = {name: each for name, each in known.items() if name in contestants.QUICK}
+    return choose(options.contestants, known)
+
+
 def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
     """How it was run, by title."""
     target, file = ground.own
@@ -333,7 +379,7 @@ def describe_settings(plan: Plan, ground: Ground) -> dict[str, str]:
         "seconds of each measurement": f"{plan.seconds:g}",
         **({BRIEF: f"{brief.rounds} rounds of {brief.seconds:g} s"} if brief not in (None, asked) else {}),
         "threads of each server": str(ground.threads),
-        "application": driver.APP,
+        **({"application": driver.APP} if any(each.own != "app" for each in plan.scenarios) else {}),
     } | own
 
 

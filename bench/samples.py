@@ -2,6 +2,7 @@
 
 Laws:
 - A sample is made once, whole or not at all, and kept for the next run; its content follows from its name.
+- A user's own file is among them as long as its run lasts, under a name that no other run has.
 - Everybody may read them: servers that start as root serve as somebody else.
 """
 
@@ -11,8 +12,11 @@ import functools
 import hashlib
 import os
 import random
+import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,17 +57,22 @@ class Samples:
             file.seek(start)
             return hashlib.sha256(file.read(length)).hexdigest()
 
-    def adopt(self, path: Path) -> str:
-        """Put a user's own file among the samples.
+    @contextmanager
+    def adopt(self, path: Path | None) -> Iterator[str]:
+        """Put a user's own file, if there is one, among the samples while the block runs: its name here, or "".
 
-        Returns:
-            its name here.
+        Another run that shares the folder has another name for its file.
         """
+        if path is None:
+            yield ""
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
-        link = self.folder / "own"
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve(strict=True))
-        return link.name
+        link = self.folder / f"own-{secrets.token_hex(8)}"
+        try:
+            link.symlink_to(path.resolve(strict=True))
+            yield link.name
+        finally:
+            link.unlink(missing_ok=True)
 
 
 @functools.cache

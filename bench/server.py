@@ -2,13 +2,17 @@
 
 Laws:
 - A server lives as long as the block of `open_server`; its session is killed at the end, whatever it did.
+- It runs in the working directory of the bench, where the user's application may have files, and has the user's
+  environment but for what servers take for settings.
 - It is ready when it has answered; a server that does not within `PATIENCE` has failed, with its last words.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,20 +20,21 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from bench.client import ROOT, Failed
-from bench.contestants import Contestant
+from bench.contestants import VARIABLES, Contestant
 from bench.proc import find_tree
 
 PATIENCE = 30.0  # seconds to start
 FAREWELL = 5.0  # seconds to end after TERM
+IMPORT_PATIENCE = 60.0  # seconds for the import of a user's application, when we look whether it is there
 IMPORT_APP = (
-    "import sys, importlib; module, _, name = sys.argv[1].partition(':');"
-    "name or sys.exit('write MODULE:APP');"
+    "import sys, importlib; sys.stdout = sys.stderr; module, _, name = sys.argv[1].partition(':');"
     "callable(getattr(importlib.import_module(module), name)) or sys.exit('no callable')"
 )
 
@@ -61,8 +66,13 @@ class Server:
         return self.process.pid
 
     def last_words(self) -> str:
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:200] if lines else "it said nothing"
+        return self.last_line() or "it said nothing"
+
+    def last_line(self, since: int = 0) -> str:
+        """Of what it has said, from that byte of its log on; "" where that is nothing."""
+        text = self.log.read_bytes()[since:].decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return lines[-1][:200] if lines else ""
 
     def check_alive(self) -> None:
         """Raises Failed where the server has died."""
@@ -84,20 +94,28 @@ def open_server(contestant: Contestant, setting: Setting) -> Iterator[Server]:
         folder.chmod(0o755)
         port = find_free_port()
         log = stack.enter_context((folder / "log").open("wb"))
-        command = build_command(contestant, setting, port, folder)
+        command = [*setting.prefix, *build_command(contestant, setting, port, folder)]
+        process = stack.enter_context(open_process(command, log, BENCH_FILES=str(setting.files)))
+        server = Server(process, port, folder / "log")
+        wait_until_ready(server, tls=setting.certificate is not None)
+        yield server
+
+
+@contextmanager
+def open_process(command: Sequence[str], log: IO[bytes], **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a session of its own while the block runs; what it says goes to `log`."""
+    with contextlib.ExitStack() as stack:
         with delay_interrupts():
             process = subprocess.Popen(
-                [*setting.prefix, *command],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=os.environ | {"BENCH_FILES": str(setting.files), "PYTHONPATH": build_path()},
+                env=build_environment() | variables,
             )
             stack.callback(end, process)
-        server = Server(process, port, folder / "log")
-        wait_until_ready(server, tls=setting.certificate is not None)
-        yield server
+        yield process
 
 
 @contextmanager
@@ -141,9 +159,22 @@ def build_command(contestant: Contestant, setting: Setting, port: int, folder: P
     )
 
 
+def build_environment() -> dict[str, str]:
+    """What servers run in: the user's environment, without what would set them otherwise than their row does."""
+    withheld = list_withheld()
+    kept = {name: value for name, value in os.environ.items() if name not in withheld}
+    return kept | {"PYTHONPATH": build_path()}
+
+
+def list_withheld() -> list[str]:
+    """The variables of ours that are a setting to some server, by name."""
+    return [name for name in os.environ if any(fnmatch.fnmatchcase(name, pattern) for pattern in VARIABLES)]
+
+
 def build_path() -> str:
     """Where servers look for modules first: the bench's own, the user's in the working directory and on PYTHONPATH."""
-    return os.pathsep.join(filter(None, [str(ROOT), str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    folders = [str(ROOT), str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(dict.fromkeys(filter(None, folders)))
 
 
 def check_app(python: str, app: str) -> None:
@@ -152,16 +183,20 @@ def check_app(python: str, app: str) -> None:
     Raises:
         ValueError: it cannot be imported, or is none, and why.
     """
-    words = [python, "-c", IMPORT_APP, app]
-    try:
-        subprocess.run(
-            words, env=os.environ | {"PYTHONPATH": build_path()}, check=True, capture_output=True, text=True, timeout=60
+    if not re.fullmatch(r"[\w.]+:\w+", app):
+        raise ValueError(
+            f"--app {app}: write MODULE:APP; what a call makes has no name until a module says app = call()"
         )
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}") from None
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"--app {app}: its import is not over after 60 s") from None
+    with tempfile.TemporaryFile() as log, open_process([python, "-c", IMPORT_APP, app], log) as process:
+        try:
+            code = process.wait(IMPORT_PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"--app {app}: its import is not over after {IMPORT_PATIENCE:.0f} s") from None
+        log.seek(0)
+        said = log.read().decode(errors="replace").strip().splitlines()
+    if code:
+        reason = said[-1] if said else f"exit code {code}"
+        raise ValueError(f"--app {app}: {reason}; modules are looked for in {build_path()}")
 
 
 def find_free_port() -> int:

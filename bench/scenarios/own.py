@@ -28,8 +28,8 @@ def ask_app(connections: int) -> Scenario:
 
 def crowd_app(count: int) -> Scenario:
     def measure(bout: Bout) -> Figures:
-        bout.check(bout.own[0])
-        return slow.measure_crowd(bout, bout.own[0], count, slow.RATE, probe=bout.own[0])
+        length = bout.check(bout.own[0])
+        return slow.measure_crowd(bout, bout.own[0], count, slow.RATE, probe=bout.own[0], length=length)
 
     return Scenario(
         f"own-app-slow-{count}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -17,6 +18,7 @@ RESERVED = 500  # descriptors for everything else
 RATE = 16_384  # bytes a second and reader: a bad mobile connection
 BUFFER = 16_384  # bytes of receive buffer, so that the server and not the kernel has to wait for them
 LEAST_SECONDS = 5.0  # a reader has its turn once a second
+GATHERING = 60.0  # seconds: more than it takes a crowd to come together
 INTERVAL = 0.01  # seconds between the good client's requests
 ONLY_AROUND = 3600.0  # seconds between looks at memory: before and after, as a look costs the good client time
 COLUMNS = (
@@ -33,24 +35,33 @@ COLUMNS = (
 )
 
 
-def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "/hello") -> Figures:
+def measure_crowd(
+    bout: Bout, target: str, count: int, rate: int, probe: str = "/hello", length: int | None = None
+) -> Figures:
     """`count` connections that read `rate` bytes a second (0: idle after the first answer).
 
     Args:
         probe: what the good client asks for.
+        length: bytes of the answer to readers, where they may be too few.
+
+    Raises:
+        Failed: there was no such crowd, or not all the time.
     """
     count = min(count, count_possible(files=rate > 0))
     if count < LEAST:
         raise Failed(f"not tried: {read_limit():,} descriptors are too few for a crowd; raise `ulimit -n`")
     seconds = max(bout.seconds, LEAST_SECONDS)
+    check_lasting(length, rate, seconds)
     settings = {"target": target, "count": count, "rate": rate, "seconds": seconds}
     with ExitStack() as stack:
         before, kernel_before = wait_until_quiet(bout.server.pid), read_tcp_memory()
+        began = time.monotonic()
         crowd = stack.enter_context(bout.client("slow", **settings, buffer=BUFFER if rate else 0))
         arrived = crowd.wait_ready(patience=60 + count / 50)
         if arrived["served"] < count:
             bout.server.check_alive()
             raise Failed(f"served {arrived['served']:,} of {count:,}: {arrived['failure']}")
+        check_lasting(length, rate, time.monotonic() - began + seconds)
         good_client = stack.enter_context(bout.good_client(probe, INTERVAL, seconds))
         with bout.watch(interval=ONLY_AROUND) as window:
             crowd.go()
@@ -71,6 +82,15 @@ def measure_crowd(bout: Bout, target: str, count: int, rate: int, probe: str = "
         "moving": stayed["moving"] if rate else None,
         "client_share": stayed["cpu"] / stayed["seconds"],
     }
+
+
+def check_lasting(length: int | None, rate: int, seconds: float) -> None:
+    """Raises Failed where a reader has read its answer to the end before so many seconds are over: it waits no more."""
+    if length is not None and length < rate * seconds:
+        raise Failed(
+            f"not tried: at {rate:,} bytes/s, the {length:,} bytes of the answer do not last for {seconds:.1f} s; "
+            f"name a --target with {rate * (seconds + GATHERING):,.0f} bytes or more"
+        )
 
 
 def count_possible(files: bool) -> int:

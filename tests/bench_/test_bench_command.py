@@ -52,6 +52,14 @@ def test_plots_without_matplotlib_says_what_to_install(
     assert capsys.readouterr().err == "bench: plots needs matplotlib: pip install -e '.[bench]'\n"
 
 
+def test_who_names_no_command_hears_which_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "frobnicate") == 2
+    said = "bench: there is no command 'frobnicate'; there are run, list, report, compare, plots\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_an_environment_that_is_none_is_told_by_every_command_that_takes_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,22 @@ def test_a_connection_whose_place_another_takes_has_been_answered(tmp_path: Path
             assert client.wait_result()["requests"] > 8
 
 
+@pytest.mark.parametrize(("size", "seconds"), [(13, r"1\.0"), (17_000, r"\d\.\d"), (400_000, "")])
+def test_readers_who_have_read_to_the_end_are_no_slow_ones(
+    size: int, seconds: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their connections wait for nothing, so the good client's times beside them would look splendid."""
+    monkeypatch.setattr(slow, "LEAST_SECONDS", 1.0)
+    ground = Ground(
+        sys.executable, "bench.app:app", 8, Samples(tmp_path), None, (f"/stream?total={size}&block=9999", "")
+    )
+    turn = Turn(BY_NAME["own-app-slow-1000"], Present(contestants.BY_NAME["trio-wsgi"], "1"), False, 1)
+    finding = driver.run_bout(turn, ground, 0.5)
+    said = f"not tried: at 16,384 bytes/s, the {size:,} bytes of the answer do not last for {seconds} s; "
+    assert re.fullmatch(rf"{said}name a --target with [\d,]+ bytes or more" if seconds else "", finding.failure)
+    assert finding.figures.get("moving", 0) == (0 if seconds else 1000)
+
+
 def test_throughput_counts_bodies_and_not_heads(tmp_path: Path) -> None:
     """Also by wrk, which counts both: who writes long heads would be ahead."""
     ground = Ground(sys.executable, "bench.app:app", 8, Samples(tmp_path), None, ("/hello", ""))

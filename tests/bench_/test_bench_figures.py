@@ -209,6 +209,15 @@ def test_rounds_are_interleaved_and_begin_with_another_each() -> None:
     assert turns[9:] == [(True, number, name) for _, number, name in turns[:9]]
 
 
+@pytest.mark.parametrize(
+    ("scenario", "times"), [("small-8", 1), ("own-app-8", 1), ("own-file-8", 1), ("own-app-slow-1000", 0), ("cold", 0)]
+)
+def test_calls_are_counted_where_they_are_those_of_requests(scenario: str, times: int) -> None:
+    """Also of a user's application; a crowd that is looked at for a while has no number of requests."""
+    plan = driver.Plan([BY_NAME[scenario]], PRESENT[:1], 1, 1.0, trace=True)
+    assert [turn.round for turn in driver.list_turns(plan)].count(0) == times
+
+
 def test_names_are_chosen_exactly_or_by_their_beginning() -> None:
     assert list(run.choose(None, BY_NAME)) == list(SCENARIOS)
     assert [each.name for each in run.choose("file1g,small-8", BY_NAME)] == [

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import machine, run
+from bench.samples import Samples
 
 
 def measure(folder: Path, *words: str) -> int:
@@ -49,6 +50,17 @@ def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, capsys
     (tmp_path / "samples").write_text("a file")
     assert measure(tmp_path, "--output", str(tmp_path / "results.json")) == 1
     assert capsys.readouterr().err.startswith("bench: cannot go on: ")
+
+
+def test_runs_at_the_same_time_have_each_its_own_file(tmp_path: Path) -> None:
+    """They share the folder of samples, which has nothing of theirs afterwards."""
+    samples = Samples(tmp_path / "samples")
+    for number in range(2):
+        (tmp_path / f"file-{number}").write_text(str(number))
+    with samples.adopt(tmp_path / "file-0") as zero, samples.adopt(tmp_path / "file-1") as one:
+        assert [samples.path(name).read_text() for name in (zero, one)] == ["0", "1"]
+    assert measure(tmp_path, "--output", str(tmp_path / "results.json")) == 0
+    assert list(samples.folder.iterdir()) == []
 
 
 def test_a_run_in_which_all_fail_says_so_to_the_shell(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import bout, run
+from bench.client import ROOT
 from bench.driver import APP
 from bench.scenarios import slow
 
@@ -21,8 +22,22 @@ def app(environ, start_response):
 GUARDED = """
 def app(environ, start_response):
     allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
-    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "4")])
-    return [b"mine"]
+    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "400000")])
+    return [b"mine" * 100_000]
+"""
+
+
+RAISING = """
+def app(environ, start_response):
+    if environ["PATH_INFO"] != "/hello":
+        raise RuntimeError("no database")
+    return quiet(environ, start_response)
+
+def quiet(environ, start_response):
+    if environ["PATH_INFO"] == "/hello":
+        print("Not Found: /hello", file=environ["wsgi.errors"], flush=True)
+    start_response("404 Not Found", [("Content-Length", "0")])
+    return []
 """
 
 
@@ -52,6 +67,7 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
         ("own-file-1", ""),
     ]
     settings = results["settings"]
+    assert settings["application"] == APP
     assert settings["your application"] == "bench_mine:app, asked for /mine"
     assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
 
@@ -71,11 +87,17 @@ def test_headers_are_sent_with_every_request(folder: Path, wrk: bool, monkeypatc
     assert results["settings"]["your application"] == "bench_guarded:app, asked for /, Host, Authorization"
 
 
-@pytest.mark.parametrize("text", ["Authorization", "a b: c", ": c", "A: b\r\nC: d"])
-def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "is no header; write 'Name: value'") for text in ["Authorization", "a b: c", ": c", "A: b\r\nC: d"]),
+        ("X: \u20ac", "'X: \u20ac': headers are sent in ASCII; encode it as your app decodes it"),
+    ],
+)
+def test_what_is_no_header_is_told(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run.main(["--app", APP, "--header", text])
-    assert "is no header; write 'Name: value'" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -87,12 +109,24 @@ def test_what_is_no_header_is_told(text: str, capsys: pytest.CaptureFixture[str]
         (["--app", "bench_mine:MINE"], "has no attribute 'MINE'"),
         (["--app", "bench_mine:__name__"], "no callable"),
         (["--app", "bench_mine"], "write MODULE:APP"),
+        (
+            ["--app", "bench_mine:app()"],
+            "write MODULE:APP; what a call makes has no name until a module says app = call()",
+        ),
         (["--app", "bench_mine:app", "--target", "mine"], "--target mine: write it from its first slash on"),
+        (["--app", "bench_mine:app", "--target", "/\u00e9"], "'/\u00e9': that cannot be sent as it is; write /%C3%A9"),
+        (["--app", "bench_mine:app", "--target", "/a b"], "'/a b': that cannot be sent as it is; write /a%20b"),
+        (["--app", "bench_mine:app", "--target", "/a#b"], "'/a#b': that cannot be sent as it is; write /a%23b"),
+        (["--app", "bench_mine:app", "--target", ""], "write it from its first slash on"),
         (["--target", "/mine"], "name it by --app"),
         (["--header", "Authorization: x"], "--header 'Authorization: x' is for your own app"),
         (["--only", "own-app-1"], "own-app-1 needs --app"),
         (["--only", "small-1,own-file-8"], "own-file-8 needs --file"),
         (["--only", "own-file", "--app", "bench_mine:app"], "own-file-1 needs --file"),
+        (
+            ["--only", "slow-100", "--strace"],
+            "--strace counts calls of requests, and none of these scenarios shows them",
+        ),
         (["--only", "small-1,"], "nothing is called ''"),
         (["--only", ""], "nothing is called ''"),
     ],
@@ -107,6 +141,38 @@ def test_what_does_not_fit_is_told_before_anything_is_measured(
     assert line.count("\n") == 1
     assert said in line
     assert not (folder / "results.json").exists()
+
+
+def test_an_application_that_fails_says_why(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of its server goes with the server: its last line stands in the results."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_raising.py").write_text(RAISING)
+    assert measure(folder, "--app", "bench_raising:app", "--only", "own-app-1") == 1
+    results = json.loads((folder / "results.json").read_text())
+    assert "application" not in results["settings"]  # of the bench, as nobody was asked for it
+    said = "/: status 500 instead of 200; its last words: RuntimeError: no database"
+    assert [each["failure"] for each in results["findings"]] == [said]
+
+
+def test_what_is_said_before_a_scenario_explains_no_failure_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server is asked for /hello until it is ready, and many applications say that there is no such page."""
+    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
+    (folder / "apps" / "bench_raising.py").write_text(RAISING)
+    assert measure(folder, "--app", "bench_raising:quiet", "--only", "own-app-1") == 1
+    results = json.loads((folder / "results.json").read_text())
+    assert [each["failure"] for each in results["findings"]] == ["/: status 404 instead of 200"]
+
+
+def test_folders_in_which_modules_are_looked_for_are_told_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The working directory is one of them, and so is the bench's, which whoever is elsewhere has on PYTHONPATH."""
+    monkeypatch.chdir(folder / "apps")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{folder / 'apps'}:/srv/shop")
+    assert measure(folder, "--app", "no_such_module_at_all:app") == 2
+    assert capsys.readouterr().err.endswith(f"; modules are looked for in {ROOT}:{folder / 'apps'}:/srv/shop\n")
 
 
 def test_all_that_begins_with_a_name_is_what_the_user_has_brought(folder: Path) -> None:

@@ -22,6 +22,27 @@ def test_where_we_lose_says_nowhere_only_of_what_was_measured() -> None:
     failed = report.write_report(build(theirs, Finding("small-8", "trio-wsgi", False, 1, failure="status 500")))
     assert "trio-wsgi fails `small-8`: status 500" in failed
     assert "Nowhere" not in failed
+    assert "nothing to compare" not in failed
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [Finding("small-8", "waitress", False, 1, failure="status 500")],
+        [Finding("small-1", "waitress", False, 1, {"cpu_per_request": 1.0})],
+        [Finding("small-8", "trio-wsgi-httptools", False, 1, {"cpu_per_request": 1.0})],
+    ],
+    ids=["nobody", "failed", "elsewhere", "ours"],
+)
+def test_where_nobody_else_was_measured_nothing_is_said_of_losses(other: list[Finding]) -> None:
+    """Who runs alone does not win."""
+    ours = Finding("small-8", "trio-wsgi", False, 1, {"cpu_per_request": 1e-4})
+    page = report.write_report(build(ours, *other))
+    assert "There is nothing to compare trio-wsgi with" in page
+    assert "Nowhere" not in page
+    slower = Finding("small-8", "waitress", False, 1, {"cpu_per_request": 2e-4})
+    assert "Nowhere in this run." in report.write_report(build(ours, slower))
 
 
 def test_there_is_no_ratio_to_less_than_nothing() -> None:
@@ -48,6 +69,14 @@ def test_who_has_left_the_table_is_shown_all_the_same() -> None:
     assert "| apache | **100** | 0.50 ~ |" in page
 
 
+def test_results_of_another_version_are_told_from_what_is_none(tmp_path: Path) -> None:
+    """The file is all right: another bench reads it."""
+    path = tmp_path / "results.json"
+    path.write_text('{"format": 2, "bouts": []}')
+    with pytest.raises(ValueError, match="has format 2, and this bench reads format 1: take the version that wrote it"):
+        load_results(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -65,13 +94,3 @@ def test_what_is_no_results_file_is_told_and_no_traceback(tmp_path: Path, change
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match="is not a results file of this bench"):
         load_results(path)
-
-
-def test_plots_that_cannot_be_written_are_told_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plots = pytest.importorskip("bench.plots", exc_type=ImportError)
-    path = tmp_path / "results.json"
-    build(Finding("small-8", "apache", False, 1, {"cpu_per_request": 1e-4})).save(path)
-    assert plots.main([str(path), str(tmp_path / "plots")]) == 0
-    assert (tmp_path / "plots" / "small-8.svg").exists()
-    assert plots.main([str(path), str(path)]) == 1
-    assert capsys.readouterr().err.startswith("bench: [Errno 17]")
