@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trio_wsgi.config import Config
+from trio_wsgi.config import Config, make_config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
 
@@ -87,6 +87,22 @@ def test_quoted_words_in_the_environment() -> None:
     loaded = load_config({}, {"TRIO_WSGI_ENV": "A='two words' B=2", "TRIO_WSGI_ACCESS_LOGFILE": ""})
     assert loaded.config.env == (("A", "two words"), ("B", "2"))
     assert loaded.config.access_logfile is None
+
+
+def test_an_empty_list_of_proxies_is_nobody_whichever_source_says_so() -> None:
+    """As to gunicorn; whoever writes that is not to have this machine's processes believed after all."""
+    Path("site.toml").write_text("forwarded-allow-ips = []")
+    for loaded in (
+        load_config({"forwarded_allow_ips": [""]}, {}),
+        load_config({}, {"FORWARDED_ALLOW_IPS": ""}),
+        load_config({}, {"TRIO_WSGI_FORWARDED_ALLOW_IPS": ""}),
+        load_config({}, {}, ini={"forwarded_allow_ips": ""}),
+        load_config({}, {}, "site.toml"),
+    ):
+        assert loaded.config.forwarded_allow_ips == ()
+        assert loaded.origins["forwarded_allow_ips"] != "default"
+    assert make_config({"forwarded_allow_ips": ["", "10.0.0.7"]}).forwarded_allow_ips == ("10.0.0.7",)
+    assert load_config({}, {"PORT": ""}).config == Config()  # of others, an empty one is as good as none
 
 
 @pytest.mark.parametrize(

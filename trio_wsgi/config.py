@@ -293,9 +293,11 @@ class Config:
     forwarded_allow_ips: Strings = PROXIES.setting(
         ("127.0.0.1", "::1"),
         "Address or network of a proxy whose Forwarded and X-Forwarded-* headers are believed, or * for all. "
-        "Repeatable, or separated by commas. What others send of them is dropped. Peers on unix sockets are believed.",
+        "Repeatable, or separated by commas; empty: nobody. What others send of them is dropped. Peers on unix sockets "
+        "are believed.",
         metavar="ADDRESS",
         check=check_networks,
+        may_be_empty=True,
         familiar="FORWARDED_ALLOW_IPS",
     )
     trusted_proxy_headers: Strings = PROXIES.setting(

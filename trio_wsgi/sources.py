@@ -106,7 +106,7 @@ def _read_familiar(environ: Mapping[str, str]) -> Layer:
     layer = {}
     for name, setting in SETTINGS.items():
         text = environ.get(setting.familiar) if setting.familiar else None
-        if text:
+        if text or (text is not None and setting.may_be_empty):  # else an empty one is as good as none
             layer[name] = _parse(name, setting.familiar_form.format(text), setting.familiar)
     return layer
 
