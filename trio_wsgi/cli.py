@@ -20,6 +20,7 @@ from typing import Any
 from trio_wsgi.errors import AppLoadError, BootError, ConfigError
 from trio_wsgi.flags import FILES, build_parser, parse_arguments
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
+from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_cpus_available
 from trio_wsgi.process.exits import ExitCode
@@ -194,6 +195,7 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
 def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
     check_cpus_available(loaded.config.cpu_affinity)
+    choose_codec(loaded.config.http, head_size=0)  # for what it raises
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
     else:
