@@ -67,6 +67,10 @@ def test_a_number_in_quotes_is_what_was_meant() -> None:
         ({"cpu_affinity": "0,5-2"}, "cpu_affinity: '5-2' runs backwards; write 2-5"),
         ({"cpu_affinity": "all"}, "cpu_affinity: 'all' names no CPUs; write auto, off or a list such as 0,2-3"),
         ({"access_logformat": "%(hh)s"}, "access_logformat: %(hh)s is not an atom; did you mean %(h)s?"),
+        ({"user": ""}, "user: '' is empty; name one, or leave it out (write \"USER\")"),
+        ({"group": ""}, "group: '' is empty; name one, or leave it out (write \"GROUP\")"),
+        ({"error_logfile": ""}, "error_logfile: '' is empty; name one, or leave it out (the default is \"-\")"),
+        ({"certfile": [""]}, "certfile: [''] is empty; name one, or leave it out"),
         ({"bind": "a:1,b:2"}, "'a:1,b:2' has a comma; give each address a --bind of its own"),
     ],
 )
@@ -90,6 +94,9 @@ def test_what_is_near_to_those_is_taken() -> None:
             ["--", "app:app", "--check-config"],
             "--check-config: behind -- it is a word like others (write it before --)",
         ),
+        (["--user", "", "app:app"], "--user: '' is empty; name one, or leave it out"),
+        (["--config=", "app:app"], "--config: '' names no file (write a TOML file, or leave it out)"),
+        (["files", "", "--check-config"], "files: '' names no directory (name one; this one is a dot)"),
         (["files", ".", "--static", "/=/tmp", "--check-config"], "static: '/=/tmp' and '/="),
     ],
 )

@@ -180,6 +180,8 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
     Raises:
         ConfigError: there is no such directory, or it cannot be read.
     """
+    if not directory:  # what a shell makes of a variable that is not set
+        raise ConfigError(FILES, "'' names no directory", "name one; this one is a dot")
     path = Path(directory).absolute()
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))

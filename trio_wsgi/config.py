@@ -36,7 +36,7 @@ from trio_wsgi.checks import (
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.kind import GIB, KIB, MIB, File, Files, Mounts, Pairs, Seconds, Size, Strings
+from trio_wsgi.kind import GIB, KIB, MIB, Account, File, Files, Mounts, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
 from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 from trio_wsgi.rules.ranges import DEFAULT_MAX_RANGES
@@ -158,7 +158,7 @@ class Config:
         metavar="FILE",
         reach=Reach.PROCESS,
     )
-    user: str | None = PROCESSES.setting(
+    user: Account | None = PROCESSES.setting(
         None,
         "User that the application runs as. Sockets are bound and logs opened before, the application is imported "
         "afterwards; a supervisor stays who it is.",
@@ -167,7 +167,7 @@ class Config:
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_owner",
     )
-    group: str | None = PROCESSES.setting(
+    group: Account | None = PROCESSES.setting(
         None,
         "Group that the application runs as; without it, the user's.",
         flags=("-g",),

@@ -82,6 +82,8 @@ def load_config(
     Raises:
         ConfigError: a file that cannot be read, an unknown name, or a value that cannot be used.
     """
+    if file == "":
+        raise ConfigError("--config", "'' names no file", "write a TOML file, or leave it out")
     file = file or environ.get(FILE_VARIABLE) or None
     layers = (
         _read_familiar(environ),
