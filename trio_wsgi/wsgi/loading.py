@@ -138,12 +138,16 @@ def _resolve(reference: str) -> Any:
     module_name, colon, expression = reference.partition(":")
     if not module_name or (colon and not expression):
         raise AppLoadError(f"{reference!r} names no application; write module:attribute")
+    if not colon and ("/" in module_name or not module_name.strip(".")):
+        _refuse_directory(module_name)
     path, call = _parse(reference, expression) if colon else ((), None)
     found: Any = _import(reference, module_name)
     if not colon:
         for name in USUAL_NAMES:
             if hasattr(found, name):
                 return getattr(found, name)
+        if getattr(found, "__file__", None) is None:  # Python takes any directory for a package
+            _refuse_directory(module_name)
         raise AppLoadError(
             f"module {module_name!r} has neither {' nor '.join(USUAL_NAMES)}; write {module_name}:NAME"
             + _near("", vars(found))
@@ -215,8 +219,17 @@ def _import(reference: str, name: str) -> Any:
         raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
 
 
+def _refuse_directory(name: str) -> None:
+    """Tell who named a directory that is no package of Python's."""
+    if Path(name).is_dir() and not Path(name, "__init__.py").is_file():
+        words = shlex.join(["trio-wsgi", "files", name])
+        raise AppLoadError(f"{name!r} is a directory; write {words} for its files, MODULE:APP for an application")
+
+
 def _advise_module(reference: str, name: str) -> str:
     """What to write for a path in place of a module, and to do before where Python does not import such a file."""
+    if name.endswith(".ini"):
+        return f"{name!r} is no Python; write --paste FILE for PasteDeploy's, and what is in uWSGI's as flags or TOML"
     path, told = Path(name).absolute(), f"{name!r} is a path"
     module, folder = path.name.removesuffix(".py"), path.parent
     if "." in module or not (path.suffix == ".py" or path.is_dir()):
