@@ -120,6 +120,7 @@ class Config:
         "Worker processes. 0: serve in this process, without a supervisor (HUP reads certificates anew, and no code).",
         flags=("-w",),
         high=1000,
+        no_choice="an application is named without a flag",  # uWSGI's -w
         familiar="WEB_CONCURRENCY",
         instead="use the command; several processes of your own can share a port by reuse_port",
     )

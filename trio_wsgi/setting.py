@@ -49,7 +49,7 @@ class Setting:
         metavar: stands for the value in `--help`; else the choices do, or the kind's own.
         low, high: inclusive bounds of a number; low is the kind's own when not given.
         choices: the only texts allowed.
-        no_choice: what who wrote another text may have meant, where none of them is near.
+        no_choice: a hint for who wrote another text, where none of the choices is near, or no number.
         check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
         may_be_empty: whether a list with a default may be empty, or hold empty texts, which are left out.
         familiar: an environment variable other servers know, heeded when nothing else sets this.
@@ -178,6 +178,8 @@ class Setting:
             if self.default in (None, (), ""):
                 told = isinstance(value, int | float) or self.kind is KINDS["Pairs"]  # by the error itself
                 hint = "" if told else f'write "{self.metavar}"'
+            elif isinstance(value, str) and self.no_choice:
+                hint += f"; {self.no_choice}"
             raise ConfigError(label, f"{value!r} {error}", hint) from None
 
 
