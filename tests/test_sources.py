@@ -40,7 +40,7 @@ def load_toml(text: str, name: str = "site.toml") -> Config:
             "TRIO_WSGI_ERROR_LOGFILE: TRIO_WSGI_LOG_FILE is there, too (keep one)",
         ),
         ({}, {"TRIO_WSGI_BIND": "'a"}, 'TRIO_WSGI_BIND: "\'a" No closing quotation'),
-        ({}, {"PORT": "http"}, "PORT: '0.0.0.0:http' has no port between 0 and 65535"),
+        ({}, {"PORT": "http"}, "PORT: '0.0.0.0:http' has no port between 0 and 65535; write its number, such as 8000"),
         ({}, {"SENDFILE": "2"}, "SENDFILE: '2' is neither yes nor no"),
         ({}, {"TRIO_WSGI_CONFIG": "none.toml"}, "--config: none.toml cannot be read: No such file"),
     ],
@@ -164,5 +164,8 @@ def test_pyproject_is_read_by_default_and_only_when_it_has_our_table() -> None:
         load_config({}, {}, "pyproject.toml")
     Path("pyproject.toml").write_text("[tool.trio-wsgi]\nthreads = 2")
     assert load_config({}, {}).origins["threads"] == "pyproject.toml"
+    Path("pyproject.toml").write_text("threads = ")
+    with pytest.raises(ConfigError, match=r"^working directory: pyproject.* is not TOML"):  # there is no --config
+        load_config({}, {})
     Path("site.toml").write_text("backlog = 7")
     assert load_config({}, {"TRIO_WSGI_CONFIG": "site.toml"}).config == Config(backlog=7)

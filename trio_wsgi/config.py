@@ -33,6 +33,7 @@ from trio_wsgi.checks import (
     check_prefix,
     check_proxy_headers,
     check_reference,
+    check_umask,
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
@@ -181,7 +182,7 @@ class Config:
         "Permissions that files we make do not have, in octal, such as 027. Without it, inherited.",
         flags=("-m",),
         metavar="MODE",
-        check=check_mode,
+        check=check_umask,
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_perms",
     )
