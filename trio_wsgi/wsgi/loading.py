@@ -28,6 +28,8 @@ from trio_wsgi.wsgi.call import WSGIApplication
 
 USUAL_NAMES = ("application", "app")  # looked for when the reference names no attribute
 
+_APPLICATION = "a WSGI application: a callable that takes environ and start_response (PEP 3333)"
+_MIDDLEWARE = "a callable that takes the application and returns one"
 _TAKES_NONE = "takes no environ and start_response, as a WSGI application does"
 
 
@@ -48,7 +50,7 @@ def load_app(reference: str) -> WSGIApplication:
         AppLoadError: not found, not importable, or not callable with environ and start_response; the text names the
             fix. Exit with code 4.
     """
-    found: WSGIApplication = _load_callable(reference)
+    found: WSGIApplication = _load_callable(reference, _APPLICATION)
     fault = _find_fault(found)
     if fault == _TAKES_NONE:
         name = reference if ":" in reference else f"{reference}:NAME"
@@ -71,13 +73,10 @@ def check_app(app: object) -> None:
         raise TypeError(f"{app!r} {fault}")
 
 
-def _load_callable(reference: str) -> Any:
+def _load_callable(reference: str, wanted: str) -> Any:
     found = _resolve(reference)
     if not callable(found):
-        raise AppLoadError(
-            f"{reference!r} is a {_type_name(found)}, which cannot be called; name a WSGI application: "
-            "a callable that takes environ and start_response (PEP 3333)"
-        )
+        raise AppLoadError(f"{reference!r} is a {_type_name(found)}, which cannot be called; name {wanted}")
     return found
 
 
@@ -124,7 +123,10 @@ def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApp
         AppLoadError: a middleware cannot be loaded, fails when called, or returns what is no application.
     """
     for reference in reversed(references):
-        make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference)
+        try:
+            make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference, _MIDDLEWARE)
+        except AppLoadError as error:
+            raise AppLoadError(f"middleware {reference!r}: {error}") from error.__cause__
         try:
             app = make(app)
         except Exception as error:
