@@ -1,6 +1,7 @@
 """Private files from Flask: who logs in gets links that hold for an hour; downloads resume, and hold no thread.
 
     mkdir private && cp SOMETHING private/
+    export PRIVATE_SECRET=$(openssl rand -hex 32)                 # one for all workers, nodes and restarts
     trio-wsgi examples.flask_private_files:app --accel /protected/=private
 
     curl -d password=open-sesame http://127.0.0.1:8000/login      # the links, one a line
@@ -24,10 +25,14 @@ from itsdangerous import BadSignature, URLSafeTimedSerializer
 
 DIRECTORY = Path(os.environ.get("PRIVATE_FILES", "private")).resolve()
 PASSWORD = os.environ.get("PRIVATE_PASSWORD", "open-sesame")
+SECRET = os.environ.get("PRIVATE_SECRET", "")  # one made up here would be another in each worker
 LIFETIME = 3600  # seconds
 
+if not SECRET:
+    raise RuntimeError("set PRIVATE_SECRET, by which links are signed: PRIVATE_SECRET=$(openssl rand -hex 32)")
+
 app = Flask(__name__)
-tokens = URLSafeTimedSerializer(os.environ.get("PRIVATE_SECRET") or secrets.token_hex(), salt="files")
+tokens = URLSafeTimedSerializer(SECRET, salt="files")
 
 
 @app.post("/login")

@@ -206,6 +206,17 @@ def test_levels_of_the_log_may_be_written_in_capitals(capsys: pytest.CaptureFixt
     assert 'log-level = "warning"  # --log-level' in out.splitlines()
 
 
+def test_check_config_asks_for_what_is_to_read_http(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no worker could boot without is no `ok`."""
+    monkeypatch.setattr("trio_wsgi.net.fastcodec.httptools", None)
+    code, out, err = run(capsys, "--check-config", "--http", "httptools", "cli_test_app:app")
+    assert (code, out) == (1, "")
+    assert err.startswith("trio-wsgi: error: http: httptools is not installed (pip install")
+    assert run(capsys, "--check-config", "cli_test_app:app")[0] == 0
+
+
 def test_check_config_without_an_application(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--check-config")
     assert code == 0

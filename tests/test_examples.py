@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -178,3 +179,12 @@ def test_raise_producer_sets_its_policy_before_start_response() -> None:
 
     assert list(example.app(environ, start_response)) == []
     assert len(sent) == 3
+
+
+@pytest.mark.parametrize("maker", ["demo/make_files.py", "video/make_film.py"])
+def test_whoever_runs_a_maker_without_a_word_is_told_which(maker: str) -> None:
+    """And reads no traceback."""
+    done = subprocess.run([sys.executable, EXAMPLES / maker], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("name the ")
+    assert f": python examples/{maker} " in done.stderr

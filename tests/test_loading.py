@@ -164,9 +164,13 @@ def test_the_first_middleware_is_the_outermost(module: str) -> None:
         ("{m}:gives_factory", "what it returned takes no environ"),
         ("{m}:fails", "failed: RuntimeError: boom"),
         ("{m}:none", "has no 'none'"),
+        ("{m}_no:wrap", "there is no module"),
+        ("{m}_bad:wrap", "importing "),
+        ("{m}:number", "is a int, which cannot be called; name a callable that takes the application and returns one"),
     ],
 )
 def test_a_wrong_middleware_is_named(module: str, reference: str, words: str) -> None:
-    with pytest.raises(AppLoadError, match=module) as info:
+    with pytest.raises(AppLoadError, match=rf"^middleware '{reference.format(m=module)}'") as info:
         apply_middleware(load_app(module), [reference.format(m=module)])
     assert words in str(info.value)
+    assert ("_bad" in reference) == ("there_is_no_such_module" in str(info.value.__cause__))  # its traceback is shown

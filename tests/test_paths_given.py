@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ def other(environ, start_response): ...
 def make(word): return other
 """
 PACKAGED = "from shop import name\n" + APP
+
+
+FILES = "' is a directory; write trio-wsgi files {0} for its files, MODULE:APP for an application"
 
 
 @pytest.fixture
@@ -73,3 +77,26 @@ def test_a_path_is_answered_with_words_that_work(words: str, link: str, instead:
     said = check(instead, site)
     assert (said.returncode, said.stderr) == (0, "")
     assert f"application: {instead.split()[-1].strip(chr(39))} is a builtins.function" in said.stdout
+
+
+@pytest.mark.parametrize("name", [".", "..", "./", "/tmp", "far away", "here", "./here", "./here/"])
+def test_a_directory_is_answered_with_the_command_for_its_files(name: str, site: Path) -> None:
+    """Unless it is a package: Python would take any for one."""
+    (site / "here").mkdir()
+    (site / "shop" / "__init__.py").write_text("")
+    said = check(shlex.quote(name), site)
+    assert said.returncode == 4
+    assert said.stderr == f"trio-wsgi: error: '{name}{FILES.format(shlex.quote(name))}\n"
+    said = check("shop", site)
+    assert said.stderr == "trio-wsgi: error: module 'shop' has neither application nor app; write shop:NAME\n"
+
+
+@pytest.mark.parametrize("name", ["uwsgi.ini", "./uwsgi.ini", "{site}/uwsgi.ini"])
+def test_a_file_of_settings_is_told_from_a_module(name: str, site: Path) -> None:
+    """uWSGI's name is given so on its own command line."""
+    (site / "uwsgi.ini").write_text("[uwsgi]\nmodule = shop_app\n")
+    said = check(name.format(site=site), site)
+    assert said.returncode == 4
+    assert said.stderr.endswith(
+        "uwsgi.ini' is no Python; write --paste FILE for PasteDeploy's, and what is in uWSGI's as flags or TOML\n"
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trio_wsgi.config import Config
+from trio_wsgi.config import Config, make_config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
 
@@ -40,7 +40,7 @@ def load_toml(text: str, name: str = "site.toml") -> Config:
             "TRIO_WSGI_ERROR_LOGFILE: TRIO_WSGI_LOG_FILE is there, too (keep one)",
         ),
         ({}, {"TRIO_WSGI_BIND": "'a"}, 'TRIO_WSGI_BIND: "\'a" No closing quotation'),
-        ({}, {"PORT": "http"}, "PORT: '0.0.0.0:http' has no port between 0 and 65535"),
+        ({}, {"PORT": "http"}, "PORT: '0.0.0.0:http' has no port between 0 and 65535; write its number, such as 8000"),
         ({}, {"SENDFILE": "2"}, "SENDFILE: '2' is neither yes nor no"),
         ({}, {"TRIO_WSGI_CONFIG": "none.toml"}, "--config: none.toml cannot be read: No such file"),
     ],
@@ -87,6 +87,22 @@ def test_quoted_words_in_the_environment() -> None:
     loaded = load_config({}, {"TRIO_WSGI_ENV": "A='two words' B=2", "TRIO_WSGI_ACCESS_LOGFILE": ""})
     assert loaded.config.env == (("A", "two words"), ("B", "2"))
     assert loaded.config.access_logfile is None
+
+
+def test_an_empty_list_of_proxies_is_nobody_whichever_source_says_so() -> None:
+    """As to gunicorn; whoever writes that is not to have this machine's processes believed after all."""
+    Path("site.toml").write_text("forwarded-allow-ips = []")
+    for loaded in (
+        load_config({"forwarded_allow_ips": [""]}, {}),
+        load_config({}, {"FORWARDED_ALLOW_IPS": ""}),
+        load_config({}, {"TRIO_WSGI_FORWARDED_ALLOW_IPS": ""}),
+        load_config({}, {}, ini={"forwarded_allow_ips": ""}),
+        load_config({}, {}, "site.toml"),
+    ):
+        assert loaded.config.forwarded_allow_ips == ()
+        assert loaded.origins["forwarded_allow_ips"] != "default"
+    assert make_config({"forwarded_allow_ips": ["", "10.0.0.7"]}).forwarded_allow_ips == ("10.0.0.7",)
+    assert load_config({}, {"PORT": ""}).config == Config()  # of others, an empty one is as good as none
 
 
 @pytest.mark.parametrize(
@@ -148,5 +164,8 @@ def test_pyproject_is_read_by_default_and_only_when_it_has_our_table() -> None:
         load_config({}, {}, "pyproject.toml")
     Path("pyproject.toml").write_text("[tool.trio-wsgi]\nthreads = 2")
     assert load_config({}, {}).origins["threads"] == "pyproject.toml"
+    Path("pyproject.toml").write_text("threads = ")
+    with pytest.raises(ConfigError, match=r"^working directory: pyproject.* is not TOML"):  # there is no --config
+        load_config({}, {})
     Path("site.toml").write_text("backlog = 7")
     assert load_config({}, {"TRIO_WSGI_CONFIG": "site.toml"}).config == Config(backlog=7)

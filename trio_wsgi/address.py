@@ -111,7 +111,7 @@ def _parse_tcp(text: str) -> Address:
 
 def _parse_port(text: str, whole: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > PORT_MAX:
-        raise ValueError(f"{whole!r} has no port between 0 and {PORT_MAX}; write HOST:{DEFAULT_PORT}")
+        raise ValueError(f"{whole!r} has no port between 0 and {PORT_MAX}; write its number, such as {DEFAULT_PORT}")
     return int(text)
 
 

@@ -66,9 +66,13 @@ def check_header_value(text: str) -> None:
         raise ValueError(f"{text!r} cannot be a header's value; write printable ASCII")
 
 
-def check_mode(text: str) -> None:
+def check_mode(text: str, example: str = "660") -> None:
     if text and re.fullmatch(r"(0o)?[0-7]{1,4}", text) is None:
-        raise ValueError(f"{text!r} is no octal mode; write three digits from 0 to 7, such as 660")
+        raise ValueError(f"{text!r} is no octal mode; write three digits from 0 to 7, such as {example}")
+
+
+def check_umask(text: str) -> None:
+    check_mode(text, "027")  # what is taken away
 
 
 def check_affinity(text: str) -> None:

@@ -20,20 +20,24 @@ from typing import Any
 from trio_wsgi.errors import AppLoadError, BootError, ConfigError
 from trio_wsgi.flags import FILES, build_parser, parse_arguments
 from trio_wsgi.net.certificates import describe_kernel_tls, open_tls
+from trio_wsgi.net.fastcodec import choose_codec
 from trio_wsgi.pasteini import name_app, read_server
 from trio_wsgi.process.affinity import check_cpus_available
+from trio_wsgi.process.early import EarlySignals, Stopped
 from trio_wsgi.process.exits import ExitCode
 from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.plan import Plan
 from trio_wsgi.process.prepare import load_plan, open_standard_streams, prepare_process
 from trio_wsgi.process.privileges import become, decide_identity
 from trio_wsgi.process.recycling import check_replaceable
+from trio_wsgi.process.signals import ENDING
 from trio_wsgi.process.spawn import check_interpreter
 from trio_wsgi.process.standing import find_home, find_umask
 from trio_wsgi.process.start import serve_plan
 from trio_wsgi.process.systemd import take_systemd
 from trio_wsgi.reference import format_toml
 from trio_wsgi.sources import Loaded, load_config
+from trio_wsgi.wsgi.call import WSGIApplication
 
 Allow = Callable[[float], object]
 
@@ -179,6 +183,8 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
     Raises:
         ConfigError: there is no such directory, or it cannot be read.
     """
+    if not directory:  # what a shell makes of a variable that is not set
+        raise ConfigError(FILES, "'' names no directory", "name one; this one is a dot")
     path = Path(directory).absolute()
     try:
         os.close(os.open(path, os.O_RDONLY | os.O_DIRECTORY))
@@ -194,6 +200,7 @@ def mount_directory(loaded: Loaded, directory: str) -> Loaded:
 def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     """Tell what would be served; loading the application raises what serving would raise."""
     check_cpus_available(loaded.config.cpu_affinity)
+    choose_codec(loaded.config.http, head_size=0)  # for what it raises
     if loaded.config.workers == 0:
         check_replaceable(loaded.config)
     else:
@@ -210,10 +217,20 @@ def _check(options: argparse.Namespace, plan: Plan, loaded: Loaded) -> int:
     else:
         if os.geteuid() == 0:  # who is not root checks what it can
             become(decide_identity(loaded.config))
-        app = load_plan(plan)
+        app = _load_app(plan)
         print(f"application: {plan.reference} is a {type(app).__module__}.{type(app).__qualname__}")
     print("ok")
     return ExitCode.CLEAN
+
+
+def _load_app(plan: Plan) -> WSGIApplication:
+    """What `load_plan` gives; a signal that is to end the process ends that, and what is not loaded is not ok."""
+    with EarlySignals(ENDING) as early:
+        try:
+            with early.interrupting():
+                return load_plan(plan)
+        except Stopped as stop:
+            raise BootError(f"{stop}: stopped before the application was loaded", ExitCode.ERROR) from None
 
 
 def _count_origins(origins: Mapping[str, str]) -> str:

@@ -33,10 +33,11 @@ from trio_wsgi.checks import (
     check_prefix,
     check_proxy_headers,
     check_reference,
+    check_umask,
     check_variable,
 )
 from trio_wsgi.errors import ConfigError
-from trio_wsgi.kind import GIB, KIB, MIB, File, Files, Mounts, Pairs, Seconds, Size, Strings
+from trio_wsgi.kind import GIB, KIB, MIB, Account, File, Files, Mounts, Pairs, Seconds, Size, Strings
 from trio_wsgi.rules.forwarded import BELIEVABLE
 from trio_wsgi.rules.logline import DEFAULT_FORMAT, compile_format
 from trio_wsgi.rules.ranges import DEFAULT_MAX_RANGES
@@ -120,6 +121,7 @@ class Config:
         "Worker processes. 0: serve in this process, without a supervisor (HUP reads certificates anew, and no code).",
         flags=("-w",),
         high=1000,
+        no_choice="an application is named without a flag",  # uWSGI's -w
         familiar="WEB_CONCURRENCY",
         instead="use the command; several processes of your own can share a port by reuse_port",
     )
@@ -158,7 +160,7 @@ class Config:
         metavar="FILE",
         reach=Reach.PROCESS,
     )
-    user: str | None = PROCESSES.setting(
+    user: Account | None = PROCESSES.setting(
         None,
         "User that the application runs as. Sockets are bound and logs opened before, the application is imported "
         "afterwards; a supervisor stays who it is.",
@@ -167,7 +169,7 @@ class Config:
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_owner",
     )
-    group: str | None = PROCESSES.setting(
+    group: Account | None = PROCESSES.setting(
         None,
         "Group that the application runs as; without it, the user's.",
         flags=("-g",),
@@ -180,7 +182,7 @@ class Config:
         "Permissions that files we make do not have, in octal, such as 027. Without it, inherited.",
         flags=("-m",),
         metavar="MODE",
-        check=check_mode,
+        check=check_umask,
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_perms",
     )
@@ -293,9 +295,11 @@ class Config:
     forwarded_allow_ips: Strings = PROXIES.setting(
         ("127.0.0.1", "::1"),
         "Address or network of a proxy whose Forwarded and X-Forwarded-* headers are believed, or * for all. "
-        "Repeatable, or separated by commas. What others send of them is dropped. Peers on unix sockets are believed.",
+        "Repeatable, or separated by commas; empty: nobody. What others send of them is dropped. Peers on unix sockets "
+        "are believed.",
         metavar="ADDRESS",
         check=check_networks,
+        may_be_empty=True,
         familiar="FORWARDED_ALLOW_IPS",
     )
     trusted_proxy_headers: Strings = PROXIES.setting(

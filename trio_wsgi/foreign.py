@@ -28,10 +28,12 @@ _GONE = "leave it out: a client that goes is a line, and no traceback"
 # Names as flags; several that mean the same stand together, separated by spaces.
 _HINTS = {
     # gunicorn
-    "-k --worker-class": "there is one kind of worker, with threads; see --workers and --threads",
+    "-k --worker-class --gevent --async --ugreen --asyncio": (
+        "there is one kind of worker, with threads; see --workers and --threads"
+    ),
     "--worker-connections": "write --connection-limit",
     "--preload --preload-app": "every worker imports the application itself, so that a reload brings new code",
-    "-D --daemon --daemonize --background": _PLACEMENT,
+    "-D -d --daemon --daemonize --background": _PLACEMENT,
     "-n --name --proc-name --default-proc-name --process-name --title": _NAME,
     "--wsgi-app": _APP,
     "--pidfile --pidfile2 --safe-pidfile --safe-pidfile2": "write --pid",
@@ -107,16 +109,17 @@ _HINTS = {
     "--sockets": "write --bind fd://N",
     # uWSGI
     "--processes": "write --workers",
-    "--master --single-interpreter --enable-threads --lazy-apps --need-app --vacuum --die-on-term --thunder-lock "
-    "--lazy --strict": ("leave it out: it is so here"),
-    "--http-socket --socket --https-socket": "write --bind",
+    "-M -i -T --master --single-interpreter --enable-threads --lazy-apps --need-app --vacuum --die-on-term "
+    "--thunder-lock --lazy --strict": ("leave it out: it is so here"),
+    "-s --http-socket --socket": "write --bind",
+    "--https --https-socket": "write --bind, --certfile and --keyfile",
     "--abstract-socket": "write --bind unix:@NAME",
     "--chown-socket": "write --unix-socket-owner",
-    "--chmod-socket": "write --unix-socket-perms",
+    "-C --chmod-socket": "write --unix-socket-perms",
     "--wsgi-file --module --callable --wsgi --target --file": _APP,
     "--mount --manage-script-name": "write --url-prefix; several applications are put together by middleware",
     "--harakiri": "write --app-timeout; --timeout is for workers that hang",
-    "--socket-timeout --http-timeout": "see --header-timeout, --body-timeout and --write-timeout",
+    "-z --socket-timeout --http-timeout": "see --header-timeout, --body-timeout and --write-timeout",
     "--harakiri-verbose": "leave it out: the stack of a thread that does not end is in the error log",
     "--offload-threads": "leave it out: no file that is on its way holds a thread",
     "--static-map --static-path-mount --static-path-route --static-path": "write --static /URL=DIR",
@@ -129,7 +132,7 @@ _HINTS = {
     "--post-buffering": "see --request-buffering",
     "--limit-post": "write --limit-request-body",
     "--logto --logto2": "write --error-logfile, and --access-logfile",
-    "--disable-logging": "leave it out: without --access-logfile there is no line for each request",
+    "-L --disable-logging": "leave it out: without --access-logfile there is no line for each request",
     "--touch-logreopen --touch-logrotate --log-reopen": "send the signal USR1",
     "--log-maxsize --log-truncate": "let logrotate do it, and send the signal USR1",
     "--log-x-forwarded-for": "see --forwarded-allow-ips",
@@ -141,7 +144,7 @@ _HINTS = {
     "--attach-daemon --smart-attach-daemon": "let systemd start it",
     "--emperor": "let systemd start a server for each application",
     "--buffer-size": "see --limit-request-line and --limit-request-field-size",
-    "--virtualenv --home --venv --pyhome": "start the trio-wsgi that is installed in the environment",
+    "-H --virtualenv --home --venv --pyhome": "start the trio-wsgi that is installed in the environment",
     "--pp --python-path": "write --pythonpath",
     "--chdir2": "write --chdir",
     "--py-autoreload --py-auto-reload --python-autoreload --python-auto-reload --touch-reload --touch-workers-reload "
@@ -150,11 +153,14 @@ _HINTS = {
     "--reload-mercy --worker-reload-mercy": "write --graceful-timeout",
     "--auto-procname --procname --procname-prefix --procname-prefix-spaced --procname-append --procname-master": _NAME,
     "--exec-pre-app --exec-as-root --exec-as-user --exec-asap --exec-post-app": _STARTER,
+    "--import --shared-import --eval": _IMPORTED,
+    "--log-master --threaded-logger": "leave it out: no process waits for its log",
+    "--limit-as": "see --max-rss; a limit of the system is set by systemd or a container",
     "--chroot --max-fd --prio --cgroup": _OUTSIDE,
     "--post-buffering-bufsize": "write --body-buffer-size",
     "--enable-proxy-protocol": "write --proxy-protocol",
     "--add-header --del-header --route": "write it as middleware, and name that with --middleware",
-    "--listen-queue": "write --backlog",
+    "-l --listen-queue": "write --backlog",
     "--uid": "write --user",
     "--gid": "write --group",
     "--plugin --plugins": "leave it out: there are none",

@@ -22,6 +22,7 @@ from typing import Any
 Size = int  # bytes
 Seconds = float  # math.inf: no deadline
 Strings = tuple[str, ...]
+Account = str  # a user or group, by name or number
 File = str  # or directory, which is opened, or opened anew, when an application can have changed directory
 Files = tuple[str, ...]
 Mounts = tuple[str, ...]  # URL=DIR
@@ -130,11 +131,27 @@ def _accept_optional(value: Any) -> str | None:
     return None if value is None else _accept_str(value) or None
 
 
+def _accept_filled(value: Any) -> str:
+    text = _accept_str(value)
+    if not text:
+        raise ValueError("is empty; name one, or leave it out")
+    return text
+
+
+def _accept_account(value: Any) -> str | None:
+    """Empty, it would be whoever we are: root, where a variable that somebody wrote here is not set."""
+    return None if value is None else _accept_filled(value)
+
+
 def _accept_strings(value: Any) -> Strings:
     items = (value,) if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise ValueError("is not a list of texts")
     return tuple(_accept_str(item) for item in items)
+
+
+def _accept_files(value: Any) -> Strings:
+    return tuple(map(_accept_filled, _accept_strings(value)))
 
 
 def _accept_pair(value: Any) -> tuple[str, str]:
@@ -235,7 +252,7 @@ class Kind:
 
 TEXT = Kind("TEXT", str, _accept_str, str, _toml_str)
 TEXTS = Kind("TEXT", str, _accept_strings, str, _toml_list, repeatable=True)
-FILE = dataclasses.replace(TEXT, metavar="FILE", place=_place_file)
+FILE = dataclasses.replace(TEXT, metavar="FILE", accept=_accept_filled, place=_place_file)
 KINDS: Mapping[str, Kind] = {
     "bool": Kind("", parse_bool, _accept_bool, lambda v: "yes" if v else "no", lambda v: str(v).lower()),
     "int": Kind("N", parse_int, _accept_int, str, str, low=0),
@@ -243,10 +260,11 @@ KINDS: Mapping[str, Kind] = {
     "Seconds": Kind("SECONDS", parse_seconds, _accept_seconds, show_seconds, repr, low=0, unit="s"),
     "str": TEXT,
     "str | None": dataclasses.replace(TEXT, accept=_accept_optional),
+    "Account | None": dataclasses.replace(TEXT, accept=_accept_account),
     "Strings": TEXTS,
     "File": FILE,
     "File | None": dataclasses.replace(FILE, accept=_accept_optional),
-    "Files": dataclasses.replace(TEXTS, metavar="FILE", place=_place_file),
+    "Files": dataclasses.replace(TEXTS, metavar="FILE", accept=_accept_files, place=_place_file),
     "Mounts": dataclasses.replace(TEXTS, place=_place_mount),
     "Pairs": Kind("KEY=VALUE", parse_pair, _accept_pairs, "=".join, _toml_table, repeatable=True),
 }

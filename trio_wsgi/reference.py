@@ -56,7 +56,7 @@ and sockets; as root it becomes `--user` and `--group` to import the application
 where it came from.
 
 A wrong name or value ends the process with exit code 1. With workers, an application whose code raises ends it with
-3, one that is not there with 4; with `--workers 0` and `--check-config` both are 4.
+3, one that is not there, or misses a module, with 4; with `--workers 0` and `--check-config` all are 4.
 """
 
 

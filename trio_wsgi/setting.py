@@ -49,8 +49,9 @@ class Setting:
         metavar: stands for the value in `--help`; else the choices do, or the kind's own.
         low, high: inclusive bounds of a number; low is the kind's own when not given.
         choices: the only texts allowed.
-        no_choice: what who wrote another text may have meant, where none of them is near.
+        no_choice: a hint for who wrote another text, where none of the choices is near, or no number.
         check: called with the value (or each item of it); raises ValueError: what is wrong, the fix.
+        may_be_empty: whether a list with a default may be empty, or hold empty texts, which are left out.
         familiar: an environment variable other servers know, heeded when nothing else sets this.
         familiar_form: how its value becomes this setting's text.
         instead: what those do who cannot use it; else do it themselves, or use the command.
@@ -69,6 +70,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     no_choice: str = ""
     check: Callable[[Any], object] | None = None
+    may_be_empty: bool = False
     familiar: str = ""
     familiar_form: str = "{}"
     instead: str = ""
@@ -120,7 +122,9 @@ class Setting:
             ConfigError: wrong type, out of bounds, not a choice, or refused by the setting's own check.
         """
         value = self._try(self.kind.accept, value, label)
-        if self.kind.repeatable and self.default and not value:
+        if self.may_be_empty:
+            value = tuple(filter(None, value))
+        elif self.kind.repeatable and self.default and not value:
             raise ConfigError(label, "it is empty", f"name at least one, such as {self.show(self.default)}")
         if self.choices and value.lower() in self.choices:
             value = value.lower()  # others write levels of the log in capitals
@@ -174,6 +178,8 @@ class Setting:
             if self.default in (None, (), ""):
                 told = isinstance(value, int | float) or self.kind is KINDS["Pairs"]  # by the error itself
                 hint = "" if told else f'write "{self.metavar}"'
+            elif isinstance(value, str) and self.no_choice:
+                hint += f"; {self.no_choice}"
             raise ConfigError(label, f"{value!r} {error}", hint) from None
 
 

@@ -82,6 +82,8 @@ def load_config(
     Raises:
         ConfigError: a file that cannot be read, an unknown name, or a value that cannot be used.
     """
+    if file == "":
+        raise ConfigError("--config", "'' names no file", "write a TOML file, or leave it out")
     file = file or environ.get(FILE_VARIABLE) or None
     layers = (
         _read_familiar(environ),
@@ -106,7 +108,7 @@ def _read_familiar(environ: Mapping[str, str]) -> Layer:
     layer = {}
     for name, setting in SETTINGS.items():
         text = environ.get(setting.familiar) if setting.familiar else None
-        if text:
+        if text or (text is not None and setting.may_be_empty):  # else an empty one is as good as none
             layer[name] = _parse(name, setting.familiar_form.format(text), setting.familiar)
     return layer
 
@@ -139,7 +141,7 @@ def _read_default_file() -> Layer:
     except OSError as error:
         why = f"it cannot be looked into for {path}: {error.strerror}"
         raise ConfigError("working directory", why, "start in another, or name a file with -c") from None
-    table = _find_table(_read_toml(path), path)
+    table = _find_table(_read_toml(path, "working directory"), path)
     return {} if table is None else _read_table(table, path)
 
 
@@ -147,20 +149,20 @@ def _read_file(path: Path) -> Layer:
     if path.suffix in _FOREIGN_FILES or str(path).startswith(("file:", "python:")):
         hint = _FOREIGN_FILES.get(path.suffix, _FOREIGN_FILES[".py"])
         raise ConfigError("--config", f"{path} is no TOML file", hint)
-    content = _read_toml(path)
+    content = _read_toml(path, "--config")
     table = _find_table(content, path)
     if table is None and path.name == DEFAULT_FILE:
         raise ConfigError("--config", f"{path} has no table [tool.trio-wsgi]", "add one")
     return _read_table(content if table is None else table, path)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path, named_by: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError("--config", f"{path} cannot be read: {error.strerror}", "write a TOML file") from None
+        raise ConfigError(named_by, f"{path} cannot be read: {error.strerror}", "write a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("--config", f"{path} is not TOML: {error}", "see https://toml.io") from None
+        raise ConfigError(named_by, f"{path} is not TOML: {error}", "see https://toml.io") from None
 
 
 def _find_table(content: dict[str, Any], path: Path) -> dict[str, Any] | None:

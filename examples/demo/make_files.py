@@ -52,4 +52,6 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("name the directory to make them in: python examples/demo/make_files.py DIR")
     main(Path(sys.argv[1]))

@@ -27,4 +27,6 @@ def make_film(target: Path, ffmpeg: str = "ffmpeg", seconds: int = SECONDS) -> N
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("name the film to write: python examples/video/make_film.py film.webm")
     make_film(Path(sys.argv[1]))

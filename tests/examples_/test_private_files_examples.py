@@ -33,7 +33,8 @@ def resumes(client: httpx.Client, url: str) -> None:
 
 def test_flask_private_files(directory: Path) -> None:
     words = ("-b", "127.0.0.1:0", "examples.flask_private_files:app", "--accel", f"/protected/={directory}")
-    with command(*words, PRIVATE_FILES=str(directory)) as running, httpx.Client(base_url=running.url) as client:
+    given = {"PRIVATE_FILES": str(directory), "PRIVATE_SECRET": "for all workers"}
+    with command(*words, **given) as running, httpx.Client(base_url=running.url) as client:
         assert client.post("/login", data={"password": "guessed"}).status_code == 403
         (link,) = client.post("/login", data={"password": "open-sesame"}).text.split()
         for url in (link, link.replace("/files/", "/accel/")):
@@ -41,6 +42,14 @@ def test_flask_private_files(directory: Path) -> None:
             assert client.get(url[:-3]).status_code == 403
             assert client.get(url.partition("?")[0]).status_code == 403
             assert client.get(url.replace("%20b", "%20c")).status_code == 403
+
+
+def test_flask_private_files_takes_no_secret_that_each_worker_would_make_up(directory: Path) -> None:
+    """A link that one worker gives would be refused by the others."""
+    words = ("--check-config", "examples.flask_private_files:app")
+    with command(*words, wait=False, PRIVATE_FILES=str(directory)) as running:
+        assert running.wait() == 4
+        assert "set PRIVATE_SECRET" in running.log
 
 
 def test_django_downloads(directory: Path) -> None:

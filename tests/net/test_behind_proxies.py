@@ -43,7 +43,7 @@ async def test_a_proxy_of_ours_is_believed(allowed: tuple[str, ...]) -> None:
     assert (record.peer, record.peer_port) == ("203.0.113.9", 0)
 
 
-@pytest.mark.parametrize("allowed", [("10.0.0.0/8",), ("",), ("::1",)])
+@pytest.mark.parametrize("allowed", [("10.0.0.0/8",), (), ("::1",)])
 async def test_of_others_nothing_is_seen(allowed: tuple[str, ...]) -> None:
     lines = [FOR, "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example", "Forwarded: for=127.0.0.1"]
     async with serving(tell, forwarded_allow_ips=allowed) as served:

@@ -347,6 +347,8 @@ def test_what_cannot_be_used_is_told_with_its_fix(tmp_path: Path) -> None:
         ({"keyfile": (key,)}, "keyfile: there is no certificate"),
         ({"cert_reqs": "required"}, "cert_reqs: there is no certificate"),
         ({"ca_certs": good}, "ca_certs: there is no certificate"),
+        ({"tls_min": "1.3"}, "tls_min: there is no certificate"),
+        ({"ciphers": "ECDHE+AESGCM"}, "ciphers: there is no certificate"),
         ({"certfile": (good,), "cert_reqs": "required"}, "cert_reqs: 'required' without ca_certs"),
         ({"certfile": (good,), "ca_certs": good}, "ca_certs: no client is asked for a certificate"),
         ({"certfile": (good,), "cert_reqs": "optional", "ca_certs": "/none"}, "ca_certs: '/none': No such file"),

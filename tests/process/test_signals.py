@@ -210,8 +210,14 @@ def test_a_thread_that_ignores_its_end_does_not_keep_the_process(site: Path, num
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_signal_while_the_application_is_imported_ends_the_import(tmp_path: Path, number: signal.Signals) -> None:
-    """Also one that swallows exceptions; and in a container, where process 1 ignores what it does not handle."""
+@pytest.mark.parametrize(("check", "code"), [([], 0), (["--check-config"], 1)], ids=["serving", "checking"])
+def test_a_signal_while_the_application_is_imported_ends_the_import(
+    tmp_path: Path, number: signal.Signals, check: list[str], code: int
+) -> None:
+    """Also one that swallows exceptions; and in a container, where process 1 ignores what it does not handle.
+
+    What was being checked is not found right then.
+    """
     (tmp_path / "slow_import.py").write_text(
         "import sys, time\n"
         "print('importing', flush=True)\n"
@@ -220,10 +226,10 @@ def test_a_signal_while_the_application_is_imported_ends_the_import(tmp_path: Pa
         "print('imported', flush=True)\n"
         "app = None\n"
     )
-    with command("slow_import:app", "-b", "127.0.0.1:0", cwd=tmp_path, wait=False) as run:
+    with command("slow_import:app", "-b", "127.0.0.1:0", *check, cwd=tmp_path, wait=False) as run:
         wait_until(lambda: "importing" in run.log)
         run.send_signal(number)
-        assert run.wait() == 0
+        assert run.wait() == code
         assert f"{number.name}: stopped before the application was loaded" in run.log
         assert "imported" not in run.log
         assert "Traceback" not in run.log

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
 from sendfile.tls import PIECE, describe
-from trio_wsgi.config import Config
+from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_key_algorithm, parse_particulars
 
@@ -81,8 +81,8 @@ def open_tls(config: Config) -> Tls | None:
     """
     if config.certfile:
         return Tls(load_certificates(config))
-    for name in ("keyfile", "ca_certs", "cert_reqs"):
-        if getattr(config, name) not in ((), None, "none"):
+    for name in ("keyfile", "ca_certs", "cert_reqs", "ciphers", "tls_min"):
+        if SETTINGS[name].says(getattr(config, name)):
             raise ConfigError(name, "there is no certificate, and so no TLS", "name one with certfile")
     return None
 

@@ -28,7 +28,7 @@ class ExitCode(enum.IntEnum):
     CLEAN = 0
     ERROR = 1  # the command line or a setting cannot be used; or a second signal has cut what was under way
     BOOT_ERROR = 3  # a worker cannot boot: the application's code raises, the process dies, or hangs
-    APP_LOAD_ERROR = 4  # there is no such application; without a worker, also where its code raises
+    APP_LOAD_ERROR = 4  # there is no such application, or it misses a module; without a worker, also where it raises
 
 
 async def wait_exit(pid: int) -> int:

@@ -21,6 +21,7 @@ from trio_wsgi.process.patches import find_patches
 log = logging.getLogger("trio_wsgi.error")
 
 _SHORTEST = 1.0  # seconds that a process gets to end, however short `graceful_timeout` is
+_LONGEST = threading.TIMEOUT_MAX / 2  # seconds; the most that C counts, less what its clock is at
 
 
 def limit_end(seconds: float) -> float:
@@ -28,7 +29,7 @@ def limit_end(seconds: float) -> float:
 
     Infinite for no limit.
     """
-    return min(max(seconds, _SHORTEST), threading.TIMEOUT_MAX) if math.isfinite(seconds) else math.inf
+    return min(max(seconds, _SHORTEST), _LONGEST) if math.isfinite(seconds) else math.inf
 
 
 class LastWait:

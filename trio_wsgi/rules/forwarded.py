@@ -87,7 +87,7 @@ def parse_names(texts: Iterable[str]) -> frozenset[bytes]:
     names = [name for text in texts for each in text.split(",") if (name := each.strip())]
     for name in names:
         if name.lower() not in BELIEVABLE:
-            raise ValueError(f"{name!r} is not one of them; write some of {', '.join(BELIEVABLE)}")
+            raise ValueError(f"{name!r} is not one of them; write some of {', '.join(BELIEVABLE)}, with commas between")
     return frozenset(name.lower().encode() for name in names)
 
 

@@ -68,7 +68,8 @@ def _parse_network(text: str) -> IPNetwork:
     try:
         network = ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f"{text!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *") from None
+        told = f"{text!r} is no address or network; write 10.0.0.7, 10.0.0.0/8 or *, with commas between"
+        raise ValueError(told) from None
     mapped = getattr(network.network_address, "ipv4_mapped", None)
     if mapped is None or network.prefixlen < _MAPPED_BITS:
         return network

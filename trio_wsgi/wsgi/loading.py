@@ -28,6 +28,8 @@ from trio_wsgi.wsgi.call import WSGIApplication
 
 USUAL_NAMES = ("application", "app")  # looked for when the reference names no attribute
 
+_APPLICATION = "a WSGI application: a callable that takes environ and start_response (PEP 3333)"
+_MIDDLEWARE = "a callable that takes the application and returns one"
 _TAKES_NONE = "takes no environ and start_response, as a WSGI application does"
 
 
@@ -48,7 +50,7 @@ def load_app(reference: str) -> WSGIApplication:
         AppLoadError: not found, not importable, or not callable with environ and start_response; the text names the
             fix. Exit with code 4.
     """
-    found: WSGIApplication = _load_callable(reference)
+    found: WSGIApplication = _load_callable(reference, _APPLICATION)
     fault = _find_fault(found)
     if fault == _TAKES_NONE:
         name = reference if ":" in reference else f"{reference}:NAME"
@@ -71,13 +73,10 @@ def check_app(app: object) -> None:
         raise TypeError(f"{app!r} {fault}")
 
 
-def _load_callable(reference: str) -> Any:
+def _load_callable(reference: str, wanted: str) -> Any:
     found = _resolve(reference)
     if not callable(found):
-        raise AppLoadError(
-            f"{reference!r} is a {_type_name(found)}, which cannot be called; name a WSGI application: "
-            "a callable that takes environ and start_response (PEP 3333)"
-        )
+        raise AppLoadError(f"{reference!r} is a {_type_name(found)}, which cannot be called; name {wanted}")
     return found
 
 
@@ -124,7 +123,10 @@ def apply_middleware(app: WSGIApplication, references: Sequence[str]) -> WSGIApp
         AppLoadError: a middleware cannot be loaded, fails when called, or returns what is no application.
     """
     for reference in reversed(references):
-        make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference)
+        try:
+            make: Callable[[WSGIApplication], WSGIApplication] = _load_callable(reference, _MIDDLEWARE)
+        except AppLoadError as error:
+            raise AppLoadError(f"middleware {reference!r}: {error}") from error.__cause__
         try:
             app = make(app)
         except Exception as error:
@@ -138,12 +140,16 @@ def _resolve(reference: str) -> Any:
     module_name, colon, expression = reference.partition(":")
     if not module_name or (colon and not expression):
         raise AppLoadError(f"{reference!r} names no application; write module:attribute")
+    if not colon and ("/" in module_name or not module_name.strip(".")):
+        _refuse_directory(module_name)
     path, call = _parse(reference, expression) if colon else ((), None)
     found: Any = _import(reference, module_name)
     if not colon:
         for name in USUAL_NAMES:
             if hasattr(found, name):
                 return getattr(found, name)
+        if getattr(found, "__file__", None) is None:  # Python takes any directory for a package
+            _refuse_directory(module_name)
         raise AppLoadError(
             f"module {module_name!r} has neither {' nor '.join(USUAL_NAMES)}; write {module_name}:NAME"
             + _near("", vars(found))
@@ -215,8 +221,17 @@ def _import(reference: str, name: str) -> Any:
         raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
 
 
+def _refuse_directory(name: str) -> None:
+    """Tell who named a directory that is no package of Python's."""
+    if Path(name).is_dir() and not Path(name, "__init__.py").is_file():
+        words = shlex.join(["trio-wsgi", "files", name])
+        raise AppLoadError(f"{name!r} is a directory; write {words} for its files, MODULE:APP for an application")
+
+
 def _advise_module(reference: str, name: str) -> str:
     """What to write for a path in place of a module, and to do before where Python does not import such a file."""
+    if name.endswith(".ini"):
+        return f"{name!r} is no Python; write --paste FILE for PasteDeploy's, and what is in uWSGI's as flags or TOML"
     path, told = Path(name).absolute(), f"{name!r} is a path"
     module, folder = path.name.removesuffix(".py"), path.parent
     if "." in module or not (path.suffix == ".py" or path.is_dir()):
