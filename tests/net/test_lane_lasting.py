@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import trio
-from asking import Environ, StartResponse
-from riding import KEPT, App, Gate, ask_for, board, lane_of, receive, say
+from asking import KEPT, Environ, StartResponse
+from riding import App, Gate, ask_for, board, lane_of, receive, say
 from serving import serving
 from waiting import until
 

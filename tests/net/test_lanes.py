@@ -8,7 +8,8 @@ import select
 
 import pytest
 import trio
-from riding import CLOSE, KEPT, TRIES, App, Gate, ask_for, board, lane_of, receive
+from asking import CLOSE, KEPT
+from riding import TRIES, App, Gate, ask_for, board, lane_of, receive
 from serving import receive_all, serving
 from waiting import until
 
