@@ -91,19 +91,3 @@ class App:
         self.threads.append(threading.get_ident())
         view = self.views.get(environ["PATH_INFO"][1:])
         return say(start_response, b"hello" if view is None else view(environ))
-
-
-class Gate:
-    """A view that stands still until it is let go; it ignores what else is going on."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, environ: Environ) -> bytes:
-        self.entered.set()
-        assert self.go_on.wait(10)
-        return b"at last"
-
-    async def is_entered(self) -> None:
-        await until(self.entered.is_set)
