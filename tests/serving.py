@@ -122,6 +122,13 @@ class Command:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def resident(self) -> int:
+        """Bytes in memory (proc(5), VmRSS)."""
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

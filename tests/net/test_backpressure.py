@@ -1,6 +1,6 @@
 """Memory stays flat however much is produced for clients that do not read, and comes back when they have gone.
 
-Measured on the real command, as a process: its resident set (proc(5), VmRSS).
+Measured on the real command, as a process: its resident set.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import gc
 import http.client
 import logging
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -57,21 +56,13 @@ def app(environ, start_response):
 """
 
 
-def resident(running: Command) -> int:
-    """Bytes of the process in memory."""
-    status = Path(f"/proc/{running.process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 def settled(running: Command, seconds: float = 10.0, below: float = 0) -> int:
     """The resident set once it has stopped changing (or is `below` what was hoped for)."""
     patience = time.monotonic() + seconds
-    last, calm = resident(running), 0
+    last, calm = running.resident, 0
     while time.monotonic() < patience and calm < 4 and not last <= below:
         time.sleep(0.1)
-        now = resident(running)
+        now = running.resident
         calm = calm + 1 if abs(now - last) < 200_000 else 0
         last = now
     return last
