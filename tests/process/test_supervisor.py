@@ -215,7 +215,8 @@ def test_term_lets_requests_finish_and_exits_0(site: Path) -> None:
 
 
 AT_A_TERMINAL = """
-import fcntl, os, sys, termios
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup(1), under which tests may run, ignores it
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # standard input becomes the controlling terminal
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
