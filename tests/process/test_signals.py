@@ -194,15 +194,25 @@ def test_a_second_signal_ends_the_process_at_once(site: Path) -> None:
         assert not path.exists()
 
 
-@pytest.mark.slow
+IMPATIENT = """
+import runpy
+from trio_wsgi.net import pool
+from trio_wsgi.process import serving
+pool.LOST_AFTER = 0.2
+serving.LOST_THREADS_TIMEOUT = 0.5
+runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_thread_that_ignores_its_end_does_not_keep_the_process(site: Path, number: signal.Signals) -> None:
     path = site / "socket"
-    with served(site, "-b", f"unix:{path}", "--graceful-timeout", "0.1") as run, ask(run.port, "/slow?60"):
+    words = ("site_app:app", "-b", "127.0.0.1:0", "-b", f"unix:{path}", "--graceful-timeout", "0.1")
+    with command(*words, cwd=site, program=("-c", IMPATIENT)) as run, ask(run.port, "/slow?60"):
         time.sleep(0.2)
         run.send_signal(number)
         assert run.wait() == 0
-        assert "application threads did not stop within 5 s of being cancelled: leaving them" in run.log
+        assert "application threads did not stop within 0.5 s of being cancelled: leaving them" in run.log
         assert not path.exists()
 
 
