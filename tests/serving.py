@@ -153,6 +153,20 @@ WITHOUT_TERMINAL = (
 """For `command`: a program that runs it in a session of its own, as under systemd."""
 
 
+def with_constants(**constants: float) -> tuple[str, str]:
+    """For `command`: a program in which constants of trio_wsgi have other values, so that no test waits for them.
+
+    Args:
+        constants: by folder, module and name, such as `net_pool_LOST_AFTER`; workers have their own, which stay.
+    """
+    lines = ["import runpy"]
+    for key, value in constants.items():
+        folder, module, name = key.split("_", 2)
+        lines.append(f"import trio_wsgi.{folder}.{module}\ntrio_wsgi.{folder}.{module}.{name} = {value}")
+    lines.append("runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)")
+    return "-c", "\n".join(lines)
+
+
 @contextmanager
 def command(
     *arguments: str,
