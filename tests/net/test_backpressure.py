@@ -61,7 +61,7 @@ def settled(running: Command, seconds: float = 10.0, below: float = 0) -> int:
     patience = time.monotonic() + seconds
     last, calm = running.resident, 0
     while time.monotonic() < patience and calm < 4 and not last <= below:
-        time.sleep(0.1)
+        time.sleep(0.05)
         now = running.resident
         calm = calm + 1 if abs(now - last) < 200_000 else 0
         last = now
