@@ -27,7 +27,10 @@ GIB = 1 << 30
 APP = """
 import itertools
 
-BLOCK = bytes(65536)
+HALF = bytes(32768)
+
+def block():  # another object each time, for the same one costs nothing however often it is kept
+    return HALF + HALF
 
 def app(environ, start_response):
     path, _, size = environ["PATH_INFO"].strip("/").partition("/")
@@ -35,14 +38,14 @@ def app(environ, start_response):
     if path == "file":
         return environ["wsgi.file_wrapper"](open("large", "rb"))
     if path == "generator":
-        return itertools.repeat(BLOCK)
+        return (block() for _ in itertools.repeat(None))
     if path == "tiny":  # blocks whose objects weigh more than their bytes
         return itertools.repeat(b"1234")
     if path == "write":
-        for _ in range(int(size) // len(BLOCK)):
+        for _ in range(int(size) // len(block())):
             while True:
                 try:
-                    write(BLOCK)
+                    write(block())
                     break
                 except BlockingIOError:
                     environ["trio_wsgi.wait_writable"](None)
