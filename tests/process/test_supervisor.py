@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import Command, clean_environment, command, with_constants
+from serving import Command, clean_environment, command
 from waiting import wait_until
 from workers import (
     answering_pid,
@@ -455,9 +455,8 @@ def test_a_worker_that_hangs_when_it_is_told_to_end_gets_graceful_timeout(number
     write_app(tmp_path)
     app = tmp_path / "workers_app.py"
     app.write_text(app.read_text().replace("time.sleep, ", "lambda it: (open('stuck', 'w').close(), time.sleep(it)), "))
-    program = with_constants(process_child_END_SLACK=0.5)
     with (
-        supervised(tmp_path, "--timeout", "none", "--graceful-timeout", "0.2", program=program) as run,
+        supervised(tmp_path, "--timeout", "none", "--graceful-timeout", "0.2") as run,
         socket.create_connection(("127.0.0.1", run.port), timeout=30) as client,
     ):
         (pid,) = worker_pids(run)
@@ -465,7 +464,7 @@ def test_a_worker_that_hangs_when_it_is_told_to_end_gets_graceful_timeout(number
         wait_until((tmp_path / "stuck").exists)
         run.send_signal(number)
         wait_until(lambda: not is_alive(pid))
-        assert f"worker 1 (pid {pid}) gave no sign of life for 0.7 s (graceful_timeout): it is killed" in run.log
+        assert f"worker 1 (pid {pid}) gave no sign of life for 3.2 s (graceful_timeout): it is killed" in run.log
         if number == signal.SIGHUP:
             assert answering_pid(run) != pid
             run.send_signal(signal.SIGTERM)
