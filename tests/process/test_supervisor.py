@@ -146,7 +146,8 @@ def test_a_dump_names_those_who_are_there(two: Command) -> None:
     """Not the workers of before a reload, once they have ended."""
     old = set(worker_pids(two))
     two.send_signal(signal.SIGHUP)
-    wait_until(lambda: not old & set(worker_pids(two)))
+    for pid in old:  # the supervisor has seen it, and not only the kernel
+        wait_log(two, f"(pid {pid}) has ended")
     wait_count(two, 2)
     before = two.log.count("SIGPWR: <Fleet")
     two.send_signal(signal.SIGPWR)
