@@ -21,6 +21,8 @@ StartResponse = Callable[..., Callable[[bytes], None]]
 App = Callable[[Environ, StartResponse], Any]
 
 PLAIN = [("Content-Type", "text/plain")]
+KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"  # on a connection that stays
+CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"  # the last one on its connection
 
 
 def request(

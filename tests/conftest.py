@@ -6,6 +6,7 @@ name behind it, such as gunicorn#2669, is the thread on GitHub that tells of it.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Generator
 from pathlib import Path
 
@@ -36,6 +37,18 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The same rules hold where the loop hands requests to a thread, and where clients ride in the lane."""
     if request.param == "lane":
         ride_at_once(monkeypatch)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests stay to the end: the garbage collector looks through none of them, however often it runs."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,13 +11,13 @@ from typing import Any
 
 import h11
 import trio
+from asking import CLOSE
 from serving import Served, receive_to_end
 
 TINY, SMALL = 4096, 16 * 1024  # bytes of a client's receive buffer
-GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 REQUESTS = {  # name → request, and whether the app says its length
-    "chunked": (GET, False),
-    "content-length": (GET, True),
+    "chunked": (CLOSE, False),
+    "content-length": (CLOSE, True),
     "http/1.0": (b"GET / HTTP/1.0\r\n\r\n", False),
     "http/1.0 with content-length": (b"GET / HTTP/1.0\r\n\r\n", True),
 }

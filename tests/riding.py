@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse
+from asking import KEPT, PLAIN, Environ, StartResponse
 from serving import Served
 from waiting import until
 
@@ -16,8 +16,6 @@ from trio_wsgi import Server
 from trio_wsgi.net.connection import Connection
 from trio_wsgi.net.lane import Lane
 
-KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-CLOSE = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 TRIES = 20  # where a processor that somebody else has taken for 5 ms makes a request one that lasts
 
 
@@ -93,19 +91,3 @@ class App:
         self.threads.append(threading.get_ident())
         view = self.views.get(environ["PATH_INFO"][1:])
         return say(start_response, b"hello" if view is None else view(environ))
-
-
-class Gate:
-    """A view that stands still until it is let go; it ignores what else is going on."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.go_on = threading.Event()
-
-    def __call__(self, environ: Environ) -> bytes:
-        self.entered.set()
-        assert self.go_on.wait(10)
-        return b"at last"
-
-    async def is_entered(self) -> None:
-        await until(self.entered.is_set)

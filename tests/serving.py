@@ -122,6 +122,13 @@ class Command:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
+    @property
+    def resident(self) -> int:
+        """Bytes in memory (proc(5), VmRSS)."""
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
     def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -144,6 +151,20 @@ WITHOUT_TERMINAL = (
     "import os, runpy; os.setsid(); runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)",
 )
 """For `command`: a program that runs it in a session of its own, as under systemd."""
+
+
+def with_constants(**constants: float) -> tuple[str, str]:
+    """For `command`: a program in which constants of trio_wsgi have other values, so that no test waits for them.
+
+    Args:
+        constants: by folder, module and name, such as `net_pool_LOST_AFTER`; workers have their own, which stay.
+    """
+    lines = ["import runpy"]
+    for key, value in constants.items():
+        folder, module, name = key.split("_", 2)
+        lines.append(f"import trio_wsgi.{folder}.{module}\ntrio_wsgi.{folder}.{module}.{name} = {value}")
+    lines.append("runpy.run_module('trio_wsgi', run_name='__main__', alter_sys=True)")
+    return "-c", "\n".join(lines)
 
 
 @contextmanager

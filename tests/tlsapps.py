@@ -12,8 +12,6 @@ from downloads import MIB
 
 LARGE = os.urandom(MIB) * 8  # twice what the kernel keeps for a connection of a small receiver (tcp(7), tcp_wmem)
 TLS = {"certfile": (shared_authority()[1],), "threads": 2}
-GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-CLOSE = GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 
 
 def large(environ: Environ, start_response: StartResponse) -> Any:

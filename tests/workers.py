@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving import Command, command, read_all
 from waiting import wait_until
@@ -41,9 +42,9 @@ def write_app(folder: Path, version: str = "one", name: str = "workers_app") -> 
 
 
 @contextmanager
-def supervised(folder: Path, *arguments: str, workers: int = 1, **environ: str) -> Iterator[Command]:
-    """Serve what `write_app` has written by workers; all of them are gone afterwards."""
-    with command("workers_app:app", "-b", "127.0.0.1:0", *arguments, cwd=folder, workers=workers, **environ) as run:
+def supervised(folder: Path, *arguments: str, workers: int = 1, **options: Any) -> Iterator[Command]:
+    """Serve what `write_app` has written by workers; all of them are gone afterwards. `options` are `command`'s."""
+    with command("workers_app:app", "-b", "127.0.0.1:0", *arguments, cwd=folder, workers=workers, **options) as run:
         seen: set[int] = set()
         try:
             yield run

@@ -1,4 +1,4 @@
-"""Requests to a user's own application with a method, a body and a status of their choice (`--method`, `--body`)."""
+"""Requests to a user's own application with a method, headers, a body and a status of their choice (`--method` …)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import hashlib
 def app(environ, start_response):
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     asked = environ["REQUEST_METHOD"], environ.get("CONTENT_TYPE"), hashlib.sha256(body).hexdigest()
-    right = asked == (METHOD, "application/json", DIGEST)
+    allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
+    right = allowed and asked == (METHOD, "application/json", DIGEST)
     start_response("201 Created" if right else "400 Bad Request", [("Content-Length", "400000")])
     return [b"ok" * 200_000]
 
@@ -31,6 +32,10 @@ def delete(environ, start_response):
     start_response("204 No Content" if deleted else "405 Method Not Allowed", [])
     return []
 """
+
+
+HEADERS = ["--header", "Content-Type: application/json"]
+HEADERS += ["--header", "host: shop.test", "--header", "Authorization: Bearer a: b"]
 
 
 @pytest.fixture
@@ -73,13 +78,14 @@ def list_failures(results: dict[str, Any]) -> list[str]:
 def test_every_request_is_made_as_the_user_says(folder: Path, client: str) -> None:
     """By everybody who asks: the check, wrk or our own client, slow readers and the good client."""
     words = ["--app", "bench_taking:app", "--method", "PUT", "--body", str(folder / "order.json"), "--status", "201"]
-    words += ["--header", "Content-Type: application/json", "--only", "own-app-8" if client == "wrk" else "own-app"]
+    words += [*HEADERS, "--only", "own-app-8" if client == "wrk" else "own-app"]
     results = measure(folder, *words)
     assert list_failures(results) == [""] * (1 if client == "wrk" else 4)
     figures = results["findings"][0]["figures"]
     assert figures["throughput"] == pytest.approx(figures["requests_per_second"] * (len(BODY) + 400_000), rel=0.1)
     assert results["settings"]["your application"] == (
-        "bench_taking:app, asked for / by PUT with the 3,000 bytes of order.json, Content-Type, answered with 201"
+        "bench_taking:app, asked for / by PUT with the 3,000 bytes of order.json,"
+        " Content-Type, Host, Authorization, answered with 201"
     )
 
 
@@ -87,7 +93,7 @@ def test_a_large_body_arrives_whole(folder: Path, client: str) -> None:
     """And by POST, where no method is named: other bytes at any place would be answered with 400."""
     write_app(folder, "POST", LARGE)
     words = ["--app", "bench_taking:app", "--body", str(folder / "order.json"), "--status", "201"]
-    words += ["--header", "Content-Type: application/json", "--only", "own-app-1"]
+    words += [*HEADERS, "--only", "own-app-1"]
     assert list_failures(measure(folder, *words)) == [""]
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import bout, run
+from bench import run
 from bench.client import ROOT
 from bench.driver import APP
-from bench.scenarios import slow
 
 MINE = """
 def app(environ, start_response):
@@ -18,14 +17,6 @@ def app(environ, start_response):
     start_response("200 OK" if known else "404 Not Found", [("Content-Length", "4")])
     return [b"mine"]
 """
-
-GUARDED = """
-def app(environ, start_response):
-    allowed = (environ["HTTP_HOST"], environ.get("HTTP_AUTHORIZATION")) == ("shop.test", "Bearer a: b")
-    start_response("200 OK" if allowed else "403 Forbidden", [("Content-Length", "400000")])
-    return [b"mine" * 100_000]
-"""
-
 
 RAISING = """
 def app(environ, start_response):
@@ -70,21 +61,6 @@ def test_an_application_on_pythonpath_and_a_file_beside_it(folder: Path, monkeyp
     assert settings["application"] == APP
     assert settings["your application"] == "bench_mine:app, asked for /mine"
     assert settings["your file"] == f"{folder / 'mine.bin'}, 1,000 bytes"
-
-
-@pytest.mark.parametrize("wrk", [True, False], ids=["wrk", "own"])
-def test_headers_are_sent_with_every_request(folder: Path, wrk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By everybody who asks: the check, wrk or our own client, slow readers and the good client."""
-    monkeypatch.setenv("PYTHONPATH", str(folder / "apps"))
-    (folder / "apps" / "bench_guarded.py").write_text(GUARDED)
-    if not wrk:
-        monkeypatch.setattr(bout.shutil, "which", lambda _: None)
-    monkeypatch.setattr(slow, "LEAST_SECONDS", 1.0)
-    words = ["--app", "bench_guarded:app", "--header", "host: shop.test", "--header", "Authorization: Bearer a: b"]
-    assert measure(folder, *words, "--only", "own-app-8" if wrk else "own-app") == 0
-    results = json.loads((folder / "results.json").read_text())
-    assert [each["failure"] for each in results["findings"]] == [""] * (1 if wrk else 4)
-    assert results["settings"]["your application"] == "bench_guarded:app, asked for /, Host, Authorization"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from workers import is_alive
 
 from bench import bout, contestants, driver, report, run
 from bench.client import Failed, open_client
@@ -245,17 +246,9 @@ def test_nothing_of_a_server_is_left_running(samples: Samples) -> None:
         tree = find_tree(running.pid)
         assert len(tree) == 2
     deadline = time.monotonic() + 10
-    while any(find_tree(pid) and is_running(pid) for pid in tree) and time.monotonic() < deadline:
+    while any(find_tree(pid) and is_alive(pid) for pid in tree) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not any(is_running(pid) for pid in tree)
-
-
-def is_running(pid: int) -> bool:
-    """Whether it is there, and no zombie that waits for whoever adopted it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    assert not any(is_alive(pid) for pid in tree)
 
 
 def is_called(pid: int, name: str) -> bool:
@@ -357,7 +350,7 @@ def test_term_ends_the_run_and_its_server_and_keeps_what_was_found(tmp_path: Pat
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said.splitlines()[-1] == "interrupted: nothing was measured"
-    assert not any(map(is_running, tree))
+    assert not any(map(is_alive, tree))
     assert len(json.loads((tmp_path / "results.json").read_text())["findings"]) == 1
 
 
@@ -379,9 +372,9 @@ def test_an_interrupt_in_the_very_start_of_a_server_leaves_none_behind(
         setting = Setting(sys.executable, "", "", samples.folder)
         with pytest.raises(KeyboardInterrupt), run.heeding_ends(), open_server(sleeper, setting):
             pass
-        assert not any(map(is_running, started))
+        assert not any(map(is_alive, started))
     finally:
-        for pid in filter(is_running, started):
+        for pid in filter(is_alive, started):
             os.kill(pid, signal.SIGKILL)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trio
-from asking import App
+from asking import CLOSE, KEPT, App
 from downloads import MIB, Client, Closes, connected, file_app, make_file, make_sparse
 from mounted import ask
 from opened import descriptors_of
@@ -30,7 +30,6 @@ from trio_wsgi import Outcome
 
 BIG = 16 * MIB  # more than the kernel buffers
 SMALL_BUFFER = 16 * 1024  # of the client, so that the server cannot finish before the client reads
-GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture
@@ -207,7 +206,7 @@ async def test_the_next_request_starts_after_the_close(big: Path, closes: Closes
         return inner(environ, start_response)
 
     async with serving(app, threads=4) as served:
-        await served.exchange(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 3 + GET)
+        await served.exchange(KEPT * 3 + CLOSE)
         await closes.wait(4)
     assert seen == [0, 1, 2, 3]
 
@@ -277,11 +276,11 @@ async def test_a_drain_lets_a_download_finish(watched: App, closes: Closes) -> N
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        pytest.param(GET.replace(b"GET", b"HEAD"), id="HEAD"),
-        pytest.param(GET.replace(b"Host", b"If-None-Match: *\r\nHost"), id="304"),
-        pytest.param(GET.replace(b"Host", b"Range: bytes=7-8\r\nHost"), id="206"),
-        pytest.param(GET.replace(b"Host", b"Range: bytes=999999999-\r\nHost"), id="416"),
-        pytest.param(GET.replace(b"Host", b'If-Match: "x"\r\nHost'), id="412"),
+        pytest.param(CLOSE.replace(b"GET", b"HEAD"), id="HEAD"),
+        pytest.param(CLOSE.replace(b"Host", b"If-None-Match: *\r\nHost"), id="304"),
+        pytest.param(CLOSE.replace(b"Host", b"Range: bytes=7-8\r\nHost"), id="206"),
+        pytest.param(CLOSE.replace(b"Host", b"Range: bytes=999999999-\r\nHost"), id="416"),
+        pytest.param(CLOSE.replace(b"Host", b'If-Match: "x"\r\nHost'), id="412"),
     ],
 )
 async def test_closed_once_when_nothing_or_little_of_it_is_sent(
@@ -434,7 +433,7 @@ async def test_a_client_that_closes_its_sending_side_still_gets_the_file(tmp_pat
     data = make_file(tmp_path / "data.bin", 5 * MIB)
     async with serving(file_app(lambda _: (tmp_path / "data.bin").open("rb"))) as served:
         async with await served.connect(SMALL_BUFFER) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await stream.send_eof()
             received = bytearray()
             with trio.fail_after(20):
@@ -448,7 +447,7 @@ async def test_progress_keeps_a_slow_download_alive(tmp_path: Path) -> None:
     path = make_sparse(tmp_path / "data.bin", 8 * MIB)
     async with serving(file_app(lambda _: path.open("rb")), write_timeout=0.4) as served:
         async with await served.connect(SMALL_BUFFER) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             start = time.monotonic()
             count = 0
             with trio.fail_after(30):
@@ -469,7 +468,7 @@ async def test_a_stall_is_noticed_in_time(tmp_path: Path, where: str) -> None:
     async with serving(file_app(lambda _: path.open("rb")), write_timeout=0.4, bind=bind) as served:
         stream = await served.connect() if where == "tcp" else await trio.open_unix_socket(f"{tmp_path}/s")
         async with stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             record = await served.record()
         assert record.outcome is Outcome.WRITE_TIMEOUT
         assert 0.4 <= record.duration < 1.5

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import pytest
 from answers import read_answer, read_answers
+from asking import CLOSE, KEPT
 from downloads import Headers, connected, file_app, known_bytes
 from serving import serving
 
@@ -29,7 +30,6 @@ POSITIONS: dict[str, Callable[[Any], object]] = {
 }
 MODES = {"buffered": {}, "unbuffered": {"buffering": 0}, "read and write": {"mode": "r+b"}}
 
-GET = b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 GET_10 = b"GET / HTTP/1.0\r\n\r\n"
 HEAD = b"HEAD / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
 
@@ -57,7 +57,7 @@ async def test_it_starts_at_the_current_position(path: Path, position: str, mode
     with open_file(None) as reference:
         rest = reference.read()
     async with serving(file_app(open_file), sendfile=sendfile) as served:
-        for request in (GET, GET_10):
+        for request in (CLOSE, GET_10):
             answer = read_answer(await served.exchange(request))
             assert answer.body == rest
             assert answer.value("Content-Length") == str(len(rest))
@@ -116,8 +116,7 @@ async def test_nothing_to_send_is_framed_rightly(path: Path, open_empty: str, pr
     }
     app = file_app(openers[open_empty], [("Content-Length", promised)] if promised else [])
     async with serving(app) as served:
-        kept = GET.replace(b"Connection: close\r\n", b"")
-        raw = await served.exchange(kept + HEAD.replace(b"Connection: close\r\n", b"") + kept + GET)
+        raw = await served.exchange(KEPT + HEAD.replace(b"Connection: close\r\n", b"") + KEPT + CLOSE)
         answers = read_answers(raw, ["GET", "HEAD", "GET", "GET"])
         assert [(answer.status, answer.body) for answer in answers] == [(200, b"")] * 4
         assert [answer.value("Content-Length") for answer in answers if answer is not answers[1]] == ["0"] * 3
@@ -128,9 +127,9 @@ async def test_nothing_to_send_is_framed_rightly(path: Path, open_empty: str, pr
 
 
 FRAMINGS: dict[str, tuple[bytes, Headers]] = {
-    "chunked": (GET, []),
+    "chunked": (CLOSE, []),
     "ended by closing": (GET_10, []),
-    "counted": (GET, [("Content-Length", "{total}")]),
+    "counted": (CLOSE, [("Content-Length", "{total}")]),
     "counted, 1.0": (GET_10, [("Content-Length", "{total}")]),
 }
 
@@ -168,7 +167,7 @@ async def test_write_and_a_file_cut_together(path: Path) -> None:
 async def test_head_has_the_headers_of_get_and_no_body(path: Path, headers: Headers) -> None:
     """PAINS 5 of the peers: HEAD on a view that returns a file sent the file (RFC 9110 §9.3.2)."""
     async with serving(file_app(opener(path, "after seek"), headers)) as served:
-        get = read_answer(await served.exchange(GET))
+        get = read_answer(await served.exchange(CLOSE))
         head = read_answer(await served.exchange(HEAD), "HEAD")
         both = [{name: value for name, value in answer.headers if name != b"date"} for answer in (get, head)]
         assert both[0] == both[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import trio
 from downloads import MIB, Client, Closes, blocking_client, file_app, make_sparse
 from serving import Command, command, serving
 
-pytestmark = pytest.mark.usefixtures("each_way")
+each_way = pytest.mark.usefixtures("each_way")
 
 GIB = 1 << 30
 APP = """\
@@ -36,6 +35,7 @@ def gib(tmp_path: Path) -> Path:
     return make_sparse(tmp_path / "big.bin", GIB, {0: b"first"})
 
 
+@each_way
 async def test_the_only_thread_is_free_while_a_client_stalls(gib: Path, sendfile: bool) -> None:
     """threads=1, a stalled 1 GiB download: hello is answered, by the very thread that has opened the file."""
     seen: set[int] = set()
@@ -58,6 +58,7 @@ async def test_the_only_thread_is_free_while_a_client_stalls(gib: Path, sendfile
     assert set(closes.threads) == seen
 
 
+@each_way
 async def test_the_thread_is_back_before_the_first_byte_leaves(gib: Path) -> None:
     """The hand-over is the return value: no byte, not even of the head, is sent while the app's thread is held."""
     app = file_app(lambda _: gib.open("rb"))
@@ -69,6 +70,7 @@ async def test_the_thread_is_back_before_the_first_byte_leaves(gib: Path) -> Non
             assert (await Client(other).ask("/hello", seconds=2)).status == 200
 
 
+@each_way
 async def test_many_stalled_downloads_and_one_thread(gib: Path) -> None:
     """Fifty clients that never read on (mod_wsgi#51): the others do not notice."""
     async with serving(file_app(lambda _: gib.open("rb")), threads=1) as served, contextlib.AsyncExitStack() as stack:
@@ -81,6 +83,7 @@ async def test_many_stalled_downloads_and_one_thread(gib: Path) -> None:
             assert (await hello.ask("/hello", seconds=2)).body == b"hello"
 
 
+@each_way
 async def test_a_fast_download_does_not_hog_the_loop(gib: Path) -> None:
     """One client that reads as fast as it can: others are answered between its steps."""
     async with serving(file_app(lambda _: gib.open("rb")), threads=1) as served, trio.open_nursery() as nursery:
@@ -139,26 +142,15 @@ def latencies(running: Command, count: int, pause: float) -> list[float]:
     return sorted(found)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that the process and its children have (proc(5))."""
-    total = 0
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            text = status.read_text()
-            if f"\nPPid:\t{pid}\n" in text or f"\nPid:\t{pid}\n" in text:
-                total += int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) * 1024  # type: ignore[index]
-    return total
-
-
 @pytest.mark.slow
 def test_a_thousand_slow_readers_do_not_delay_hello(gib: Path, record_property: Any) -> None:
     """One thread, 1,000 clients at 16 KB/s: hello is answered at once, and none of them is lost (PAINS 23, 26)."""
     with command("app:app", "-b", "127.0.0.1:0", "--threads", "1", cwd=gib.parent) as running:
         alone = latencies(running, 200, 0.002)
-        before = resident(running.process.pid)
+        before = running.resident
         with slow_readers(running.port, 1000, 16_000) as readers:
             beside = latencies(running, 500, 0.01)
-            grown = resident(running.process.pid) - before
+            grown = running.resident - before
             assert readers.stdin is not None
             assert readers.stdout is not None
             readers.stdin.write("\n")

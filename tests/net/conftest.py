@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from authority import Authority, open_authority
 from embedded import Site
-from riding import Gate
+from standing import Gate
 
 
 @pytest.fixture
 def gate() -> Iterator[Gate]:
     gate = Gate()
     yield gate
-    gate.go_on.set()
+    gate.open.set()
 
 
 @pytest.fixture

@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer
-from asking import hello
-from riding import KEPT, receive
+from asking import CLOSE, KEPT, hello
+from riding import receive
 from serving import Served, receive_all, serving
-
-CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
 
 
 class Trouble:

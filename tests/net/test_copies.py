@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse, request
+from asking import KEPT, PLAIN, Environ, StartResponse, request
 from authority import connect_tls
 from forking import Children, find_sockets, open_children
-from riding import KEPT, board, receive
+from riding import board, receive
 from serving import receive_to_end, serving
 from tlsapps import TLS
 from waiting import until

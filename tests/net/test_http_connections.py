@@ -13,16 +13,12 @@ from pathlib import Path
 import pytest
 import trio
 from answers import read_answer
-from asking import hello
+from asking import CLOSE, KEPT, hello
 from faults import reset
 from serving import Command, command, read_all, receive_all, serving
 from waiting import wait_until
 
 from trio_wsgi.net.descriptors import Reserve
-
-GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
-
 
 # -- connection_limit ------------------------------------------------------------------------------------------------
 
@@ -32,7 +28,7 @@ async def test_at_the_limit_the_kernel_queues_and_nobody_is_reset() -> None:
         with trio.fail_after(10):
             held = [await served.connect() for _ in range(3)]
             for stream in held:
-                await stream.send_all(GET)
+                await stream.send_all(KEPT)
                 assert b"hello" in await stream.receive_some()
             waiting = [await served.connect() for _ in range(4)]  # the kernel completes the handshake
             for stream in waiting:
@@ -62,7 +58,7 @@ async def test_a_limit_of_one_serves_everybody_in_turn() -> None:
 
 
 @pytest.mark.parametrize("leave", [trio.SocketStream.aclose, reset], ids=["close", "reset"])
-@pytest.mark.parametrize("sent", [b"", b"G", GET, GET * 50, b"nonsense\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"G", KEPT, KEPT * 50, b"nonsense\r\n\r\n"])
 async def test_a_crowd_that_connects_and_leaves(
     sent: bytes, leave: Callable[[trio.SocketStream], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -83,7 +79,7 @@ async def test_a_client_that_resets_while_it_is_still_in_the_queue() -> None:
     async with serving(hello, connection_limit=1) as served:
         with trio.fail_after(10):
             first = await served.connect()
-            await first.send_all(GET)
+            await first.send_all(KEPT)
             await first.receive_some()
             for _ in range(5):
                 await reset(await served.connect())
@@ -128,7 +124,9 @@ def test_half_open_connections_cost_no_cpu(running: Command) -> None:
     with contextlib.ExitStack() as stack:
         for number in range(40):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
-            sock.sendall((b"", b"GET / HT", GET, b"PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n")[number % 4])
+            sock.sendall(
+                (b"", b"GET / HT", KEPT, b"PUT / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n")[number % 4]
+            )
             if number % 8 < 4:
                 sock.shutdown(socket.SHUT_WR)
         assert b"hello" in _ask(running.port)
@@ -180,7 +178,7 @@ def test_running_out_of_descriptors_is_survived(running: Command) -> None:
     held = [socket.create_connection(("127.0.0.1", running.port), timeout=10) for _ in range(30)]
     try:
         for sock in held:
-            sock.sendall(GET)
+            sock.sendall(KEPT)
         _await_complaint(running)
         before = _cpu_seconds(running.process.pid)
         time.sleep(0.5)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import pytest
 import trio
-from asking import Environ, StartResponse
-from riding import CLOSE, KEPT, TRIES, App, ask_for, board, receive, say
+from asking import CLOSE, KEPT, Environ, StartResponse
+from riding import TRIES, App, ask_for, board, receive, say
 from serving import receive_all, serving
 from waiting import until
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import trio
-from asking import Environ, StartResponse
-from riding import KEPT, App, Gate, ask_for, board, lane_of, receive, say
+from asking import KEPT, Environ, StartResponse
+from riding import App, ask_for, board, lane_of, receive, say
 from serving import serving
+from standing import Gate
 from waiting import until
 
 import trio_wsgi.net.pool
@@ -26,11 +27,11 @@ SIZE = 100_000
 async def test_nobody_waits_behind_a_request_that_lasts(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """And there is no lane for a while, though the client that lasts is alone to blame."""
     monkeypatch.setattr(pace, "APART_FOR", 60.0)
-    app = App(gate=gate)
+    app = App(gate=lambda _: gate.call(b"at last"))
     async with serving(app, threads=2) as served, await board(served, 5) as slow, await board(served, 5) as quick:
         lane = lane_of(served)
         await slow.send_all(ask_for("/gate"))
-        await gate.is_entered()
+        await gate.wait_inside(1)
         for _ in range(5):
             await quick.send_all(KEPT)
             await receive(quick, 5)
@@ -39,8 +40,8 @@ async def test_nobody_waits_behind_a_request_that_lasts(gate: Gate, monkeypatch:
         assert lane_of(served) is lane
         statistics = served.server.statistics()
         assert (statistics.threads.busy, statistics.by_state[State.RUNNING]) == (1, 1)
-        assert "gate.wait" in str(statistics) or "go_on.wait" in str(statistics)
-        gate.go_on.set()
+        assert "open.wait" in str(statistics)
+        gate.open.set()
         assert (await receive(slow, 7)).endswith(b"at last")
         assert len(set(app.threads)) == 2
 
@@ -125,7 +126,7 @@ async def test_a_thread_that_ignores_its_cancellation_is_lost(
     def app(environ: Environ, start_response: StartResponse) -> Any:
         if environ["PATH_INFO"] != "/gate":
             return say(start_response, b"hello")
-        gate(environ)
+        gate.call()
         start_response("200 OK", [])
         files.append((tmp_path / "file").open("rb"))
         return environ["wsgi.file_wrapper"](files[0])
@@ -137,7 +138,7 @@ async def test_a_thread_that_ignores_its_cancellation_is_lost(
         assert served.server.statistics().threads.lost == 1
         async with await board(served, 5):
             pass
-        gate.go_on.set()
+        gate.open.set()
         await until(lambda: files and files[0].closed)
         await until(lambda: served.server.statistics().threads.lost == 0)
 

@@ -8,8 +8,10 @@ import select
 
 import pytest
 import trio
-from riding import CLOSE, KEPT, TRIES, App, Gate, ask_for, board, lane_of, receive
+from asking import CLOSE, KEPT
+from riding import TRIES, App, ask_for, board, lane_of, receive
 from serving import receive_all, serving
+from standing import Gate
 from waiting import until
 
 SIZE = 100_000
@@ -92,15 +94,15 @@ async def test_keep_alive_counts_from_the_last_answer() -> None:
 
 
 async def test_a_drain_ends_silent_riders_at_once_and_busy_ones_after_their_answer(gate: Gate) -> None:
-    async with serving(App(gate=gate)) as served:
+    async with serving(App(gate=lambda _: gate.call(b"at last"))) as served:
         busy, silent = await board(served, 5), await board(served, 5)
         async with busy, silent:
             await busy.send_all(ask_for("/gate"))
-            await gate.is_entered()
+            await gate.wait_inside(1)
             served.server.drain()
             with trio.fail_after(2):
                 assert await silent.receive_some() == b""
-            gate.go_on.set()
+            gate.open.set()
             answer = await receive_all(busy)
             assert b"connection: close" in answer.lower()
             assert answer.endswith(b"at last")

@@ -15,11 +15,12 @@ import pytest
 import trio
 import trio.lowlevel
 from answers import read_answer, read_answers
+from asking import CLOSE, KEPT
 from downloads import known_bytes
 from faults import StopsReading, Vanishes
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from producing import GET, REQUESTS, SMALL, TINY, ask, ask_to_end, cut_body, cut_up
+from producing import REQUESTS, SMALL, TINY, ask, ask_to_end, cut_body, cut_up
 from serving import receive_all, serving
 from waiting import until
 
@@ -65,7 +66,7 @@ async def test_small_blocks_in_their_thousands() -> None:
     app = yielding(lambda: (data[at : at + 37] for at in range(0, len(data), 37)), len(data))
     async with serving(app, output_buffering=2000) as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             received = bytearray()
             with trio.fail_after(20):
                 while chunk := await stream.receive_some(30_000):
@@ -89,7 +90,7 @@ async def test_write_and_iterate_and_keep_alive() -> None:
 
     expected = b"".join(b"y%05d" % n * 10_000 + b"w%05d" % n * 10_000 for n in range(20))
     async with serving(app, output_buffering=100_000) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" + GET)
+        await stream.send_all(KEPT + CLOSE)
         with trio.fail_after(20):
             answers = read_answers(await receive_all(stream), ["GET", "GET"])
     assert [answer.body == expected for answer in answers] == [True, True]
@@ -112,7 +113,7 @@ async def test_it_runs_ahead_so_far_and_no_further() -> None:
 
         app = yielding(blocks)
         async with serving(app, output_buffering=ahead) as served, await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await trio.sleep(0.1)
             with trio.fail_after(10):
                 while True:
@@ -141,7 +142,7 @@ async def test_it_leaves_while_the_app_sleeps() -> None:
 
     async with serving(yielding(blocks, len(data) + 1), output_buffering=10_000_000) as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             with trio.fail_after(20):
                 await until(asleep.is_set)
                 received = bytearray()
@@ -169,9 +170,9 @@ async def test_what_is_produced_holds_no_thread() -> None:
         serving(app, output_buffering=10_000_000, threads=1) as served,
         await served.connect(SMALL) as slow,
     ):
-        await slow.send_all(GET)
+        await slow.send_all(CLOSE)
         with trio.fail_after(5):
-            assert read_answer(await ask(served, GET.replace(b"/ ", b"/hello "))).body == b"hello"
+            assert read_answer(await ask(served, CLOSE.replace(b"/ ", b"/hello "))).body == b"hello"
         assert closed.is_set()
         assert len(served.records) == 1
         with trio.fail_after(20):
@@ -195,7 +196,7 @@ async def test_a_client_that_is_lost_ends_the_app(how: str) -> None:
     app = yielding(blocks)
     async with serving(app, output_buffering=500_000, write_timeout=0.3, threads=1) as served:
         stream = await served.connect(SMALL)
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         if how == "stops reading":
             await StopsReading(stream, 1000).run()
         else:
@@ -203,7 +204,7 @@ async def test_a_client_that_is_lost_ends_the_app(how: str) -> None:
         record = await served.record()
         assert record.outcome is (Outcome.WRITE_TIMEOUT if how == "stops reading" else Outcome.CLIENT_GONE)
         assert closed == ["once"]
-        assert read_answer(await ask(served, GET.replace(b"/ ", b"/hello "))).body == b"hello"
+        assert read_answer(await ask(served, CLOSE.replace(b"/ ", b"/hello "))).body == b"hello"
         await stream.aclose()
 
 
@@ -222,7 +223,7 @@ async def test_a_client_that_goes_while_the_app_computes() -> None:
 
     async with serving(yielding(blocks), output_buffering=10_000_000) as served:
         stream = await served.connect(SMALL)
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await until(lent.is_set)
         await Vanishes(stream, 1000, reset=True).run()
         await trio.sleep(0.1)
@@ -344,7 +345,7 @@ async def test_an_endless_app_ends_with_the_server(name: str, ahead: int, reads:
     with trio.fail_after(10):
         async with trio.open_nursery() as clients, serving(app, **config) as served:
             stream = await served.connect(SMALL)
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await trio.sleep(0.1)
             if reads:
                 clients.start_soon(read, stream)

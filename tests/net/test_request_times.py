@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from asking import KEPT
 from authority import connect_tls, shared_authority
-from riding import KEPT, App, ask_for, board, receive
+from riding import App, ask_for, board, receive
 from serving import Served, serving
 from waiting import until
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answers
-from asking import PLAIN, Environ, StartResponse, error_lines, request
+from asking import KEPT, PLAIN, Environ, StartResponse, error_lines, request
 from downloads import MIB, Client, file_app, make_file
 from serving import DEFAULTS, Served, receive_all, serving
 from waiting import until
@@ -40,7 +40,6 @@ async def wait_resting(served: Served) -> None:
     await until(lambda: "at rest" in repr(connection._wire))
 
 
-KEPT = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 NEXT = [
     (request(), 200, b"GET"),
     (request("POST", body=b"some body"), 200, b"POSTsome body"),

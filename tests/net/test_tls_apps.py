@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse
+from asking import CLOSE, KEPT, PLAIN, Environ, StartResponse
 from authority import connect_tls
 from downloads import MIB
 from serving import receive_to_end, serving
-from tlsapps import CLOSE, GET, LARGE, TLS, large
+from tlsapps import LARGE, TLS, large
 from waiting import until
 
 from trio_wsgi import Outcome
@@ -96,7 +96,7 @@ async def test_a_client_that_goes_cancels_its_request() -> None:
 
     async with serving(app, **TLS) as served:
         stream = await connect_tls(served.port)
-        await stream.send_all(GET)
+        await stream.send_all(KEPT)
         await until(entered.is_set)
         await trio.aclose_forcefully(stream)
         assert (await served.record()).outcome is Outcome.CLIENT_GONE
@@ -106,7 +106,7 @@ async def test_a_client_that_goes_cancels_its_request() -> None:
 async def test_requests_that_are_pipelined_and_split(tmp_path: Path) -> None:
     async with serving(large, **TLS) as served:
         stream = await connect_tls(served.port)
-        one = GET.replace(b" / ", b" /hello ")
+        one = KEPT.replace(b" / ", b" /hello ")
         with trio.fail_after(20):
             for byte in one:
                 await stream.send_all(bytes([byte]))

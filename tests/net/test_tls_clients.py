@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse
+from asking import KEPT, PLAIN, Environ, StartResponse
 from authority import Authority, connect_tls, open_authority, shared_authority
-from riding import KEPT, receive
+from riding import receive
 from serving import Served, serving
 from tools import require_tool
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse, greet
+from asking import CLOSE, KEPT, PLAIN, Environ, StartResponse, greet
 from authority import ByHand, complaints, connect_tls
 from downloads import Client
 from serving import receive_to_end, serving
-from tlsapps import CLOSE, GET, TLS
+from tlsapps import TLS
 
 from trio_wsgi import Outcome
 
@@ -64,7 +64,7 @@ async def test_idle_clients_leave_without_a_word(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize(
     ("sent", "settings"),
-    [(CLOSE, {}), (GET, {"keep_alive": 0.2}), (b"GET / HTTP/1.0\r\n\r\n", {}), (b"nonsense\r\n\r\n", {})],
+    [(CLOSE, {}), (KEPT, {"keep_alive": 0.2}), (b"GET / HTTP/1.0\r\n\r\n", {}), (b"nonsense\r\n\r\n", {})],
     ids=["close", "idle", "HTTP/1.0", "refused"],
 )
 async def test_our_end_is_told_by_close_notify(sent: bytes, settings: Any) -> None:
@@ -104,7 +104,7 @@ async def test_half_a_record_of_a_head_waits_for_header_timeout() -> None:
         async with await served.connect() as stream:
             with trio.fail_after(10):
                 await client.shake_hands(stream)
-                await stream.send_all(client.encrypt(GET)[:-5])
+                await stream.send_all(client.encrypt(KEPT)[:-5])
                 await receive_to_end(stream)
         await served.wait_connections(0)
         assert served.records == []

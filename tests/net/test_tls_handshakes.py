@@ -8,12 +8,12 @@ import logging
 import pytest
 import trio
 import trio.testing
-from asking import greet
+from asking import KEPT, greet
 from authority import ByHand, complaints, connect_tls
 from downloads import Client
 from faults import reset_on_close
 from serving import receive_to_end, serving
-from tlsapps import GET, TLS
+from tlsapps import TLS
 from waiting import until
 
 from trio_wsgi import Config, Server
@@ -102,7 +102,7 @@ async def test_a_handshake_that_a_drain_meets_is_finished_and_answered() -> None
         with trio.fail_after(10):
             await client.shake_hands(stream)
             await trio.sleep(0.05)
-            await stream.send_all(client.encrypt(GET))
+            await stream.send_all(client.encrypt(KEPT))
             received = b""
             while b"hello" not in received:
                 received += await client.receive(stream)

@@ -13,14 +13,13 @@ from typing import Any, TypeVar
 
 import pytest
 import trio
-from asking import PLAIN, Environ, StartResponse, error_lines
+from asking import KEPT, PLAIN, Environ, StartResponse, error_lines
 from authority import shared_authority
 from tools import require_tool
 
 from trio_wsgi import Config, Server
 
 T = TypeVar("T")
-GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 REQUESTED = 1  # SSL_key_update(3): SSL_KEY_UPDATE_REQUESTED
 MANY = 3000  # each costs us 27 bytes, and the kernel takes some dozens for a buffer as small as ours here
 PATIENCE = struct.pack("ll", 20, 0)
@@ -121,10 +120,10 @@ async def test_who_asks_for_more_new_keys_than_the_kernel_takes_is_served_when_i
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, [listener])
         async with connect(listener.getsockname()[1]) as client:
-            await do(client.send, GET)
+            await do(client.send, KEPT)
             assert (await do(client.receive)).endswith(b"hello")
             await do(client.ask_for_keys, MANY)
-            await do(client.send, GET)
+            await do(client.send, KEPT)
             await _wait_still(client)
             trio.lowlevel.add_instrument(steps := Steps())
             await trio.sleep(0.2)  # for nothing to happen in
@@ -132,7 +131,7 @@ async def test_who_asks_for_more_new_keys_than_the_kernel_takes_is_served_when_i
             assert steps.count < 20
             assert [each.state.name for each in server.statistics().connections] == ["IDLE"]
             assert (await do(client.receive)).endswith(b"hello")
-            await do(client.send, GET)
+            await do(client.send, KEPT)
             assert (await do(client.receive)).endswith(b"hello")
         nursery.cancel_scope.cancel()
     assert error_lines(caplog) == []

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer
+from asking import CLOSE
 from downloads import known_bytes
-from producing import GET, SMALL, app_of, ask, cut_up, write_all
+from producing import SMALL, app_of, ask, cut_up, write_all
 from serving import receive_all, serving
 from waiting import until
 
@@ -30,7 +31,7 @@ async def test_buffer_sends_nothing_before_the_app_returns() -> None:
         return [b"!"]
 
     async with serving(app, write_policy="buffer") as served, await served.connect() as stream:
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await until(wrote.is_set)
         with trio.move_on_after(0.1) as silence:
             await stream.receive_some(1)
@@ -52,7 +53,7 @@ async def test_buffer_in_memory_and_on_disk(memory: int, tmp_path: Any) -> None:
 
     settings = {"write_policy": "buffer", "write_buffer_size": memory, "temp_path": str(tmp_path)}
     async with serving(app_of(data, returns=look), **settings) as served:
-        assert read_answer(await ask(served, GET)).body == data + b"!"
+        assert read_answer(await ask(served, CLOSE)).body == data + b"!"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,10 +70,10 @@ async def test_buffer_frees_the_thread(tmp_path: Any) -> None:
 
     settings = {"write_policy": "buffer", "temp_path": str(tmp_path), "threads": 1}
     async with serving(app, **settings) as served, await served.connect(SMALL) as slow:
-        await slow.send_all(GET)
+        await slow.send_all(CLOSE)
         with trio.fail_after(5):
             begin = await slow.receive_some(1)
-            answer = read_answer(await ask(served, GET.replace(b"/ ", b"/hello ")))
+            answer = read_answer(await ask(served, CLOSE.replace(b"/ ", b"/hello ")))
         assert answer.body == b"hello"
         assert len(served.records) == 1  # the slow one is not done
         with trio.fail_after(20):
@@ -92,7 +93,7 @@ async def test_buffer_forgets_when_the_app_starts_anew() -> None:
         return [b"sorry"]
 
     async with serving(app, write_policy="buffer") as served:
-        answer = read_answer(await ask(served, GET))
+        answer = read_answer(await ask(served, CLOSE))
         assert (await served.record()).outcome is Outcome.FINISHED
     assert (answer.status, answer.body) == (503, b"sorry")
 
@@ -116,7 +117,7 @@ async def test_temp_limit_is_an_oserror_and_a_clean_500(swallow: bool, rest: str
 
     settings = {"write_buffer_size": 20_000, "temp_path": str(tmp_path), "temp_limit": 100_000}
     async with serving(app, write_policy="buffer", **settings) as served:
-        assert read_answer(await ask(served, GET)).status == 500
+        assert read_answer(await ask(served, CLOSE)).status == 500
         assert (await served.record()).outcome is Outcome.APP_ERROR
         assert list(tmp_path.iterdir()) == []
     assert "temp_limit" in str(seen[0])
@@ -139,5 +140,5 @@ async def test_temp_path_that_is_not_there(tmp_path: Any) -> None:
 
     settings = {"write_buffer_size": 10, "temp_path": str(tmp_path / "gone")}
     async with serving(app, write_policy="buffer", **settings) as served:
-        assert read_answer(await ask(served, GET)).status == 500
+        assert read_answer(await ask(served, CLOSE)).status == 500
     assert "gone" in str(seen[0])

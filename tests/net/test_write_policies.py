@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import CLOSE, KEPT
 from downloads import Client, known_bytes, make_file
 from faults import OneByteAtATime, StopsReading, Vanishes
-from producing import GET, REQUESTS, SMALL, TINY, Write, app_of, ask, ask_to_end, cut_body, cut_up, write_all
+from producing import REQUESTS, SMALL, TINY, Write, app_of, ask, ask_to_end, cut_body, cut_up, write_all
 from serving import receive_all, serving
 
 from trio_wsgi import Outcome
@@ -52,7 +53,7 @@ async def test_one_byte_at_a_time(policy: str) -> None:
     async with serving(app_of(data), write_policy=policy) as served:
         with trio.fail_after(20):
             async with await served.connect(TINY) as stream:
-                await stream.send_all(GET)
+                await stream.send_all(CLOSE)
                 raw = await OneByteAtATime(stream, 2000).run()
         assert read_answer(raw).body == data
 
@@ -62,8 +63,8 @@ async def test_head_is_get_without_its_body(policy: str) -> None:
     """RFC 9110 §9.3.2."""
     data = known_bytes(300_000)
     async with serving(app_of(data), write_policy=policy) as served:
-        get = read_answer(await ask(served, GET))
-        head = read_answer(await ask(served, GET.replace(b"GET", b"HEAD")), "HEAD")
+        get = read_answer(await ask(served, CLOSE))
+        head = read_answer(await ask(served, CLOSE.replace(b"GET", b"HEAD")), "HEAD")
     assert head.body == b""
     assert [pair for pair in head.headers if pair[0] != b"date"] == [pair for pair in get.headers if pair[0] != b"date"]
 
@@ -78,7 +79,7 @@ async def test_no_body_with_statuses_that_have_none(policy: str, status: str) ->
         return []
 
     async with serving(app, write_policy=policy) as served:
-        raw = await ask(served, GET)
+        raw = await ask(served, CLOSE)
     assert raw.startswith(b"HTTP/1.1 " + status.encode()[:3])
     assert raw.endswith(b"\r\n\r\n")
     assert raw.count(b"\r\n\r\n") == 1
@@ -116,7 +117,7 @@ async def test_write_then_a_file_wrapper(policy: str, sendfile: bool, tmp_path: 
         return environ["wsgi.file_wrapper"](file)
 
     async with serving(app_of(data, returns=wrap), write_policy=policy, sendfile=sendfile) as served:
-        assert read_answer(await ask(served, GET)).body == data + content[1000:]
+        assert read_answer(await ask(served, CLOSE)).body == data + content[1000:]
 
 
 @policies
@@ -134,7 +135,7 @@ async def test_write_inside_the_generator(policy: str) -> None:
         return blocks()
 
     async with serving(app, write_policy=policy) as served:
-        body = read_answer(await ask(served, GET)).body
+        body = read_answer(await ask(served, CLOSE)).body
     assert body == b"".join(b"w%03d" % n * 1000 + b"y%03d" % n * 1000 for n in range(50))
 
 
@@ -177,7 +178,7 @@ async def test_keep_alive_in_order(policy: str) -> None:
     async with serving(app_of(data), write_policy=policy, threads=1) as served:
         async with await served.connect(SMALL) as stream:
             with trio.fail_after(20):
-                await stream.send_all(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 2 + GET)
+                await stream.send_all(KEPT * 2 + CLOSE)
                 raw = await receive_all(stream)
         assert [answer.body == data for answer in read_answers(raw, ["GET"] * 3)] == [True] * 3
 
@@ -189,7 +190,7 @@ async def test_an_error_before_anything_was_written_is_a_500(policy: str) -> Non
         raise ValueError("before the first byte")
 
     async with serving(app, write_policy=policy) as served:
-        answer = read_answer(await ask(served, GET))
+        answer = read_answer(await ask(served, CLOSE))
         assert (answer.status, answer.values("x-mine")) == (500, [])
         assert (await served.record()).outcome is Outcome.APP_ERROR
 
@@ -242,7 +243,7 @@ async def test_the_client_stops_reading(policy: str) -> None:
 
     async with serving(app, write_policy=policy, write_timeout=0.3, threads=1) as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await StopsReading(stream, 1000).run()
             record = await served.record()
         assert record.outcome is Outcome.WRITE_TIMEOUT
@@ -277,10 +278,10 @@ async def test_the_client_vanishes(policy: str, reset: bool) -> None:
 
     async with serving(app, write_policy=policy, threads=1) as served:
         stream = await served.connect(SMALL)
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await Vanishes(stream, 0 if policy == "buffer" else 5000, reset).run()
         assert (await served.record()).outcome is Outcome.CLIENT_GONE
-        assert read_answer(await ask(served, GET.replace(b"/ ", b"/next "))).body == b"next"
+        assert read_answer(await ask(served, CLOSE.replace(b"/ ", b"/next "))).body == b"next"
     (error,) = seen
     if policy == "buffer":
         assert error is None
@@ -311,7 +312,7 @@ async def test_a_swallowed_failure_stays_one(policy: str) -> None:
 
     async with serving(app, write_policy=policy) as served:
         stream = await served.connect(SMALL)
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await Vanishes(stream, 100).run()
         assert (await served.record()).outcome is Outcome.CLIENT_GONE
     assert len(depths) > 100
@@ -381,7 +382,7 @@ async def test_a_slow_reader_is_not_a_stalled_one(policy: str, size: int) -> Non
 
     config: dict[str, Any] = {"write_policy": policy, "write_timeout": 0.4}
     async with serving(app, **config) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         received = bytearray()
         with trio.fail_after(20):
             for _ in range(12):
@@ -399,7 +400,7 @@ async def test_waiting_for_the_client_is_no_time_of_the_app(policy: str) -> None
     data = known_bytes(8_000_000)
     async with serving(app_of(data), write_policy=policy, app_timeout=0.5) as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await trio.sleep(0.9)
             with trio.fail_after(20):
                 assert read_answer(await receive_all(stream)).body == data
@@ -424,7 +425,7 @@ async def test_the_policy_is_chosen_per_request() -> None:
 
     async with serving(app, write_policy="raise") as served:
         for policy in POLICIES:
-            answer = read_answer(await ask(served, GET.replace(b"/ ", b"/?%b " % policy.encode())))
+            answer = read_answer(await ask(served, CLOSE.replace(b"/ ", b"/?%b " % policy.encode())))
             assert answer.body == b"body, more"
             assert bool(answer.values("content-length")) == (policy == "buffer")
     assert seen == ["raise"] * 3
@@ -438,7 +439,7 @@ async def test_a_wrong_name_is_an_error_that_lists_the_right_ones(name: object, 
         return []
 
     async with serving(app) as served:
-        assert read_answer(await ask(served, GET)).status == 500
+        assert read_answer(await ask(served, CLOSE)).status == 500
     assert f"environ['trio_wsgi.write_policy'] is {name!r}: it must be one of 'block', 'raise', 'buffer'" in caplog.text
 
 
@@ -458,7 +459,7 @@ async def test_block_returns_when_the_kernel_has_it_all() -> None:
         return [b"!"]
 
     async with serving(app) as served, await served.connect(SMALL) as stream:
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await trio.sleep(0.1)
         assert not wrote.is_set()
         received = bytearray()

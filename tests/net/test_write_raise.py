@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer, read_answers
+from asking import CLOSE
 from downloads import known_bytes
 from faults import Vanishes
-from producing import GET, SMALL, Write, ask, cut_body, write_all
+from producing import SMALL, Write, ask, cut_body, write_all
 from serving import receive_all, serving
 from waiting import until
 
@@ -51,7 +52,7 @@ async def test_raise_refuses_at_once(size: int) -> None:
 
     async with serving(app, write_policy="raise") as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             await trio.to_thread.run_sync(enough.wait, 10)
         await served.record()
     assert sorted(waited)[10] < 0.05
@@ -78,7 +79,7 @@ async def test_raise_keeps_sending_what_it_accepted() -> None:
     async with serving(app, write_policy="raise") as served:
         with trio.fail_after(20):
             async with await served.connect(SMALL) as stream:
-                await stream.send_all(GET)
+                await stream.send_all(CLOSE)
                 received = bytearray()
                 while not received.endswith(block[-100:]):
                     received += await stream.receive_some(65536)
@@ -115,7 +116,7 @@ async def test_wait_writable_tells_whether_a_write_will_be_taken() -> None:
     async with serving(app, write_policy="raise") as served:
         with trio.fail_after(20):
             async with await served.connect(SMALL) as stream:
-                await stream.send_all(GET)
+                await stream.send_all(CLOSE)
                 await until(full.is_set)
                 assert read_answer(await receive_all(stream)).body.endswith(b"taken")
     assert seen["before the head"] is True
@@ -152,7 +153,7 @@ async def test_raise_tells_of_a_stalled_client(retry: str, size: int) -> None:
 
     async with serving(app, write_policy="raise", write_timeout=0.3) as served:
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             with trio.fail_after(5):
                 record = await served.record()
         assert record.outcome is Outcome.WRITE_TIMEOUT
@@ -178,7 +179,7 @@ async def test_wait_writable_raises_when_the_client_goes(reset: bool) -> None:
 
     async with serving(app, write_policy="raise") as served:
         stream = await served.connect(SMALL)
-        await stream.send_all(GET)
+        await stream.send_all(CLOSE)
         await until(full.is_set)
         await Vanishes(stream, 100, reset).run()
         assert (await served.record()).outcome is Outcome.CLIENT_GONE
@@ -201,9 +202,9 @@ async def test_a_refusal_let_out_is_an_app_error() -> None:
         return []
 
     async with serving(app, write_policy="raise") as served:
-        assert read_answer(await ask(served, GET.replace(b"/ ", b"/early "))).status == 500
+        assert read_answer(await ask(served, CLOSE.replace(b"/ ", b"/early "))).status == 500
         async with await served.connect(SMALL) as stream:
-            await stream.send_all(GET)
+            await stream.send_all(CLOSE)
             with trio.fail_after(10):
                 await trio.to_thread.run_sync(refused.wait, 10)
                 body = b"".join(cut_body(await receive_all(stream)))
@@ -235,7 +236,7 @@ async def test_a_first_block_that_is_refused_leaves_the_head_unsent() -> None:
         for size in range(2_000_000, 9_000_000, 400_000):
             request = b"GET /full?%d HTTP/1.1\r\nHost: t\r\n\r\n" % size
             async with await served.connect(SMALL) as stream:
-                await stream.send_all(request + GET)
+                await stream.send_all(request + CLOSE)
                 with trio.move_on_after(0.1):
                     await until(phase.is_set)
                 with trio.fail_after(10):

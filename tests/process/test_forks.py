@@ -15,6 +15,7 @@ import pytest
 from realproxies import open_nginx
 from serving import WITHOUT_TERMINAL, Command, command
 from waiting import wait_until
+from workers import is_alive
 
 APP = """
 import multiprocessing, os, signal, subprocess, sys, time
@@ -122,29 +123,22 @@ def test_a_child_that_is_told_to_end_as_soon_as_it_is_there_ends(run: Command) -
     assert get(run, "/at-once") == f"{{{-signal.SIGTERM}}}"
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_a_daemon_of_multiprocessing_ends_with_the_server_and_at_once(run: Command) -> None:
     """It is ended by TERM when Python exits, and waited for; who heeds none holds up the end, and the port."""
     child = int(get(run, "/daemon"))
     try:
-        assert is_running(child)
+        assert is_alive(child)
         started = time.monotonic()
         run.send_signal(signal.SIGTERM)
         assert run.wait() == 0
         assert time.monotonic() - started < 10
-        assert not is_running(child)
+        assert not is_alive(child)
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind(("127.0.0.1", run.port))
             again.listen()
     finally:
-        if is_running(child):
+        if is_alive(child):
             os.kill(child, signal.SIGKILL)
 
 
@@ -153,9 +147,9 @@ def staying(child: int) -> Iterator[None]:
     """A child that is there all the time, and ended afterwards."""
     try:
         yield
-        assert is_running(child)
+        assert is_alive(child)
     finally:
-        if is_running(child):
+        if is_alive(child):
             os.kill(child, signal.SIGKILL)
 
 

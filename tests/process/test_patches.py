@@ -42,18 +42,20 @@ def run_to_the_end(site: Path, *words: str) -> tuple[int, list[str]]:
     return done.returncode, [line for line in done.stdout.splitlines() if "[INFO]" not in line]
 
 
+REFUSED = [
+    # The first cannot even be imported in whole: it waits for locks that are no more.
+    ("from gevent import monkey; monkey.patch_all()", "gevent", "threading", "monkey.patch_all()"),
+    ("from gevent import monkey; monkey.patch_thread()", "gevent", "threading", "monkey.patch_all()"),
+    ("from gevent import monkey; monkey.patch_select()", "gevent", "select", "monkey.patch_all()"),
+    ("from gevent import monkey; monkey.patch_queue()", "gevent", "queue", "monkey.patch_all()"),
+    ("import eventlet; eventlet.monkey_patch()", "eventlet", "thread", "eventlet.monkey_patch()"),
+]
+
+
 @pytest.mark.parametrize(
-    ("patch", "library", "replaced", "call"),
-    [
-        # The first cannot even be imported in whole: it waits for locks that are no more.
-        ("from gevent import monkey; monkey.patch_all()", "gevent", "threading", "monkey.patch_all()"),
-        ("from gevent import monkey; monkey.patch_thread()", "gevent", "threading", "monkey.patch_all()"),
-        ("from gevent import monkey; monkey.patch_select()", "gevent", "select", "monkey.patch_all()"),
-        ("from gevent import monkey; monkey.patch_queue()", "gevent", "queue", "monkey.patch_all()"),
-        ("import eventlet; eventlet.monkey_patch()", "eventlet", "thread", "eventlet.monkey_patch()"),
-    ],
+    ("patch", "library", "replaced", "call", "workers"),
+    [(*each, 0) for each in REFUSED] + [(*each, 1) for each in (REFUSED[0], REFUSED[-1])],
 )
-@pytest.mark.parametrize("workers", [0, 1])
 def test_a_patch_that_nothing_works_with_is_refused_in_one_line(
     patch: str, library: str, replaced: str, call: str, workers: int, site: Path
 ) -> None:

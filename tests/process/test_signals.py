@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import WITHOUT_TERMINAL, Command, command
+from serving import WITHOUT_TERMINAL, Command, command, with_constants
 from waiting import wait_until
 
 SIZE = 64 * 1024 * 1024
@@ -194,15 +194,16 @@ def test_a_second_signal_ends_the_process_at_once(site: Path) -> None:
         assert not path.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_thread_that_ignores_its_end_does_not_keep_the_process(site: Path, number: signal.Signals) -> None:
     path = site / "socket"
-    with served(site, "-b", f"unix:{path}", "--graceful-timeout", "0.1") as run, ask(run.port, "/slow?60"):
+    words = ("site_app:app", "-b", "127.0.0.1:0", "-b", f"unix:{path}", "--graceful-timeout", "0.1")
+    program = with_constants(net_pool_LOST_AFTER=0.2, process_serving_LOST_THREADS_TIMEOUT=0.5)
+    with command(*words, cwd=site, program=program) as run, ask(run.port, "/slow?60"):
         time.sleep(0.2)
         run.send_signal(number)
         assert run.wait() == 0
-        assert "application threads did not stop within 5 s of being cancelled: leaving them" in run.log
+        assert "application threads did not stop within 0.5 s of being cancelled: leaving them" in run.log
         assert not path.exists()
 
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from serving import Command, command
+from serving import Command, command, with_constants
 from waiting import wait_until
 from workers import ask, end, is_alive, supervised, wait_log, worker_pids, write_app
 
@@ -168,7 +168,7 @@ def test_replacements_that_cannot_boot_are_tried_again_while_others_serve(tmp_pa
 @pytest.mark.slow
 def test_when_nobody_is_left_who_serves_and_none_can_boot_it_exits_3(tmp_path: Path) -> None:
     write_app(tmp_path)
-    with supervised(tmp_path) as run:
+    with supervised(tmp_path, program=with_constants(process_fleet_FIRST_PAUSE=0.01)) as run:
         break_app(tmp_path)
         kill_one(run)
         assert run.wait(60) == 3

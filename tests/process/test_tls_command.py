@@ -133,13 +133,6 @@ def test_hup_takes_a_new_certificate_and_refuses_a_broken_one(workers: int, fold
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
-def resident(running: Command) -> int:
-    """Bytes in memory (proc(5))."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{running.process.pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 @contextlib.contextmanager
 def stalled_downloads(running: Command, count: int) -> Iterator[None]:
     """Clients that have asked for the file and read no further than its head."""
@@ -159,9 +152,9 @@ def test_stalled_downloads_cost_little(folder: Path) -> None:
     with command(*options, cwd=folder) as running:
         with stalled_downloads(running, 10):
             time.sleep(0.2)
-        before = resident(running)
+        before = running.resident
         with stalled_downloads(running, 100):
             time.sleep(0.5)
-            each = (resident(running) - before) / 100
+            each = (running.resident - before) / 100
             logging.getLogger(__name__).info("%.0f bytes for each", each)
         assert each < 100_000  # 39,000 when this was written

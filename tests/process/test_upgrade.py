@@ -270,7 +270,7 @@ def test_signals_at_any_moment_of_it_neither_kill_nor_get_lost(tmp_path: Path) -
     with supervised(tmp_path) as run:
         run.send_signal(signal.SIGUSR2)
         while "replaced itself" not in run.log:
-            for number in (signal.SIGUSR1, signal.SIGTTIN, signal.SIGPWR):
+            for number in (signal.SIGUSR1, signal.SIGTTOU, signal.SIGPWR):  # TTIN would be a worker each time
                 run.send_signal(number)
             assert run.process.poll() is None
             time.sleep(0.001)  # sent without a rest, Python's handlers interrupt each other up to a RecursionError

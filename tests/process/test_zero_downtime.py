@@ -22,7 +22,7 @@ from waiting import wait_until
 from workers import supervised, wait_log, worker_pids
 
 MIB = 1 << 20
-SIZE = 12 * MIB
+SIZE = 8 * MIB
 
 SITE = """
 import os, time

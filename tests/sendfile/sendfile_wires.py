@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import IO
 
 import trio
+from faults import reset_on_close
 
 from sendfile import FileSpan, Part
 
@@ -84,8 +84,8 @@ def drain(sock: socket.socket) -> int:
 
 
 def reset(sock: socket.socket) -> None:
-    """Close with RST (TCP), as a peer that was killed does (socket(7), SO_LINGER)."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    """Close with RST, where it is TCP."""
+    reset_on_close(sock)
     sock.close()
 
 

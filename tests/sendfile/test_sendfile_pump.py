@@ -9,6 +9,7 @@ from typing import IO
 
 import pytest
 import trio
+from opened import count_descriptors
 from sendfile_pumps import begin, let_pass
 from sendfile_wires import PLENTY, Connect, Pair, fill, queue, receive, tighten, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -17,10 +18,6 @@ from sendfile import FileSpan, FileTooShort, Part, Pump, Stalled, Transfer
 
 IDLE = 16.0
 ALMOST = 15.75
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_stall_is_noticed_in_time(pump: Pump, pair: Pair, mock_clock: MockClock, nursery: trio.Nursery) -> None:
@@ -100,7 +97,7 @@ async def test_before_and_after_its_run(pair: Pair) -> None:
 
 async def test_when_the_pump_ends_nobody_is_left_waiting(epoll: bool, connect: Connect) -> None:
     pump = Pump(epoll=epoll)
-    before = open_descriptors()
+    before = count_descriptors()
     async with trio.open_nursery() as callers, trio.open_nursery() as nursery:
         await nursery.start(pump.run)
         nears = [connect()[0] for _ in range(5)]
@@ -112,7 +109,7 @@ async def test_when_the_pump_ends_nobody_is_left_waiting(epoll: bool, connect: C
         nursery.cancel_scope.cancel()
     assert all(isinstance(outcome.error, trio.ClosedResourceError) for outcome in outcomes)
     assert pump.jobs() == []
-    assert open_descriptors() == before + 2 * 5
+    assert count_descriptors() == before + 2 * 5
 
 
 async def test_cancelled_with_the_pump_in_one_scope(pair: Pair) -> None:

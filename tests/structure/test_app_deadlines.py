@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import trio
 from answers import read_answer
-from asking import PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
-from riding import KEPT
+from asking import KEPT, PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
 from serving import Served, receive_all, serving
 from waiting import until
 
