@@ -54,6 +54,7 @@ class ArrivingBody:
         self, wire: Wire, timeout: float, write_timeout: float, expects_continue: bool, thread: AppThread
     ) -> None:
         self._wire = wire
+        self.loop_thread = wire.transport.loop_thread
         self._thread = thread
         self._timeout = timeout
         self._write_timeout = write_timeout

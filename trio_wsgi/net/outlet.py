@@ -60,6 +60,7 @@ class Outlet:
     def __init__(self, service: Service, wire: Wire, nursery: trio.Nursery, dress: Dress, thread: AppThread) -> None:
         self._service = service
         self._wire = wire
+        self.loop_thread = wire.transport.loop_thread
         self._thread = thread
         self._dress = dress
         self._rate: Rate | None = None  # of this response; known with its head
@@ -152,6 +153,7 @@ class Outlet:
 
     def hint(self, headers: list[tuple[str, str]]) -> None:
         """RFC 8297. PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
+        bridge.refuse_on_loop(self.loop_thread, 'environ["wsgi.early_hints"]')
         self._check()
         checked = [header for header in check_headers(headers) if header[0].lower() not in _NOT_IN_HINTS]
         asked = self._wire.asked
@@ -161,6 +163,7 @@ class Outlet:
                 self._wait(self._deliver, self._unsent, None)
 
     def wait_writable(self, timeout: float | None) -> bool:
+        bridge.refuse_on_loop(self.loop_thread, 'environ["trio_wsgi.wait_writable"]')
         self._check()
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
