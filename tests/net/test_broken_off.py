@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from asking import Environ, StartResponse, error_lines, request
 from producing import SMALL, cut_body
 from serving import Served, receive_to_end, serving
 
+from sendfile.send import send_unchecked
 from trio_wsgi import Outcome, RequestRecord
 
 pytestmark = pytest.mark.usefixtures("each_way")
@@ -144,3 +146,30 @@ async def test_a_read_that_could_not_wait_fails_again(hop: Hop) -> None:
             await stream.send_all(request("POST", "/", "Content-Length: 10") + b"12345")
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 OK")
     assert failures == ["no way to the loop"] * 2
+
+
+async def test_no_response_follows_half_of_100_continue(hop: Hop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel is so full that it takes only a part of that."""
+
+    def send_half(sock: socket.socket, parts: Any, *args: Any, **options: Any) -> int:
+        whole = b"".join(parts)
+        if not whole.startswith(b"HTTP/1.1 100"):
+            return send_unchecked(sock, parts, *args, **options)
+        parts[:] = [whole[10:]]
+        return sock.send(whole[:10])
+
+    monkeypatch.setattr("trio_wsgi.net.transport.send_unchecked", send_half)
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        hop.barred = True
+        with pytest.raises(RuntimeError, match="no way"):
+            environ["wsgi.input"].read()
+        hop.barred = False
+        start_response("200 OK", [])
+        return [b"page"]
+
+    async with serving(app) as served:
+        sent = request("POST", "/", "Expect: 100-continue", "Content-Length: 5")
+        received, _, record = await ask_late(served, sent)
+    assert received == b"HTTP/1.1 1"
+    assert record.outcome is not Outcome.FINISHED
