@@ -4,7 +4,7 @@
 
 The TCP service sends every line back to whoever sent it. The page is ordinary synchronous WSGI; it runs in a thread and
 asks the Trio side through `trio.from_thread`: it shows what the web server and the service are doing, and POST / says
-something to all TCP clients. Ctrl-C drains the web server, then ends the rest.
+something to all TCP clients that keep up. Ctrl-C drains the web server, then ends the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,42 +20,44 @@ import trio
 
 import trio_wsgi
 
+WAITING = 16  # pieces for a client that is slow to take them
+
 
 class Echo:
     """The TCP service, and what is known of it."""
 
     def __init__(self) -> None:
-        self.clients: set[trio.SocketStream] = set()
+        self.clients: set[trio.MemorySendChannel[bytes]] = set()
         self.lines = 0
         self.lines_per_second = 0.0
 
-    async def serve_client(self, client: trio.SocketStream) -> None:
+    async def serve_client(self, stream: trio.SocketStream) -> None:
+        """Whatever a client is to get goes through its channel, for only one task may send on a stream."""
+        client, pieces = trio.open_memory_channel[bytes](WAITING)
         self.clients.add(client)
         try:
-            async for data in client:
-                self.lines += data.count(b"\n")
-                await client.send_all(data)
-        except trio.BrokenResourceError:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send, stream, pieces)
+                with client:  # closed, it lets the sender end when all has been sent
+                    async for data in stream:
+                        self.lines += data.count(b"\n")
+                        await client.send(data)
+        except* trio.BrokenResourceError:
             pass  # it left without a farewell
         finally:
             self.clients.discard(client)
 
-    async def say(self, text: bytes) -> int:
-        """Send `text` to every client; how many got it. A client that does not read holds nobody up."""
-        told = 0
+    async def _send(self, stream: trio.SocketStream, pieces: trio.MemoryReceiveChannel[bytes]) -> None:
+        async for data in pieces:
+            await stream.send_all(data)
 
-        async def tell(client: trio.SocketStream) -> None:
-            nonlocal told
-            try:
-                await client.send_all(text + b"\n")
+    def say(self, text: bytes) -> int:
+        """Send `text` to every client; to how many. One that is too slow misses it, and holds nobody up."""
+        told, piece = 0, text + b"\n"
+        for client in self.clients:
+            with suppress(trio.WouldBlock, trio.ClosedResourceError):
+                client.send_nowait(piece)
                 told += 1
-            except (trio.BrokenResourceError, trio.BusyResourceError, trio.ClosedResourceError):
-                pass
-
-        with trio.move_on_after(1):
-            async with trio.open_nursery() as nursery:
-                for client in self.clients:
-                    nursery.start_soon(tell, client)
         return told
 
     async def measure(self, every: float = 1.0) -> None:
@@ -75,7 +78,7 @@ class AdminPage:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         if environ["REQUEST_METHOD"] == "POST":
-            told = trio.from_thread.run(self._echo.say, environ["wsgi.input"].read())
+            told = trio.from_thread.run_sync(self._echo.say, environ["wsgi.input"].read())
             text = f"said to {told} clients\n"
         else:
             text = trio.from_thread.run_sync(self._describe)

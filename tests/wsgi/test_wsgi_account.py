@@ -23,6 +23,8 @@ from trio_wsgi.wsgi.response import AnswerOptions, Response
 class Collecting:
     """A way out that keeps what is sent, and refuses an offer whenever `refusals` says so (`wsgi.ports.Outlet`)."""
 
+    loop_thread = 0
+
     def __init__(self, refusals: list[bool]) -> None:
         self.heads: list[Head] = []
         self.pending: Head | None = None

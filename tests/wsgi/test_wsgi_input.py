@@ -40,6 +40,8 @@ bodies = st.lists(st.sampled_from([b"\n", b"a", b"bc\n", b"\r\n", b"x" * 40, b"y
 class Pieces:
     """A body that arrives in pieces, and what comes instead of the rest of it (`wsgi.ports.Inlet`)."""
 
+    loop_thread = 0
+
     def __init__(self, pieces: Sequence[bytes], instead: Exception | None = None) -> None:
         self.pieces = [piece for piece in pieces if piece]
         self.instead = instead

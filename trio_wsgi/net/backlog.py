@@ -47,12 +47,13 @@ class Backlog:
         return f"<Backlog {'sending' if self._running else 'idle'}, {self._size} bytes>"
 
     def lend(self, parts: Parts) -> None:
-        """Take parts over and send them from now on, after what is here already."""
+        """Take parts over, emptying `parts`, and send them from now on, after what is here already."""
+        if not self._running:
+            self._nursery.start_soon(self._send)
+            self._running = True
         for part in parts:
             self._append(part)
-        if not self._running:
-            self._running = True
-            self._nursery.start_soon(self._send)
+        parts.clear()
 
     async def lend_within(self, parts: Parts, limit: int) -> None:
         """`lend`, and wait until at most `limit` bytes are unsent.

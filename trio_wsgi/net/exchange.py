@@ -391,15 +391,19 @@ class Exchange:
         self._gone = isinstance(exc, ClientGone) and (self._cut or not verdict.status)
         if self._app is not None:
             await self._app.work.end()
-        account = self._account
+        account, told = self._account, self._outlet.failure
         account.outcome, account.reason = verdict.outcome, verdict.reason
-        self.keep = self.keep and verdict.keeps and not self._cut and self._wire.body_done
+        self.keep = self.keep and verdict.keeps and not self._cut and told is None and self._wire.body_done
         offset = f", at byte {account.resume_at}" if self._cut else ""
         said = (account.label, verdict.outcome.value, verdict.reason, offset)
         context.run(log.log, verdict.severity, "%s: %s, %s%s", *said, exc_info=verdict.error)
         if self._cut:
-            await self._outlet.settle()  # what was accepted from the app is still on its way
-        elif verdict.status:
+            try:
+                await self._outlet.settle()  # what was accepted from the app is still on its way
+            except Exception as failure:
+                if failure is not told:
+                    raise
+        elif verdict.status and told is None:  # else half an interim response is out
             head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
             length = len(body) if has_body or self._wire.codec.asked else 0

@@ -54,25 +54,28 @@ class ArrivingBody:
         self, wire: Wire, timeout: float, write_timeout: float, expects_continue: bool, thread: AppThread
     ) -> None:
         self._wire = wire
+        self.loop_thread = wire.transport.loop_thread
         self._thread = thread
         self._timeout = timeout
         self._write_timeout = write_timeout
         self.expects_continue = expects_continue
         self.failure: ClientError | ClientGone | None = None
+        self._broken: Exception | None = None  # what else a read failed with: whoever buffers may have lost bytes
         self._parsed = memoryview(b"")  # bytes that the app has not taken yet
         self._closed = False
 
     def close(self) -> None:
         """The request is over: whoever reads on must not get the next one's body."""
         self._closed = True
+        self._broken = None  # it refers to its frames, and they to this
 
     def receive_into(self, buffer: memoryview) -> int:
         """See `wsgi.ports.Inlet`."""
         bridge.check_cancelled()
         if self._closed:
             raise ValueError("the request is over, and with it its wsgi.input")
-        if self.failure is not None:
-            raise self.failure
+        if (failure := self.failure or self._broken) is not None:
+            raise failure
         try:
             if self.expects_continue:
                 self.expects_continue = False
@@ -84,6 +87,9 @@ class ArrivingBody:
                     self._thread.wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
             self.failure = exc
+            raise
+        except Exception as exc:
+            self._broken = exc
             raise
 
     def _receive_nowait(self, buffer: memoryview) -> int:
@@ -109,7 +115,11 @@ class ArrivingBody:
         parts = self._wire.codec.frame_interim(100, b"Continue", [])
         self._wire.transport.send_nowait(parts)
         if parts:
-            self._thread.wait(self._wire.transport.deliver, parts, self._write_timeout)
+            try:
+                self._thread.wait(self._wire.transport.deliver, parts, self._write_timeout)
+            except BaseException:
+                self._wire.transport.end_sending()  # a response would come after half of this
+                raise
 
 
 async def wait_body(wire: Wire, timeout: float) -> None:

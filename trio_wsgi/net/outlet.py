@@ -7,7 +7,8 @@ Laws:
   connection's task owns the sending (`deliver`).
 * While the sending is lent to the backlog, nothing else sends.
 * The head is framed with the first bytes that are taken, so a response that failed before may still be another one.
-* After a failure everything here fails with it; after a cancellation nothing more is sent.
+* After a failure everything here fails with it; after a cancellation nothing more is sent. What was framed and could
+  not be handed over, for whatever reason, is such a failure: nothing is sent past a hole.
 * A client that takes no byte for `write_timeout` has stalled, whether the app waits for it, tries again or computes.
 """
 
@@ -59,6 +60,7 @@ class Outlet:
     def __init__(self, service: Service, wire: Wire, nursery: trio.Nursery, dress: Dress, thread: AppThread) -> None:
         self._service = service
         self._wire = wire
+        self.loop_thread = wire.transport.loop_thread
         self._thread = thread
         self._dress = dress
         self._rate: Rate | None = None  # of this response; known with its head
@@ -112,9 +114,9 @@ class Outlet:
     def _send_piece(self, block: bytes) -> None:
         try:
             sent = self._wire.transport.send_block_nowait(block)
-        except ClientGone as exc:
+        except BaseException as exc:
             self._unsent.append(block)
-            self.failure = exc
+            self._break_off(exc)
             raise
         if sent < len(block):
             self._unsent.append(memoryview(block)[sent:])
@@ -127,23 +129,31 @@ class Outlet:
         self._full = None
         self._send_block(data)
         if self._unsent:
-            self._thread.run_on_loop(self._backlog.lend, self._hand_over())
+            self._lent = True
+            try:
+                self._thread.run_on_loop(self._backlog.lend, self._unsent)
+            except BaseException as exc:
+                self._break_off(exc)
+                raise
 
     def push(self, data: bytes) -> None:
         self._check()
+        ahead = self._service.config.output_buffering
         if self._lent:
-            parts = self._frame_block(data)
-            if self._wait(self._backlog.extend, parts, self._service.config.output_buffering):
+            self._unsent = self._frame_block(data)
+            if self._wait(self._backlog.extend, self._unsent, ahead):
                 return
             self._lent = False
-            self._send_nowait(parts)
+            self._send_nowait(self._unsent)
         else:
             self._send_block(data)
         if self._unsent:
-            self._wait(self._backlog.lend_within, self._hand_over(), self._service.config.output_buffering)
+            self._lent = True
+            self._wait(self._backlog.lend_within, self._unsent, ahead)
 
     def hint(self, headers: list[tuple[str, str]]) -> None:
         """RFC 8297. PEP 3333 knows no such thing; the signature of `environ["wsgi.early_hints"]` is gunicorn's."""
+        bridge.refuse_on_loop(self.loop_thread, 'environ["wsgi.early_hints"]')
         self._check()
         checked = [header for header in check_headers(headers) if header[0].lower() not in _NOT_IN_HINTS]
         asked = self._wire.asked
@@ -153,6 +163,7 @@ class Outlet:
                 self._wait(self._deliver, self._unsent, None)
 
     def wait_writable(self, timeout: float | None) -> bool:
+        bridge.refuse_on_loop(self.loop_thread, 'environ["trio_wsgi.wait_writable"]')
         self._check()
         return self._wait(self._wait_writable, math.inf if timeout is None else max(0.0, timeout))
 
@@ -186,13 +197,24 @@ class Outlet:
             self._wait(self.settle)
 
     def _wait(self, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-        """Wait for the client, on the loop."""
+        """Wait for the client, on the loop, which is to take `_unsent` over."""
         try:
             return self._thread.wait(async_fn, *args)
-        except ClientGone as exc:
-            if exc.errno == errno.ECANCELED:  # what was lent noticed the cancellation before we did
+        except BaseException as exc:
+            if self._unsent:  # the loop did not even begin
+                self._break_off(exc)
+            if isinstance(exc, ClientGone) and exc.errno == errno.ECANCELED:  # what was lent noticed it before we did
                 bridge.run(trio.lowlevel.checkpoint_if_cancelled, token=self._wire.transport.token)
             raise
+
+    def _break_off(self, exc: BaseException) -> None:
+        """What was framed is not sent on: it would be missing for whatever came after it."""
+        if self.failure is None:
+            self.failure = (
+                exc
+                if isinstance(exc, Exception)
+                else ClientGone(errno.ECANCELED, "the connection was ended by the server")
+            )
 
     @property
     def _backlog(self) -> Backlog:
@@ -200,18 +222,14 @@ class Outlet:
             self._lending = Backlog(self._nursery, self._deliver)
         return self._lending
 
-    def _hand_over(self) -> Parts:
-        parts, self._unsent, self._lent = self._unsent, [], True
-        return parts
-
     def _send_nowait(self, parts: Parts, limit: int | None = None) -> None:
         self._unsent = parts
         if self._rate is not None:  # then the pump sends all of it
             return
         try:
             self._wire.transport.send_nowait(parts, limit)
-        except ClientGone as exc:
-            self.failure = exc
+        except BaseException as exc:
+            self._break_off(exc)
             raise
 
     def _frame_block(self, data: bytes) -> Parts:
@@ -324,11 +342,8 @@ class Outlet:
             await self._wire.transport.deliver(
                 parts, self._service.config.write_timeout, progress, self._rate, self._service.min_rate
             )
-        except Exception as exc:
-            self.failure = exc
-            raise
-        except BaseException:  # what was not sent is missing for whatever would come after it
-            self.failure = ClientGone(errno.ECANCELED, "the connection was ended by the server")
+        except BaseException as exc:
+            self._break_off(exc)
             raise
 
     async def _ask_back(self) -> bool:

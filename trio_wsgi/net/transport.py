@@ -16,6 +16,7 @@ import errno
 import select
 import socket
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -49,11 +50,12 @@ class Transport:
     bare = True  # what the peer sends is what the socket receives
     takes_blocks = True  # `send_block_nowait` is there
 
-    __slots__ = ("_kernel", "_pump", "_sender", "sock", "token")
+    __slots__ = ("_kernel", "_pump", "_sender", "loop_thread", "sock", "token")
 
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
-        self.token = trio.lowlevel.current_trio_token()  # of the loop that it belongs to
+        self.token = trio.lowlevel.current_trio_token()  # of the loop that it belongs to,
+        self.loop_thread = threading.get_ident()  # and its thread
         self._pump = pump
         self._kernel = kernel
         self._sender: TlsSender | None = None

@@ -225,6 +225,14 @@ def of_late_block(source: str, block: bytes) -> AppError:
     )
 
 
+def on_loop(verb: str) -> AppError:
+    """What may wait for the client was called where nobody may wait."""
+    return AppError(
+        f"{verb} was called on the server's event loop, which it would stop while it waits for the client; call it in"
+        " the application's thread, or from the loop by `await trio.to_thread.run_sync(...)`"
+    )
+
+
 def _suggest_status(code: int | None) -> str:
     try:
         known = HTTPStatus(HTTPStatus.OK if code is None else code)

@@ -9,17 +9,23 @@ Laws:
   `Cancelled` out of `run`, where that waits, and out of `check_cancelled`, and nowhere else.
 * What is run for us on the loop is whole: no Ctrl-C strikes in the middle of it.
 * An application may run an event loop of its own (`trio.run`), with threads of its own: what is for ours goes to ours.
+  What runs on that loop is served as a foreign thread is, for Trio itself would refuse it.
+* On our own loop nothing is waited for: who would is told so before anything has changed (`refuse_on_loop`).
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar, TypeVarTuple
+from contextvars import copy_context
+from typing import TypeVar, TypeVarTuple, cast
 
 import trio
+
+from trio_wsgi.rules import appfault
 
 Cancelled = trio.Cancelled
 Token = trio.lowlevel.TrioToken
@@ -51,18 +57,65 @@ def run(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, token: Token | None
 
     Raises:
         Cancelled: the request was cancelled; let it pass through the app.
+        RunFinishedError: that loop has ended.
     """
+    if (asked := _beyond_another_loop(token)) is not None:
+        return _ask(asked, async_fn, *args)
     return trio.from_thread.run(_run_whole, async_fn, *args, trio_token=None if _is_hosted(token) else token)
 
 
 def run_sync(fn: Callable[[*Ts], T], *args: *Ts, token: Token | None = None) -> T:
-    """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation."""
+    """Run `fn(*args)`, which must not block, on the event loop and wait for its result; also after a cancellation.
+
+    It may be called on that loop, too.
+    """
+    if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is token:
+        return _call_whole(fn, *args)
+    if (asked := _beyond_another_loop(token)) is not None:
+        return _ask(asked, _call_soon, fn, *args)
     return trio.from_thread.run_sync(_call_whole, fn, *args, trio_token=None if _is_hosted(token) else token)
+
+
+def _beyond_another_loop(token: Token | None) -> Token | None:
+    """The loop that is asked, where this very thread runs another one; else None: Trio's own ways are open."""
+    asked = token or getattr(_thread, "token", None)
+    return asked if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is not asked else None
+
+
+def _ask(token: Token, async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+    """`trio.from_thread.run` for a thread that runs a loop of its own, which waits with it."""
+    outcomes = queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]]()
+    context = copy_context()
+
+    async def task() -> None:
+        try:
+            outcomes.put((await _run_whole(async_fn, *args), None))
+        except BaseException as exc:
+            outcomes.put((None, exc))
+
+    def start() -> None:
+        try:
+            trio.lowlevel.spawn_system_task(task, name=async_fn, context=context)
+        except RuntimeError:  # it takes no more tasks
+            outcomes.put((None, trio.RunFinishedError("the event loop is about to end")))
+
+    token.run_sync_soon(start)
+    result, error = outcomes.get()
+    try:
+        if error is not None:
+            raise error
+        return cast("T", result)
+    finally:
+        del error  # it would keep this frame, and the frame the error
 
 
 @trio.lowlevel.enable_ki_protection
 async def _run_whole(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     return await async_fn(*args)
+
+
+async def _call_soon(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    return fn(*args)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -81,6 +134,20 @@ def _is_hosted(token: Token | None) -> bool:
     except Cancelled:
         pass
     return trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is token
+
+
+def refuse_on_loop(loop_thread: int, verb: str) -> None:
+    """What is called first by whoever may have to wait for the event loop.
+
+    Args:
+        loop_thread: the identifier of its thread.
+        verb: as the application knows what it has called.
+
+    Raises:
+        AppError: this is that thread; nothing has changed yet.
+    """
+    if threading.get_ident() == loop_thread:
+        raise appfault.on_loop(verb)
 
 
 def causes(exc: BaseException | None) -> Iterator[BaseException]:

@@ -15,7 +15,13 @@ from trio_wsgi.rules.headers import Head
 
 
 class Inlet(Protocol):
-    """The request's body, for a thread that reads it while it arrives."""
+    """The request's body, for a thread that reads it while it arrives.
+
+    Attributes:
+        loop_thread: the identifier of the event loop's thread, where nobody may wait for more.
+    """
+
+    loop_thread: int
 
     def receive_into(self, buffer: memoryview) -> int:
         """Fill a buffer, which is not empty, with the next bytes of the body; returns how many, 0 at its end.
@@ -27,7 +33,13 @@ class Inlet(Protocol):
 
 
 class Outlet(Protocol):
-    """The response's way out, for a thread that produces it bit by bit."""
+    """The response's way out, for a thread that produces it bit by bit.
+
+    Attributes:
+        loop_thread: the identifier of the event loop's thread, where nobody may wait for the client.
+    """
+
+    loop_thread: int
 
     def start(self, head: Head, limit_rate: int | None = None) -> None:
         """Take the head, which leaves with the first bytes that are taken after it; until then it may be replaced.

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -142,9 +143,12 @@ class Response:
         """PEP 3333's `write`, under the request's write policy.
 
         Raises:
+            AppError: also on the event loop, under every policy; nothing of `data` was taken.
             BlockingIOError: under **raise** only; nothing of `data` was taken.
             OSError: under **block** and **raise** when the client has gone, under **buffer** when there is no room.
         """
+        if get_ident() == self._outlet.loop_thread:  # `refuse_on_loop`, without a call for each block
+            raise appfault.on_loop("write()")
         if self._write is None:
             self._write = self._choose_write()
         length = self._length
