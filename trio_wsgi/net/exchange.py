@@ -41,6 +41,7 @@ from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.dates import format_http_date
+from trio_wsgi.rules.environ import check_scheme
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import BODILESS, Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
@@ -188,6 +189,8 @@ class Exchange:
     async def _serve(self) -> None:
         head = self._head
         assert head is not None
+        if head.scheme is not None:  # the lane serves none of these
+            check_scheme(self._peer.site, head, self._peer.forwarding)
         if self._ride is not None:
             await self._send(await self._take_from_lane(self._ride))
         elif self._health:
@@ -284,7 +287,7 @@ class Exchange:
         """
         head, wire = self._head, self._wire
         assert head is not None
-        if self._health or not wire.body_done or head.expects_continue:
+        if self._health or not wire.body_done or head.expects_continue or head.scheme is not None:
             return False
         try:
             mounted = self._mounted
