@@ -405,5 +405,4 @@ class Exchange:
         elif verdict.status:
             head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-            length = len(body) if has_body or self._wire.codec.asked else 0
-            await self._outlet.deliver(Answer(head, [body] if has_body else [], length))
+            await self._outlet.deliver(Answer(head, [body] if has_body else [], len(body)))

@@ -36,6 +36,7 @@ _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+\r\n")
 # The same without control characters: one range is matched at twice the speed, and nearly every head is so.
 _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
 _FIRST_LINE = re.compile(_REQUEST_LINE)
+_UNFINISHED_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++)(?: [HTP/.0-9]*+\r?)?\Z")
 # Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
 # What may stand nowhere in a head, and what no request line begins with (a CR may begin an empty line).
@@ -271,9 +272,14 @@ def parse_request(method: bytes, target: bytes, headers: HeaderPairs, version: b
 
 
 def read_request_line(raw: bytes | bytearray) -> tuple[bytes, bytes, bytes] | None:
-    """Method, target and version of a head that is refused, for whoever answers and logs it; None where it has none."""
-    found = _FIRST_LINE.match(raw)
-    return None if found is None else (found[1], found[2], found[3])
+    """Method, target and version of a head that is refused, for whoever answers and logs it; None where it has none.
+
+    Of a line that was not waited for to its end, they are what has come, in 1.1: after HEAD, too, no body may follow.
+    """
+    if (found := _FIRST_LINE.match(raw)) is not None:
+        return found[1], found[2], found[3]
+    found = _UNFINISHED_LINE.match(raw)
+    return None if found is None else (found[1], found[2], b"1.1")
 
 
 def _parse_host(hosts: list[bytes], version: bytes, authority: bytes | None) -> bytes:
