@@ -267,6 +267,24 @@ async def test_a_head_request_that_does_not_end_has_no_body_either(status: int, 
     assert (record.method, record.target[:2]) == ("HEAD", "/x")
 
 
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        (b"FOO\r\n", b"malformed request line"),
+        (b"GET /\r\n", b"malformed request line"),
+        (b"GET / HTTP %\r\nHost: test\r", b"malformed request line"),
+        (_get(b"X : y")[:-2], b"whitespace between header name and colon"),
+    ],
+)
+async def test_a_wrong_line_is_not_waited_behind(raw: bytes, rule: bytes) -> None:
+    """Nothing that follows it can make the head right: it is refused when it ends, long before `header_timeout`."""
+    async with serving(Counting()) as served, await served.connect() as stream:
+        await stream.send_all(raw)
+        with trio.fail_after(10):
+            answer = read_answer(await receive_all(stream))
+    assert (answer.status, answer.closes, rule in answer.body) == (400, True, True)
+
+
 @pytest.mark.parametrize("buffering", [True, False])
 async def test_a_body_that_is_told_too_large_is_refused_before_it_is_read(buffering: bool) -> None:
     app = Counting()
