@@ -43,7 +43,7 @@ from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.dates import format_http_date
 from trio_wsgi.rules.environ import check_scheme
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import BODILESS, Head, Headers, finish_headers, get_length
+from trio_wsgi.rules.headers import CONTENTLESS, Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi.input import open_empty
 
@@ -367,7 +367,7 @@ class Exchange:
             self.keep = False
         of_old = request is not None and request.version == b"1.0"
         if of_old and self.keep:
-            told = length is not None or get_length(head.headers) is not None or head.status in BODILESS
+            told = length is not None or get_length(head.headers) is not None or head.status in CONTENTLESS
             self.keep = told and self._wire.body_done
         headers = finish_headers(
             head.headers,
