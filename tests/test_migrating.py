@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from answers import read_answer
-from asking import Environ, StartResponse, request
+from asking import Environ, StartResponse, ask, hello, request, tell
 from gunicorn.config import KNOWN_SETTINGS
 from serving import serving
 
@@ -79,6 +80,18 @@ async def test_the_middleware_that_drops_connection_does() -> None:
     for wrap, status in ((lambda app: app, 500), (defined["wrap"], 200)):
         async with serving(wrap(app)) as served:
             assert read_answer(await served.exchange(request())).status == status
+
+
+async def test_what_is_said_of_prefixes_mounts_methods_and_names_is_so(tmp_path: Path) -> None:
+    """Where uWSGI and waitress do otherwise: what is not below a prefix, or not in a mount, never comes to the app."""
+    stripped = (await ask(tell, request("GET", "/cart"), var=(("SCRIPT_NAME", "/shop"),))).answer
+    told = json.loads(stripped.body)
+    assert (told["SCRIPT_NAME"], told["PATH_INFO"], "REMOTE_HOST" in told) == ("/shop", "/cart", False)
+    assert (await ask(tell, request("GET", "/cart"), url_prefix="/shop")).answer.status == 404
+    for method, status in (("GET", 404), ("PUT", 405)):
+        asked = request(method, "/media/upload")
+        assert (await ask(hello, asked, static=(f"/media={tmp_path}",))).answer.status == status
+    assert json.loads((await ask(tell, request("get"))).answer.body)["REQUEST_METHOD"] == "get"
 
 
 def test_every_setting_of_gunicorn_has_a_row() -> None:
@@ -240,6 +253,8 @@ def test_a_command_line_of_gunicorn_means_the_same(line: str, values: dict[str, 
         ("--log-master app:app", "--log-master: there is no such flag (leave it out: no process waits for its log)"),
         ("--module shop --callable app", "(write the application as module:attribute)"),
         ("--callable app", "--callable: there is no such flag (write the application as module:attribute)"),
+        ("--check-static /srv app:app", "--check-static: there is no such flag (wrap the application in a middleware"),
+        ("--casefold-http-method app:app", "(leave it out: every token is a method, and handed on as it was sent)"),
         ("--limit-post 1000 app:app", "--limit-post: there is no such flag (write --limit-request-body)"),
         ("--mount /shop=app:app", "--mount: there is no such flag (write --url-prefix"),
         ("--listen 100 app:app", "--listen: there is no such flag (write --bind ADDRESS; for a number of connections,"),

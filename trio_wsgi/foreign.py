@@ -68,8 +68,10 @@ _HINTS = {
     "--stats-http": _STATS,
     "--ssl-version --ssl-protocols": "write --tls-min",
     "--do-handshake-on-connect --suppress-ragged-eofs": "leave it out: a thread is taken once the request is there",
-    "--permit-obsolete-folding --permit-unconventional-http-method --permit-unconventional-http-version "
-    "--strip-header-spaces --casefold-http-method": _STRICT,
+    "--permit-obsolete-folding --permit-unconventional-http-version --strip-header-spaces": _STRICT,
+    "--permit-unconventional-http-method --casefold-http-method": (
+        "leave it out: every token is a method, and handed on as it was sent"
+    ),
     "--forwarder-headers --header-map": "leave it out: header names with underscores are dropped",
     "--secure-scheme-headers": "see --forwarded-allow-ips and --trusted-proxy-headers",
     "--reload-engine": "leave it out: watchfiles is used where it is installed",
@@ -96,7 +98,9 @@ _HINTS = {
     ),
     "--channel-request-lookahead": "leave it out: a client that goes is noticed while its request is processed",
     "--channel-timeout --timeout-keep-alive --http-keepalive --keepalive --keepalive-timeout": "write --keep-alive",
-    "--max-request-header-size": "see --limit-request-line, --limit-request-fields and --limit-request-field-size",
+    "--max-request-header-size": (
+        "see --limit-request-field-size, which is for each field, --limit-request-fields and --limit-request-line"
+    ),
     "--max-request-body-size --limit-max-request-size": "write --limit-request-body",
     "--trusted-proxy --trusted-proxy-count --clear-untrusted-proxy-headers --no-clear-untrusted-proxy-headers "
     "--log-untrusted-proxy-headers --no-log-untrusted-proxy-headers --proxy-headers --forwarded-allow-from": (
@@ -122,8 +126,11 @@ _HINTS = {
     "-z --socket-timeout --http-timeout": "see --header-timeout, --body-timeout and --write-timeout",
     "--harakiri-verbose": "leave it out: the stack of a thread that does not end is in the error log",
     "--offload-threads": "leave it out: no file that is on its way holds a thread",
-    "--static-map --static-path-mount --static-path-route --static-path": "write --static /URL=DIR",
-    "--check-static --static-map2": "write --static /URL=DIR, or --accel",
+    "--static-map --static-path-mount --static-path-route --static-path": (
+        "write --static /URL=DIR; all below the URL is the mount's then"
+    ),
+    "--static-map2": "write --static /URL=DIR/URL",
+    "--check-static": "wrap the application in a middleware such as WhiteNoise; a mount takes from it all below a URL",
     "--static-gzip --static-gzip-all --static-gzip-dir --static-gzip-prefix --static-gzip-ext --static-gzip-suffix": (
         "leave it out: a file's sibling, such as page.html.gz, is sent to whoever takes it"
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -228,12 +229,17 @@ async def test_keep_alive_of_zero_switches_it_off() -> None:
 
 
 @pytest.mark.usefixtures("each_way")
-async def test_https_over_plain_http_is_misdirected() -> None:
-    """RFC 9110 §7.4, §15.5.20; it costs nobody the connection."""
-    asked = b"GET https://test/ HTTP/1.1\r\nHost: test\r\n\r\n"
-    async with serving(echo, forwarded_allow_ips=("",)) as served:
-        answers = read_answers(await served.exchange(asked + asked + GET), ["GET"] * 3)
-    assert [answer.status for answer in answers] == [421, 421, 200]
+@pytest.mark.parametrize("path", ["/", "/files/a.txt", "/well"])
+async def test_https_over_plain_http_is_misdirected(path: str, tmp_path: Path) -> None:
+    """RFC 9110 §7.4, §15.5.20, whoever would answer: the app, a mount, the server itself. It costs nobody the
+    connection."""
+    (tmp_path / "a.txt").write_bytes(b"a")
+    asked = f"GET https://test{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+    settings: dict[str, Any] = {"static": (f"/files={tmp_path}",), "health_path": "/well"}
+    async with serving(echo, forwarded_allow_ips=("",), **settings) as served:
+        plain = asked.replace(b"https:", b"http:")
+        answers = read_answers(await served.exchange(asked + asked + plain + GET), ["GET"] * 4)
+    assert [answer.status for answer in answers] == [421, 421, 200, 200]
 
 
 async def test_absolute_form_wins_over_host() -> None:

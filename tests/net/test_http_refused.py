@@ -227,6 +227,7 @@ async def test_a_refused_head_request_gets_its_head(status: int, raw: bytes) -> 
     ("status", "raw"),
     [
         (501, _get(b"Transfer-Encoding: gzip", line=b"HEAD /x HTTP/1.1")),
+        (400, _get(b"Content-Length: x", line=b"HEAD /x HTTP/1.1")),
         (431, _get(b"A: " + bytes(9000).replace(b"\0", b"a"), line=b"HEAD /x HTTP/1.1")),
         (431, _get(*[b"A: b"] * 200, line=b"HEAD /x HTTP/1.1")),
         (400, _get(line=b"HEAD /x HTTP/1.1", host=b"A: b")),
@@ -234,12 +235,54 @@ async def test_a_refused_head_request_gets_its_head(status: int, raw: bytes) -> 
     ],
 )
 async def test_a_head_request_that_nobody_would_read_has_no_body_either(status: int, raw: bytes) -> None:
-    """RFC 9110 §9.3.2; and the log has its method and target, so that one can see what was refused."""
+    """RFC 9110 §9.3.2, and §8.6: its length is that of GET's. The log has its method and target, so that one can see
+    what was refused."""
     async with serving(Counting()) as served:
+        got = read_answer(await served.exchange(raw.replace(b"HEAD", b"GET")))
         answer = read_answer(await served.exchange(raw), "HEAD")
+        record = await served.record(2)
+    assert (answer.status, answer.body, answer.closes) == (got.status, b"", True) == (status, b"", True)
+    assert int(answer.value("content-length")) == len(got.body) > 0
+    assert (record.method, record.target, record.version) == ("HEAD", "/x", "HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    ("status", "raw"),
+    [
+        (408, _get(line=b"HEAD /x HTTP/1.1")[:-2]),
+        (408, b"HEAD /x HTTP/1."),
+        (408, b"HEAD /x"),
+        (414, b"HEAD /" + b"x" * 9000),
+    ],
+)
+async def test_a_head_request_that_does_not_end_has_no_body_either(status: int, raw: bytes) -> None:
+    """RFC 9110 §9.3.2: in how many packets it comes, if it ever does, makes no difference."""
+    async with serving(Counting(), header_timeout=0.2) as served, await served.connect() as stream:
+        await stream.send_all(raw)
+        with trio.fail_after(10):
+            answer = read_answer(await receive_all(stream), "HEAD")
         record = await served.record()
     assert (answer.status, answer.body, answer.closes) == (status, b"", True)
-    assert (record.method, record.target, record.version) == ("HEAD", "/x", "HTTP/1.1")
+    assert int(answer.value("content-length")) > 0
+    assert (record.method, record.target[:2]) == ("HEAD", "/x")
+
+
+@pytest.mark.parametrize(
+    ("raw", "rule"),
+    [
+        (b"FOO\r\n", b"malformed request line"),
+        (b"GET /\r\n", b"malformed request line"),
+        (b"GET / HTTP %\r\nHost: test\r", b"malformed request line"),
+        (_get(b"X : y")[:-2], b"whitespace between header name and colon"),
+    ],
+)
+async def test_a_wrong_line_is_not_waited_behind(raw: bytes, rule: bytes) -> None:
+    """Nothing that follows it can make the head right: it is refused when it ends, long before `header_timeout`."""
+    async with serving(Counting()) as served, await served.connect() as stream:
+        await stream.send_all(raw)
+        with trio.fail_after(10):
+            answer = read_answer(await receive_all(stream))
+    assert (answer.status, answer.closes, rule in answer.body) == (400, True, True)
 
 
 @pytest.mark.parametrize("buffering", [True, False])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tables import ruled
 
 from trio_wsgi.errors import ClientError
-from trio_wsgi.rules.environ import Site, build_environ, wsgi_str
+from trio_wsgi.rules.environ import Site, build_environ, check_scheme, wsgi_str
 from trio_wsgi.rules.head import RequestHead, parse_request
 
 PEER = ("192.0.2.7", 50123)
@@ -159,9 +159,11 @@ def test_the_host_is_the_targets_else_the_headers_else_absent() -> None:
 def test_an_https_target_is_for_tls() -> None:
     """RFC 9110 §7.4: rejected over plain HTTP; the scheme is the listener's all the same."""
     with pytest.raises(ClientError, match=r"^421: "):
-        build(make_head(target=b"https://example.org/"))
-    assert build(make_head(target=b"https://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
-    assert build(make_head(target=b"http://example.org/"), make_site(scheme="https"))["wsgi.url_scheme"] == "https"
+        check_scheme(make_site(), make_head(target=b"https://example.org/"), None)
+    site = make_site(scheme="https")
+    for target in (b"https://example.org/", b"http://example.org/"):
+        check_scheme(site, make_head(target=target), None)
+        assert build(make_head(target=target), site)["wsgi.url_scheme"] == "https"
 
 
 def test_the_length_is_what_the_app_can_read() -> None:

@@ -168,7 +168,7 @@ def finish(headers: list[tuple[bytes, bytes]], **changes: Any) -> dict[bytes, li
         "close": False,
     }
     finished = finish_headers(headers, **{**settings, **changes})
-    assert finished[: len(headers)] == headers or changes.get("status") in {204, 304}
+    assert finished[: len(headers)] == headers or changes.get("status") in {204, 205, 304}
     return {name.lower(): get_all(finished, name.lower()) for name, _ in finished}
 
 
@@ -187,17 +187,19 @@ def test_length_and_connection_are_added_where_they_are_due() -> None:
     assert b"content-length" not in finish([(b"Content-Length", b"0")], status=204, length=0)
     assert finish([(b"Content-Length", b"9")], status=304)[b"content-length"] == [b"9"]
     assert b"content-length" not in finish([(b"Content-Length", b"0")], status=304)  # as Django's etag() has it
+    assert finish([(b"Content-Length", b"9")], status=205, length=9)[b"content-length"] == [b"0"]  # §15.3.6
+    assert finish([], status=205)[b"content-length"] == [b"0"]
     assert finish([], close=True)[b"connection"] == [b"close"]
 
 
 BODIES = [
-    # RFC 9110 §6.4.1, §9.3.2
+    # RFC 9110 §6.4.1, §9.3.2, §15.3.6
     (b"GET", 200, True),
     (b"HEAD", 200, False),
     (b"POST", 204, False),
     (b"GET", 304, False),
     (b"GET", 103, False),
-    (b"GET", 205, True),
+    (b"GET", 205, False),
     (b"head", 200, True),
     (b"GET", 404, True),
 ]

@@ -45,6 +45,9 @@ class Codec(Protocol):
             ClientError: it is none.
         """
 
+    def note_refused(self, asked: Asked) -> None:
+        """A head was refused before it was read: so much of it is known, and the answer is framed as one to that."""
+
     def end_request(self) -> None:
         """No body follows the head; or one of which it was to be told no more than this."""
 
@@ -158,6 +161,11 @@ class H11Codec:
         self.asked = Asked(request.method, request.target, tuple(request.headers), request.http_version)
         return self.asked
 
+    def note_refused(self, asked: Asked) -> None:
+        self.asked = asked
+        if asked.method == b"HEAD":  # an answer to any other is framed without a request
+            self._show_plain(asked.method)
+
     def end_request(self) -> None:
         self._next_event()
 
@@ -198,7 +206,9 @@ class H11Codec:
 
     def frame_head(self, status: int, reason: bytes, headers: HeaderPairs, length_known: bool) -> list[Part]:
         if self.asked is not None and self.asked.http_version == b"1.0" and _keeps_alive(headers):
-            self._become_http11(self.asked.method)
+            # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112
+            # §9.3), it is made to see the same request in 1.1; its body was received before.
+            self._show_plain(self.asked.method)
         self._blocks = _Blocks(headers)
         return self._frame(_build_response(status, reason, tuple(headers)))
 
@@ -236,9 +246,7 @@ class H11Codec:
         # h11 refuses what would break its own account of the body; that the app got it wrong was found out before.
         return list((self._h11 or self._begin()).send_with_data_passthrough(event) or ())
 
-    def _become_http11(self, method: bytes) -> None:
-        # h11 closes after every answer to HTTP/1.0. Where we know the length and keep the connection (RFC 9112 §9.3),
-        # it is made to see the same request in 1.1; its body was received before.
+    def _show_plain(self, method: bytes) -> None:
         self._show(b"%b / HTTP/1.1\r\nhost:\r\n\r\n" % method)
         self.end_request()
 

@@ -375,6 +375,7 @@ class Connection:
                     return self._wire.receive_head_nowait()
                 except trio.WouldBlock:
                     self._note_beginning()  # anew, where what came was the second half of an empty line
+        self._wire.note_unfinished()
         raise ClientStalled("header_timeout", timeout)
 
     async def _linger(self, until_taken: bool = False) -> None:

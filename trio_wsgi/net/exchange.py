@@ -41,8 +41,9 @@ from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.dates import format_http_date
+from trio_wsgi.rules.environ import check_scheme
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import BODILESS, Head, Headers, finish_headers, get_length
+from trio_wsgi.rules.headers import CONTENTLESS, Head, Headers, finish_headers, get_length
 from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi.input import open_empty
 
@@ -188,6 +189,8 @@ class Exchange:
     async def _serve(self) -> None:
         head = self._head
         assert head is not None
+        if head.scheme is not None:  # the lane serves none of these
+            check_scheme(self._peer.site, head, self._peer.forwarding)
         if self._ride is not None:
             await self._send(await self._take_from_lane(self._ride))
         elif self._health:
@@ -284,7 +287,7 @@ class Exchange:
         """
         head, wire = self._head, self._wire
         assert head is not None
-        if self._health or not wire.body_done or head.expects_continue:
+        if self._health or not wire.body_done or head.expects_continue or head.scheme is not None:
             return False
         try:
             mounted = self._mounted
@@ -364,7 +367,7 @@ class Exchange:
             self.keep = False
         of_old = request is not None and request.version == b"1.0"
         if of_old and self.keep:
-            told = length is not None or get_length(head.headers) is not None or head.status in BODILESS
+            told = length is not None or get_length(head.headers) is not None or head.status in CONTENTLESS
             self.keep = told and self._wire.body_done
         headers = finish_headers(
             head.headers,
@@ -406,5 +409,4 @@ class Exchange:
         elif verdict.status and told is None:  # else half an interim response is out
             head, body = verdict.answer()
             has_body = self._wire.asked is None or self._wire.asked.method != b"HEAD"
-            length = len(body) if has_body or self._wire.codec.asked else 0
-            await self._outlet.deliver(Answer(head, [body] if has_body else [], length))
+            await self._outlet.deliver(Answer(head, [body] if has_body else [], len(body)))

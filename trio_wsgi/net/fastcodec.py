@@ -117,6 +117,9 @@ class FastCodec:
         heard.target, heard.headers, heard.in_body = b"", [], True
         return self.asked
 
+    def note_refused(self, asked: Asked) -> None:
+        self.asked = asked
+
     def end_request(self) -> None:
         self._heard.complete = True
 

@@ -44,7 +44,7 @@ class Wire:
         codec: of the present request; the next one's may be another.
     """
 
-    __slots__ = ("_body", "_body_limit", "_limits", "_received", "_refused", "_scanned", "_unparsed", "codec",
+    __slots__ = ("_body", "_body_limit", "_limits", "_received", "_scanned", "_unparsed", "codec",
                  "transport")  # fmt: skip
 
     def __init__(self, transport: Transport, limits: HeadLimits, body_limit: int, make_codec: MakeCodec) -> None:
@@ -54,7 +54,6 @@ class Wire:
         self.codec = make_codec()
         self._received = bytearray()  # and not yet given to the codec
         self._scanned = 0  # bytes of it in which the head's end was looked for
-        self._refused: Asked | None = None  # what could be read of a request that the codec has not taken
         self._body: _Counted | ChunkScanner | None = None  # what of the body is still to come
         self._unparsed = False  # the codec has no part in it
 
@@ -64,7 +63,7 @@ class Wire:
     @property
     def asked(self) -> Asked | None:
         """The present request as it was read, though we may refuse it."""
-        return self.codec.asked or self._refused
+        return self.codec.asked
 
     @property
     def has_input(self) -> bool:
@@ -144,10 +143,14 @@ class Wire:
             raise ClientError(413, f"a body of {head.content_length} bytes, limit_request_body is {self._body_limit}")
         return head
 
+    def note_unfinished(self) -> None:
+        """Nobody waits any more for the rest of a head: what of it has come is answered."""
+        self._note_refused(self._received)
+
     def _note_refused(self, raw: bytes | bytearray) -> None:
-        if (line := read_request_line(raw)) is not None:
+        if self.codec.asked is None and (line := read_request_line(raw)) is not None:
             method, target, version = line
-            self._refused = Asked(method, target, (), version)
+            self.codec.note_refused(Asked(method, target, (), version))
 
     def _read_head(self, raw: bytes) -> Asked:
         try:

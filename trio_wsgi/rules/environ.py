@@ -82,6 +82,21 @@ def wsgi_str(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
+def check_scheme(site: Site, head: RequestHead, forwarding: Forwarding | None) -> None:
+    """Refuse an https target that came without TLS; whoever serves the request, an app or we, is not to see it.
+
+    Args:
+        forwarding: as for `build_environ`.
+
+    Raises:
+        ClientError: 421.
+
+    Spec: RFC 9110 §7.4, §15.5.20.
+    """
+    if head.scheme == b"https" and site.scheme != "https" and forwarding is None:
+        raise ClientError(421, "an https target over plain HTTP (RFC 9110 §7.4)")
+
+
 def build_environ(
     site: Site,
     head: RequestHead,
@@ -108,12 +123,10 @@ def build_environ(
 
     Raises:
         ClientError: 404 for a path outside of the site's prefix, 400 for a NUL in it, or for what a proxy of ours says
-            and nobody can read, 421 for an https target that came without TLS.
+            and nobody can read.
 
     Spec: PEP 3333, "environ Variables"; RFC 3875 §4.1.
     """
-    if head.scheme == b"https" and site.scheme != "https" and forwarding is None:
-        raise ClientError(421, "an https target over plain HTTP (RFC 9110 §7.4)")
     environ = dict(site.base)
     target = head.target.decode("latin-1")
     environ["REQUEST_METHOD"] = head.method.decode("latin-1")

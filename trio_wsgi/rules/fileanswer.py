@@ -8,7 +8,7 @@ Laws:
   left alone; its bytes are still cut to its Content-Length.
 * What is sent lies within the span given: parts are bytes to send as they are, or (offset, count) from its
   start.
-* Content-Length says exactly what the parts hold, but where there is no body by RFC 9110 (HEAD, 204, 304) and where
+* Content-Length says exactly what the parts hold, but where nothing is sent by RFC 9110 (HEAD, 204, 205, 304) and where
   the application promises more than its file holds.
 """
 
@@ -29,7 +29,7 @@ from trio_wsgi.rules.conditional import (
     validators_of,
 )
 from trio_wsgi.rules.dates import format_http_date
-from trio_wsgi.rules.headers import BODILESS, Head, HeaderPairs, Headers, body_allowed, join_duplicates
+from trio_wsgi.rules.headers import CONTENTLESS, Head, HeaderPairs, Headers, body_allowed, join_duplicates
 from trio_wsgi.rules.ranges import (
     DEFAULT_MAX_RANGES,
     Part,
@@ -145,7 +145,7 @@ def decide_file_answer(
     if promised is None:
         if b"content-length" in names:
             headers = _without(headers, b"content-length")
-        if head.status not in BODILESS:
+        if head.status not in CONTENTLESS:
             headers = [*headers, (b"Content-Length", b"%d" % size)]
     served = head.status == 200 and method in _READS and b"content-range" not in names
     if not served or (promised or 0) > size:

@@ -36,6 +36,10 @@ _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+\r\n")
 # The same without control characters: one range is matched at twice the speed, and nearly every head is so.
 _PLAIN_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _PLAIN_FIELD + rb")*+\r\n")
 _FIRST_LINE = re.compile(_REQUEST_LINE)
+# What whole lines have to be, of a head that has not come to its end: the first ones, and those after them.
+_FIRST_LINES = re.compile(_REQUEST_LINE + rb"(?:" + _FIELD + rb")*+")
+_LINES = re.compile(rb"(?:" + _FIELD + rb")++")
+_UNFINISHED_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]++)(?: [HTP/.0-9]*+\r?)?\Z")
 # Letter by letter, not by IGNORECASE: so the search runs from line end to line end at the speed of memchr.
 _HAS_FRAMING = re.compile(rb"\n(?:[Cc][Oo][Nn][Tt][Ee][Nn][Tt]-[Ll]|[Tt][Rr][Aa][Nn][Ss][Ff][Ee][Rr]-)")
 # What may stand nowhere in a head, and what no request line begins with (a CR may begin an empty line).
@@ -149,11 +153,15 @@ def _check_start(buffer: bytes | bytearray, scanned: int, limits: HeadLimits) ->
     last = size - field_size - 2  # if this and all after it belong to one line, the line is too long
     if field_size and last > 0 and buffer.find(b"\n", last) < 0 and buffer.find(b"\n", 0, last) >= 0:
         raise ClientError(431, f"header line longer than {field_size} bytes (limit_request_field_size)")
-    # Counting all lines only when a line was completed keeps a byte-by-byte client linear.
-    if limits.fields and buffer.find(b"\n", scanned) >= 0 and buffer.count(b"\n") > limits.fields + 1:
-        raise ClientError(431, f"more than {limits.fields} header lines (limit_request_fields)")
     if size > limits.total:
         raise ClientError(431, f"head larger than {limits.total} bytes")
+    # Counting lines only when one was completed, and judging each once, keeps a byte-by-byte client linear.
+    if whole := buffer.rfind(b"\n", scanned) + 1:
+        if limits.fields and buffer.count(b"\n") > limits.fields + 1:
+            raise ClientError(431, f"more than {limits.fields} header lines (limit_request_fields)")
+        start = buffer.rfind(b"\n", 0, scanned) + 1
+        if (_LINES if start else _FIRST_LINES).fullmatch(buffer, start, whole) is None:
+            _refuse(bytes(buffer[:whole]))
 
 
 def check_head(raw: bytes | bytearray, limits: HeadLimits) -> None:
@@ -271,9 +279,14 @@ def parse_request(method: bytes, target: bytes, headers: HeaderPairs, version: b
 
 
 def read_request_line(raw: bytes | bytearray) -> tuple[bytes, bytes, bytes] | None:
-    """Method, target and version of a head that is refused, for whoever answers and logs it; None where it has none."""
-    found = _FIRST_LINE.match(raw)
-    return None if found is None else (found[1], found[2], found[3])
+    """Method, target and version of a head that is refused, for whoever answers and logs it; None where it has none.
+
+    Of a line that was not waited for to its end, they are what has come, in 1.1: after HEAD, too, no body may follow.
+    """
+    if (found := _FIRST_LINE.match(raw)) is not None:
+        return found[1], found[2], found[3]
+    found = _UNFINISHED_LINE.match(raw)
+    return None if found is None else (found[1], found[2], b"1.1")
 
 
 def _parse_host(hosts: list[bytes], version: bytes, authority: bytes | None) -> bytes:

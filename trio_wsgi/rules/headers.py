@@ -23,6 +23,7 @@ Headers = list[tuple[bytes, bytes]]
 HeaderPairs = Sequence[tuple[bytes, bytes]]  # where they are read only
 
 BODILESS = frozenset({*range(100, 200), 204, 304})  # statuses of responses that have no body (RFC 9110 §6.4.1)
+CONTENTLESS = BODILESS | {205}  # whose body is empty, and ends as any (RFC 9110 §15.3.6, RFC 9112 §6.3)
 LENGTH_DIGITS_MAX = 20  # of a Content-Length: what h11 takes, too
 # wsgiref.util's list, which is that of RFC 2616 §13.5.1, and the two names that are seen for the same things.
 HOP_BY_HOP = frozenset(
@@ -158,8 +159,8 @@ def join_duplicates(headers: HeaderPairs, name: bytes) -> bytes | None:
 
 
 def body_allowed(method: bytes, status: int) -> bool:
-    """Whether a response has a body: not to HEAD (RFC 9110 §9.3.2), and not with each status."""
-    return method != b"HEAD" and status not in BODILESS
+    """Whether a response has anything in its body: not to HEAD (RFC 9110 §9.3.2), and not with each status."""
+    return method != b"HEAD" and status not in CONTENTLESS
 
 
 def finish_headers(
@@ -178,19 +179,20 @@ def finish_headers(
         date, server: the values to add where the application set none; None and an empty `server` add none.
         length: the body's length where the server knows it; the application's own Content-Length wins.
         close: whether to announce that the connection ends.
-        status: 204 (and 1xx) loses any Content-Length. 304 loses one of 0: it would be that of the 200, and counts the
-            304's own body where a framework has set it (RFC 9110 §8.6).
+        status: 204 (and 1xx) loses any Content-Length, that of 205 is 0. 304 loses one of 0: it would be that of the
+            200, and counts the 304's own body where a framework has set it (RFC 9110 §8.6).
 
     Returns:
         a new list: the application's headers first, in their order.
     """
     finished = list(headers)
     names = {name.lower() for name, _ in finished}
-    has_none = status == 204 or status < 200
-    if has_none or (status == 304 and get_length(finished) == 0):
-        if b"content-length" in names:
-            finished = [item for item in finished if item[0].lower() != b"content-length"]
-    elif length is not None and b"content-length" not in names:
+    has_none = status == 204 or status < 200 or (status == 304 and get_length(finished) == 0)
+    if (has_none or status == 205) and b"content-length" in names:
+        finished = [item for item in finished if item[0].lower() != b"content-length"]
+    if status == 205:
+        finished.append((b"Content-Length", b"0"))
+    elif length is not None and not has_none and b"content-length" not in names:
         finished.append((b"Content-Length", b"%d" % length))
     if date is not None and b"date" not in names:
         finished.append((b"Date", date))

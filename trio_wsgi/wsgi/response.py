@@ -4,7 +4,7 @@ Laws:
 
 * The head leaves with the first non-empty block, never before; until then `start_response` with `exc_info` begins the
   answer anew: head, and what was buffered of the body.
-* After HEAD, and with 204 and 304, no byte of a body leaves.
+* After HEAD, and with 204, 205 and 304, no byte of a body leaves.
 * Whoever finds that the app broke a rule raises `AppError` and says which.
 """
 
@@ -29,7 +29,7 @@ from trio_wsgi.rules import appfault
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
-from trio_wsgi.rules.headers import BODILESS, Head, body_allowed, check_headers, check_status, get_all, get_length
+from trio_wsgi.rules.headers import CONTENTLESS, Head, body_allowed, check_headers, check_status, get_all, get_length
 from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
@@ -182,7 +182,7 @@ class Response:
         parts += self._length.count_parts(rest)
         length, given = self._length.promised, self._length.given
         # An empty body after HEAD says nothing of GET's: many apps drop it themselves.
-        if length is None and self._head.status not in BODILESS and (self._has_body or given):
+        if length is None and self._head.status not in CONTENTLESS and (self._has_body or given):
             length = given
         self._phase = Phase.FINISHED
         self._flows = False
