@@ -79,8 +79,8 @@ class Work:
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # be it SystemExit, alone or in a group: it is the application's
-            if bridge.is_cancellation(exc):
-                raise
+            if bridge.is_cancellation(exc):  # ours, or another task's, out of an outcome that several share
+                await trio.lowlevel.checkpoint_if_cancelled()
             log.exception("a task that the application started for %s failed", self._owner)
             if isinstance(exc, BaseExceptionGroup) and (interrupts := exc.subgroup(KeyboardInterrupt)):
                 raise interrupts from None
