@@ -174,7 +174,8 @@ class AppRun:
             closing = answer.closing
             if closing is not None and running is not None and not closing.quick:
                 closing.close = partial(running.context.run, closing.close)  # which goes on with what the app has set
-            if self._outlet.complete or not (self._gone or (clock is not None and clock.expired)):
+            late = clock is not None and clock.expired and (running is None or running.cancelled)
+            if self._outlet.complete or not (self._gone or late):  # what came in time may have waited for a busy loop
                 return answer
             await close(service, answer.closing)  # the app did not mind being cancelled
         if self._gone or clock is None:

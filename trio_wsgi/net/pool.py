@@ -168,6 +168,7 @@ class ThreadPool:
 
         At once while it waits for a thread. When it runs, its thread finds out as after a cancellation.
         """
+        self._read_reports()  # a loop that was kept busy hears late that it is done
         if call.task is not None and self._abort_request(call) is trio.lowlevel.Abort.SUCCEEDED:
             self._give_up(call, Abandoned())
 
