@@ -33,7 +33,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Abandoned, Call, Running, nothing
+from trio_wsgi.net.slot import Abandoned, Call, Running, nothing, tells_of_cancellation
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
@@ -282,7 +282,7 @@ def _call_app(
             outlet.leave(answer)
         return answer
     except BaseException as exc:
-        if running.cancelled and any(map(bridge.is_cancellation, bridge.causes(exc))):
+        if running.cancelled and tells_of_cancellation(exc):
             # To look would not do: the thread hears of it before Trio lets it be looked at.
             bridge.run(trio.lowlevel.checkpoint_if_cancelled)
         if bridge.is_interrupt(exc):
