@@ -47,6 +47,15 @@ def answer_with(path: Path) -> Callable[..., Any]:
     return app
 
 
+async def test_statistics_are_for_the_loop_that_serves() -> None:
+    """Times of another loop's clock would be nonsense, and what is looked at changes meanwhile."""
+    server = Server(answer_with(Path(__file__)), Config(bind=("127.0.0.1:0",)))
+    with trio.fail_after(10):
+        async with served_elsewhere(server):
+            with pytest.raises(RuntimeError, match="the server runs on the event loop of another thread"):
+                server.statistics()
+
+
 async def test_what_open_tls_gave_may_be_shared_by_servers_of_several_loops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

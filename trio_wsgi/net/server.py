@@ -53,7 +53,7 @@ class Server:
     Args:
         app: the WSGI application.
         config: the settings; the defaults if None. Keys are read and middleware is imported here and now, which blocks.
-            Relative paths count from the working directory of now.
+            Relative paths count from the working directory of now, but in `bind`: those from that of `serve`.
         observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
             its end at most; must be quick. What they return is ignored.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
@@ -260,6 +260,8 @@ class Server:
         """
         if self._service is None:
             raise RuntimeError("the server does not run")
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("the server runs on the event loop of another thread: this one must not look into it")
         jobs = {id(job.sock): job for job in self._service.pump.jobs()}
         return Statistics(
             draining=self._accepting.cancel_called,
