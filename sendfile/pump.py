@@ -419,7 +419,7 @@ class Pump:
                         self._adapt(time.perf_counter() - at)
                 else:
                     self._watch(delivery, now)
-            except Exception as error:
+            except BaseException as error:  # be it SystemExit, out of `progress`: it is its caller's
                 if delivery.open:
                     self._end(delivery, error)
         for delivery in hot:
