@@ -322,6 +322,29 @@ async def test_a_failure_in_either_is_logged_and_takes_nothing_down(
     assert all(line.startswith(f"a task that the application started for {owner} failed | ") for line in lines)
 
 
+@pytest.mark.parametrize("which", ["nursery", "server_nursery"])
+async def test_what_is_no_asynchronous_function_is_refused_where_it_is_started(
+    which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by Trio's own nurseries: a line in the log would not tell who has started it."""
+    refused: list[str] = []
+
+    async def takes_one(value: object) -> None:
+        raise AssertionError
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        for work in ((threading.get_ident,), (5,), (takes_one,), (takes_one, 1, 2)):
+            with pytest.raises(TypeError) as caught:
+                environ[f"trio_wsgi.{which}"].start_soon(*work)
+            refused.append(str(caught.value))
+        return answer(start_response, "done")
+
+    assert (await ask(app)).answer.body == b"done"
+    assert "an asynchronous function is to be started, not <built-in function get_ident>" in refused[0]
+    assert len(refused) == 4
+    assert error_lines(caplog) == []
+
+
 async def test_context_variables_flow_from_who_serves_through_the_app_into_its_work() -> None:
     seen: list[str] = []
 
