@@ -78,6 +78,14 @@ def test_what_is_inherited_keeps_its_backlog_and_its_file(short_path: Path) -> N
         assert mode != 0o666
 
 
+def test_an_fd_that_is_named_twice_counts_once() -> None:
+    """Two sockets of one descriptor would close it twice, and the second time whatever had its number by then."""
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = os.dup(parent.fileno())
+        with listening(f"fd://{number}", f"fd://{number}") as listeners:
+            assert len(listeners) == 1
+
+
 @pytest.mark.parametrize("inheritable", [True, False])
 @pytest.mark.parametrize("standard", [True, False])
 @pytest.mark.parametrize("later", [True, False])

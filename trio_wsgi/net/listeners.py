@@ -134,6 +134,8 @@ def open_listeners(
         served: set[Address] = set()
         absent: dict[Address, OSError] = {}
         for address, place in resolved:
+            if address.kind == "fd" and address in served:  # it would be closed twice
+                continue
             try:
                 opened: contextlib.AbstractContextManager[Listener]
                 if place is not None:
