@@ -96,6 +96,7 @@ class Pump:
         self._ready: deque[Delivery] = deque()  # to be stepped, first come first served
         self._interest: Interest | None = None
         self._alarms = Alarms(half_close)
+        self._token: trio.lowlevel.TrioToken | None = None  # of its event loop, once it runs
         self._step = STEP  # bytes of a step where a long one is best: as many as a turn's time allows
         self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
 
@@ -117,6 +118,7 @@ class Pump:
         if self._state is not _State.NEW:
             raise RuntimeError(f"a pump runs once, and this one is {self._state.value}")
         self._state = _State.RUNNING
+        self._token = trio.lowlevel.current_trio_token()
         self._now = trio.lowlevel.current_clock().current_time
         try:
             if self._wants_epoll:
@@ -176,7 +178,7 @@ class Pump:
             trio.BusyResourceError: there is a delivery on this socket already.
             trio.ClosedResourceError: the socket was closed on this side (noticed within some five seconds, unless
                 ``notify_closing`` was called), or the pump has ended.
-            RuntimeError: the pump was not started.
+            RuntimeError: the pump was not started, or runs on the event loop of another thread.
             TypeError: ``parts`` cannot be consumed in place.
             ValueError: the socket would block, or ``sender`` is not its own; or an argument is out of bounds.
 
@@ -190,6 +192,8 @@ class Pump:
             raise trio.ClosedResourceError("the pump has ended")
         if self._state is _State.NEW:
             raise RuntimeError("the pump was not started: await nursery.start(pump.run)")
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("the pump runs on the event loop of another thread")
         delivery = Delivery(sock, parts, idle_timeout, kernel, progress, sender, rate, min_rate)
         self._check_free(delivery.fd)
         # Thousands wait here: each function between this one and the wait would hold some 250 bytes for each of them.
@@ -415,7 +419,7 @@ class Pump:
                         self._adapt(time.perf_counter() - at)
                 else:
                     self._watch(delivery, now)
-            except Exception as error:
+            except BaseException as error:  # be it SystemExit, out of `progress`: it is its caller's
                 if delivery.open:
                     self._end(delivery, error)
         for delivery in hot:

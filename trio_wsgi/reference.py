@@ -47,7 +47,8 @@ How they are written:
 - A *size* is in bytes: `8190`, also `64k`, `1m`, `1g` (powers of 1024).
 - *Yes and no* are `--sendfile` and `--no-sendfile`, `TRIO_WSGI_SENDFILE=0`, `sendfile = false`.
 - A *path* that is relative counts from the directory in which the application is imported (`--chdir`), or the `Server`
-  made; to which directory the application changes later does not matter.
+  made; to which directory the application changes later does not matter. That of a unix socket counts from where the
+  `Server` begins to serve: absolute, it might be longer than the system lets the path of a socket be.
 - *KEY=VALUE* is a table in TOML: `env = { MODE = "production" }`.
 
 `--check-config` reads every name and value, loads the certificates and imports the application and its middleware.

@@ -16,6 +16,7 @@ import trio
 from authority import shared_authority
 from embedded import REQUEST, Site, nothing_left
 from serving import serving
+from waiting import until
 
 import trio_wsgi
 import trio_wsgi.net.fastcodec
@@ -63,6 +64,56 @@ async def test_a_server_serves_once_and_only_what_can_be_called(site: Site) -> N
         with pytest.raises(RuntimeError, match="make another"):
             await server.serve()
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["unix", "fd"])
+async def test_who_serves_again_is_refused_before_it_touches_an_address(
+    site: Site, kind: str, short_path: Path
+) -> None:
+    """Whether it comes later or at the same time: else it would end by closing what the first one serves."""
+    refused: list[str] = []
+
+    async def serve() -> None:
+        try:
+            await server.serve()
+        except RuntimeError as exc:
+            refused.append(str(exc))
+
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        bind = f"unix:{short_path}" if kind == "unix" else f"fd://{os.dup(parent.fileno())}"
+        server = Server(site, Config(bind=(bind,)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            nursery.start_soon(serve)
+            await until(lambda: refused and server._service is not None)
+            await serve()
+            if kind == "unix":
+                client = await trio.open_unix_socket(str(short_path))
+            else:
+                client = await trio.open_tcp_stream(*parent.getsockname())
+            async with client:
+                await client.send_all(REQUEST % b"/")
+                with trio.fail_after(5):
+                    assert b"hello" in await client.receive_some()
+            nursery.cancel_scope.cancel()
+    assert [text.partition(" beside ")[0] for text in refused] == ["a server serves once: make another"] * 2
+
+
+async def test_a_start_of_which_nothing_came_may_be_tried_again(site: Site) -> None:
+    """By the same server, at a descriptor that is still there; in the meantime nobody else got its number."""
+    with socket.create_server(("127.0.0.1", 0)) as parent, socket.create_server(("127.0.0.1", 0)) as other:
+        bind = (f"fd://{os.dup(parent.fileno())}", f"127.0.0.1:{other.getsockname()[1]}")
+        server = Server(site, Config(bind=bind))
+        with pytest.raises(ConfigError, match="Address already in use"):
+            await server.serve()
+        other.close()
+        async with trio.open_nursery() as nursery:
+            addresses = await nursery.start(server.serve)
+            for address in addresses:
+                async with await trio.open_tcp_stream(address.host, address.port) as client:
+                    await client.send_all(REQUEST % b"/")
+                    assert b"hello" in await client.receive_some()
+            nursery.cancel_scope.cancel()
 
 
 async def test_drain_before_serve_ends_at_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:

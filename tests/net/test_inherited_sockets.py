@@ -78,6 +78,39 @@ def test_what_is_inherited_keeps_its_backlog_and_its_file(short_path: Path) -> N
         assert mode != 0o666
 
 
+def test_an_fd_that_is_named_twice_counts_once() -> None:
+    """Two sockets of one descriptor would close it twice, and the second time whatever had its number by then."""
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = os.dup(parent.fileno())
+        with listening(f"fd://{number}", f"fd://{number}") as listeners:
+            assert len(listeners) == 1
+
+
+@pytest.mark.parametrize("inheritable", [True, False])
+@pytest.mark.parametrize("standard", [True, False])
+@pytest.mark.parametrize("later", [True, False])
+def test_where_nothing_comes_of_a_start_it_stays_as_it_was(inheritable: bool, standard: bool, later: bool) -> None:
+    """Under its number, for the next attempt; whether an address after it cannot be had, or a setting is refused."""
+    before = os.dup(0)
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = os.dup2(parent.fileno(), 0) if standard else os.dup(parent.fileno())
+        os.set_inheritable(number, inheritable)
+        if later:
+            with pytest.raises(ConfigError, match="http"), listening(f"fd://{number}"):
+                raise ConfigError("http", "there is no such parser")
+        else:
+            refuse(f"fd://{number}", "fd://987654", why="Bad file descriptor")
+        try:
+            assert os.path.samestat(os.fstat(number), os.fstat(parent.fileno()))
+            assert os.get_inheritable(number) is inheritable
+        finally:
+            if standard:
+                os.dup2(before, 0)
+            else:
+                os.close(number)
+            os.close(before)
+
+
 def test_a_name_that_systemd_did_not_give_is_told() -> None:
     with pytest.raises(ConfigError, match="bind: fd://web: systemd has handed over no socket of this name"):
         resolve([parse_address("fd://web")])

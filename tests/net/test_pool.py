@@ -17,11 +17,12 @@ import sniffio
 import trio
 import trio.testing
 from standing import Gate
-from waiting import until
+from waiting import until, wait_until
 
 import trio_wsgi
 import trio_wsgi.net.slot
 from trio_wsgi.net.pool import Overloaded, ThreadPool, open_pool
+from trio_wsgi.net.slot import Call
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
 
@@ -157,6 +158,27 @@ async def test_cancelled_while_it_runs_it_sees_cancelled_and_the_thread_is_repla
             assert scope.cancelled_caught
         assert await pool.run(lambda: "served") == "served"
     assert [type(error) for error in seen] == [trio.Cancelled] * 3
+
+
+async def test_a_call_that_is_done_is_not_given_up_though_the_loop_has_not_heard_of_it() -> None:
+    """Its caller gets the result, and its thread goes on."""
+    gate = Gate()
+    call = Call(partial(gate.call, "done"))
+    results = []
+
+    async def run(pool: ThreadPool) -> None:
+        results.append(await pool.run(call))
+
+    async with open_pool(1, 0) as pool, trio.open_nursery() as nursery:
+        thread = await pool.run(thread_name)
+        nursery.start_soon(run, pool)
+        await gate.wait_inside(1)
+        gate.open.set()
+        wait_until(lambda: not pool._handover.done.empty())  # the loop stands still meanwhile
+        pool.abandon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (results, call.cancelled) == (["done"], False)
+        assert await pool.run(thread_name) == thread
 
 
 async def test_a_call_that_ignores_its_cancellation_keeps_its_thread_and_its_caller() -> None:

@@ -36,16 +36,12 @@ async def test_what_open_tls_gave_serves_though_the_files_cannot_be_read_any_mor
 def given() -> dict[str, Any]:
     """What somebody may think of."""
     own = shared_authority()[0].server_context()
-    ours = open_tls(SETTINGS)
-    assert ours is not None
     return {
         "text": "cert.pem",
         "context": own,
         "context inside": Tls(own),
         "context of a client": Tls(ssl.create_default_context()),
         "no context": Tls("x"),  # type: ignore[arg-type]
-        "no buffer": Tls(ours.context, bytearray()),
-        "constant buffer": Tls(ours.context, b"x" * 10),  # type: ignore[arg-type]
     }
 
 

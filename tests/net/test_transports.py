@@ -94,7 +94,7 @@ async def connected_tls(pump: Pump) -> tuple[TlsTransport, ssl.SSLSocket]:
     assert tls is not None
     near, peer = connected()
     context = authority.client_context()
-    transport = TlsTransport(near, tls, pump)
+    transport = TlsTransport(near, tls.context, bytearray(PIECE), pump)
     secured: list[ssl.SSLSocket] = []
 
     def shake() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import socket
 from collections import deque
@@ -194,13 +195,15 @@ async def test_what_is_appended_as_it_is_about_to_return_goes_out_too(ways: Ways
                 assert await receive(far, 4) == b"late"
 
 
-async def test_an_error_of_progress_is_the_callers(ways: Ways, pair: Pair) -> None:
+@pytest.mark.parametrize("error", [LookupError, SystemExit, asyncio.CancelledError])
+async def test_an_error_of_progress_is_the_callers(ways: Ways, pair: Pair, error: type[BaseException]) -> None:
+    """Of whatever kind; whoever else delivers hears nothing of it."""
     near, far = pair
     filled = fill(near)
     parts: deque[Part] = deque([b"x"])
 
     def progress(n: int) -> None:
-        raise LookupError(n)
+        raise error(n)
 
     async with trio.open_nursery() as nursery:
 
@@ -209,9 +212,10 @@ async def test_an_error_of_progress_is_the_callers(ways: Ways, pair: Pair) -> No
             await receive(far, filled)
 
         nursery.start_soon(read)
-        with pytest.raises(LookupError):
+        with pytest.raises(error):
             await ways.deliver(near, parts, progress=progress)
     assert not parts, "the kernel has it, whatever the callback made of it"
+    await ways.deliver(near, deque([b"y"]))
 
 
 async def test_trio_sockets(ways: Ways, kernel: bool, pair: Pair, noise: IO[bytes]) -> None:

@@ -6,7 +6,8 @@ import io
 from typing import IO
 
 import pytest
-from sendfile_wires import Pair, drain
+import trio
+from sendfile_wires import PLENTY, Pair, drain
 
 from sendfile import FileSpan, Pump, send_nowait
 
@@ -27,6 +28,18 @@ async def test_parts_that_cannot_be_consumed_in_place(pump: Pump, pair: Pair, no
         pump.push_nowait(pair[0], parts)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a deque or a list"):
         send_nowait(pair[0], parts)  # type: ignore[arg-type]
+    assert drain(pair[1]) == 0
+
+
+async def test_a_pump_delivers_for_its_own_event_loop(pump: Pump, pair: Pair) -> None:
+    """Nothing could wake a task of another loop."""
+
+    async def deliver() -> None:
+        with trio.fail_after(5):
+            await pump.deliver(pair[0], [PLENTY])
+
+    with pytest.raises(RuntimeError, match="the event loop of another thread"):
+        await trio.to_thread.run_sync(trio.run, deliver)
     assert drain(pair[1]) == 0
 
 

@@ -11,15 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from answers import read_answer
 from asking import KEPT, PLAIN, Asked, Environ, StartResponse, ask, error_lines, request
+from riding import lane_of, receive
 from serving import Served, receive_all, serving
-from waiting import until
+from waiting import until, wait_until
 
 import trio_wsgi.net.pool
 from trio_wsgi import Outcome, ThreadCounts
@@ -256,6 +259,37 @@ async def test_a_trusted_header_shortens_it(setting: str, value: str, status: in
     sent = request("GET", "/", f"x-budget: {value}")
     asked = await ask(sleeps(seconds), sent, app_timeout=app_timeout, app_timeout_header=setting)
     assert asked.answer.status == status
+
+
+async def test_an_answer_in_time_counts_however_late_the_loop_hears_of_it(mock_clock: trio.testing.MockClock) -> None:
+    """Who else runs on the loop may keep it for longer than the application may work; that has done its part."""
+    mock_clock.rate = 1
+    working, go_on = threading.Event(), threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["trio_wsgi.set_app_timeout"](10)
+        working.set()
+        assert go_on.wait(10)
+        start_response("200 OK", [*PLAIN, ("Content-Length", "7")])
+        return [b"in time"]
+
+    async with serving(app) as served, await served.connect() as stream:
+        for _ in range(10):  # the clock rings before or after the answer is looked at
+            await stream.send_all(KEPT)
+            await until(working.is_set)
+            working.clear()
+            go_on.set()
+            wait_until(partial(has_report, served))  # the loop stands still meanwhile
+            mock_clock.jump(20)
+            go_on.clear()
+            assert (await receive(stream, 7)).startswith(b"HTTP/1.1 200 ")
+
+
+def has_report(served: Served) -> bool:
+    """Whether a thread has told the loop of an answer, and it has not heard of it."""
+    service, lane = served.server._service, lane_of(served)
+    assert service is not None
+    return not service.threads._handover.done.empty() or (lane is not None and not lane._done.empty())
 
 
 async def test_work_after_the_answer_was_handed_over_has_no_such_deadline(tmp_path: Path) -> None:

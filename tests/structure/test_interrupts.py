@@ -216,4 +216,4 @@ def test_a_program_that_only_serves_ends_by_an_interrupt_in_no_group(way: str) -
     with pytest.raises(KeyboardInterrupt) as ended:
         trio.run(partial(serve, task_status=Interrupting()))
     assert ended.value.__context__ is None
-    assert "serve_opened" in [frame.name for frame in ended.traceback]
+    assert "_serve" in [frame.name for frame in ended.traceback]

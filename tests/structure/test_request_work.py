@@ -238,13 +238,42 @@ async def fail(exc: BaseException) -> None:
     raise exc
 
 
-async def test_a_task_with_a_nursery_of_its_own_is_cancelled_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    """Trio's nurseries raise a group then; nothing has failed."""
-
-    async def task() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
+async def cancelled_for_others() -> BaseException:
+    """What others get of a computation that they share with one who was cancelled."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
             await trio.sleep_forever()
+        except trio.Cancelled as exc:
+            return exc
+    raise AssertionError("nobody was cancelled")
+
+
+async def share() -> None:
+    raise await cancelled_for_others()
+
+
+async def share_in_group() -> None:
+    raise BaseExceptionGroup("several", [await cancelled_for_others(), await cancelled_for_others()])
+
+
+async def nest() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        await trio.sleep_forever()
+
+
+async def share_at_last() -> None:
+    error = await cancelled_for_others()
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise error
+
+
+@pytest.mark.parametrize("task", [nest, share_at_last], ids=["in a group", "with another's"])
+async def test_a_task_is_cancelled_in_silence_however_it_ends(task: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Trio's nurseries raise a group then, and an outcome may be shared with others; nothing has failed."""
 
     def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
         for which in ("nursery", "server_nursery"):
@@ -265,8 +294,10 @@ async def test_a_task_with_a_nursery_of_its_own_is_cancelled_in_silence(caplog: 
         lambda: fail(GeneratorExit()),
         lambda: fail(ExceptionGroup("several", [ValueError(), OSError()])),
         group,
+        share,
+        share_in_group,
     ],
-    ids=["error", "SystemExit", "GeneratorExit", "group", "SystemExit in a group"],
+    ids=["error", "SystemExit", "GeneratorExit", "group", "SystemExit in a group", "Cancelled", "Cancelled in a group"],
 )
 async def test_a_failure_in_either_is_logged_and_takes_nothing_down(
     which: str, failing: Callable[[], Any], caplog: pytest.LogCaptureFixture
@@ -289,6 +320,29 @@ async def test_a_failure_in_either_is_logged_and_takes_nothing_down(
     owner = "the request" if which == "nursery" else "the server"
     assert len(lines) == 2
     assert all(line.startswith(f"a task that the application started for {owner} failed | ") for line in lines)
+
+
+@pytest.mark.parametrize("which", ["nursery", "server_nursery"])
+async def test_what_is_no_asynchronous_function_is_refused_where_it_is_started(
+    which: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As by Trio's own nurseries: a line in the log would not tell who has started it."""
+    refused: list[str] = []
+
+    async def takes_one(value: object) -> None:
+        raise AssertionError
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        for work in ((threading.get_ident,), (5,), (takes_one,), (takes_one, 1, 2)):
+            with pytest.raises(TypeError) as caught:
+                environ[f"trio_wsgi.{which}"].start_soon(*work)
+            refused.append(str(caught.value))
+        return answer(start_response, "done")
+
+    assert (await ask(app)).answer.body == b"done"
+    assert "an asynchronous function is to be started, not <built-in function get_ident>" in refused[0]
+    assert len(refused) == 4
+    assert error_lines(caplog) == []
 
 
 async def test_context_variables_flow_from_who_serves_through_the_app_into_its_work() -> None:

@@ -33,7 +33,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Abandoned, Call, Running, nothing
+from trio_wsgi.net.slot import Abandoned, Call, Running, nothing, tells_of_cancellation
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
@@ -174,7 +174,8 @@ class AppRun:
             closing = answer.closing
             if closing is not None and running is not None and not closing.quick:
                 closing.close = partial(running.context.run, closing.close)  # which goes on with what the app has set
-            if self._outlet.complete or not (self._gone or (clock is not None and clock.expired)):
+            late = clock is not None and clock.expired and (running is None or running.cancelled)
+            if self._outlet.complete or not (self._gone or late):  # what came in time may have waited for a busy loop
                 return answer
             await close(service, answer.closing)  # the app did not mind being cancelled
         if self._gone or clock is None:
@@ -281,7 +282,7 @@ def _call_app(
             outlet.leave(answer)
         return answer
     except BaseException as exc:
-        if running.cancelled and any(map(bridge.is_cancellation, bridge.causes(exc))):
+        if running.cancelled and tells_of_cancellation(exc):
             # To look would not do: the thread hears of it before Trio lets it be looked at.
             bridge.run(trio.lowlevel.checkpoint_if_cancelled)
         if bridge.is_interrupt(exc):

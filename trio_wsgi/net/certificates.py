@@ -14,13 +14,13 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeGuard
 
-from sendfile.tls import PIECE, describe
+from sendfile.tls import describe
 from trio_wsgi.config import SETTINGS, Config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.rules.certificates import find_named, parse_dns_names, parse_key_algorithm, parse_particulars
@@ -34,26 +34,18 @@ _MAY_BE_TRUSTED = re.compile("-----BEGIN (TRUSTED|X509) CERTIFICATE-----")  # by
 
 @dataclass(slots=True)
 class Tls:
-    """What the TLS connections of one server share.
+    """What the TLS connections of a server share; several servers may share it, too, each on its own event loop.
 
     Args:
         context: for the handshakes to come; those that are done do not mind its replacement.
-        buffer: files are read into it on their way (`sendfile.TlsSender`).
     """
 
     context: ssl.SSLContext
-    buffer: bytearray = field(default_factory=lambda: bytearray(PIECE), repr=False)
 
 
 def is_ours(tls: object) -> TypeGuard[Tls]:
     """Whether it is what `open_tls` gives: another's context has other rules, and sockets that are not ours."""
-    return (
-        isinstance(tls, Tls)
-        and isinstance(tls.context, ssl.SSLContext)
-        and tls.context.sslsocket_class is TlsSocket
-        and isinstance(tls.buffer, bytearray)
-        and len(tls.buffer) > 0
-    )
+    return isinstance(tls, Tls) and isinstance(tls.context, ssl.SSLContext) and tls.context.sslsocket_class is TlsSocket
 
 
 class TlsSocket(ssl.SSLSocket):

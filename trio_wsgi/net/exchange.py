@@ -36,7 +36,7 @@ from trio_wsgi.net.lane import Ride
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
-from trio_wsgi.net.slot import Call, LostThread, raise_error
+from trio_wsgi.net.slot import Call, LostThread, raise_error, tells_of_cancellation
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
@@ -299,6 +299,8 @@ class Exchange:
         except BaseException as exc:
             self._ride, self._error = ride, exc
             whole = False
+            if not ride.cancelled and tells_of_cancellation(exc):
+                ride.spoil()
         if self._app is not None and not ride.end():  # the loop looks after it, up to its end
             return False
         if whole:

@@ -69,9 +69,11 @@ class Greeting:
 
     async def _shake_hands(self, tls: Tls) -> bool:
         """Go over to TLS; False when nothing came of it."""
-        config = self._service.config
+        service, config = self._service, self._service.config
         try:
-            self.transport = transport = TlsTransport(self.transport.sock, tls, self._service.pump)
+            self.transport = transport = TlsTransport(
+                self.transport.sock, tls.context, service.tls_buffer, service.pump
+            )
             session = await transport.shake_hands(config.handshake_timeout)
         except ClientError:
             self.transport = transport.give_up()

@@ -12,7 +12,8 @@ Laws:
   which from then on looks after deadline and disconnect, and gets the ride back with the answer.
 * Nobody waits behind a request that lasts: the loop looks for one again and again (`lanes`), attends to it, and takes
   all others back.
-* The lane is closed before its slot is cancelled, so that no other request sees that cancellation.
+* The lane is closed before its slot is cancelled, so that no other request sees that cancellation. Where one sees a
+  cancellation that is nobody's, the thread gives all rides back and ends.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Protocol
 
 import trio
 
-from trio_wsgi.net.slot import context_of_thread, nothing, stack_of
+from trio_wsgi.net.slot import SpoiltThread, context_of_thread, nothing, stack_of
 
 
 class Rider(Protocol):
@@ -102,6 +103,10 @@ class Ride:
         self._lane.took += self._lane.now() - since
         self._lane.served += 1
         return True
+
+    def spoil(self) -> None:
+        """It was cancelled for nobody's sake: the thread is to serve no other one."""
+        self._lane.spoilt = True
 
     def tell_loop(self, fn: Callable[[], object]) -> None:
         """Have `fn` called on the loop, in the context of the connection, some milliseconds later at most."""
@@ -190,6 +195,7 @@ class Lane:
         self._late: list[Callable[[], None]] = []  # dispose of what a lost thread may bring
         self.rides: set[Ride] = set()  # the loop's account
         self.closed = False  # the loop says so, once
+        self.spoilt = False  # the thread's alone
         self.served = 0  # requests that the thread itself has ended,
         self.took = 0.0  # and the seconds that they took
         self.thread = self.native_id = 0
@@ -201,27 +207,35 @@ class Lane:
     # -- in its thread -------------------------------------------------------------------------------------------
 
     def run_in_thread(self) -> None:
-        """Serve the riders until it is closed."""
+        """Serve the riders until it is closed.
+
+        Raises:
+            SpoiltThread: a request of theirs was cancelled for nobody's sake.
+        """
         self._processor_clock = time.pthread_getcpuclockid(threading.get_ident())
         self.native_id = threading.get_native_id()
         self.thread = threading.get_ident()  # last: by this the loop knows that the thread is there
         waiting, poll = self._waiting, self._epoll.poll
-        while not self.closed:
-            for fd, _ in poll():
-                if self.closed:
-                    break
-                ride = waiting.pop(fd, None)  # None: taken back, or only to be woken
-                if ride is None:
-                    continue
-                if not self._go_on(ride):
-                    self._give_back(fd, ride)
-                    continue
-                waiting[fd] = ride
-                if ride.recalled and waiting.pop(fd, None) is not None:
-                    self._give_back(fd, ride)
-        with suppress(KeyError):
-            while True:
-                self._give_back(*waiting.popitem())
+        try:
+            while not self.closed:
+                for fd, _ in poll():
+                    if self.closed:
+                        break
+                    ride = waiting.pop(fd, None)  # None: taken back, or only to be woken
+                    if ride is None:
+                        continue
+                    if not self._go_on(ride):
+                        self._give_back(fd, ride)
+                        if self.spoilt:
+                            raise SpoiltThread
+                        continue
+                    waiting[fd] = ride
+                    if ride.recalled and waiting.pop(fd, None) is not None:
+                        self._give_back(fd, ride)
+        finally:
+            with suppress(KeyError):
+                while True:
+                    self._give_back(*waiting.popitem())
 
     def _go_on(self, ride: Ride) -> bool:
         try:

@@ -23,7 +23,7 @@ import trio
 
 from trio_wsgi.net.lane import Lane, Ride, Rider
 from trio_wsgi.net.pool import STUCK_AFTER, Overloaded, ThreadPool
-from trio_wsgi.net.slot import Abandoned, Call, LostThread
+from trio_wsgi.net.slot import Abandoned, Call, LostThread, SpoiltThread
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -89,7 +89,7 @@ class Lanes:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._look_after, lane)
-                    with suppress(Abandoned, LostThread, Overloaded):
+                    with suppress(Abandoned, LostThread, Overloaded, SpoiltThread):
                         await self._threads.run(call)
                     nursery.cancel_scope.cancel()
         finally:

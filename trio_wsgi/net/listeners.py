@@ -7,7 +7,8 @@ Laws:
 * A unix socket's file is removed when its listener is closed, if it is still ours: while we drain, a successor may
   already listen under that name.
 * What is inherited must listen already, for streams: we neither bind nor listen with it, and never remove its file. One
-  that is a standard stream by its number gets another, as processes that we start have streams of their own.
+  that is a standard stream by its number gets another, as processes that we start have streams of their own. Where
+  nothing comes of the start it is given back as it was: nobody could hand it to us again.
 * Of a name that stands for several addresses, those that this host has are enough.
 """
 
@@ -133,19 +134,22 @@ def open_listeners(
         served: set[Address] = set()
         absent: dict[Address, OSError] = {}
         for address, place in resolved:
+            if address.kind == "fd" and address in served:  # it would be closed twice
+                continue
             try:
+                opened: contextlib.AbstractContextManager[Listener]
                 if place is not None:
-                    listener = _open_tcp(*place, backlog, reuse_port)
+                    opened = contextlib.closing(_open_tcp(*place, backlog, reuse_port))
                 elif address.kind == "unix":
-                    listener = _listener(*listen_unix(address.path, backlog, access))
+                    opened = contextlib.closing(_listener(*listen_unix(address.path, backlog, access)))
                 else:
-                    listener = _take_inherited(address.fd)
+                    opened = _inherited(address.fd)
+                listener = stack.enter_context(opened)
             except (OSError, OverflowError) as exc:
                 if place is None or not isinstance(exc, OSError) or exc.errno not in _ABSENT:
                     raise _explain(address, exc) from exc
                 absent[address] = exc
             else:
-                stack.callback(listener.close)
                 stack.enter_context(undone_in_children(listener.sock.close))
                 served.add(address)
                 listeners.append(listener)
@@ -209,6 +213,23 @@ def _listener(sock: socket.socket, file: SocketFile | None = None) -> Listener:
         return Listener(sock, Address("tcp", host=name[0], port=name[1]))
     path = os.fsdecode(name)
     return Listener(sock, Address("unix", path=f"@{path[1:]}" if path.startswith("\0") else path), file)
+
+
+@contextmanager
+def _inherited(fd: int) -> Iterator[Listener]:
+    """Listen at what is open under this number while the block runs; a ConfigError out of it gives it back."""
+    inheritable = os.get_inheritable(fd)
+    listener = _take_inherited(fd)
+    try:
+        yield listener
+    except ConfigError:
+        if listener.sock.fileno() == fd:
+            os.set_inheritable(listener.sock.detach(), inheritable)
+        elif listener.sock.fileno() >= 0:  # it was a standard stream
+            os.dup2(listener.sock.fileno(), fd, inheritable)
+        raise
+    finally:
+        listener.close()
 
 
 def _take_inherited(fd: int) -> Listener:

@@ -12,6 +12,7 @@ Laws:
   (`pace`).
 * A thread that ignores its cancellation for `LOST_AFTER` seconds is lost: it is reported with its stack, its caller
   goes on without it, and another thread takes its place. When it comes back it ends, and what it brings is disposed of.
+* A thread whose call is cancelled for nobody's sake is replaced: an earlier one may have left a scope open in its task.
 * Cancelling a caller, or abandoning its call, cancels the scope of the slot that runs the call: the app sees
   `Cancelled` in whatever it asks of the loop. The caller waits for the thread all the same; such a slot ends and is
   replaced.
@@ -36,7 +37,18 @@ import trio
 from trio_wsgi.net.handover import Handover
 from trio_wsgi.net.pace import Pace
 from trio_wsgi.net.running import hosting
-from trio_wsgi.net.slot import Abandoned, Call, Lasting, LostThread, Slot, choose_park, nothing, raise_error
+from trio_wsgi.net.slot import (
+    Abandoned,
+    Call,
+    Lasting,
+    LostThread,
+    Slot,
+    SpoiltThread,
+    choose_park,
+    nothing,
+    raise_error,
+    tells_of_cancellation,
+)
 
 log = logging.getLogger("trio_wsgi.error")
 
@@ -168,6 +180,7 @@ class ThreadPool:
 
         At once while it waits for a thread. When it runs, its thread finds out as after a cancellation.
         """
+        self._read_reports()  # a loop that was kept busy hears late that it is done
         if call.task is not None and self._abort_request(call) is trio.lowlevel.Abort.SUCCEEDED:
             self._give_up(call, Abandoned())
 
@@ -350,22 +363,36 @@ class ThreadPool:
 
     @trio.lowlevel.enable_ki_protection
     async def _host(self, slot: Slot) -> None:
-        """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here."""
+        """Have a thread in the slot, up to its end."""
         try:
             with slot.scope:
-                await self._park(slot.loop_in_thread, limiter=self._limiter)
-        except RuntimeError as exc:  # threading's own, for want of memory or of the system's leave
-            self._slots.discard(slot)
-            self._starting -= 1
-            log.error("cannot start another %s thread: %s; %d are running", self._kind, exc, len(self._slots))
-            if not self._slots:
-                self._turn_away()
-        else:
-            self._slots.discard(slot)
-            if slot.lost:
-                self._lost.discard(slot)
-                self._limiter.total_tokens -= 1
-            self._hand_out()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._park_thread, slot)
+        except ExceptionGroup as group:
+            (error,) = group.exceptions
+            if not isinstance(error, RuntimeError):
+                raise
+            if not slot.thread:  # threading's own, for want of memory or of the system's leave
+                self._slots.discard(slot)
+                self._starting -= 1
+                log.error("cannot start another %s thread: %s; %d are running", self._kind, error, len(self._slots))
+                if not self._slots:
+                    self._turn_away()
+                return
+            log.error("the application has left a nursery open on the event loop: %s", error)  # Trio's
+        self._slots.discard(slot)
+        if slot.lost:
+            self._lost.discard(slot)
+            self._limiter.total_tokens -= 1
+        self._hand_out()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _park_thread(self, slot: Slot) -> None:
+        """The task that a slot's thread runs in; `trio.from_thread` of the app's is executed here.
+
+        It is a task of its own, for what the app enters here and does not leave breaks it at its end.
+        """
+        await self._park(slot.loop_in_thread, limiter=self._limiter)
 
     def _turn_away(self) -> None:
         """There is no thread, and none to come; what closes something waits for the next attempt."""
@@ -402,7 +429,8 @@ class ThreadPool:
             self._begin(slot)
             return
         slot.since = math.inf
-        if slot.scope.cancel_called:
+        error = None if call is None else call.error
+        if slot.scope.cancel_called or (error is not None and _spoils(error)):
             slot.returned.set()
             slot.inbox.put(None)
         else:
@@ -432,6 +460,10 @@ class ThreadPool:
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
+
+
+def _spoils(error: BaseException) -> bool:
+    return isinstance(error, SpoiltThread) or tells_of_cancellation(error)
 
 
 def _log_failure(fn: Callable[[], object]) -> None:

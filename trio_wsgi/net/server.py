@@ -16,8 +16,8 @@ from __future__ import annotations
 import inspect
 import logging
 import ssl
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal
 
 import trio
@@ -53,7 +53,7 @@ class Server:
     Args:
         app: the WSGI application.
         config: the settings; the defaults if None. Keys are read and middleware is imported here and now, which blocks.
-            Relative paths count from the working directory of now.
+            Relative paths count from the working directory of now, but in `bind`: those from that of `serve`.
         observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
             its end at most; must be quick. What they return is ignored.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
@@ -116,7 +116,7 @@ class Server:
             ConfigError: an address cannot be listened at, or a listener does not listen.
             TypeError: `listeners` are no sockets, or those of TLS.
             ValueError: there are none in it.
-            RuntimeError: the server has served before, or this is no task of Trio's.
+            RuntimeError: the server serves already, or has served, or this is no task of Trio's.
             OSError: no thread can be started, which looks for addresses and directories.
 
         Cancellation: a clean stop. Connections are cut, what apps have opened is closed, and threads are waited for: an
@@ -126,16 +126,17 @@ class Server:
             raise RuntimeError("trio-wsgi serves on Trio's event loop, and this is another: see trio.run(), or run()")
         if listeners is not None:
             _check_listeners(listeners)
-            with borrow_listeners(listeners) as borrowed:
-                await self.serve_opened(borrowed, task_status=task_status)
-            return
-        resolved = await run_in_thread(resolve, self.config.addresses)
-        access = await run_in_thread(find_access, self.config)
-        reuse_port = self.config.reuse_port
-        opening = open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access)
-        with ExitStack() as stack:  # a directory may be locked, or on a disk that is slow
-            opened = await run_in_thread(stack.enter_context, opening)
-            await self.serve_opened(opened, task_status=task_status)
+        with self._once(), ExitStack() as stack:
+            if listeners is not None:
+                opened = stack.enter_context(borrow_listeners(listeners))
+            else:
+                resolved = await run_in_thread(resolve, self.config.addresses)
+                access = await run_in_thread(find_access, self.config)
+                reuse_port = self.config.reuse_port
+                opening = open_listeners(resolved, self.config.backlog, reuse_port=reuse_port, access=access)
+                # A directory may be locked, or on a disk that is slow.
+                opened = await run_in_thread(stack.enter_context, opening)
+            await self._serve(opened, task_status)
 
     @trio.lowlevel.enable_ki_protection
     async def serve_opened(
@@ -145,9 +146,22 @@ class Server:
         task_status: trio.TaskStatus[tuple[Address, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """`serve` at listeners that are open already; they are closed when the server drains."""
+        with self._once():
+            await self._serve(listeners, task_status)
+
+    @contextmanager
+    def _once(self) -> Iterator[None]:
+        """In the block it serves, or tries to: before that it touches nothing that may be served already."""
         if self._token is not None:
-            raise RuntimeError(f"a server serves once, and this one has: make another ({self!r})")
+            raise RuntimeError(f"a server serves once: make another beside {self!r}")
         self._token = trio.lowlevel.current_trio_token()
+        try:
+            yield
+        finally:
+            if self._state != "ended":  # nothing came of it, and it may be tried again
+                self._token = None
+
+    async def _serve(self, listeners: Sequence[Listener], task_status: trio.TaskStatus[tuple[Address, ...]]) -> None:
         if self._state == "not started":
             self._state = "serving"
         interrupt = None
@@ -246,6 +260,8 @@ class Server:
         """
         if self._service is None:
             raise RuntimeError("the server does not run")
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError("the server runs on the event loop of another thread: this one must not look into it")
         jobs = {id(job.sock): job for job in self._service.pump.jobs()}
         return Statistics(
             draining=self._accepting.cancel_called,

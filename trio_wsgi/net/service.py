@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from sendfile import MinRate, Pump
+from sendfile.tls import PIECE
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
 from trio_wsgi.net.alarms import Alarms
@@ -65,6 +66,7 @@ class Service:
     mounts: tuple[Mount, ...]
     disks: Disks
     tls: Tls | None
+    tls_buffer: bytearray  # that files pass through, on this event loop and no other; empty without TLS
 
 
 @asynccontextmanager
@@ -97,6 +99,7 @@ async def open_service(
                 work=Work(background, "the server", trio.lowlevel.current_trio_token()),
                 app=app,
                 tls=tls,
+                tls_buffer=bytearray(0 if tls is None else PIECE),
                 config=config,
                 now=alarms.now,
                 threads=threads,

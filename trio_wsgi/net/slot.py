@@ -47,6 +47,15 @@ class LostThread(Exception):
     """The thread that runs the call ignores its cancellation; its caller goes on without a result."""
 
 
+class SpoiltThread(Exception):
+    """What the thread asks of the loop is cancelled for nobody's sake: another is to take its place."""
+
+
+def tells_of_cancellation(error: BaseException) -> bool:
+    """Whether a cancellation is what it says, or was raised from."""
+    return any(map(bridge.is_cancellation, bridge.causes(error)))
+
+
 def nothing() -> None:
     """What is to be called where there is nothing to call, not yet or no more: it keeps nothing alive."""
 

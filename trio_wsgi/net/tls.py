@@ -27,7 +27,7 @@ import trio
 from sendfile import MinRate, Parts, Pump, Rate, TlsSender
 from sendfile.tls import PIECE, describe, forget_errors
 from trio_wsgi.errors import ClientError, ClientGone, ClientStalled
-from trio_wsgi.net.certificates import Tls, TlsSocket
+from trio_wsgi.net.certificates import TlsSocket
 from trio_wsgi.net.transport import A, T, Transport
 from trio_wsgi.rules.certificates import Session, parse_particulars
 
@@ -44,7 +44,8 @@ class TlsTransport(Transport):
 
     Args:
         sock: connected and non-blocking; it is taken over, and left closed.
-        tls: what all connections share.
+        context: the rules, and the certificates to show.
+        buffer: files are read into it on their way (`sendfile.TlsSender`): that of the pump's event loop alone.
         pump: moves what the kernel does not take at once.
     """
 
@@ -54,14 +55,12 @@ class TlsTransport(Transport):
 
     __slots__ = ("_answering", "_state", "_tls")
 
-    def __init__(self, sock: socket.socket, tls: Tls, pump: Pump) -> None:
-        wrapped = tls.context.wrap_socket(
-            sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
-        )
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, buffer: bytearray, pump: Pump) -> None:
+        wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
         assert isinstance(wrapped, TlsSocket)
         super().__init__(wrapped, pump)
         self._tls = wrapped
-        self._sender: TlsSender = TlsSender(wrapped, tls.buffer)
+        self._sender: TlsSender = TlsSender(wrapped, buffer)
         self._state = _State.NEW
         self._answering = False  # the kernel has not taken our side of a KeyUpdate, and OpenSSL reads nothing before
 

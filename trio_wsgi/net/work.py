@@ -53,6 +53,7 @@ class Work:
 
         Raises:
             RuntimeError: its owner has ended.
+            TypeError: `async_fn` is no asynchronous function, or does not take these arguments.
         """
         start = partial(self._start, async_fn, args, name)
         if trio.lowlevel.in_trio_run() and trio.lowlevel.current_trio_token() is self._token:
@@ -65,22 +66,23 @@ class Work:
         # Asked twice: who has just ended in its own thread is, to `lives`, one that the loop need not look after.
         if self._ended or (self._lives is not None and not self._lives()) or self._ended:
             raise RuntimeError(f"{self._owner} has ended: nothing can be started for it any more")
+        task = async_fn(*args)  # an asynchronous function does nothing yet
+        if not isinstance(task, Awaitable):
+            raise TypeError(f"an asynchronous function is to be started, not {async_fn!r}, which gave {task!r}")
         scope = trio.CancelScope()
         self._scopes[scope] = None
-        self._nursery.start_soon(self._run, scope, async_fn, args, name=name or async_fn)
+        self._nursery.start_soon(self._run, scope, task, name=name or async_fn)
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(
-        self, scope: trio.CancelScope, async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]
-    ) -> None:
+    async def _run(self, scope: trio.CancelScope, task: Awaitable[object]) -> None:
         try:
             with scope:
-                await _call(async_fn, args)
+                await _unprotected(task)
         except KeyboardInterrupt:
             raise
         except BaseException as exc:  # be it SystemExit, alone or in a group: it is the application's
-            if bridge.is_cancellation(exc):
-                raise
+            if bridge.is_cancellation(exc):  # ours, or another task's, out of an outcome that several share
+                await trio.lowlevel.checkpoint_if_cancelled()
             log.exception("a task that the application started for %s failed", self._owner)
             if isinstance(exc, BaseExceptionGroup) and (interrupts := exc.subgroup(KeyboardInterrupt)):
                 raise interrupts from None
@@ -104,5 +106,5 @@ class Work:
 
 
 @trio.lowlevel.disable_ki_protection
-async def _call(async_fn: Callable[..., Awaitable[object]], args: tuple[object, ...]) -> None:
-    await async_fn(*args)
+async def _unprotected(task: Awaitable[object]) -> None:
+    await task
