@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import trio
-from asking import Environ, StartResponse
+from asking import CLOSE, Environ, StartResponse
 from authority import connect_tls, shared_authority
 from serving import receive_to_end
-from tlsapps import CLOSE
 
 from trio_wsgi import Config, Server, open_tls
 
