@@ -15,6 +15,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import trio
 
@@ -375,6 +376,8 @@ class Connection:
                     return self._wire.receive_head_nowait()
                 except trio.WouldBlock:
                     self._note_beginning()  # anew, where what came was the second half of an empty line
+        with suppress(trio.WouldBlock):
+            return self._wire.receive_head_nowait()  # it may have come long ago, and we have paused
         raise ClientStalled("header_timeout", timeout)
 
     async def _linger(self, until_taken: bool = False) -> None:

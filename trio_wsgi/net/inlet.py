@@ -120,7 +120,7 @@ async def wait_body(wire: Wire, timeout: float) -> None:
     """
     with trio.move_on_after(timeout) as scope:
         await wire.transport.wait_readable()
-    if scope.cancelled_caught:
+    if scope.cancelled_caught and not wire.transport.readable_nowait():
         raise ClientStalled("body_timeout", timeout)
 
 
