@@ -2,8 +2,8 @@
 
 Laws:
 
-* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last,
-  once.
+* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last; but
+  where it idles, in the step in which nothing of a request was there.
 * A client can end its own connection and nothing else: whatever escapes is logged here.
 * A client that has sent, or may still send, bytes that nobody reads is lingered for (`linger`).
 """
@@ -190,6 +190,7 @@ class Connection:
             if exchange is None:
                 if self._transport.held():  # of the last answer
                     await self._linger(until_taken=True)
+                self._transport.close()  # in the step of the last look: what came in a later one would be lost
                 return
             try:
                 await exchange.run()

@@ -7,7 +7,7 @@ Laws:
   that is not open, or not for reading, is the app's.
 * A peer that takes bytes is not stalled, however few they are and whether or not the kernel asks us for more.
 * Nor is one whose bytes have come when we look, however late that is: the pause may have been ours (`readable_nowait`).
-* `close` is called once, by the connection's task, on every path.
+* `close` is called by the connection's task, on every path.
 """
 
 from __future__ import annotations
