@@ -218,13 +218,20 @@ class Connection:
         self._idle_since = self._service.now()
         if self._may_ride():
             await self._ride_in_lane()
-            if self._trouble is not None:
-                trouble, self._trouble = self._trouble, None
-                raise trouble
+            self._raise_trouble()
             if self._serving is not None:
                 return self._serving
         head = await self._next_head()
         return None if head is None else self._begin_exchange(head)
+
+    def _raise_trouble(self) -> None:
+        """Raise what came in the lane, and keep it no longer: it holds frames that hold it."""
+        trouble, self._trouble = self._trouble, None
+        try:
+            if trouble is not None:
+                raise trouble
+        finally:
+            del trouble
 
     def _begin_exchange(self, head: RequestHead | None) -> Exchange:
         assert self._nursery is not None

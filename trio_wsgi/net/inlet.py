@@ -15,6 +15,7 @@ import errno
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from typing import IO, TypeVar, TypeVarTuple
 
@@ -72,7 +73,7 @@ class ArrivingBody:
         if self._closed:
             raise ValueError("the request is over, and with it its wsgi.input")
         if self.failure is not None:
-            raise self.failure
+            raise copy(self.failure)
         try:
             if self.expects_continue:
                 self.expects_continue = False
@@ -83,7 +84,7 @@ class ArrivingBody:
                 except trio.WouldBlock:
                     self._thread.wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
-            self.failure = exc
+            self.failure = copy(exc)  # without the frames that this one comes through: they hold us
             raise
 
     def _receive_nowait(self, buffer: memoryview) -> int:
@@ -92,7 +93,20 @@ class ArrivingBody:
             return self._take(buffer, wire.receive_body_into)
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
         # Each hop brings all that has come: TLS gives 16 KiB at a time.
-        return self._thread.run_on_loop(self._take, buffer, partial(_fill, wire))
+        taken = self._thread.run_on_loop(self._take_on_loop, buffer)
+        if isinstance(taken, int):
+            return taken
+        try:
+            raise taken
+        finally:
+            del taken
+
+    def _take_on_loop(self, buffer: memoryview) -> int | trio.WouldBlock | ClientError | ClientGone:
+        """Returns what is to be raised: what is raised here leaves a cycle of Trio's frames, in each of these hops."""
+        try:
+            return self._take(buffer, partial(_fill, self._wire))
+        except (trio.WouldBlock, ClientError, ClientGone) as exc:
+            return copy(exc)
 
     def _take(self, buffer: memoryview, receive: Callable[[memoryview], int]) -> int:
         wire = self._wire
