@@ -22,7 +22,7 @@ from typing import IO, TypeVar, TypeVarTuple
 import trio
 
 from trio_wsgi.disk.spool import Block, Spool
-from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom, find_lack
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.inthread import run_in_thread
@@ -253,6 +253,8 @@ async def _on_disk(spool: Spool, threads: trio.CapacityLimiter, fn: Callable[[*T
                 f"a request's body cannot be kept: {exc.strerror}; "
                 "raise the limit of threads (ulimit -u, TasksMax of systemd, pids of a container)"
             ) from exc
+        if exc.errno != errno.ENOSPC and (lack := find_lack(exc)) is not None:  # that one is the disk's here
+            raise NoRoom(f"a request's body cannot be kept for what the system lacks: {lack}") from exc
         try:
             where = spool.directory or tempfile.gettempdir()
         except OSError:
