@@ -81,8 +81,14 @@ CASES = {
 WAYS: dict[str, dict[str, Any]] = {
     "buffered": {"request_buffering": True},
     "streamed": {"request_buffering": False},
-    "streamed, TLS": {"request_buffering": False, "certfile": (shared_authority()[1],)},
+    "streamed, TLS": {"request_buffering": False, "tls": True},
 }
+
+
+def settings_of(way: str) -> dict[str, Any]:
+    """Those of Config."""
+    settings = dict(WAYS[way])
+    return settings | {"certfile": (shared_authority()[1],)} if settings.pop("tls", False) else settings
 
 
 @pytest.mark.usefixtures("each_engine", "each_way")
@@ -92,7 +98,9 @@ async def test_what_fails_leaves_nothing_for_the_collector(name: str, way: str, 
     """Refused, too late, or broken off: errors let go of the frames that they have come through."""
     go_through, sent = CASES[name]
     limits = {"header_timeout": 0.1, "body_timeout": 0.1, "limit_request_body": 1000}
-    async with serving(read_all, half_close="abort", static=(f"/static={tmp_path}",), **limits, **WAYS[way]) as served:
+    async with serving(
+        read_all, half_close="abort", static=(f"/static={tmp_path}",), **limits, **settings_of(way)
+    ) as served:
         await go_through(served, sent)
         with collected() as found:
             await go_through(served, sent)
@@ -106,7 +114,7 @@ async def test_what_fails_leaves_nothing_for_the_collector(name: str, way: str, 
 @pytest.mark.parametrize("way", WAYS)
 async def test_waits_for_a_body_leave_nothing_for_the_collector(way: str) -> None:
     """However many its pieces are."""
-    async with serving(read_all, **WAYS[way]) as served:
+    async with serving(read_all, **settings_of(way)) as served:
         await send_in_pieces(served)
         with collected() as found:
             await send_in_pieces(served)
