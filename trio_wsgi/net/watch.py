@@ -3,7 +3,7 @@
 Laws:
 
 * A request that is answered quickly pays for two entries in a table, and for nothing else.
-* One task and one epoll (epoll(7), EPOLLRDHUP) look after all the others.
+* One epoll (epoll(7), EPOLLRDHUP) looks after all the others.
 * What is told is told once; who is not watched any more hears nothing.
 * A client that has vanished without a word has gone as well, when its system has answered nothing for as long as the
   client itself may take nothing (`silence`).
