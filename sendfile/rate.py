@@ -5,7 +5,8 @@ Laws:
 * A ``Rate`` is an account that time fills and bytes empty. It holds 7/16 of a second at most, so a reader that was
   slow for a while cannot catch up by more than that, and any ten seconds stay within 5 %.
 * Bytes leave it in pieces of a quarter of a second, so that a delivery at any rate wakes four times a second.
-* Only time in which the peer could have read counts against it: not the pauses that we made ourselves.
+* Only time in which the peer could have read counts against it: not the pauses that we made ourselves, nor what we
+  were late for a look, as the whole process may have stood still.
 
 Nothing here waits or looks at a clock; ``now`` is an argument.
 """
@@ -21,6 +22,7 @@ from sendfile.step import STEP
 _PIECE = 1 / 4  # seconds between two pieces
 _BURST = 7 / 16  # seconds that an account holds at most
 _SAMPLES = 4  # looks per window
+_IN_TIME = 1 / 8  # seconds by which a look may be late: alarms are rounded up
 _SMOOTH = 4.0  # seconds after which an old speed weighs 1/e
 
 
@@ -124,10 +126,12 @@ class MinRate:
 class Watch:
     """Looks at one reader four times a window; its clock is the seconds in which the reader could have read."""
 
-    __slots__ = ("_least", "_samples")
+    __slots__ = ("_late", "_least", "_looked_at", "_samples")
 
     def __init__(self, least: MinRate) -> None:
         self._least = least
+        self._looked_at = 0.0  # by its clock
+        self._late = 0.0  # seconds for which we have been late, in all
         self._samples: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     @property
@@ -138,6 +142,11 @@ class Watch:
     def look(self, clock: float, done: int) -> TooSlow | None:
         """What is wrong with a reader that has taken ``done`` bytes in ``clock`` seconds, if anything."""
         samples, least = self._samples, self._least
+        clock -= self._late
+        if (late := clock - self._looked_at - self.interval) > _IN_TIME:
+            self._late += late
+            clock -= late
+        self._looked_at = clock
         while len(samples) > 1 and samples[1][0] <= clock - least.seconds:
             samples.popleft()
         since, before = samples[0]

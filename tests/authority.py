@@ -5,11 +5,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
-import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -87,12 +86,19 @@ def open_authority() -> Iterator[Authority]:
         yield Authority(Path(folder))
 
 
+_shared = ExitStack()
+atexit.register(_shared.close)
+
+
+def remove_shared_authority() -> None:
+    """At the end of the tests; a process that shares them may end by a signal, of which atexit does not hear."""
+    _shared.close()
+
+
 @cache
 def shared_authority() -> tuple[Authority, str]:
     """One for the whole run, and a certificate of its for localhost and 127.0.0.1; making keys takes its time."""
-    folder = tempfile.mkdtemp(prefix="trio-wsgi-tls-")
-    atexit.register(shutil.rmtree, folder)
-    authority = Authority(Path(folder))
+    authority = _shared.enter_context(open_authority())
     return authority, authority.issue("localhost", "127.0.0.1")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import serving
+from authority import remove_shared_authority
 from riding import ride_at_once
 
 # How long an example takes says more of the machine's other guests than of us.
@@ -37,6 +38,10 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The same rules hold where the loop hands requests to a thread, and where clients ride in the lane."""
     if request.param == "lane":
         ride_at_once(monkeypatch)
+
+
+def pytest_sessionfinish() -> None:
+    remove_shared_authority()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import socket
@@ -21,6 +22,15 @@ async def reset(stream: trio.SocketStream) -> None:
     """Leave by a reset."""
     reset_on_close(stream)
     await stream.aclose()
+
+
+def vanish(sock: socket.socket | trio.SocketStream) -> None:
+    """Answer nothing any more, as a machine without power or a way to us: its kernel drops whatever comes for it
+    (socket(7), SO_ATTACH_FILTER; Linux). Sending would betray it."""
+    so_attach_filter = 26  # asm-generic/socket.h
+    drop_all = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))  # linux/bpf_common.h: BPF_RET | BPF_K, 0
+    program = struct.pack("@HP", 1, ctypes.addressof(drop_all))
+    sock.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
 
 
 class StopsReading:

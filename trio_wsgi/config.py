@@ -230,7 +230,8 @@ class Config:
     write_timeout: Seconds = DEADLINES.setting(
         60.0,
         "Longest time in which the client's kernel takes no byte of the response. It does so in large steps: for a "
-        "reader of a few hundred bytes per second they are minutes apart.",
+        "reader of a few hundred bytes per second they are minutes apart. On Linux also for a client that vanishes "
+        "while the application works for it: its request is cancelled once its system answers nothing for so long.",
         low=0.001,
     )
     keep_alive: Seconds = DEADLINES.setting(

@@ -9,7 +9,7 @@ Laws:
 * `NoRoom` is the operator's, while we serve: a 503, and a line in the log that says what there is no room of.
 * `DiskFailed` is the operator's, too: the connection is cut, and the log names the file.
 * An `OSError` by which the system says that it has no more of something (`find_lack`) is the operator's as well: it
-  costs one connection, and a line in the log.
+  costs one connection, and a line in the log; where a request was read, a 503.
 * `ConfigError` is the operator's: it names the setting, the value and the fix, and ends the process.
 
 Anything else that escapes is ours, is logged with its traceback and costs one connection, never the server.
@@ -20,6 +20,8 @@ from __future__ import annotations
 import errno
 
 _LACKS = {
+    errno.EMFILE: "this process may open no more files; raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "nobody may open more files; raise the system's limit of open files (sysctl fs.file-max)",
     errno.ENOMEM: "it has no memory left",
     errno.ENOBUFS: "it has no memory left for sockets",
     errno.ENOSPC: "it waits for no more sockets (epoll_ctl(2)); raise sysctl fs.epoll.max_user_watches",

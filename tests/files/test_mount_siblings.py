@@ -153,7 +153,7 @@ async def test_what_was_opened_is_closed_when_a_sibling_fails(
     monkeypatch.setattr(mounts, "Root", FailsBeside)
     monkeypatch.setattr(FailsBeside, "opened", [])
     async with serving(app, static=(f"/s={packed}",)) as served:
-        assert (await ask(served, "/s/style.css", "Accept-Encoding: br")).status == 500
+        assert (await ask(served, "/s/style.css", "Accept-Encoding: br")).status == 503
     assert len(FailsBeside.opened) == 3
     assert all(opened.file.closed for opened in FailsBeside.opened)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.process.pidfile import check_pid_file, open_pid_file
@@ -84,6 +85,36 @@ def test_a_number_that_another_process_has_got_since_keeps_nobody_from_starting(
     os.utime(path, (before, before))
     with open_pid_file(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+PROGRAM = """
+import sys
+from trio_wsgi.process.pidfile import open_pid_file
+
+with open_pid_file(sys.argv[1]):
+    input()
+"""
+
+
+def test_one_of_a_living_server_is_refused_whatever_the_clock_says(path: Path) -> None:
+    """After kill -9 it is replaced. A clock that is set moves what the system says of when a process began, not the
+    file's time."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", PROGRAM, str(path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, env=environment) as process:
+        try:
+            wait_until(path.exists)
+            before = time.time() - 3600
+            os.utime(path, (before, before))
+            assert_refused(
+                str(path), f"{path} names process {process.pid}, which is running (stop it, or name another file)"
+            )
+            assert path.read_text() == f"{process.pid}\n"
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with open_pid_file(str(path)):
+            assert path.read_text() == f"{os.getpid()}\n"
 
 
 def test_our_own_number_is_ours(path: Path) -> None:

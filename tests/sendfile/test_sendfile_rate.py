@@ -101,6 +101,8 @@ def test_a_reader_is_judged_by_the_window_and_not_before() -> None:
     assert [watch.look(clock, 0) for clock in (2, 4, 6)] == [None] * 3
     assert watch.look(8, 801) is None
     assert watch.look(10, 801) is None
+    assert watch.look(12, 801) is None
+    assert watch.look(14, 801) is None
     assert watch.look(16, 801) is not None, "the window slides"
     watch = Watch(MinRate(100, 8))
     for clock in range(0, 100, 2):
@@ -108,6 +110,17 @@ def test_a_reader_is_judged_by_the_window_and_not_before() -> None:
     late = watch.look(100, 99 * 100)
     assert late is not None
     assert (late.seconds, round(late.rate)) == (8, 88)
+
+
+def test_a_look_that_comes_late_counts_no_more_than_one_in_time() -> None:
+    """A process that was stopped, or a machine that stood still, has let no reader read."""
+    watch = Watch(MinRate(100, 8))
+    for clock in range(0, 20, 2):
+        assert watch.look(clock, 101 * clock) is None
+    assert watch.look(1020, 101 * 20) is None
+    for clock in range(1022, 1040, 2):
+        assert watch.look(clock, 101 * (clock - 1000)) is None
+    assert [watch.look(clock, 101 * 38) for clock in (1040, 1042)][-1] is not None
 
 
 async def steer(clock: MockClock, seconds: float, fars: list[Pair]) -> list[int]:

@@ -30,7 +30,7 @@ def client_goes(server: Server) -> None:
     assert server._service is not None
     watch = server._service.watch
     for *_, gone in [*watch._new.values(), *watch._young.values(), *watch._watched.values()]:
-        gone()
+        gone("closed")
 
 
 def connection_is_cut(server: Server) -> None:

@@ -421,12 +421,12 @@ async def test_a_quick_request_is_never_looked_at_and_a_slow_one_is_told_once(
     with closing(ours), closing(theirs):
         async with trio.open_nursery() as nursery:
             await nursery.start(watch.run)
-            watched = watch.begin(ours, lambda: told.append("quick"))
+            watched = watch.begin(ours, lambda _: told.append("quick"))
             await trio.sleep(RIPE / 2)
             assert repr(watch) == "<DisconnectWatch 1 young, 0 watched>"
             watch.end(watched)
             await trio.sleep(2 * RIPE)
-            watched = watch.begin(ours, lambda: told.append("slow"))
+            watched = watch.begin(ours, lambda _: told.append("slow"))
             await trio.sleep(2 * RIPE + 0.01)
             assert repr(watch) == "<DisconnectWatch 0 young, 1 watched>"
             if end == "half":

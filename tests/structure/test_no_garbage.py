@@ -5,8 +5,6 @@ A cycle of references would do no harm by itself; thousands of them a second are
 
 from __future__ import annotations
 
-import gc
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from asking import PLAIN, Environ, StartResponse
+from collecting import collected
 from riding import has_lane
 from serving import Served, serving
 from waiting import until
@@ -83,18 +82,10 @@ async def test_requests_and_their_connection_leave_nothing_for_the_collector(
     path.write_bytes(b"x" * SIZE)
     async with serving(App(path), static=(f"/static={tmp_path}",)) as served:
         await ask(served, name)
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with collected() as found:
             await ask(served, name)
             await trio.testing.wait_all_tasks_blocked()
-            gc.collect()
-            found = Counter(type(thing).__qualname__ for thing in gc.garbage if is_ours(thing))
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
+            served.records.clear()  # they hold environs
     assert not found
 
 
@@ -102,7 +93,3 @@ async def ask(served: Served, name: str) -> None:
     answer = await served.exchange(REQUESTS[name] * 5)
     assert answer.count(b"HTTP/1.1 ") == 5
     await until(lambda: not has_lane(served.server))
-
-
-def is_ours(thing: object) -> bool:
-    return type(thing).__module__.partition(".")[0] in ("trio_wsgi", "sendfile", "h11", "httptools")

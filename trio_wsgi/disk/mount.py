@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from sendfile import FileSpan
 from trio_wsgi.disk.answer import Answer, answer_file, say, second_of
 from trio_wsgi.disk.root import Absent, AtHand, Directory, OpenedFile, Root, find_again_if_renewed
+from trio_wsgi.errors import find_lack
 from trio_wsgi.rules.accept import choose_encoding
 from trio_wsgi.rules.fileanswer import FileOptions
 from trio_wsgi.rules.forwarded import Forwarding, find_prefix
@@ -100,6 +101,9 @@ class Mount:
         Args:
             path: what `find` gave.
             forwarding: how to read what a proxy of ours says of its client; None where nobody is believed.
+
+        Raises:
+            OSError: for what the system lacks (`errors.find_lack`), such as descriptors.
         """
         return self._answer(request, path, forwarding, self._root)
 
@@ -126,7 +130,9 @@ class Mount:
         except Absent as exc:
             log.debug("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 404)
-        except OSError as exc:  # the disk failed, or descriptors ran out
+        except OSError as exc:
+            if find_lack(exc) is not None:  # nothing is wrong with the disk
+                raise
             log.error("%r: %s: %s", self, request.target.decode("latin-1"), exc)
             return say(request, 500)
 

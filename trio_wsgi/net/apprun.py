@@ -35,6 +35,7 @@ from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.slot import Abandoned, Call, Running, nothing, tells_of_cancellation
 from trio_wsgi.net.verdict import AppFailed, AppTimedOut
+from trio_wsgi.net.watch import CLOSED
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.net.work import Work
 from trio_wsgi.record import NO_ENVIRON, SeenEnviron
@@ -87,7 +88,7 @@ class AppRun:
         self.client: tuple[str, str] | None = None  # as a proxy of ours had told, before the app saw the environ
         self._watched: int | None = None  # by the watch for disconnects
         self._abandon: Callable[[], None] | None = None  # while there is a call to be given up
-        self._gone = False  # the client, while the app ran
+        self._gone = ""  # how the client went, while the app ran
 
     def __repr__(self) -> str:
         return f"<AppRun of {self._head.target!r}>"
@@ -179,7 +180,7 @@ class AppRun:
                 return answer
             await close(service, answer.closing)  # the app did not mind being cancelled
         if self._gone or clock is None:
-            raise ClientGone(0, "closed by the client while the application ran")
+            raise ClientGone(0, self._gone or CLOSED)
         raise AppTimedOut(clock.seconds)
 
     def end_call(self) -> None:
@@ -232,8 +233,8 @@ class AppRun:
             self.environ = SeenEnviron(environ)
         return environ
 
-    def _client_gone(self) -> None:
-        self._gone = True
+    def _client_gone(self, how: str) -> None:
+        self._gone = how
         self._give_up()
 
     def _give_up(self) -> None:

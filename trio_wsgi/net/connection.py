@@ -2,8 +2,8 @@
 
 Laws:
 
-* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last,
-  once.
+* One nursery per connection; everything that is started for it ends before it does, and the socket is closed last; but
+  where it idles, in the step in which nothing of a request was there.
 * A client can end its own connection and nothing else: whatever escapes is logged here.
 * A client that has sent, or may still send, bytes that nobody reads is lingered for (`linger`).
 """
@@ -15,6 +15,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import trio
 
@@ -189,6 +190,7 @@ class Connection:
             if exchange is None:
                 if self._transport.held():  # of the last answer
                     await self._linger(until_taken=True)
+                self._transport.close()  # in the step of the last look: what came in a later one would be lost
                 return
             try:
                 await exchange.run()
@@ -216,13 +218,20 @@ class Connection:
         self._idle_since = self._service.now()
         if self._may_ride():
             await self._ride_in_lane()
-            if self._trouble is not None:
-                trouble, self._trouble = self._trouble, None
-                raise trouble
+            self._raise_trouble()
             if self._serving is not None:
                 return self._serving
         head = await self._next_head()
         return None if head is None else self._begin_exchange(head)
+
+    def _raise_trouble(self) -> None:
+        """Raise what came in the lane, and keep it no longer: it holds frames that hold it."""
+        trouble, self._trouble = self._trouble, None
+        try:
+            if trouble is not None:
+                raise trouble
+        finally:
+            del trouble
 
     def _begin_exchange(self, head: RequestHead | None) -> Exchange:
         assert self._nursery is not None
@@ -375,6 +384,8 @@ class Connection:
                     return self._wire.receive_head_nowait()
                 except trio.WouldBlock:
                     self._note_beginning()  # anew, where what came was the second half of an empty line
+        with suppress(trio.WouldBlock):
+            return self._wire.receive_head_nowait()  # it may have come long ago, and we have paused
         self._wire.note_unfinished()
         raise ClientStalled("header_timeout", timeout)
 

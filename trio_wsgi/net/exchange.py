@@ -183,6 +183,7 @@ class Exchange:
             self.keep, self._cut = False, self._wire.codec.response_started
             log.exception("%s: the answer to a failure failed; please report this", self._account.label)
         finally:
+            refused = None  # which holds this frame
             self._account.tell()
             self._outlet.forget()
 

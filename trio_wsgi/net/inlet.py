@@ -15,13 +15,14 @@ import errno
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from typing import IO, TypeVar, TypeVarTuple
 
 import trio
 
 from trio_wsgi.disk.spool import Block, Spool
-from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom
+from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, NoRoom, find_lack
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.buffers import Buffers
 from trio_wsgi.net.inthread import run_in_thread
@@ -74,8 +75,10 @@ class ArrivingBody:
         bridge.check_cancelled()
         if self._closed:
             raise ValueError("the request is over, and with it its wsgi.input")
-        if (failure := self.failure or self._broken) is not None:
-            raise failure
+        if self.failure is not None:
+            raise copy(self.failure)
+        if self._broken is not None:
+            raise self._broken
         try:
             if self.expects_continue:
                 self.expects_continue = False
@@ -86,7 +89,7 @@ class ArrivingBody:
                 except trio.WouldBlock:
                     self._thread.wait(wait_body, self._wire, self._timeout)
         except (ClientError, ClientGone) as exc:
-            self.failure = exc
+            self.failure = copy(exc)  # without the frames that this one comes through: they hold us
             raise
         except Exception as exc:
             self._broken = exc
@@ -98,7 +101,20 @@ class ArrivingBody:
             return self._take(buffer, wire.receive_body_into)
         # The loop may be sending what the app has lent it, and what is not duplex does not bear that in two threads.
         # Each hop brings all that has come: TLS gives 16 KiB at a time.
-        return self._thread.run_on_loop(self._take, buffer, partial(_fill, wire))
+        taken = self._thread.run_on_loop(self._take_on_loop, buffer)
+        if isinstance(taken, int):
+            return taken
+        try:
+            raise taken
+        finally:
+            del taken
+
+    def _take_on_loop(self, buffer: memoryview) -> int | trio.WouldBlock | ClientError | ClientGone:
+        """Returns what is to be raised: what is raised here leaves a cycle of Trio's frames, in each of these hops."""
+        try:
+            return self._take(buffer, partial(_fill, self._wire))
+        except (trio.WouldBlock, ClientError, ClientGone) as exc:
+            return copy(exc)
 
     def _take(self, buffer: memoryview, receive: Callable[[memoryview], int]) -> int:
         wire = self._wire
@@ -130,7 +146,7 @@ async def wait_body(wire: Wire, timeout: float) -> None:
     """
     with trio.move_on_after(timeout) as scope:
         await wire.transport.wait_readable()
-    if scope.cancelled_caught:
+    if scope.cancelled_caught and not wire.transport.readable_nowait():
         raise ClientStalled("body_timeout", timeout)
 
 
@@ -249,6 +265,8 @@ async def _on_disk(spool: Spool, threads: trio.CapacityLimiter, fn: Callable[[*T
                 f"a request's body cannot be kept: {exc.strerror}; "
                 "raise the limit of threads (ulimit -u, TasksMax of systemd, pids of a container)"
             ) from exc
+        if exc.errno != errno.ENOSPC and (lack := find_lack(exc)) is not None:  # that one is the disk's here
+            raise NoRoom(f"a request's body cannot be kept for what the system lacks: {lack}") from exc
         try:
             where = spool.directory or tempfile.gettempdir()
         except OSError:

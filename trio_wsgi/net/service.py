@@ -82,7 +82,7 @@ async def open_service(
     pump = Pump(half_close=half_close)
     alarms = Alarms()
     limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
-    watch = DisconnectWatch(half_close)
+    watch = DisconnectWatch(half_close, config.write_timeout)
     make_codec = choose_codec(config.http, limits.total)
     with ExitStack() as stack:  # a directory may be on a disk that hangs
         directories = await run_in_thread(stack.enter_context, open_directories(config))

@@ -159,6 +159,10 @@ class TlsTransport(Transport):
     def push_nowait(self, parts: Parts) -> None:
         """As `Transport`, which needs not send anything: the pump encrypts what is in files."""
 
+    def readable_nowait(self) -> bool:
+        """As `Transport`."""
+        return not self._answering and super().readable_nowait()
+
     async def wait_readable(self) -> None:
         """As `Transport`; where something of TLS's own is still to be sent, that is seen to first."""
         if self._state is _State.ENDING:

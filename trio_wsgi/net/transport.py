@@ -6,7 +6,8 @@ Laws:
 * The peer's leaving is `ClientGone`, whatever errno it came as; a file that cannot be read is the disk's doing; one
   that is not open, or not for reading, is the app's.
 * A peer that takes bytes is not stalled, however few they are and whether or not the kernel asks us for more.
-* `close` is called once, by the connection's task, on every path.
+* Nor is one whose bytes have come when we look, however late that is: the pause may have been ours (`readable_nowait`).
+* `close` is called by the connection's task, on every path.
 """
 
 from __future__ import annotations
@@ -120,8 +121,15 @@ class Transport:
 
     def writable_nowait(self) -> bool:
         """Whether the kernel would take bytes now."""
+        return self._polls(select.POLLOUT)
+
+    def readable_nowait(self) -> bool:
+        """Whether there is something to receive now: to be asked before a peer is told that nothing came in time."""
+        return self._polls(select.POLLIN)
+
+    def _polls(self, event: int) -> bool:
         poll = select.poll()
-        poll.register(self.sock, select.POLLOUT)
+        poll.register(self.sock, event)
         return bool(poll.poll(0))
 
     def wait_readable(self) -> Awaitable[None]:

@@ -5,6 +5,8 @@ Laws:
 * It is whole or absent: it is written beside, and takes the name in one step (rename(2)).
 * One of a living server is an error; one that a dead server has left is replaced. A number that another process has got
   since does not count as its author: whoever wrote the file began before it.
+* A server keeps its file locked (flock(2)): then its process is the author, whatever a clock that was set says of when
+  it began. Who replaces its own program locks it anew.
 * What is no pid file stays as it is, and is an error: a device, a pipe, a file with something else in it. A symlink
   stays as well; it says where the file is.
 * It is removed at the end if it still names us. The same process may write it again, as after it has replaced its own
@@ -14,6 +16,8 @@ Laws:
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import math
 import os
 import re
 import stat
@@ -22,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from trio_wsgi.errors import ConfigError
 
@@ -48,10 +53,11 @@ def open_pid_file(name: str | None) -> Iterator[Callable[[], None]]:
         return
     with _explaining(name):
         path = _find_place(name, os.getpid())
-        _write(path)
+        locked = _write(path)
     remove = partial(_remove, path)
     try:
-        yield remove
+        with locked:
+            yield remove
     finally:
         remove()
 
@@ -74,11 +80,11 @@ def _find_place(name: str, pid: int) -> Path:
     if not stat.S_ISREG(status.st_mode):  # not even opened: that waits for a pipe's writer, and may move a device
         hint = "name a file, or leave the setting out"
         raise ConfigError("pid", f"{name} is {_describe(status.st_mode)} and no file", hint)
-    text = _read(path)
+    text, locked = _read(path)
     if status.st_size > _LONGEST or (text and not _NUMBER.fullmatch(text)):
         raise ConfigError("pid", f"{name} holds something else than a process id", "remove it, or name another file")
     author = _find_author(text)
-    if author not in {None, pid} and _lives(author, status.st_mtime):
+    if author not in {None, pid} and _lives(author, math.inf if locked else status.st_mtime):
         raise ConfigError("pid", f"{name} names process {author}, which is running", "stop it, or name another file")
     return path
 
@@ -90,7 +96,7 @@ def _describe(mode: int) -> str:
 
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # the user we have become may not: the next start replaces it
-        if _find_author(_read(path)) == os.getpid():
+        if _find_author(_read(path)[0]) == os.getpid():
             path.unlink()
 
 
@@ -102,13 +108,26 @@ def _explaining(name: str) -> Iterator[None]:
         raise ConfigError("pid", f"cannot write {name}: {exc.strerror}", "name a file that can be written") from exc
 
 
-def _read(path: Path) -> bytes:
-    """What it holds, as far as that may be a number; waits for nobody, whatever has the name by now."""
+def _read(path: Path) -> tuple[bytes, bool]:
+    """What it holds, as far as that may be a number, and whether it is locked; waits for nobody, whatever has the name
+    by now."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return os.read(fd, _LONGEST).strip()  # no codec: none may be read any more by whom we have become
+        text = os.read(fd, _LONGEST).strip()  # no codec: none may be read any more by whom we have become
+        return text, not _lock(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
+
+
+def _lock(fd: int, how: int) -> bool:
+    """Lock a file for as long as it is open; False where somebody else has. Where none can be locked, nobody has."""
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        pass
+    return True
 
 
 def _find_author(text: bytes) -> int | None:
@@ -116,20 +135,26 @@ def _find_author(text: bytes) -> int | None:
     return int(text) if text.isdigit() and 0 < int(text) < 2**31 else None
 
 
-def _write(path: Path) -> None:
+def _write(path: Path) -> IO[str]:
+    """The file, which is locked while it is open."""
     fd, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    file = os.fdopen(fd, "w")
     try:
-        with os.fdopen(fd, "w") as file:
-            file.write(f"{os.getpid()}\n")
-            os.fchmod(file.fileno(), 0o644)  # whoever may signal us is to read it, whatever umask says
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        os.fchmod(fd, 0o644)  # whoever may signal us is to read it, whatever umask says
+        _lock(fd, fcntl.LOCK_EX)
         Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink()
+        file.close()
         raise
+    return file
 
 
 def _lives(pid: int | None, written: float) -> bool:
-    """Whether the process that wrote its id at this time (seconds since 1970) is still there."""
+    """Whether the process that wrote its id at this time (seconds since 1970; infinity: it has it locked) is still
+    there."""
     if pid is None:
         return False
     try:
@@ -139,7 +164,7 @@ def _lives(pid: int | None, written: float) -> bool:
     except PermissionError:
         pass  # somebody else's, but there
     began = _find_start(pid)
-    return began is None or began <= written + _SLACK
+    return began is None or (began < math.inf and began <= written + _SLACK)
 
 
 def _find_start(pid: int) -> float | None:
@@ -152,5 +177,5 @@ def _find_start(pid: int) -> float | None:
     except (OSError, StopIteration):
         return None
     if state in "ZX":
-        return float("inf")
+        return math.inf
     return booted + int(fields[18]) / os.sysconf("SC_CLK_TCK")
