@@ -79,7 +79,7 @@ def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> tuple[Plan, CurrentLog
         plan = read_anew(read_plan, legacy.plan)
         with standing(plan):
             return plan, CurrentLogs(plan.config, patient=False), legacy
-    except ConfigError as error:
+    except Exception as error:
         return legacy.plan, open_somehow(legacy.plan.config), replace(legacy, wrong=error)
 
 

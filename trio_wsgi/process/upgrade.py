@@ -59,7 +59,7 @@ class Legacy:
     places: list[Place]
     children: list[Child]
     asked: list[signal.Signals]
-    wrong: ConfigError | None = None
+    wrong: Exception | None = None
 
 
 def format_legacy(legacy: Legacy) -> str:
