@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -124,6 +125,24 @@ async def test_threads_and_programs_of_the_application_keep_nobody_waiting(site:
     assert await attempt(site) == ""
     helper = int((site / "helper").read_text())
     wait_until(lambda: not is_alive(helper))  # it does not stay behind
+
+
+@pytest.mark.parametrize("words", [["-c", "print('already running')"], ["-"]])
+async def test_a_command_line_that_leads_elsewhere_by_now_is_no_server(
+    words: list[str], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start script that finds us running and ends well; a program that was read from a pipe."""
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, *words])
+    told = await attempt(site)
+    assert told.startswith("already running\n" if words[0] == "-c" else "the command line")
+    command_line = shlex.join([sys.executable, *words])
+    assert told.endswith(f"the command line did not lead to the server: {command_line}\n(exit code 0)")
+
+
+async def test_an_application_that_ends_the_process_ends_its_trial(site: Path) -> None:
+    """By whichever code: it would end the workers of the new program, too."""
+    (site / "tried_app.py").write_text(f"import os\nos._exit(0)\n{APP}")
+    assert "did not lead to the server" in await attempt(site)
 
 
 async def test_a_trial_that_takes_too_long_is_ended(site: Path) -> None:

@@ -57,8 +57,8 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd) -> int:
             standard error.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
-    if os.environ.pop(TRIAL_VARIABLE, ""):
-        be_tried(read_plan(), state)
+    if verdict := os.environ.pop(TRIAL_VARIABLE, ""):
+        be_tried(read_plan(), int(verdict), state)
     if state:
         plan, logs, legacy = _prepare_anew(parse_legacy(state), read_plan)
         return _supervise(plan, logs, read_plan, systemd, legacy)
