@@ -25,7 +25,7 @@ from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.sockets import Place
+from trio_wsgi.process.sockets import Binding
 from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.trial import start_trial
 from trio_wsgi.process.upgrade import Legacy, format_legacy, let_go, parse_legacy
@@ -159,10 +159,10 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     path = tmp_path / "socket"
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
-        place = Place(listeners[0].address, {1: listeners})
+        binding = Binding(listeners[0].address, {1: listeners})
         stacks, written = open_stacks()
         child = Child(1, os.getpid(), channel, stacks, State.SERVING)
-        legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
+        legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [binding], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
         path.unlink()
@@ -178,5 +178,5 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
         os.close(written)
         taken.children[0].channel.close()
         taken.children[0].stacks.close()
-        taken.places[0].close()
+        taken.bindings[0].close()
         assert path.exists() == (then == "replaced")

@@ -94,7 +94,7 @@ def _supervise(
             log.info("the program has replaced itself (pid %d)", os.getpid())
         while True:
             with contextlib.ExitStack() as stack:
-                sockets = stack.enter_context(contextlib.closing(Sockets(legacy.places if legacy else ())))
+                sockets = stack.enter_context(contextlib.closing(Sockets(legacy.bindings if legacy else ())))
                 if legacy is None:
                     found = find_out(plan.config, sockets.missing(plan.config))
                     sockets.open_missing(plan.config, found.resolved, found.access)

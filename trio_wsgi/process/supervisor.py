@@ -136,7 +136,7 @@ class Supervisor:
     def leave(self) -> Legacy:
         """What there is for the program that this one becomes."""
         current = self._fleets.current
-        return Legacy(current.plan, current.count, self._sockets.places(), self._fleets.children(), [*self._asked])
+        return Legacy(current.plan, current.count, self._sockets.bindings(), self._fleets.children(), [*self._asked])
 
     @property
     def _plan(self) -> Plan:
