@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -174,3 +175,20 @@ def test_a_wrong_middleware_is_named(module: str, reference: str, words: str) ->
         apply_middleware(load_app(module), [reference.format(m=module)])
     assert words in str(info.value)
     assert ("_bad" in reference) == ("there_is_no_such_module" in str(info.value.__cause__))  # its traceback is shown
+
+
+@pytest.mark.parametrize("reference", ["queue:app", "queue", "queue.views:app", "sendfile:app", "sys:app"])
+def test_a_module_whose_name_python_uses_itself_is_told_to_be_renamed(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is imported is another file, or none; the operator's own is as it should be but for its name."""
+    monkeypatch.chdir(tmp_path)
+    name = reference.partition(":")[0].partition(".")[0]
+    with pytest.raises(AppLoadError) as before:
+        load_app(reference)
+    assert "rename" not in str(before.value)
+    (tmp_path / f"{name}.py").write_text("def app(environ, start_response): ...\n")
+    with pytest.raises(AppLoadError) as told:
+        load_app(reference)
+    where = "is Python's own" if name == "sys" else f"is {sys.modules[name].__file__}"
+    assert str(told.value).endswith(f"; {name!r} {where}, and {name}.py in {tmp_path} was not looked at: rename that")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from serving import clean_environment
 
 from trio_wsgi.cli import main
-from trio_wsgi.config import Config, make_config
+from trio_wsgi.config import SETTINGS, Config, make_config
 from trio_wsgi.errors import ConfigError
 from trio_wsgi.sources import load_config
 
@@ -82,6 +83,74 @@ def test_a_value_that_could_never_work_is_refused(values: dict[str, Any], words:
     with pytest.raises(ConfigError) as told:
         make_config(values)
     assert words in str(told.value)
+
+
+TOLD = {"FILE", "DIR", "USER", "GROUP", "GLOB", "NAME", "ADDRESS", "KEY"}  # what is told to the system, in a metavar
+NOT_TOLD = {"app_timeout_header", "forwarded_allow_ips", "trusted_proxy_headers", "proxy_allow_from", "var"}
+
+
+@pytest.mark.parametrize(
+    ("character", "words"),
+    [
+        ("\0", "has a NUL, which ends every text of the system; leave it out"),
+        ("\ud800", "has '\\ud800', and names and paths are utf-8 here; leave it out"),
+    ],
+)
+def test_what_the_system_cannot_be_told_is_refused(character: str, words: str) -> None:
+    """By each setting that becomes a path, the name of somebody or a variable: who uses it would fail in odd ways."""
+    seen = set()
+    for name, setting in SETTINGS.items():
+        shape = setting.metavar or setting.kind.metavar
+        if name in NOT_TOLD or not TOLD.intersection(re.findall("[A-Z]+", shape)):
+            continue
+        before = {"bind": "unix:/", "static": "/s=", "accel": "/s=", "env": "A="}.get(name, "")
+        with pytest.raises(ConfigError) as told:
+            make_config({name: f"{before}a{character}"})
+        assert told.value.setting == name
+        assert words in str(told.value) or (character == "\0" and name in {"bind", "env"}), told.value
+        seen.add(name)
+    assert len(seen) >= 18
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threads = " + "9" * 5000, "site.toml is not TOML: Exceeds the limit"),
+        ("x = " + "[" * 3000, "site.toml is not TOML: maximum recursion depth exceeded"),
+        ("timeout = 1" + "0" * 400, "is more than can be counted"),
+        ("bind = 'fd://2147483648'", "'fd://2147483648' is beyond all descriptors"),
+        ("bind = 'fd://" + "9" * 5000 + "'", "is beyond all descriptors"),
+    ],
+)
+def test_what_is_too_much_for_python_or_the_system_is_refused_by_name(text: str, words: str) -> None:
+    """Neither a file of settings nor a value in it is an error of ours."""
+    Path("site.toml").write_text(text)
+    with pytest.raises(ConfigError) as told:
+        load_config({}, {}, "site.toml")
+    assert words in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("toml", "flags", "told"),
+    [
+        ("chdir = '/\u65e5'", [], "chdir in site.toml: '/\\u65e5' has '\\u65e5', and names and paths are ascii here"),
+        ("static = '/\u65e5=/tmp'", [], "has a URL beyond ASCII; percent-encode it: /%E6%97%A5=/tmp"),
+        ("", ["--static", "/\u65e5=/tmp"], "has a URL beyond ASCII; percent-encode it: /%E6%97%A5=/tmp"),
+        ("", ["--static", os.fsdecode(b"/\xff=/tmp")], "has a URL beyond ASCII; percent-encode it: /%FF=/tmp"),
+    ],
+)
+def test_a_locale_that_cannot_say_a_name_is_to_blame_for_it(toml: str, flags: list[str], told: str) -> None:
+    """The message speaks of the setting, and of no codec; what is to be percent-encoded is so in any locale."""
+    Path("site.toml").write_text(toml, "utf-8")
+    run = subprocess.run(
+        [sys.executable, "-m", "trio_wsgi", "--check-config", "-c", "site.toml", *flags],
+        env=clean_environment() | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert told in run.stderr
 
 
 def test_what_is_near_to_those_is_taken() -> None:

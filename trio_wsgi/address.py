@@ -17,6 +17,7 @@ from typing import Literal
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 PORT_MAX = 65535
+FD_MAX = 2**31 - 1  # an int of C
 EVERY_HOST = "0.0.0.0"  # what ":8000" means
 
 
@@ -85,6 +86,8 @@ def join_host(host: str, port: object) -> str:
 
 def _parse_fd(text: str, whole: str) -> Address:
     if text.isascii() and text.isdigit():
+        if len(text) > len(str(FD_MAX)) or int(text) > FD_MAX:
+            raise ValueError(f"{whole!r} is beyond all descriptors; write the number of one that is handed over")
         return Address("fd", fd=int(text))
     if not text or len(text) > 255 or ":" in text or not (text.isascii() and text.isprintable()):  # systemd.socket(5)
         raise ValueError(f"{whole!r} has neither a descriptor's number nor its name; write fd://3 or fd://web")

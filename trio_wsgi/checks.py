@@ -4,19 +4,44 @@ Laws:
 
 * Each check takes one value, returns nothing, and raises ValueError with the value and what to write instead.
 * It looks at the text only: whether a file, a user or an address is there is found out by who uses it.
+* What the system is to be told by a text (a path, a name, a variable) can be told to it.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterable
 from urllib.parse import quote
 
+from trio_wsgi.address import parse_address
 from trio_wsgi.cpulist import parse_cpus
 from trio_wsgi.rules.forwarded import parse_names
 from trio_wsgi.rules.grammar import HEADER_NAME
 from trio_wsgi.rules.paths import split_prefix
 from trio_wsgi.rules.proxies import parse_proxies
+
+
+def check_told(text: str) -> None:
+    """For what is told to the system, which takes no NUL there, and of Python only what its encoding has."""
+    if "\0" in text:
+        raise ValueError(f"{text!r} has a NUL, which ends every text of the system; leave it out")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        beyond, encoding = text[error.start], sys.getfilesystemencoding()
+        fix = "leave it out" if encoding == "utf-8" else "start in a locale of UTF-8, or with PYTHONUTF8=1"
+        raise ValueError(f"{text!r} has {beyond!a}, and names and paths are {encoding} here; {fix}") from None
+
+
+def check_told_pair(pair: tuple[str, str]) -> None:
+    for text in pair:
+        check_told(text)
+
+
+def check_address(text: str) -> None:
+    check_told(parse_address(text).path)
 
 
 def check_prefix(text: str) -> None:
@@ -32,21 +57,29 @@ def check_mount(text: str) -> None:
     if not (prefix.startswith("/") and equals and directory) or "?" in prefix or "#" in prefix:
         raise ValueError(f"{text!r} is not a mount; write /url=DIR")
     if not prefix.isascii():
-        raise ValueError(f"{text!r} has a URL beyond ASCII; percent-encode it: {quote(prefix, '/%')}={directory}")
+        raise ValueError(
+            f"{text!r} has a URL beyond ASCII; percent-encode it: {quote(_encode(prefix), '/%')}={directory}"
+        )
+    check_told(directory)
     _refuse_dots(prefix, text)
+
+
+def _encode(text: str) -> bytes:
+    """Its bytes, whether it comes from UTF-8 or from a command line in any locale."""
+    return text.encode(errors="surrogateescape")
 
 
 def check_mounts_apart(mounts: Iterable[str]) -> None:
     """One URL is one directory: of two, one would never be asked."""
     seen: dict[tuple[bytes, ...], str] = {}
     for text in mounts:
-        other = seen.setdefault(split_prefix(text.partition("=")[0].encode()), text)
+        other = seen.setdefault(split_prefix(_encode(text.partition("=")[0])), text)
         if other is not text:
             raise ValueError(f"{text!r} and {other!r} are at one URL; give each its own")
 
 
 def _refuse_dots(path: str, text: str) -> None:
-    if {b".", b".."}.intersection(split_prefix(path.encode())):
+    if {b".", b".."}.intersection(split_prefix(_encode(path))):
         raise ValueError(f"{text!r} has a dot segment, which no client sends; write the path that it leads to")
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from trio_wsgi.address import Address, parse_address
 from trio_wsgi.checks import (
+    check_address,
     check_affinity,
     check_header_name,
     check_header_value,
@@ -33,6 +34,8 @@ from trio_wsgi.checks import (
     check_prefix,
     check_proxy_headers,
     check_reference,
+    check_told,
+    check_told_pair,
     check_umask,
     check_variable,
 )
@@ -83,7 +86,7 @@ class Config:
         "PORT in the environment means 0.0.0.0:$PORT.",
         flags=("-b",),
         metavar="ADDRESS",
-        check=parse_address,
+        check=check_address,
         familiar="PORT",
         familiar_form="0.0.0.0:{}",
     )
@@ -98,7 +101,10 @@ class Config:
         check=check_mode,
     )
     unix_socket_owner: str = BINDING.setting(
-        "", "Owner of unix sockets: USER, USER:GROUP or :GROUP. Without it, user and group.", metavar="USER:GROUP"
+        "",
+        "Owner of unix sockets: USER, USER:GROUP or :GROUP. Without it, user and group.",
+        metavar="USER:GROUP",
+        check=check_told,
     )
     http: str = BINDING.setting(
         "auto",
@@ -158,6 +164,7 @@ class Config:
         "File for the process id of the supervisor.",
         flags=("-p",),
         metavar="FILE",
+        check=check_told,
         reach=Reach.PROCESS,
     )
     user: Account | None = PROCESSES.setting(
@@ -166,6 +173,7 @@ class Config:
         "afterwards; a supervisor stays who it is.",
         flags=("-u",),
         metavar="USER",
+        check=check_told,
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_owner",
     )
@@ -174,6 +182,7 @@ class Config:
         "Group that the application runs as; without it, the user's.",
         flags=("-g",),
         metavar="GROUP",
+        check=check_told,
         reach=Reach.PROCESS,
         instead="do it in your program; unix sockets have unix_socket_owner",
     )
@@ -193,7 +202,7 @@ class Config:
         "Replace the workers when a file that the application has imported changes. For development.",
     )
     reload_extra_file: Strings = RELOADING.setting(
-        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB"
+        (), "Further file, or glob, to watch under --reload. Repeatable.", metavar="GLOB", check=check_told
     )
     script_reloading: bool = RELOADING.setting(
         False,
@@ -274,14 +283,16 @@ class Config:
         (),
         "PEM file of a certificate with its chain. Repeatable: the client's server name (SNI) chooses, the first is "
         "for all other names.",
+        check=check_told,
     )
     keyfile: Files = TLS.setting(
-        (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile."
+        (), "PEM file of its key, in the order of certfile. Without it, the key is in certfile.", check=check_told
     )
     ca_certs: File | None = TLS.setting(
         None,
         "PEM file of the authorities whose client certificates are accepted, and of the lists (CRL) of those they have "
         "revoked.",
+        check=check_told,
     )
     cert_reqs: str = TLS.setting(
         "none", "Whether clients must show a certificate.", choices=("none", "optional", "required")
@@ -344,6 +355,7 @@ class Config:
         (),
         "Variable for the process environment, set before the application is imported. Repeatable.",
         flags=("-e",),
+        check=check_told_pair,
         reach=Reach.COMMAND,
         instead=_BEFORE_IMPORT,
     )
@@ -358,6 +370,7 @@ class Config:
         None,
         "Directory to change to before the application is imported.",
         metavar="DIR",
+        check=check_told,
         reach=Reach.COMMAND,
         instead=_BEFORE_IMPORT,
     )
@@ -365,6 +378,7 @@ class Config:
         "",
         "Directories to import from first, separated by commas.",
         metavar="DIR,DIR",
+        check=check_told,
         reach=Reach.COMMAND,
         instead=_BEFORE_IMPORT,
     )
@@ -417,7 +431,7 @@ class Config:
         check=check_mount,
     )
     static_index: Strings = FILES.setting(
-        ("index.html",), "File that answers for its directory. Repeatable.", metavar="NAME"
+        ("index.html",), "File that answers for its directory. Repeatable.", metavar="NAME", check=check_told
     )
     static_expires: Seconds = FILES.setting(
         math.inf, "For how long files of mounts may be cached (Cache-Control). none: nothing is said of it."
@@ -457,7 +471,7 @@ class Config:
         512 * KIB, "Memory for one request body; the rest goes to a temporary file."
     )
     temp_path: File | None = REQUESTS.setting(
-        None, "Directory for temporary files. Without it, the system's.", metavar="DIR"
+        None, "Directory for temporary files. Without it, the system's.", metavar="DIR", check=check_told
     )
     temp_limit: Size = REQUESTS.setting(10 * GIB, "Bytes one request or response may put on disk. 0: unlimited.")
 
@@ -465,6 +479,7 @@ class Config:
     access_logfile: File | None = LOGGING.setting(
         None,
         "File for the access log; '-' is stdout. Without it, none.",
+        check=check_told,
         instead="give the logger trio_wsgi.access a handler, and the level INFO",
     )
     access_logformat: str = LOGGING.setting(
@@ -480,6 +495,7 @@ class Config:
         "-",
         "File for the error log; '-' is stderr.",
         flags=("--log-file",),
+        check=check_told,
         instead="give the logger trio_wsgi.error a handler",
     )
     log_level: str = LOGGING.setting(

@@ -114,9 +114,12 @@ def _accept_seconds(value: Any) -> float:
         return parse_seconds(value)
     if value is None:
         raise ValueError("is not a number of seconds; where there is to be no deadline, write math.inf or 'none'")
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:  # which is nan
         raise ValueError("is not a number of seconds")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("is more than can be counted; where there is to be no deadline, write none") from None
 
 
 def _accept_str(value: Any) -> str:

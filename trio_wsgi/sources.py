@@ -161,7 +161,7 @@ def _read_toml(path: Path, named_by: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(named_by, f"{path} cannot be read: {error.strerror}", "write a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number too long, or nested too deep
         raise ConfigError(named_by, f"{path} is not TOML: {error}", "see https://toml.io") from None
 
 

@@ -220,7 +220,8 @@ async def test_a_listener_of_tls_is_refused() -> None:
 
 async def test_a_script_runs_in_its_main_thread() -> None:
     """Where alone Python lets signals be waited for: what to do elsewhere is said."""
-    with pytest.raises(RuntimeError, match=r"in the main thread; elsewhere: trio\.run\(trio_wsgi\.serve"):
+    told = r"in the main thread of the main interpreter; elsewhere: trio\.run\(trio_wsgi\.serve"
+    with pytest.raises(RuntimeError, match=told):
         await trio.to_thread.run_sync(trio_wsgi.run, hello)
 
 

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import sys
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -271,6 +272,16 @@ async def test_a_module_of_a_package_is_replaced_there_too(site: Site) -> None:
 def test_an_application_without_a_source_file_cannot_be_followed() -> None:
     with pytest.raises(AppLoadError, match="module 'time' has no source file; leave out --script-reloading"):
         load_script("time:sleep", (), "module", no_replacement)
+
+
+def test_an_application_in_an_archive_cannot_be_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its path says .py, but is no file's: no request would find it changed."""
+    archive = tmp_path / "site.zip"
+    with zipfile.ZipFile(archive, "w") as site:
+        site.writestr("script_zipped.py", "def app(environ, start_response): ...")
+    monkeypatch.syspath_prepend(str(archive))
+    with pytest.raises(AppLoadError, match=r"'script_zipped' is in an archive, .*: use --reload, which follows those"):
+        load_script("script_zipped:app", (), "module", no_replacement)
 
 
 # -- process -----------------------------------------------------------------------------------------------------------

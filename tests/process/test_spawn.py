@@ -49,6 +49,44 @@ def test_a_frozen_program_has_no_workers(word: str, tmp_path: Path) -> None:
     assert run_python(tmp_path, "-c", FROZEN, "--check-config", "-w", "0", "spawned:app").returncode == 0
 
 
+NOWHERE = """
+import runpy, sys
+sys.executable = ""
+runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("word", ["--check-config", "--no-reload"])
+def test_a_python_that_does_not_know_where_it_is_has_no_workers(word: str, tmp_path: Path) -> None:
+    """As where it was started by a bare name, and without PATH: nothing says what a worker is to be started by."""
+    (tmp_path / "spawned.py").write_text(APP)
+    done = run_python(tmp_path, "-c", NOWHERE, word, "-b", "127.0.0.1:0", "-w", "1", "spawned:app")
+    assert done.returncode == 1
+    assert done.stderr.startswith("trio-wsgi: error: workers: 1: ")
+    assert done.stderr.endswith("(start it by its full path, or set PATH)\n")
+    assert done.stderr.count("\n") == 1
+    assert run_python(tmp_path, "-c", NOWHERE, "--check-config", "-w", "0", "spawned:app").returncode == 0
+
+
+PLACED = """
+import pathlib, runpy, sys
+sys.path[:0] = [pathlib.Path("/a/path"), {folder!r}, ""]
+runpy.run_module("trio_wsgi", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_worker_has_the_import_path_of_its_supervisor(tmp_path: Path) -> None:
+    """Also an entry with a colon; one that is no text, as some sitecustomize adds, says nothing to Python either."""
+    folder = tmp_path / "a:b\u00fc"
+    folder.mkdir()
+    (folder / "spawned.py").write_text(f"import sys\n{APP}print('PATH', 'b\u00fc' in repr(sys.path), '' in sys.path)\n")
+    program = ("-c", PLACED.format(folder=str(folder)))
+    with command("spawned:app", "-b", "127.0.0.1:0", cwd=tmp_path, workers=1, program=program) as run:
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(30) == 0
+        assert "PATH True True" in run.log
+
+
 SHOWS = """
 import _imp, sys
 def app(environ, start_response): ...

@@ -83,6 +83,9 @@ def test_an_application_that_cannot_boot_leaves_all_as_it_was(site: Path, runnin
         ("threads = 0", "threads in site.toml: 0 is too low"),
         ("thread = 1", "there is no such setting (did you mean threads?)"),
         ("threads = ", "site.toml is not TOML"),
+        ("x = " + "[" * 3000, "site.toml is not TOML: maximum recursion depth exceeded"),
+        ('chdir = "/tmp\\u0000x"', "chdir in site.toml: '/tmp\\x00x' has a NUL"),
+        ("bind = ['fd://2147483648']", "'fd://2147483648' is beyond all descriptors"),
         ("chdir = '/no/such/directory'", "chdir: cannot change to '/no/such/directory'"),
         ("middleware = ['no_such_module:wrap']", "there is no module 'no_such_module'"),
     ],
@@ -91,6 +94,36 @@ def test_settings_that_cannot_be_used_leave_all_as_it_was(site: Path, running: C
     (site / "site.toml").write_text(text)
     refuse(running, why)
     (site / "site.toml").write_text("")
+
+
+BROKEN = """
+import os, sys
+import trio_wsgi.process.supervisor as supervisor
+
+def read_anew(read_plan, served, read=supervisor.read_anew):
+    if os.path.exists("broken"):
+        raise LookupError("nobody has thought of this")
+    return read(read_plan, served)
+
+supervisor.read_anew = read_anew
+from trio_wsgi.cli import main
+sys.exit(main())
+"""
+
+
+def test_an_error_that_nobody_has_thought_of_leaves_all_as_it_was(tmp_path: Path) -> None:
+    """It is ours; the log has its traceback, and clients are served."""
+    write_app(tmp_path)
+    arguments = ["workers_app:app", "-b", "127.0.0.1:0"]
+    with command(*arguments, cwd=tmp_path, workers=1, program=("-c", BROKEN)) as run:
+        (tmp_path / "broken").touch()
+        refuse(run, "LookupError: nobody has thought of this")
+        assert "in read_anew" in run.log
+        (tmp_path / "broken").unlink()
+        write_app(tmp_path, "two")
+        reload(run)
+        wait_until(lambda: ask(run).startswith("two "))
+        assert end(run, signal.SIGTERM) == 0
 
 
 def test_a_user_whom_workers_could_not_become_is_told_before_one_is_started(site: Path, running: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from trio_wsgi.process.channel import open_pair
 from trio_wsgi.process.child import Child, State
 from trio_wsgi.process.pidfile import open_pid_file
 from trio_wsgi.process.plan import Plan
-from trio_wsgi.process.sockets import Place
+from trio_wsgi.process.sockets import Binding
 from trio_wsgi.process.stacks import open_stacks
 from trio_wsgi.process.trial import start_trial
 from trio_wsgi.process.upgrade import Legacy, format_legacy, let_go, parse_legacy
@@ -126,6 +127,24 @@ async def test_threads_and_programs_of_the_application_keep_nobody_waiting(site:
     wait_until(lambda: not is_alive(helper))  # it does not stay behind
 
 
+@pytest.mark.parametrize("words", [["-c", "print('already running')"], ["-"]])
+async def test_a_command_line_that_leads_elsewhere_by_now_is_no_server(
+    words: list[str], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start script that finds us running and ends well; a program that was read from a pipe."""
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, *words])
+    told = await attempt(site)
+    assert told.startswith("already running\n" if words[0] == "-c" else "the command line")
+    command_line = shlex.join([sys.executable, *words])
+    assert told.endswith(f"the command line did not lead to the server: {command_line}\n(exit code 0)")
+
+
+async def test_an_application_that_ends_the_process_ends_its_trial(site: Path) -> None:
+    """By whichever code: it would end the workers of the new program, too."""
+    (site / "tried_app.py").write_text(f"import os\nos._exit(0)\n{APP}")
+    assert "did not lead to the server" in await attempt(site)
+
+
 async def test_a_trial_that_takes_too_long_is_ended(site: Path) -> None:
     (site / "tried_app.py").write_text("import time\ntime.sleep(60)\n")
     assert await attempt(site, timeout=1.0) == "it took more than 1 s (boot_timeout)"
@@ -140,10 +159,10 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
     path = tmp_path / "socket"
     channel, theirs = open_pair()
     with open_listeners(resolve(Config(bind=(f"unix:{path}",)).addresses), 10) as listeners, theirs:
-        place = Place(listeners[0].address, {1: listeners})
+        binding = Binding(listeners[0].address, {1: listeners})
         stacks, written = open_stacks()
         child = Child(1, os.getpid(), channel, stacks, State.SERVING)
-        legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [place], [child], [signal.SIGWINCH, signal.SIGTTIN])
+        legacy = Legacy(Plan(None, Config(), "/", 0o022), 1, [binding], [child], [signal.SIGWINCH, signal.SIGTTIN])
         text = format_legacy(legacy)
         let_go(legacy)
         path.unlink()
@@ -159,5 +178,5 @@ def test_the_file_of_a_socket_that_is_not_ours_any_more_is_left_alone(then: str,
         os.close(written)
         taken.children[0].channel.close()
         taken.children[0].stacks.close()
-        taken.places[0].close()
+        taken.bindings[0].close()
         assert path.exists() == (then == "replaced")

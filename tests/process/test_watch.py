@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import types
+import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ import trio
 
 from trio_wsgi.process import watch
 from trio_wsgi.process.channel import Channel, open_pair
-from trio_wsgi.process.imported import files_of_failure, imported_files, report_imports
+from trio_wsgi.process.imported import files_of_failure, find_places, imported_files, report_imports
 from trio_wsgi.process.messages import Imported, parse_message
 from trio_wsgi.process.watch import Bell, Notified, Watch, look_at, poll
 
@@ -278,6 +279,20 @@ def test_the_files_of_imported_modules(monkeypatch: pytest.MonkeyPatch, tmp_path
     found = imported_files()
     assert {__file__, trio.__file__, "/srv/old/compiled.py", str(tmp_path / "relative.py")} <= found
     assert all(os.path.isabs(path) for path in found)  # noqa: PTH117
+
+
+def test_what_is_in_an_archive_changes_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is imported, what fails, and what is missing there: none of them is a file that could be looked at."""
+    archive = tmp_path / "site.zip"
+    with zipfile.ZipFile(archive, "w") as site:
+        site.writestr("zipped/__init__.py", "")
+        site.writestr("zipped/fails.py", "1 / 0")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(archive)])
+    assert str(archive) in files_of_failure(failure("zipped.fails"))
+    assert str(archive) in imported_files()
+    assert str(archive) in find_places("zipped.other:app")
+    assert not [path for path in imported_files() if path.startswith(f"{archive}/")]
+    del sys.modules["zipped"]
 
 
 def failure(name: str) -> BaseException:

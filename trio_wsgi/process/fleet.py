@@ -165,7 +165,7 @@ class Fleet:
     async def _boot(self, number: int) -> Child | Failed:
         try:
             child = self._start(number)
-        except (OSError, ConfigError) as error:
+        except (OSError, ValueError, ConfigError) as error:  # ValueError: the system cannot be told its words
             return Failed(f"it cannot be started: {error}", ExitCode.BOOT_ERROR)
         self._look_after(child)
         await child.settled.wait()

@@ -7,6 +7,7 @@ Laws:
   into its environment (execve(2)).
 * A failure names the files that its fix will change: those of its traceback, the one with the wrong syntax, and for
   a module that is not there all places where it may appear.
+* What is imported from an archive (zipimport) is that archive's.
 """
 
 from __future__ import annotations
@@ -92,9 +93,12 @@ def _file_of(module: object) -> str | None:
 
 
 def _absolute(paths: Iterable[str]) -> Iterator[str]:
+    texts = [each for each in sys.path if isinstance(each, str)]
+    archives = [f"{os.path.abspath(each)}{os.sep}" for each in texts if os.path.isfile(each)]  # noqa: PTH100, PTH113
     for path in paths:
         stem, suffix = os.path.splitext(path)  # noqa: PTH122 - thousands of them, and no symlink is to be followed
-        yield os.path.abspath(stem + _SUFFIXES.get(suffix, suffix))  # noqa: PTH100
+        absolute = os.path.abspath(stem + _SUFFIXES.get(suffix, suffix))  # noqa: PTH100
+        yield next((each[: -len(os.sep)] for each in archives if absolute.startswith(each)), absolute)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -30,7 +30,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 
 @dataclass(slots=True)
-class Place:
+class Binding:
     """What is open at one configured address.
 
     Args:
@@ -74,23 +74,23 @@ class Sockets:
     """All that is open.
 
     Args:
-        places: that a former self has opened.
+        bindings: that a former self has opened.
     """
 
-    def __init__(self, places: Iterable[Place] = ()) -> None:
-        self._places = {place.address: place for place in places}
-        self._former: dict[Address, Place] = {}  # that workers still have, where a reload has opened others
+    def __init__(self, bindings: Iterable[Binding] = ()) -> None:
+        self._bindings = {binding.address: binding for binding in bindings}
+        self._former: dict[Address, Binding] = {}  # that workers still have, where a reload has opened others
 
-    def places(self) -> list[Place]:
+    def bindings(self) -> list[Binding]:
         """What is open now."""
-        return list(self._places.values())
+        return list(self._bindings.values())
 
     def missing(self, config: Config) -> list[Address]:
         """The addresses that are to be opened."""
         return [
             address
             for address in each_address(config)
-            if address not in self._places or self._places[address].has_gone()
+            if address not in self._bindings or self._bindings[address].has_gone()
         ]
 
     def open_missing(self, config: Config, resolved: Sequence[Resolved], access: Access) -> None:
@@ -103,46 +103,46 @@ class Sockets:
         Raises:
             ConfigError: one cannot be listened at; then none of them is open.
         """
-        opened: dict[Address, Place] = {}
+        opened: dict[Address, Binding] = {}
         try:
             for address in dict.fromkeys(address for address, _ in resolved):
-                place = opened[address] = Place(address, {1: []}, config.reuse_port and address.kind == "tcp")
+                binding = opened[address] = Binding(address, {1: []}, config.reuse_port and address.kind == "tcp")
                 mine = [each for each in resolved if each[0] == address]
-                opening = open_listeners(mine, config.backlog, reuse_port=place.spread, access=access)
-                place.listeners[1] += place.opening.enter_context(opening)
+                opening = open_listeners(mine, config.backlog, reuse_port=binding.spread, access=access)
+                binding.listeners[1] += binding.opening.enter_context(opening)
         except ConfigError:
-            for place in opened.values():
-                place.close()
+            for binding in opened.values():
+                binding.close()
             raise
-        self._former = {address: self._places[address] for address in opened if address in self._places}
+        self._former = {address: self._bindings[address] for address in opened if address in self._bindings}
         for address in self._former:
             log.warning("%s was removed, or replaced: it is made anew", address)
-        self._places |= opened
+        self._bindings |= opened
 
     def put_back(self) -> None:
         """Close what was opened in place of others: those are still served."""
         for address in self._former:
-            self._places[address].close()
-        self._places |= self._former
+            self._bindings[address].close()
+        self._bindings |= self._former
         self._former = {}
 
     def close_others(self, config: Config) -> None:
         """Close what is not configured, but for what was handed to us: nobody could hand it to us again."""
-        for place in self._former.values():
-            place.close()
+        for binding in self._former.values():
+            binding.close()
         self._former = {}
-        for address in self._places.keys() - set(config.addresses):
+        for address in self._bindings.keys() - set(config.addresses):
             if address.kind != "fd":
-                self._places.pop(address).close()
+                self._bindings.pop(address).close()
 
     def close(self) -> None:
         """Close all of them."""
-        for place in (*self._places.values(), *self._former.values()):
-            place.close()
+        for binding in (*self._bindings.values(), *self._former.values()):
+            binding.close()
 
     def listeners(self, config: Config) -> list[Listener]:
         """Where we listen, for people."""
-        return [listener for address in each_address(config) for listener in self._places[address].listeners[1]]
+        return [listener for address in each_address(config) for listener in self._bindings[address].listeners[1]]
 
     def listeners_of(self, config: Config, number: int) -> list[Listener]:
         """The sockets of the worker with this number, from 1.
@@ -151,24 +151,24 @@ class Sockets:
             ConfigError: one of its own cannot be opened.
         """
         found: list[Listener] = []
-        for place in map(self._places.__getitem__, each_address(config)):
-            holder = number if place.spread else 1
-            if holder not in place.listeners:
-                place.listeners[holder] = [open_sibling(each) for each in place.listeners[1]]
-            found += place.listeners[holder]
+        for binding in map(self._bindings.__getitem__, each_address(config)):
+            holder = number if binding.spread else 1
+            if holder not in binding.listeners:
+                binding.listeners[holder] = [open_sibling(each) for each in binding.listeners[1]]
+            found += binding.listeners[holder]
         return found
 
     def abandon_beyond(self, config: Config, count: int) -> None:
         """Close the sockets of workers beyond so many, where they are their own: there will be no such workers."""
-        for number in {number for place in self._places.values() for number in place.listeners}:
+        for number in {number for binding in self._bindings.values() for number in binding.listeners}:
             if number > max(count, 1):
                 self.abandon(config, number)
 
     def abandon(self, config: Config, number: int) -> None:
         """Let the kernel give nothing to the worker with this number, where its sockets are its own: it cannot boot."""
-        for place in self._places.values():
-            if place.spread:
-                place.abandon(number, config.backlog)
+        for binding in self._bindings.values():
+            if binding.spread:
+                binding.abandon(number, config.backlog)
 
 
 def _close(listeners: Iterable[Listener]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import _imp
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from trio_wsgi.process.stacks import open_stacks
 _PATH_VARIABLE = "_TRIO_WSGI_PATH"
 
 _CODE = (
-    f"import os, sys; sys.path[:] = os.environ.pop('{_PATH_VARIABLE}').split(os.pathsep); "
+    f"import json, os, sys; sys.path[:] = json.loads(os.environ.pop('{_PATH_VARIABLE}')); "
     "from trio_wsgi.process.worker import main; main(int(sys.argv[1]), int(sys.argv[2]))"
 )
 
@@ -37,11 +38,14 @@ def check_interpreter(config: Config) -> None:
     """Refuse workers where this program is no Python that could run their code, but would start itself again.
 
     Raises:
-        ConfigError: the program is frozen, as by PyInstaller.
+        ConfigError: the program is frozen, as by PyInstaller; or Python does not know which file it is.
     """
     if getattr(sys, "frozen", False):
         why = f"{config.workers}: a worker needs a Python of its own, and this program is frozen (sys.frozen)"
         raise ConfigError("workers", why, "write --workers 0")
+    if not sys.executable:
+        why = f"{config.workers}: a worker is started as another Python, and this one does not know where it is"
+        raise ConfigError("workers", why, "start it by its full path, or set PATH")
 
 
 def start_child(order: Order, environ: Mapping[str, str]) -> Child:
@@ -59,7 +63,7 @@ def start_child(order: Order, environ: Mapping[str, str]) -> Child:
         given.callback(os.close, written)
         fds = [theirs.fileno(), written, *(listener.fd for listener in order.listeners)]
         command = _build_command(theirs.fileno(), written, order)
-        pid = spawn(command, {**environ, _PATH_VARIABLE: os.pathsep.join(sys.path)}, dict(zip(fds, fds, strict=True)))
+        pid = spawn(command, {**environ, _PATH_VARIABLE: _import_path()}, dict(zip(fds, fds, strict=True)))
         failing.pop_all()
     return Child(order.number, pid, channel, stacks, order=format_order(order))
 
@@ -88,6 +92,11 @@ def spawn(command: list[str], environ: Mapping[str, str], fds: Mapping[int, int]
         )
     finally:
         os.close(nothing)
+
+
+def _import_path() -> str:
+    """Ours, in JSON: an entry may hold any character; what is no text says nothing to Python either."""
+    return json.dumps([entry for entry in sys.path if isinstance(entry, str)])
 
 
 def _build_command(channel: int, stacks: int, order: Order) -> list[str]:

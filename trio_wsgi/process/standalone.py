@@ -10,10 +10,10 @@ Laws:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -54,10 +54,14 @@ def run(app: WSGIApplication, **settings: Any) -> int:
         ConfigError: a setting cannot be used, or has no effect on an application that is handed over.
         AppLoadError: a middleware cannot be loaded, or gevent or eventlet have replaced modules of Python's.
         TypeError: `app` is no WSGI application.
-        RuntimeError: this is not the main thread, where alone signals can be waited for.
+        RuntimeError: this is not the main thread of the main interpreter, where alone signals can be waited for.
     """
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError("run() waits for signals in the main thread; elsewhere: trio.run(trio_wsgi.serve, app)")
+    try:
+        with contextlib.suppress(TypeError):  # a handler of C's, which Python cannot name
+            signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))  # nothing changes
+    except ValueError:
+        told = "run() waits for signals, in the main thread of the main interpreter; elsewhere: "
+        raise RuntimeError(f"{told}trio.run(trio_wsgi.serve, app)") from None
     check_app(app)
     config = make_config(settings)
     config.check_reach(Reach.PROCESS)

@@ -57,8 +57,8 @@ def serve_plan(read_plan: ReadPlan, systemd: Systemd) -> int:
             standard error.
     """
     state = os.environ.pop(STATE_VARIABLE, "")
-    if os.environ.pop(TRIAL_VARIABLE, ""):
-        be_tried(read_plan(), state)
+    if verdict := os.environ.pop(TRIAL_VARIABLE, ""):
+        be_tried(read_plan(), int(verdict), state)
     if state:
         plan, logs, legacy = _prepare_anew(parse_legacy(state), read_plan)
         return _supervise(plan, logs, read_plan, systemd, legacy)
@@ -79,7 +79,7 @@ def _prepare_anew(legacy: Legacy, read_plan: ReadPlan) -> tuple[Plan, CurrentLog
         plan = read_anew(read_plan, legacy.plan)
         with standing(plan):
             return plan, CurrentLogs(plan.config, patient=False), legacy
-    except ConfigError as error:
+    except Exception as error:
         return legacy.plan, open_somehow(legacy.plan.config), replace(legacy, wrong=error)
 
 
@@ -94,7 +94,7 @@ def _supervise(
             log.info("the program has replaced itself (pid %d)", os.getpid())
         while True:
             with contextlib.ExitStack() as stack:
-                sockets = stack.enter_context(contextlib.closing(Sockets(legacy.places if legacy else ())))
+                sockets = stack.enter_context(contextlib.closing(Sockets(legacy.bindings if legacy else ())))
                 if legacy is None:
                     found = find_out(plan.config, sockets.missing(plan.config))
                     sockets.open_missing(plan.config, found.resolved, found.access)

@@ -33,6 +33,7 @@ from trio_wsgi.process.child import ignore_imports
 from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.exits import ExitCode, collect_orphans
+from trio_wsgi.process.failure import describe_failure
 from trio_wsgi.process.fleet import Fleet
 from trio_wsgi.process.fleets import Fleets
 from trio_wsgi.process.messages import Failed
@@ -135,7 +136,7 @@ class Supervisor:
     def leave(self) -> Legacy:
         """What there is for the program that this one becomes."""
         current = self._fleets.current
-        return Legacy(current.plan, current.count, self._sockets.places(), self._fleets.children(), [*self._asked])
+        return Legacy(current.plan, current.count, self._sockets.bindings(), self._fleets.children(), [*self._asked])
 
     @property
     def _plan(self) -> Plan:
@@ -241,9 +242,9 @@ class Supervisor:
             log.info("%s: the terminal has gone: finishing what is under way", name)
             self._end(Ending.GRACEFUL)
         elif number == signal.SIGHUP:
-            await self._reload()
+            await self._attempt(self._reload, name)
         elif number == SIGNAL_UPGRADE:
-            await self._upgrade()
+            await self._attempt(self._upgrade, name)
         elif number == signal.SIGTTIN:
             self._resize(count + 1 if count else self._plan.config.workers, name)
         elif number == signal.SIGTTOU:
@@ -281,10 +282,12 @@ class Supervisor:
         for child in legacy.children:
             fleet.adopt(child)
         await self._keepers.start(self._keep, fleet)
-        if legacy.wrong is None:
-            await self._replace(self._first_plan, SIGNAL_UPGRADE.name)
-        else:
-            self._change_nothing("SIGUSR2: nothing changes: %s", legacy.wrong)
+        await self._attempt(partial(self._take_up, legacy), SIGNAL_UPGRADE.name)
+
+    async def _take_up(self, legacy: Legacy) -> None:
+        if legacy.wrong is not None:
+            raise legacy.wrong
+        await self._replace(self._first_plan, SIGNAL_UPGRADE.name)
 
     async def _keep(self, fleet: Fleet, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep its slots filled; giving up, where that is hopeless, waits for its turn: another job may mend it."""
@@ -318,15 +321,18 @@ class Supervisor:
         self._fleets.current.resize(count)
         self._sockets.abandon_beyond(self._plan.config, count)
 
+    async def _attempt(self, change: Job, why: str) -> None:
+        """Change what serves; what cannot be done, or goes wrong in a way that nobody has thought of, ends nobody."""
+        try:
+            await change()
+        except Exception as error:
+            self._change_nothing(f"{why}: nothing changes: %s", describe_failure(error).text)
+
     async def _reload(self) -> None:
         self._systemd.tell_reloading()
-        try:
-            plan = read_anew(self._read_plan, self._plan)
-        except ConfigError as error:
-            self._change_nothing("SIGHUP: nothing changes: %s", error)
-        else:
-            self._systemd.warn(plan.config)
-            await self._replace(plan, "SIGHUP")
+        plan = read_anew(self._read_plan, self._plan)
+        self._systemd.warn(plan.config)
+        await self._replace(plan, "SIGHUP")
 
     async def _replace(self, plan: Plan, why: str) -> None:
         """Have new workers serve this plan, and the old ones leave; or change nothing, if that cannot be."""

@@ -5,6 +5,8 @@ Laws:
 * Whatever would end the new program after exec(2) ends the trial, where that can be known: settings, the user, files,
   what its former self leaves. It opens no socket, and writes no pid file.
 * It becomes the user before it imports the application, as a worker does.
+* That nothing is wrong has to be said, through a pipe that is there for this alone: a command line may lead elsewhere
+  by now, as a start script does that finds us running, and end well.
 * It is over when its verdict is told. Threads and programs that the application has started are not waited for: they
   end with it.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -42,11 +45,13 @@ class Trial:
     Args:
         pid: of the process, which is our child, and leads a process group of its own.
         said: the file that it writes to.
+        verdict: where it says that nothing is wrong; read without blocking, as others may have the other end as well.
         timeout: seconds that it may take.
     """
 
     pid: int
     said: IO[bytes]
+    verdict: IO[bytes]
     timeout: float
 
     async def wait_verdict(self) -> str:
@@ -55,7 +60,7 @@ class Trial:
         Cancellation: it is killed.
         """
         code = None
-        with self.said:
+        with self.said, self.verdict:
             try:
                 with trio.move_on_after(self.timeout):
                     code = await wait_exit(self.pid)
@@ -67,9 +72,14 @@ class Trial:
                         await wait_exit(self.pid)
             self.said.seek(0)
             text = self.said.read().decode(errors="replace").rstrip()
+            is_well = bool(self.verdict.read(1))
         if code is None:
             return f"it took more than {self.timeout:g} s (boot_timeout)"
-        return f"{text}\n({describe_exit(code)})".lstrip() if code else ""
+        if code == ExitCode.CLEAN and is_well:
+            return ""
+        if code == ExitCode.CLEAN:
+            text += f"\nthe command line did not lead to the server: {shlex.join(build_command_line())}"
+        return f"{text}\n({describe_exit(code)})".lstrip()
 
 
 def start_trial(plan: Plan, legacy: str) -> Trial:
@@ -84,18 +94,27 @@ def start_trial(plan: Plan, legacy: str) -> Trial:
     """
     with contextlib.ExitStack() as failing:
         said = failing.enter_context(tempfile.TemporaryFile())  # no pipe: that ends only with the last who has it
-        environ = {**os.environ, TRIAL_VARIABLE: "1", STATE_VARIABLE: legacy}
-        with at_home(plan):
-            pid = spawn(build_command_line(), environ, {1: said.fileno(), 2: said.fileno()})
+        reader, writer = os.pipe()
+        verdict = failing.enter_context(os.fdopen(reader, "rb", buffering=0))
+        os.set_blocking(reader, False)
+        with os.fdopen(writer, "wb", buffering=0), at_home(plan):
+            environ = {**os.environ, TRIAL_VARIABLE: str(writer), STATE_VARIABLE: legacy}
+            pid = spawn(build_command_line(), environ, {1: said.fileno(), 2: said.fileno(), writer: writer})
         failing.pop_all()
-    return Trial(pid, said, plan.config.boot_timeout)
+    return Trial(pid, said, verdict, plan.config.boot_timeout)
 
 
-def be_tried(plan: Plan, legacy: str) -> NoReturn:
-    """Be the process that `start_trial` starts, and tell by its exit code and on standard error how that went."""
+def be_tried(plan: Plan, verdict: int, legacy: str) -> NoReturn:
+    """Be the process that `start_trial` starts, and tell by its exit code and on standard error how that went.
+
+    Args:
+        verdict: the descriptor to say it to where nothing is wrong, by `TRIAL_VARIABLE`.
+    """
     code: int = ExitCode.CLEAN
+    os.set_inheritable(verdict, False)
     try:
         _rehearse(plan, legacy)
+        os.write(verdict, b"+")
     except Exception as error:
         failed = describe_failure(error)
         code = failed.exit_code

@@ -31,7 +31,7 @@ from trio_wsgi.process.currentlogs import CurrentLogs
 from trio_wsgi.process.early import EarlySignals
 from trio_wsgi.process.plan import Plan, plan_from_json, plan_to_json
 from trio_wsgi.process.signals import JOBS
-from trio_wsgi.process.sockets import Place, take_socket
+from trio_wsgi.process.sockets import Binding, take_socket
 from trio_wsgi.process.stacks import Stacks
 from trio_wsgi.process.standing import at_home
 from trio_wsgi.process.systemd import Systemd
@@ -56,10 +56,10 @@ class Legacy:
 
     plan: Plan
     count: int
-    places: list[Place]
+    bindings: list[Binding]
     children: list[Child]
     asked: list[signal.Signals]
-    wrong: ConfigError | None = None
+    wrong: Exception | None = None
 
 
 def format_legacy(legacy: Legacy) -> str:
@@ -67,13 +67,13 @@ def format_legacy(legacy: Legacy) -> str:
     value = {
         "plan": plan_to_json(legacy.plan),
         "count": legacy.count,
-        "places": [
+        "bindings": [
             {
-                "address": asdict(place.address),
-                "spread": place.spread,
-                "listeners": {number: _format_listeners(each) for number, each in place.listeners.items()},
+                "address": asdict(binding.address),
+                "spread": binding.spread,
+                "listeners": {number: _format_listeners(each) for number, each in binding.listeners.items()},
             }
-            for place in legacy.places
+            for binding in legacy.bindings
         ],
         "children": [
             [
@@ -94,8 +94,8 @@ def format_legacy(legacy: Legacy) -> str:
 
 def let_go(legacy: Legacy) -> None:
     """Leave its sockets, channels and stacks open, over exec(2) as well: from now on their numbers count."""
-    for place in legacy.places:
-        for listeners in place.listeners.values():
+    for binding in legacy.bindings:
+        for listeners in binding.listeners.values():
             for listener in listeners:
                 os.set_inheritable(listener.sock.detach(), True)
     for child in legacy.children:
@@ -118,13 +118,13 @@ def parse_legacy(text: str, take: TakeSocket = take_socket, read: TakeStacks = S
     return Legacy(
         plan=plan_from_json(value["plan"]),
         count=value["count"],
-        places=[
-            Place(
-                Address(**place["address"]),
-                {int(number): _parse_listeners(each, take) for number, each in place["listeners"].items()},
-                place["spread"],
+        bindings=[
+            Binding(
+                Address(**binding["address"]),
+                {int(number): _parse_listeners(each, take) for number, each in binding["listeners"].items()},
+                binding["spread"],
             )
-            for place in value["places"]
+            for binding in value["bindings"]
         ],
         children=[_parse_child(each, take, read) for each in value["children"]],
         asked=[signal.Signals[name] for name in value["asked"]],

@@ -97,9 +97,7 @@ def main(channel: int, stacks: int) -> NoReturn:
             send_blocking(sock, build_messages(files_of_failure(error) | imported_files(), started))
         failed = describe_failure(error)
         code = failed.exit_code
-    for number in SERVER_SIGNALS:  # too late: what the application does at exit is for the supervisor to cut short
-        signal.signal(number, do_nothing)
-    undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
+    _ignore_signals()
     if failed is not None:
         send_blocking(sock, [failed])  # which has the supervisor tell us to end
     sock.detach()  # open to the end, which it tells
@@ -117,6 +115,13 @@ def _receive_order(sock: socket.socket) -> Order:
         hint = "if trio-wsgi was updated, send USR2 to the supervisor"
         send_blocking(sock, [Failed(f"the order cannot be read: {error!r}; {hint}", ExitCode.BOOT_ERROR)])
         sys.exit(ExitCode.BOOT_ERROR)
+
+
+def _ignore_signals() -> None:
+    """It is too late for them: what the application does at exit is for the supervisor to cut short."""
+    for number in SERVER_SIGNALS:
+        signal.signal(number, do_nothing)
+    undo_in_children(putting_back(dict.fromkeys(SERVER_SIGNALS, signal.SIG_DFL)))
 
 
 def _limit_end(seconds: float, fd: int) -> None:
@@ -151,9 +156,11 @@ def serve_order(order: Order, sock: socket.socket) -> int:
     prepare_imports(config)
     with (
         open_logs(config) as logs,
+        contextlib.ExitStack() as served,
         EarlySignals(SERVER_SIGNALS) as early,
         _take_listeners(order.listeners) as listeners,
     ):
+        served.callback(_ignore_signals)  # who was told to leave is told to be quick as its logs are closed
         tls = open_tls(config)  # keys are root's alone to read
         become(identity)
         if config.reload and order.plan.reference is not None:

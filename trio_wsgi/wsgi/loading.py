@@ -17,6 +17,7 @@ import difflib
 import importlib
 import re
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_VARARGS, getattr_static
 from pathlib import Path
@@ -153,13 +154,15 @@ def _resolve(reference: str) -> Any:
         raise AppLoadError(
             f"module {module_name!r} has neither {' nor '.join(USUAL_NAMES)}; write {module_name}:NAME"
             + _near("", vars(found))
+            + _tell_other(module_name)
         )
     where = module_name
     for name in path:
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise AppLoadError(f"{where!r} has no {name!r}" + _near(name, dir(found))) from None
+            told = f"{where!r} has no {name!r}{_near(name, dir(found))}"
+            raise AppLoadError(told + _tell_other(module_name)) from None
         where = f"{where}:{name}" if where == module_name else f"{where}.{name}"
     return found if call is None else _make(reference, found, call)
 
@@ -215,7 +218,7 @@ def _import(reference: str, name: str) -> Any:
             raise AppLoadError(_advise_module(reference, name)) from None
         raise AppLoadError(
             f"there is no module {error.name!r} in {Path.cwd()} or elsewhere on sys.path; "
-            "start in its directory, or give --chdir or --pythonpath"
+            "start in its directory, or give --chdir or --pythonpath" + _tell_other(name)
         ) from error
     except (Exception, SystemExit) as error:
         raise AppLoadError(f"importing {name!r} failed: {_describe(error)}") from error
@@ -245,6 +248,19 @@ def _advise_module(reference: str, name: str) -> str:
     if folder != Path.cwd():
         words = ["--chdir", str(folder), *words]  # --pythonpath would do, but files are often beside the application's
     return f"{told} write the module: {shlex.join(words)}"
+
+
+def _tell_other(name: str) -> str:
+    """Which file a module is, where the working directory has another of its name, which Python had taken before."""
+    top = name.partition(".")[0]
+    meant = next((each for each in (Path(f"{top}.py"), Path(top, "__init__.py")) if each.is_file()), None)
+    if meant is None or top not in sys.modules:
+        return ""
+    file = getattr(sys.modules[top], "__file__", None)
+    if file is not None and Path(file).exists() and meant.samefile(file):
+        return ""
+    where = f"is {file}" if file else "is Python's own"
+    return f"; {top!r} {where}, and {meant} in {Path.cwd()} was not looked at: rename that"
 
 
 def _near(name: str, names: Sequence[str] | dict[str, Any]) -> str:

@@ -67,6 +67,8 @@ class Script:
         path = getattr(self._module, "__file__", None)
         if path is None or not path.endswith(".py"):
             raise AppLoadError(f"module {self._name!r} has no source file; leave out --script-reloading")
+        if not Path(path).parent.is_dir():
+            raise AppLoadError(f"module {self._name!r} is in an archive, {path}: use --reload, which follows those")
         self.path = path
         stamp = take_stamp(path)
         return Version(app, None if stamp is not None and stamp.mtime_ns >= started else stamp)
