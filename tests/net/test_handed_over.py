@@ -104,7 +104,7 @@ def test_a_setting_without_effect_is_refused_with_what_to_do() -> None:
 
 def test_a_setting_that_asks_for_nothing_is_taken() -> None:
     """A program may share its settings with the command."""
-    Server(hello, Config(workers=0, max_requests=0, pid=None, user="", env={}, reload=False))  # type: ignore[arg-type]
+    Server(hello, Config(workers=0, max_requests=0, pid=None, user=None, env={}, reload=False))  # type: ignore[arg-type]
 
 
 def test_what_the_process_has_done_is_left_out_for_its_server() -> None:
