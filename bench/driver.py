@@ -34,6 +34,7 @@ from bench.trace import Trace
 
 BRIEF = 1.0  # seconds of the window of a brief scenario: the shortest that wrk knows
 AROUND = 0.6  # seconds of a bout besides its window, mostly: to start a server, check and end it
+LOG_PATIENCE = 2.0  # seconds for the last words of a server that has failed and lives
 APP = "bench.app:app"  # which answers what all scenarios ask for but those of a user's application
 TRACED = {"small", "files", "ranges", "tls", "streams", "uploads", "own"}  # whose cost is that of requests
 
@@ -202,13 +203,15 @@ def measure_turn(turn: Turn, ground: Ground, seconds: float, trace: Trace | None
             asking=ground.asking if scenario.own == "app" else BY_DEFAULT,
             trace=trace,
         )
-        started = server.log.stat().st_size
+        said = server.wait_silent() if scenario.own == "app" else 0
         try:
             measured = scenario.measure(bout)
             server.check_alive()
         except Failed as reason:
-            words = server.last_line(started)  # of a user's application, which may say what is wrong with it
-            if scenario.own != "app" or not words or words in str(reason):
+            if scenario.own != "app":
+                raise
+            words = server.last_line(said, LOG_PATIENCE)  # the user's application may say what is wrong with it
+            if not words or words in str(reason):
                 raise
             raise Failed(f"{reason}; its last words: {words}") from None
     figures = {key: value for key, value in measured.items() if value is not None}

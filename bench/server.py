@@ -32,6 +32,7 @@ from bench.proc import find_tree
 
 PATIENCE = 30.0  # seconds to start
 FAREWELL = 5.0  # seconds to end after TERM
+LOG_PAUSE = 0.1  # seconds between two looks at a log, which servers write after they have answered
 IMPORT_PATIENCE = 60.0  # seconds for the import of a user's application, when we look whether it is there
 IMPORT_APP = (
     "import sys, importlib; sys.stdout = sys.stderr; module, _, name = sys.argv[1].partition(':');"
@@ -68,11 +69,23 @@ class Server:
     def last_words(self) -> str:
         return self.last_line() or "it said nothing"
 
-    def last_line(self, since: int = 0) -> str:
-        """Of what it has said, from that byte of its log on; "" where that is nothing."""
-        text = self.log.read_bytes()[since:].decode(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1][:200] if lines else ""
+    def last_line(self, since: int = 0, patience: float = 0.0) -> str:
+        """Of what it has said, from that byte of its log on; "" where that is nothing, after so many seconds."""
+        deadline = time.monotonic() + patience
+        while True:
+            text = self.log.read_bytes()[since:].decode(errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            if lines or time.monotonic() >= deadline:
+                return lines[-1][:200] if lines else ""
+            time.sleep(LOG_PAUSE)
+
+    def wait_silent(self) -> int:
+        """Wait until it says nothing more of what it has answered; gives the bytes of its log."""
+        before, size = -1, self.log.stat().st_size
+        while size != before:
+            time.sleep(LOG_PAUSE)
+            before, size = size, self.log.stat().st_size
+        return size
 
     def check_alive(self) -> None:
         """Raises Failed where the server has died."""
