@@ -124,6 +124,7 @@ async def test_an_address_is_free_once_the_server_has_ended(app: Forking, childr
     """Though the child lives on: another server can listen there."""
     async with serving(app) as served, await served.connect() as stream:
         await ask(stream, "/fork")
+    children.told()  # it has run, and so given up what it had copied
     assert children.live()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((served.host, served.port))
