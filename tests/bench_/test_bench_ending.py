@@ -16,18 +16,23 @@ from bench.client import ROOT
 from bench.proc import find_tree
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_the_application_is_imported_ends_that_import(number: int, tmp_path: Path) -> None:
-    """Though nothing is measured yet, it is told in a line, and no interpreter stays behind."""
-    (tmp_path / "bench_endless.py").write_text("import time\ntime.sleep(1000)")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench", "--app", "bench_endless:app", "--output", str(tmp_path / "results.json")],
-        cwd=tmp_path,
+def start_bench(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """As a user types it in their own folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *words],
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_the_application_is_imported_ends_that_import(number: int, tmp_path: Path) -> None:
+    """Though nothing is measured yet, it is told in a line, and no interpreter stays behind."""
+    (tmp_path / "bench_endless.py").write_text("import time\ntime.sleep(1000)")
+    process = start_bench(tmp_path, "--app", "bench_endless:app", "--output", str(tmp_path / "results.json"))
     deadline = time.monotonic() + 30
     while not (importing := find_tree(process.pid)[1:]):
         assert time.monotonic() < deadline
@@ -48,14 +53,7 @@ def test_an_interrupt_tells_how_to_go_on(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     (tmp_path / "mine.bin").write_bytes(bytes(1000))
     words = ["--file", "mine.bin", "--only", "own-file-1", "--contestants", "sendfile-loop", "--rounds", "1000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench", *words, "--seconds", "0.2", "--files", "samples", "--output", str(output)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start_bench(tmp_path, *words, "--seconds", "0.2", "--files", "samples", "--output", str(output))
     deadline = time.monotonic() + 60
     while not output.exists():
         assert process.poll() is None
