@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,58 @@ def test_what_read_must_not_give(given: object, says: str) -> None:
 
     with pytest.raises(AppError, match=says):
         next(FileWrapper(Wrong()))
+
+
+@pytest.mark.parametrize("read", [0, 1234])
+def test_of_a_file_that_nobody_else_knows_the_descriptor_is_kept(path: Path, read: int) -> None:
+    """Its buffer would be a third of what a slow download holds."""
+    wrapper = FileWrapper(path.open("rb"))
+    wrapper.filelike.read(read)
+    found = wrapper.open_span()
+    assert found is not None
+    bare, offset, count = found[0].file, found[0].offset, found[0].count
+    assert (type(bare), offset, count) == (io.FileIO, read, len(DATA) - read)
+    assert wrapper.filelike is bare
+    assert next(wrapper) == DATA[read : read + DEFAULT_BLOCK_SIZE]  # it may be iterated all the same
+    wrapper.close()
+    assert bare.closed
+
+
+KEPT: list[object] = []  # by an application
+
+
+def _call_at_its_end(file: io.BufferedReader) -> None:
+    weakref.finalize(file, list)
+
+
+def _mark(file: Any) -> None:
+    file.mark = 1
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param(KEPT.append, id="the file"),
+        pytest.param(lambda file: KEPT.append(file.close), id="a method"),
+        pytest.param(lambda file: KEPT.append(FileWrapper(file)), id="another wrapper"),
+        pytest.param(_call_at_its_end, id="a weak reference"),
+        pytest.param(_mark, id="an attribute"),
+    ],
+)
+def test_a_file_that_somebody_knows_stays_as_it_is(path: Path, keep: Callable[[Any], object]) -> None:
+    """A buffered file is unusable without its descriptor: whoever has it would get ValueError from all that it asks."""
+    file = path.open("rb")
+    keep(file)
+    wrapper = FileWrapper(file)
+    del file
+    found = wrapper.open_span()
+    assert found is not None
+    buffered: Any = found[0].file
+    assert wrapper.filelike is buffered
+    assert (type(buffered), buffered.tell()) == (io.BufferedReader, 0)
+    wrapper.close()
+    assert buffered.closed
+    KEPT.clear()
 
 
 def _buffered_subclass(path: Path) -> Any:

@@ -8,6 +8,8 @@ Laws:
   leads to other bytes than its `read()`.
 * The bytes start at the file's current position (`tell()`, which knows of bytes read ahead into Python's buffer).
 * The wrapper closes the file once; it owns it from the moment it is made.
+* Python's buffer is a third of what a slow download would hold, and nothing to the kernel. Of a file that nobody else
+  refers to, only the descriptor is kept then.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import logging
 import os
 import stat
 import sys
+import weakref
 from collections.abc import Callable
 from tempfile import _TemporaryFileWrapper
 from typing import Any, Protocol
@@ -85,11 +88,38 @@ class FileWrapper:
         if close is not None:
             close()
 
+    def open_span(self) -> tuple[FileSpan, FileStatus] | None:
+        """The bytes from the file's position to its end, with its status; None where they must be read by iterating."""
+        bufferless = self._may_lose_buffer()  # as long as nothing of ours refers to it
+        found = _look_at(self.filelike)
+        if found is None:
+            return None
+        file, offset, status = found
+        if bufferless:
+            file = self._lose_buffer(offset)
+        return FileSpan(file, offset, max(0, status.st_size - offset)), status
+
+    def _may_lose_buffer(self) -> bool:
+        """Whether nobody could tell: what is gone is the buffered object, with what was put on it."""
+        file = self.filelike
+        if type(file) is not io.BufferedReader or vars(file) or weakref.getweakrefcount(file):
+            return False
+        del file
+        return _references(self) == _REFERENCES_IF_SOLE
+
+    def _lose_buffer(self, offset: int) -> io.FileIO:
+        assert isinstance(self.filelike, io.BufferedReader)
+        bare = self.filelike.detach()
+        assert isinstance(bare, io.FileIO)
+        bare.seek(offset)  # where the app has left it
+        self.filelike, self._close = bare, bare.close
+        return bare
+
     def _say_fast_path_is_lost(self, iterated_by: str) -> None:
         self.iterated_by_server = True  # said for this one
         if iterated_by.startswith("trio_wsgi."):  # an object of another's gave us the wrapper as its iterator
             iterated_by = "a middleware"
-        if iterated_by not in _said_lost and open_span(self.filelike) is not None:
+        if iterated_by not in _said_lost and _look_at(self.filelike) is not None:
             _said_lost.add(iterated_by)
             log.warning(
                 "a wsgi.file_wrapper is iterated by %s and read through Python, in the app's thread: sendfile serves "
@@ -128,8 +158,8 @@ def plain_file(filelike: object) -> io.BufferedReader | io.BufferedRandom | io.F
 _BUILT_IN_READS = {io.BufferedReader.read, io.BufferedRandom.read}
 
 
-def open_span(filelike: object) -> tuple[FileSpan, FileStatus] | None:
-    """The bytes from the file's position to its end, with its status; None where they must be read by iterating."""
+def _look_at(filelike: object) -> tuple[io.BufferedReader | io.BufferedRandom | io.FileIO, int, FileStatus] | None:
+    """A file that the kernel may send, the position that it is at, and its status; None if it has to be read."""
     file = plain_file(filelike)
     with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
         if file is None or not file.readable():
@@ -139,8 +169,15 @@ def open_span(filelike: object) -> tuple[FileSpan, FileStatus] | None:
         status = os.fstat(file.fileno())
         offset = file.tell()
         if stat.S_ISREG(status.st_mode) and _holds_its_size(file.fileno(), status):
-            return FileSpan(file, offset, max(0, status.st_size - offset)), status
+            return file, offset, status
     return None
+
+
+def _references(wrapper: FileWrapper) -> int:
+    return sys.getrefcount(wrapper.filelike)
+
+
+_REFERENCES_IF_SOLE = _references(FileWrapper(io.BufferedReader(io.BytesIO())))  # which differs among Pythons
 
 
 def _holds_its_size(fd: int, status: FileStatus) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sendfile import FileSpan
-from trio_wsgi.wsgi.filewrapper import FileStatus, FileWrapper, open_span
+from trio_wsgi.wsgi.filewrapper import FileStatus, FileWrapper
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class FoundFile:
 def find_file(result: object) -> FoundFile | None:
     """The file that iterating `result` would give, or None where that is not certain."""
     if type(result) is FileWrapper:  # what a subclass gives is its own
-        found = open_span(result.filelike)
+        found = result.open_span()
         return None if found is None else FoundFile(*found, result.filelike)
     look_inside = _KNOWN.get((type(result).__module__, type(result).__qualname__))
     if look_inside is None:
