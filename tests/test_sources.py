@@ -89,20 +89,24 @@ def test_quoted_words_in_the_environment() -> None:
     assert loaded.config.access_logfile is None
 
 
-def test_an_empty_list_of_proxies_is_nobody_whichever_source_says_so() -> None:
+@pytest.mark.parametrize("name", ["forwarded_allow_ips", "trusted_proxy_headers", "proxy_allow_from"])
+def test_an_empty_list_of_who_is_believed_is_nobody_whichever_source_says_so(name: str) -> None:
     """As to gunicorn; whoever writes that is not to have this machine's processes believed after all."""
-    Path("site.toml").write_text("forwarded-allow-ips = []")
+    Path("site.toml").write_text(f"{name.replace('_', '-')} = []")
     for loaded in (
-        load_config({"forwarded_allow_ips": [""]}, {}),
-        load_config({}, {"FORWARDED_ALLOW_IPS": ""}),
-        load_config({}, {"TRIO_WSGI_FORWARDED_ALLOW_IPS": ""}),
-        load_config({}, {}, ini={"forwarded_allow_ips": ""}),
+        load_config({name: [""]}, {}),
+        load_config({}, {f"TRIO_WSGI_{name.upper()}": ""}),
+        load_config({}, {}, ini={name: ""}),
         load_config({}, {}, "site.toml"),
     ):
-        assert loaded.config.forwarded_allow_ips == ()
-        assert loaded.origins["forwarded_allow_ips"] != "default"
-    assert make_config({"forwarded_allow_ips": ["", "10.0.0.7"]}).forwarded_allow_ips == ("10.0.0.7",)
-    assert load_config({}, {"PORT": ""}).config == Config()  # of others, an empty one is as good as none
+        assert getattr(loaded.config, name) == ()
+        assert loaded.origins[name] != "default"
+    assert getattr(make_config({name: ["", *getattr(Config(), name)]}), name) == getattr(Config(), name)
+
+
+def test_of_variables_of_others_that_are_empty_one_says_something() -> None:
+    assert load_config({}, {"FORWARDED_ALLOW_IPS": ""}).config.forwarded_allow_ips == ()
+    assert load_config({}, {"PORT": ""}).config == Config()  # as good as none
 
 
 @pytest.mark.parametrize(

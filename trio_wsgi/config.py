@@ -317,9 +317,10 @@ class Config:
     trusted_proxy_headers: Strings = PROXIES.setting(
         BELIEVABLE,
         "Header that those proxies set. Repeatable, or separated by commas. What is left out comes from their clients, "
-        "and is dropped. Name only what your proxy does set.",
+        "and is dropped. Name only what your proxy does set; empty: none is believed.",
         metavar="NAME",
         check=check_proxy_headers,
+        may_be_empty=True,
     )
     proxy_protocol: bool = PROXIES.setting(
         False, "Connections begin with a PROXY header, version 1 or 2, that names the client."
@@ -327,9 +328,10 @@ class Config:
     proxy_allow_from: Strings = PROXIES.setting(
         ("127.0.0.1", "::1"),
         "Address or network of a proxy whose PROXY header is believed, or * for all; others are turned away. "
-        "Repeatable, or separated by commas. Peers on unix sockets are believed.",
+        "Repeatable, or separated by commas; empty: nobody. Peers on unix sockets are believed.",
         metavar="ADDRESS",
         check=check_networks,
+        may_be_empty=True,
     )
 
     # Limits
