@@ -8,6 +8,7 @@ Laws:
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
@@ -32,9 +33,15 @@ class Samples:
     folder: Path
 
     def path(self, name: str) -> Path:
-        """The file, which is made if need be."""
+        """The file, which is made if need be.
+
+        Raises:
+            FileNotFoundError: it is the user's own, and has gone.
+        """
         path = self.folder / name
         if not self.has(name):
+            if name not in SIZES:
+                raise FileNotFoundError(errno.ENOENT, "it has gone", os.readlink(path))
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o755)
             make_file(path, SIZES[name])
@@ -84,13 +91,16 @@ def digest_file(path: Path) -> str:
 def make_file(path: Path, size: int) -> None:
     """Random bytes, the same each time: a mebibyte again and again, each with its number in front."""
     block = random.Random(path.name).randbytes(MIB)
-    unfinished = path.with_name(path.name + ".new")
-    with unfinished.open("wb") as file:
-        for number in range(-(-size // MIB)):
-            file.write((number.to_bytes(8, "big") + block[8:])[: size - number * MIB])
-        file.flush()
-        os.fsync(file.fileno())  # what is dirty cannot be dropped from the page cache
-    unfinished.rename(path)
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(8)}")  # another run may be making it as well
+    try:
+        with unfinished.open("wb") as file:
+            for number in range(-(-size // MIB)):
+                file.write((number.to_bytes(8, "big") + block[8:])[: size - number * MIB])
+            file.flush()
+            os.fsync(file.fileno())  # what is dirty cannot be dropped from the page cache
+        unfinished.rename(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path] | None:

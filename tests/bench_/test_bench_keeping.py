@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,23 @@ def test_runs_at_the_same_time_have_each_its_own_file(tmp_path: Path) -> None:
         assert [samples.path(name).read_text() for name in (zero, one)] == ["0", "1"]
     assert measure(tmp_path, "--output", str(tmp_path / "results.json")) == 0
     assert list(samples.folder.iterdir()) == []
+
+
+def test_runs_that_make_the_same_sample_do_not_meet(tmp_path: Path) -> None:
+    """Each makes its own, and whoever is last has put an equal one in the place of the others."""
+    samples, alone = Samples(tmp_path / "samples"), Samples(tmp_path / "alone")
+    with ThreadPoolExecutor(4) as makers:
+        assert len(set(makers.map(samples.path, ["10m"] * 4))) == 1
+    assert samples.digest("10m") == alone.digest("10m")
+    assert [path.name for path in samples.folder.iterdir()] == ["10m"]
+
+
+def test_a_file_that_goes_while_it_is_measured_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.iso").write_text("mine")
+    with Samples(tmp_path / "samples").adopt(tmp_path / "mine.iso") as name:
+        (tmp_path / "mine.iso").unlink()
+        with pytest.raises(FileNotFoundError, match=r"it has gone: '.*/mine\.iso'"):
+            Samples(tmp_path / "samples").path(name)
 
 
 def test_a_run_in_which_all_fail_says_so_to_the_shell(tmp_path: Path) -> None:
