@@ -41,7 +41,7 @@ class Samples:
         path = self.folder / name
         if not self.has(name):
             if name not in SIZES:
-                raise FileNotFoundError(errno.ENOENT, "it has gone", os.readlink(path))
+                raise FileNotFoundError(errno.ENOENT, "it has gone", str(path.readlink()))
             self.folder.mkdir(parents=True, exist_ok=True)
             self.folder.chmod(0o755)
             make_file(path, SIZES[name])
