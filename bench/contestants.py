@@ -110,8 +110,8 @@ http {{
     server {{
         listen 127.0.0.1:{port} backlog=4096 {listen};
         location = /hello {{ default_type text/plain; return 200 "Hello, world!"; }}
-        location /file/ {{ alias "{files}/"; {aio} }}
-        location /static/ {{ alias "{files}/"; {aio} }}
+        location /file/ {{ alias "{files}/"; {more} }}
+        location /static/ {{ alias "{files}/"; {more} }}
     }}
 }}
 """
@@ -250,17 +250,26 @@ CONTESTANTS = (
         "{program} -p {folder} -c {config}",
         can=NGINX_CAN,
         program="nginx",
-        config=NGINX.replace("{aio}", ""),
+        config=NGINX.replace("{more}", ""),
         tls=NGINX_TLS,
         reload="HUP",
         group="file server",
+    ),
+    Contestant(  # as Debian ships it, and as its guides have it where files are sent
+        "nginx-nopush",
+        "{program} -p {folder} -c {config}",
+        can=NGINX_CAN,
+        program="nginx",
+        config=NGINX.replace("{more}", "tcp_nopush on;"),
+        group="file server",
+        tags=frozenset({"files"}),
     ),
     Contestant(
         "nginx-aio",
         "{program} -p {folder} -c {config}",
         can=NGINX_CAN,
         program="nginx",
-        config=NGINX.replace("{aio}", "aio threads;"),
+        config=NGINX.replace("{more}", "aio threads;"),
         group="file server",
         tags=frozenset({"cold"}),
     ),

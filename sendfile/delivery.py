@@ -8,8 +8,9 @@ Laws:
 * A peer has stalled ``idle_timeout`` after its last byte was accepted, or after the end of a pause. A step notes only
   when it was; who looks at the right time are the `alarms`.
 * While a delivery is paused it takes no step, and no clock that blames the peer runs.
-* The kernel takes little ahead for a reader who is slow, and much for one who is fast (``held``). The waits for room
-  tell them apart; up to the end of the first one everybody is slow. A socket is given back as it came.
+* The kernel takes little ahead for a reader who is slow, and much for one who is fast, in large packets (``held``).
+  The waits for room tell them apart; up to the end of the first one everybody is slow. A socket is given back as it
+  came.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import trio
 
-from sendfile.held import UNSENT, bound_unsent, held_by_kernel, unbound_unsent
+from sendfile.held import UNSENT, bound_unsent, cork, held_by_kernel, unbound_unsent, uncork
 from sendfile.parts import Parts, head, size
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
@@ -62,9 +63,9 @@ class Delivery:
             these bytes.
     """
 
-    __slots__ = ("away", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel", "lowat",
-                 "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope", "sender", "sock",
-                 "speed", "started_at", "task", "watch", "watched")  # fmt: skip
+    __slots__ = ("away", "corked", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel",
+                 "lowat", "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope", "sender",
+                 "sock", "speed", "started_at", "task", "watch", "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class Delivery:
         self.queued = False  # is it about to be stepped?
         self.watched = False  # is its socket in the pump's epoll?
         self.lowat: int | None = None  # that the socket came with, while the kernel takes little ahead
+        self.corked = False  # do small packets wait for more?
         self.task: trio.lowlevel.Task | None = None  # that waits for its end, or that of its fetch
         self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its task's other waits
         self.error: BaseException | None = None  # why it ended, if not well
@@ -176,7 +178,7 @@ class Delivery:
                 self.rate.spend(now, sent)
             self.speed.note(now, self.done)
             if self.full_at is not None and self.parts:
-                self._bound(sent < _FAST * (now - self.full_at))
+                self._judge(sent >= _FAST * (now - self.full_at))
                 self.full_at = None
             if self.progress is not None:
                 self.progress(sent)
@@ -186,6 +188,17 @@ class Delivery:
         """The kernel is full: how long it takes to have room again is the reader's doing."""
         if self.full_at is None:
             self.full_at = now
+
+    def _judge(self, fast: bool) -> None:
+        self._bound(not fast)
+        if fast and not self.corked and self.rate is None and self.sender is None:
+            self.corked = cork(self.sock)
+        elif self.corked and not fast:
+            self._uncork()
+
+    def _uncork(self) -> None:
+        uncork(self.sock)
+        self.corked = False
 
     def _bound(self, bounded: bool) -> None:
         if bounded and self.lowat is None:
@@ -197,6 +210,8 @@ class Delivery:
     def release(self) -> None:
         """It takes no more steps: what is sent after it is somebody else's."""
         self._bound(False)
+        if self.corked:
+            self._uncork()
 
     def pause(self, now: float) -> None:
         """From here on it is held back."""
