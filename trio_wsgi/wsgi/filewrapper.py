@@ -174,10 +174,11 @@ def _look_at(filelike: object) -> tuple[io.BufferedReader | io.BufferedRandom | 
 
 
 def _references(wrapper: FileWrapper) -> int:
-    return sys.getrefcount(wrapper.filelike)
+    return sys.getrefcount(wrapper.filelike) if hasattr(sys, "getrefcount") else 0
 
 
-_REFERENCES_IF_SOLE = _references(FileWrapper(io.BufferedReader(io.BytesIO())))  # which differs among Pythons
+# Which differs among Pythons; some count none.
+_REFERENCES_IF_SOLE = _references(FileWrapper(io.BufferedReader(io.BytesIO()))) or None
 
 
 def _holds_its_size(fd: int, status: FileStatus) -> bool:
