@@ -48,6 +48,7 @@ _BATCH = 64  # events a turn; 256 more than doubled the p99 of others beside 5,0
 _TURN_BYTES = 4 << 20
 _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebody else on the loop waits for us
 _LONGEST = 8 << 20  # bytes of one step
+_FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
 _DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
 
 
@@ -96,7 +97,7 @@ class Pump:
         self._interest: Interest | None = None
         self._alarms = Alarms(half_close)
         self._token: trio.lowlevel.TrioToken | None = None  # of its event loop, once it runs
-        self._step = STEP  # bytes of a step: as many as a turn's time allows
+        self._step = STEP  # bytes of a step where a long one is best: as many as a turn's time allows
         self._now = trio.current_time  # its clock's own, once it runs: `push_nowait` is called from threads, too
 
     def __repr__(self) -> str:
@@ -390,6 +391,7 @@ class Pump:
         """One turn: a step for each reported socket, until the turn's bytes or its time are used up."""
         now, began = trio.current_time(), time.perf_counter()
         budget = _TURN_BYTES
+        most = STEP if len(self._ready) in _FEW else self._step
         hot: list[Delivery] = []  # took all it was offered; asking epoll before its next step cost a quarter
         for _ in range(min(_BATCH, len(self._ready))):
             if budget <= 0 or (at := time.perf_counter()) - began > _TURN_SECONDS:
@@ -399,7 +401,7 @@ class Pump:
             if not delivery.open:
                 continue
             try:
-                room = delivery.room(now, self._step)
+                room = delivery.room(now, most)
                 if room and not (warm := delivery.warm(now, self._residency, room)):
                     self._fetch(delivery, now)
                     continue

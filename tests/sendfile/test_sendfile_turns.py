@@ -85,7 +85,7 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
     [
         pytest.param(1, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="alone on a fast machine"),
         pytest.param(1, 0.002, range((1 << 20) + 1), id="alone on a slow one"),
-        pytest.param(2, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="in company"),
+        pytest.param(2, 0.0, range((1 << 20) + 1), id="in company"),
         pytest.param(40, 0.0, range((1 << 20) + 1, (8 << 20) + 1), id="in a crowd on a fast machine"),
         pytest.param(40, 0.002, range((1 << 20) + 1), id="in a crowd on a slow one"),
     ],
