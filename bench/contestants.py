@@ -255,23 +255,20 @@ CONTESTANTS = (
         reload="HUP",
         group="file server",
     ),
-    Contestant(  # as Debian ships it, and as its guides have it where files are sent
-        "nginx-nopush",
-        "{program} -p {folder} -c {config}",
-        can=NGINX_CAN,
-        program="nginx",
-        config=NGINX.replace("{more}", "tcp_nopush on;"),
-        group="file server",
-        tags=frozenset({"files"}),
-    ),
-    Contestant(
-        "nginx-aio",
-        "{program} -p {folder} -c {config}",
-        can=NGINX_CAN,
-        program="nginx",
-        config=NGINX.replace("{more}", "aio threads;"),
-        group="file server",
-        tags=frozenset({"cold"}),
+    *(
+        Contestant(
+            f"nginx-{way}",
+            "{program} -p {folder} -c {config}",
+            can=NGINX_CAN,
+            program="nginx",
+            config=NGINX.replace("{more}", directive),
+            group="file server",
+            tags=frozenset({tag}),
+        )
+        for way, directive, tag in (
+            ("nopush", "tcp_nopush on;", "files"),  # as Debian ships it, and as guides have it where files are sent
+            ("aio", "aio threads;", "cold"),
+        )
     ),
     Contestant(
         "sendfile-loop",

@@ -178,7 +178,9 @@ class Delivery:
                 self.rate.spend(now, sent)
             self.speed.note(now, self.done)
             if self.full_at is not None and self.parts:
-                self._judge(sent >= _FAST * (now - self.full_at))
+                fast = sent >= _FAST * (now - self.full_at)
+                self._bound(not fast)
+                self._cork(fast)
                 self.full_at = None
             if self.progress is not None:
                 self.progress(sent)
@@ -189,17 +191,6 @@ class Delivery:
         if self.full_at is None:
             self.full_at = now
 
-    def _judge(self, fast: bool) -> None:
-        self._bound(not fast)
-        if fast and not self.corked and self.rate is None and self.sender is None:
-            self.corked = cork(self.sock)
-        elif self.corked and not fast:
-            self._uncork()
-
-    def _uncork(self) -> None:
-        uncork(self.sock)
-        self.corked = False
-
     def _bound(self, bounded: bool) -> None:
         if bounded and self.lowat is None:
             self.lowat = bound_unsent(self.sock)
@@ -207,11 +198,17 @@ class Delivery:
             unbound_unsent(self.sock, self.lowat)
             self.lowat = None
 
+    def _cork(self, corked: bool) -> None:
+        if corked and not self.corked:
+            self.corked = self.rate is None and self.sender is None and cork(self.sock)
+        elif not corked and self.corked:
+            uncork(self.sock)
+            self.corked = False
+
     def release(self) -> None:
         """It takes no more steps: what is sent after it is somebody else's."""
         self._bound(False)
-        if self.corked:
-            self._uncork()
+        self._cork(False)
 
     def pause(self, now: float) -> None:
         """From here on it is held back."""
