@@ -72,7 +72,7 @@ async def nothing_left(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     await trio.testing.wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
     after = list_descriptors()
-    assert len(after) <= len(before), after ^ before  # a thread of watchfiles closes its own when it comes to it
+    assert len(after) == len(before), after ^ before
     assert not [thread.name for thread in threading.enumerate() if thread.name == "trio-wsgi app"]
     assert "please report" not in caplog.text
     gc.collect()

@@ -6,10 +6,12 @@ The same tests hold with watchfiles and without: it says when to look, and nothi
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import os
 import sys
+import threading
 import time
 import types
 import zipfile
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from waiting import wait_until
 
 from trio_wsgi.process import watch
 from trio_wsgi.process.channel import Channel, open_pair
@@ -27,6 +30,14 @@ from trio_wsgi.process.messages import Imported, parse_message
 from trio_wsgi.process.watch import Bell, Notified, Watch, look_at, poll
 
 BELLS = {"watchfiles": Notified, "polling": lambda: poll}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_left_behind() -> Iterator[None]:
+    """They end after `SURE` seconds, and watchfiles closes its descriptors then: tests of other files count theirs."""
+    yield
+    wait_until(lambda: not any(thread.name.startswith("next from") for thread in threading.enumerate()), timeout=30)
+    gc.collect()
 
 
 @pytest.fixture(params=list(BELLS))
@@ -204,6 +215,7 @@ async def test_watchfiles_speaks_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 path.write_text(str(time.time()))  # again: its watch may not have stood yet
                 await trio.sleep(1)
         assert told.changes[0] == [str(path)]
+    path.write_text("last")  # for the thread that is left behind
 
 
 async def test_watchfiles_that_cannot_watch_leaves_it_to_polling(
