@@ -49,7 +49,7 @@ _TURN_BYTES = 4 << 20
 _TURN_SECONDS = 0.001  # of our own work, however slow the machine: what somebody else on the loop waits for us
 _LONGEST = 8 << 20  # bytes of one step
 _FEW = range(2, 17)  # deliveries that are all kept going by steps of 1 MiB; longer ones leave their readers waiting
-_DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
+DIRECT_BYTES = 256 << 10  # in the caller's task: all of a small answer, yet short when a crowd calls at once
 
 
 class _State(enum.Enum):
@@ -200,7 +200,7 @@ class Pump:
         while True:  # again for what is appended when all was sent, and we were about to return
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                delivery.push(_DIRECT_BYTES, self._residency)
+                delivery.push(DIRECT_BYTES, self._residency)
                 if not parts:  # the other half of the checkpoint; not cancellable, since all is sent
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 else:
@@ -217,8 +217,8 @@ class Pump:
             if not parts:
                 return delivery.done
 
-    def push_nowait(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
-        """Send what of ``parts`` is in memory and the kernel takes at once, a quarter of a MiB at most.
+    def push_nowait(self, sock: HasFileno, parts: Parts, limit: int = DIRECT_BYTES, *, kernel: bool = True) -> int:
+        """Send what of ``parts`` is in memory and the kernel takes at once, a quarter of a MiB at most, or ``limit``.
 
         For those who have most answers gone with this, and ``deliver`` what is left. Args and errors are those of
         ``deliver``, except that it never waits. It may be called in any thread while nobody else sends on the socket.
@@ -228,23 +228,23 @@ class Pump:
         """
         check_socket(sock)
         check_parts(parts)
-        return self.push_unchecked(sock, parts, kernel=kernel)
+        return self.push_unchecked(sock, parts, limit, kernel=kernel)
 
-    def push_unchecked(self, sock: HasFileno, parts: Parts, *, kernel: bool = True) -> int:
+    def push_unchecked(self, sock: HasFileno, parts: Parts, limit: int = DIRECT_BYTES, *, kernel: bool = True) -> int:
         """``push_nowait`` on a socket that is known to be non-blocking and without TLS."""
         self._check_free(sock.fileno())
-        now, left = self._now(), _DIRECT_BYTES
+        now, left = self._now(), limit
         while parts and left and (first := head(parts)) is not None:
             most = left
             if isinstance(first, FileSpan):
-                most = self._residency.warm(first.file.fileno(), first.offset, min(left, first.count), now, not kernel)
+                most = self._residency.warm(first.file.fileno(), first.offset, min(most, first.count), now, not kernel)
                 if not most:
                     break
             try:
                 left -= send_step(sock, parts, most, kernel=kernel)
             except trio.WouldBlock:
                 break
-        return _DIRECT_BYTES - left
+        return limit - left
 
     def notify_closing(self, sock: HasFileno) -> None:
         """End the delivery on ``sock``, if any, with trio.ClosedResourceError, before its owner closes it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -43,13 +44,15 @@ def has_lane(server: Server) -> bool:
 
 async def receive(stream: trio.abc.ReceiveStream, size: int) -> bytes:
     """A head, and a body of so many bytes."""
-    received = b""
+    received, wanted = bytearray(), 0  # unknown before the head is there
     with trio.fail_after(10):
-        while not (head := received.partition(b"\r\n\r\n"))[1] or len(head[2]) < size:
+        while not wanted or len(received) < wanted:
             more = await stream.receive_some()
-            assert more, f"ended after {received!r}"
+            assert more, f"ended after {bytes(received[:1000])!r}, {len(received)} bytes"
             received += more
-    return received
+            if not wanted and (end := received.find(b"\r\n\r\n")) >= 0:
+                wanted = end + 4 + size
+    return bytes(received)
 
 
 async def board(served: Served, size: int) -> trio.SocketStream:
@@ -78,6 +81,24 @@ def ask_for(path: str) -> bytes:
 def say(start_response: StartResponse, body: bytes) -> list[bytes]:
     start_response("200 OK", [*PLAIN, ("Content-Length", str(len(body)))])
     return [body]
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the tasks that serve connections."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += task.name == "trio_wsgi connection"
+
+
+@asynccontextmanager
+async def counting_steps() -> AsyncIterator[Steps]:
+    steps = Steps()
+    trio.lowlevel.add_instrument(steps)
+    yield steps
+    trio.lowlevel.remove_instrument(steps)
 
 
 class App:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import trio
 from asking import CLOSE, KEPT, Environ, StartResponse
-from riding import TRIES, App, ask_for, board, receive, say
+from riding import TRIES, App, ask_for, board, counting_steps, receive, say
 from serving import receive_all, serving
 from waiting import until
 
@@ -21,24 +19,6 @@ from trio_wsgi.disk.root import AtHand, NotAtHand
 from trio_wsgi.net.status import State
 
 SIZE = 100_000
-
-
-class Steps(trio.abc.Instrument):
-    """Counts the steps of the tasks that serve connections."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.count += task.name == "trio_wsgi connection"
-
-
-@asynccontextmanager
-async def counting_steps() -> AsyncIterator[Steps]:
-    steps = Steps()
-    trio.lowlevel.add_instrument(steps)
-    yield steps
-    trio.lowlevel.remove_instrument(steps)
 
 
 @pytest.mark.usefixtures("each_engine")

@@ -40,14 +40,15 @@ class Account:
         beginning: when its first byte came; None for now.
 
     Attributes:
+        began: when its first byte came, by Trio's clock.
         app: what runs the application, where that is asked.
         outcome: how the request ended,
         reason: and why, in one line, where it is not finished.
         ended: when that was, by Trio's clock; 0 where it ends as this is told.
     """
 
-    __slots__ = ("_clock", "_health", "_outlet", "_peer", "_service", "_started", "_wire",
-                 "app", "ended", "outcome", "reason")  # fmt: skip
+    __slots__ = ("_health", "_outlet", "_peer", "_service", "_started", "_wire",
+                 "app", "began", "ended", "outcome", "reason")  # fmt: skip
 
     def __init__(
         self, service: Service, wire: Wire, outlet: Outlet, peer: Peer, health: bool, beginning: Beginning | None
@@ -57,7 +58,7 @@ class Account:
         self._outlet = outlet
         self._peer = peer
         self._health = health
-        self._started, self._clock = beginning or (time.time(), service.now())
+        self._started, self.began = beginning or (time.time(), service.now())
         self.app: AppRun | None = None
         self.outcome = Outcome.FINISHED
         self.reason = ""
@@ -81,7 +82,7 @@ class Account:
     @property
     def age(self) -> float:
         """Seconds since the request began."""
-        return self._service.now() - self._clock
+        return self._service.now() - self.began
 
     def note_shutdown(self) -> None:
         """The server's own end has ended it."""
@@ -128,7 +129,7 @@ class Account:
             body_sent=self._outlet.body_sent,
             body_promised=self._outlet.promised,
             started=self._started,
-            duration=(self.ended or self._service.now()) - self._clock,
+            duration=(self.ended or self._service.now()) - self.began,
             request_headers=tuple(asked.headers) if asked else (),
             response_headers=tuple([(name.lower(), value) for name, value in sent.headers]) if sent else (),
             environ=NO_ENVIRON if self.app is None else self.app.environ,

@@ -24,7 +24,7 @@ from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, find_lack
 from trio_wsgi.net.account import Beginning
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.greeting import LATE, Greeting
-from trio_wsgi.net.lane import Ride
+from trio_wsgi.net.lane import Ride, Wants
 from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.linger import has_unread, linger
 from trio_wsgi.net.peer import Peer
@@ -49,9 +49,9 @@ class Connection:
         sock: connected, non-blocking; owned from now on.
     """
 
-    __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_draining", "_fresh", "_greeting", "_idle_since",
-                 "_nursery", "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport", "_trouble",
-                 "_until", "_waiting", "_wire")  # fmt: skip
+    __slots__ = ("__weakref__", "_beginning", "_born", "_brisk", "_draining", "_fast_until", "_fresh", "_greeting",
+                 "_idle_since", "_nursery", "_over", "_peer", "_ride", "_service", "_serving", "_state", "_transport",
+                 "_trouble", "_until", "_waiting", "_wire")  # fmt: skip
 
     def __init__(self, service: Service, sock: socket.socket, peer: Peer) -> None:
         self._service = service
@@ -65,6 +65,7 @@ class Connection:
         self._born = service.now()
         self._idle_since = -math.inf
         self._brisk = False  # its client asks without a rest
+        self._fast_until: float | None = None  # the next request tells whether its client reads fast
         self._ride: Ride | None = None  # while it rides
         self._trouble: Exception | None = None  # with what came meanwhile
         self._beginning: Beginning | None = None  # of a request whose head is not whole
@@ -200,9 +201,8 @@ class Connection:
             finally:
                 if exchange.looks_whole:
                     self._transport.abort()
-            if not exchange.keep or not wire.codec.start_next_cycle():
+            if not exchange.keep or not self._end_exchange():
                 break
-            self._serving = None
             del exchange  # an idle connection keeps no request alive
         self._serving = None
         unread = exchange.may_be_followed or not wire.body_done or wire.has_input
@@ -241,6 +241,22 @@ class Connection:
         )
         return exchange
 
+    def _end_exchange(self) -> bool:
+        """It has ended well; whether another one may begin."""
+        assert self._serving is not None
+        if not self._wire.codec.start_next_cycle():
+            return False
+        # Who asks ahead may not have read the answer.
+        self._fast_until = None if self._wire.has_input else self._serving.fast_until
+        self._serving = None
+        return True
+
+    def _note_speed(self) -> None:
+        """The next request has come: by then its client had the last answer."""
+        if self._fast_until is not None:
+            self._transport.fast = self._service.now() <= self._fast_until
+            self._fast_until = None
+
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
     def _may_ride(self) -> bool:
@@ -269,30 +285,35 @@ class Connection:
         self._idle_since = ride.stirred
         self._brisk = self._service.now() - self._idle_since < SILENT_AFTER
 
-    def go_on(self, ride: Ride) -> bool:
-        """In the lane's thread: serve what has come; whether to wait for more there (`lane.Rider`)."""
+    def go_on(self, ride: Ride) -> Wants:
+        """In the lane's thread: send what is left of an answer, and serve what has come (`lane.Rider`)."""
         wire = self._wire
         for _ in range(_IN_A_ROW):
-            try:
-                head = wire.receive_head_nowait()
-            except trio.WouldBlock:
-                return not self._note_beginning()
-            except ClientGone as exc:
-                if wire.has_input:
+            if self._serving is not None:
+                wants = ride.call_again(self._serving.send_on_in_lane)
+            else:
+                try:
+                    head = wire.receive_head_nowait()
+                except trio.WouldBlock:
+                    return Wants.LOOP if self._note_beginning() else Wants.REQUEST
+                except ClientGone as exc:
+                    if wire.has_input:
+                        self._trouble = exc
+                    return Wants.LOOP
+                except ClientError as exc:
                     self._trouble = exc
-                return False
-            except ClientError as exc:
-                self._trouble = exc
-                return False
-            self._fresh = False
-            exchange = self._begin_exchange(head)
-            if not ride.call(exchange.serve_in_lane) or not wire.codec.start_next_cycle():
-                return False
-            self._serving = None
+                    return Wants.LOOP
+                self._fresh = False
+                self._note_speed()
+                wants = ride.call(self._begin_exchange(head).serve_in_lane)
+            if wants is not Wants.REQUEST:
+                return wants
+            if not self._end_exchange():
+                return Wants.LOOP
             if not wire.has_input:
                 ride.stirred = self._service.now()
-                return True
-        return False
+                return Wants.REQUEST
+        return Wants.LOOP
 
     def attend(self, ride: Ride, since: float) -> None:
         """On the loop: look after the present request (`lane.Rider`)."""
@@ -342,6 +363,7 @@ class Connection:
                     self._waiting = False
                 try:
                     head = wire.receive_head_nowait()
+                    self._note_speed()
                     # who has just come has not had an answer
                     self._brisk = not self._fresh and service.now() - self._idle_since <= _BRISK
                     return head

@@ -23,6 +23,7 @@ from functools import partial
 import trio
 
 from sendfile import Transfer as Job
+from sendfile.pump import DIRECT_BYTES
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
 from trio_wsgi.disk.root import NotAtHand
@@ -32,12 +33,14 @@ from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
-from trio_wsgi.net.lane import Ride
+from trio_wsgi.net.lane import Ride, Wants
+from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.slot import Call, LostThread, raise_error, tells_of_cancellation
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
+from trio_wsgi.net.transport import FAST
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.dates import format_http_date
@@ -48,6 +51,9 @@ from trio_wsgi.rules.paths import MountPath
 from trio_wsgi.wsgi.input import open_empty
 
 log = logging.getLogger("trio_wsgi.error")
+
+_SOON = 16 << 20  # bytes of an answer that a fast client soon has
+_PATIENT = 2 * SILENT_AFTER  # seconds of write_timeout: by then who takes nothing has been given back to the loop
 
 
 class Exchange:
@@ -123,6 +129,13 @@ class Exchange:
         """Whether the response was cut where only the end of the connection ends it: a reset is to tell that."""
         asked = self._wire.asked
         return self._cut and self._outlet.promised is None and asked is not None and asked.http_version == b"1.0"
+
+    @property
+    def fast_until(self) -> float | None:
+        """Up to when the next request shows a client that reads fast; None where the answer was too small to tell."""
+        if (self._outlet.promised or 0) < DIRECT_BYTES or (sent := self._outlet.body_sent) < DIRECT_BYTES:
+            return None
+        return self._account.began + sent / FAST
 
     @property
     def taken(self) -> int:
@@ -280,21 +293,22 @@ class Exchange:
 
     # -- in the lane ---------------------------------------------------------------------------------------------
 
-    def serve_in_lane(self, ride: Ride) -> bool:
+    def serve_in_lane(self, ride: Ride) -> Wants:
         """In the lane's thread: serve the request there, up to its record, if that is possible.
 
         Returns:
-            whether it was, and the connection may be kept; else `run` is to be called.
+            REQUEST where it was, and the connection may be kept; ROOM where `send_on_in_lane` is to be called when
+            there is some; else `run` is to be called.
         """
         head, wire = self._head, self._wire
         assert head is not None
         if self._health or not wire.body_done or head.expects_continue or head.scheme is not None:
-            return False
+            return Wants.LOOP
         try:
             mounted = self._mounted
             answer = self._answer_at_hand(head, *mounted) if mounted else self._begin_app(head).ask_in_lane(ride)
             if answer is None:
-                return False
+                return Wants.LOOP
             self._ride, self._answer = ride, answer
             whole = not ride.cancelled and self._leave(answer)
         except BaseException as exc:
@@ -302,19 +316,48 @@ class Exchange:
             whole = False
             if not ride.cancelled and tells_of_cancellation(exc):
                 ride.spoil()
+        return self._go_on_in_lane(ride, whole)
+
+    def send_on_in_lane(self, ride: Ride) -> Wants:
+        """In the lane's thread: send what there is room for by now of what is left; returns as `serve_in_lane`."""
+        answer, transport = self._answer, self._wire.transport
+        assert answer is not None
+        if self._app is not None:
+            ride.begin()
+        sent = self._outlet.leave_on()
+        left = self._outlet.left  # then there may have been room for more
+        transport.fast = left or 0 < sent >= FAST * (self._service.now() - ride.stirred)
+        return self._go_on_in_lane(ride, left and self._close_in_lane(answer))
+
+    def _go_on_in_lane(self, ride: Ride, whole: bool) -> Wants:
         if self._app is not None and not ride.end():  # the loop looks after it, up to its end
-            return False
+            return Wants.LOOP
         if whole:
             self._end_in_lane(ride)
-        return whole and self.keep
+            return Wants.REQUEST if self.keep else Wants.LOOP
+        if not (self._wire.transport.fast and self._error is None and self._may_leave_from_lane()):
+            return Wants.LOOP
+        ride.stirred = self._service.now()
+        return Wants.ROOM
+
+    def _may_leave_from_lane(self) -> bool:
+        """Whether what is left of the answer is soon gone, and nobody has to look after its client meanwhile."""
+        service, answer = self._service, self._answer
+        least = 0 if service.min_rate is None else service.min_rate.bytes_per_second
+        patient = least <= FAST and service.config.write_timeout >= _PATIENT
+        return patient and answer is not None and not answer.missing and 0 < self._outlet.leaving <= _SOON
 
     def _leave(self, answer: Answer) -> bool:
-        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it.
+        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
+        return self._outlet.leave(answer) and self._close_in_lane(answer)
 
-        False also where the file system may keep who closes it: the loop waits for that, and not for long.
+    def _close_in_lane(self, answer: Answer) -> bool:
+        """In the lane's thread: close what has left.
+
+        False where the file system may keep who closes it: the loop waits for that, and not for long.
         """
         closing = answer.closing
-        if not self._outlet.leave(answer) or (closing is not None and closing.device):
+        if closing is not None and closing.device:
             return False
         if closing is not None:
             answer.closing = None

@@ -10,6 +10,8 @@ Laws:
 * The end of a request is the thread's, as long as the request is quick and asks nothing of the loop. It stands in
   `running` then, and is of whoever takes it out there: the thread when it has ended, or the loop before (`attend`),
   which from then on looks after deadline and disconnect, and gets the ride back with the answer.
+* What the kernel does not take of an answer leaves from here, too, as room comes, as long as its client reads fast: to
+  hand it over to the loop, and to take the ride in again, costs more than to send it.
 * Nobody waits behind a request that lasts: the loop looks for one again and again (`lanes`), attends to it, and takes
   all others back.
 * The lane is closed before its slot is cancelled, so that no other request sees that cancellation. Where one sees a
@@ -18,6 +20,7 @@ Laws:
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import queue
@@ -26,7 +29,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Protocol
 
@@ -34,16 +37,22 @@ import trio
 
 from trio_wsgi.net.slot import SpoiltThread, context_of_thread, nothing, stack_of
 
+_SENDS = 2  # in a row, of some 0.5 ms each; then all who have asked have their turn
+
+
+class Wants(enum.Enum):
+    """What a ride waits for."""
+
+    REQUEST = "the client's next request"
+    ROOM = "room for what is left of an answer"
+    LOOP = "nothing: it is given back"
+
 
 class Rider(Protocol):
     """A connection, as the lane sees it."""
 
-    def go_on(self, ride: Ride) -> bool:
-        """In the lane's thread: serve what the client has sent. Does not raise.
-
-        Returns:
-            whether to wait there for more of it; else the ride is given back.
-        """
+    def go_on(self, ride: Ride) -> Wants:
+        """In the lane's thread: serve what the client has sent, or send more of an answer. Does not raise."""
 
     def attend(self, ride: Ride, since: float) -> None:
         """On the loop: look after the present request, which began at `since`; the ride is given back at its end."""
@@ -66,7 +75,7 @@ class Ride:
     """
 
     __slots__ = ("_context", "_lane", "attended", "cancelled", "context", "error", "fd", "recalled", "rider", "stirred",
-                 "task")  # fmt: skip
+                 "task", "wants")  # fmt: skip
 
     def __init__(self, lane: Lane, sock: socket.socket, rider: Rider) -> None:
         self._lane = lane
@@ -74,7 +83,8 @@ class Ride:
         self.rider = rider
         self._context = context_of_thread()
         self.context = self._context  # of the present request
-        self.stirred = lane.now()  # when its last request ended
+        self.stirred = lane.now()  # when its last request ended, or its client last took bytes
+        self.wants = Wants.REQUEST
         self.cancelled = False  # its present request
         self.recalled = False  # the loop wants it back, and says so once
         self.attended = False  # the loop has charge of its present request, and gets it back
@@ -86,9 +96,13 @@ class Ride:
 
     # -- in the lane's thread ------------------------------------------------------------------------------------
 
-    def call(self, fn: Callable[[Ride], bool]) -> bool:
+    def call(self, fn: Callable[[Ride], Wants]) -> Wants:
         """Call `fn`, which serves one request, in a context of its own."""
         self.context = self._context.copy()
+        return self.context.run(fn, self)
+
+    def call_again(self, fn: Callable[[Ride], Wants]) -> Wants:
+        """Call `fn`, which goes on with that request."""
         return self.context.run(fn, self)
 
     def begin(self) -> None:
@@ -157,7 +171,11 @@ class Ride:
         """Its task was cancelled."""
         task, self.task = self.task, None  # whom Trio itself wakes then
         if self.recall():
-            return trio.lowlevel.Abort.SUCCEEDED
+            if self.wants is Wants.REQUEST:
+                return trio.lowlevel.Abort.SUCCEEDED
+            assert task is not None
+            trio.lowlevel.reschedule(task)  # it sees the cancellation where it delivers what is left
+            return trio.lowlevel.Abort.FAILED
         self.task = task
         self.cancelled = True
         if self.attend():
@@ -179,13 +197,14 @@ class Lane:
     def __init__(self, now: Callable[[], float], cancel_call: Callable[[], None]) -> None:
         self.now = now
         self._cancel_call = cancel_call
-        self._wake = os.eventfd(0)  # CLOEXEC is its default
-        try:
-            self._epoll = select.epoll()
-        except OSError:
-            os.close(self._wake)
-            raise
-        self._epoll.register(self._wake, select.EPOLLIN)
+        with ExitStack() as stack:
+            self._wake = os.eventfd(0)  # CLOEXEC is its default
+            stack.callback(os.close, self._wake)
+            self._epoll = stack.enter_context(select.epoll())
+            self._room = stack.enter_context(select.epoll())  # for who wants room: in the other one, one among many
+            for one in (self._wake, self._room):
+                self._epoll.register(one, select.EPOLLIN)
+            self._descriptors = stack.pop_all()
         self._token = trio.lowlevel.current_trio_token()
         self._waiting: dict[int, Ride] = {}  # by descriptor
         self.running: dict[Ride, float] = {}  # since when; one at most
@@ -215,38 +234,62 @@ class Lane:
         self._processor_clock = time.pthread_getcpuclockid(threading.get_ident())
         self.native_id = threading.get_native_id()
         self.thread = threading.get_ident()  # last: by this the loop knows that the thread is there
-        waiting, poll = self._waiting, self._epoll.poll
+        room = self._room.fileno()
         try:
             while not self.closed:
-                for fd, _ in poll():
-                    if self.closed:
-                        break
-                    ride = waiting.pop(fd, None)  # None: taken back, or only to be woken
-                    if ride is None:
-                        continue
-                    if not self._go_on(ride):
-                        self._give_back(fd, ride)
-                        if self.spoilt:
-                            raise SpoiltThread
-                        continue
-                    waiting[fd] = ride
-                    if ride.recalled and waiting.pop(fd, None) is not None:
-                        self._give_back(fd, ride)
+                for fd, _ in self._epoll.poll():
+                    if fd != room:
+                        self._serve(fd)
+                    else:
+                        for sender, _ in self._room.poll(0, _SENDS):  # by turns (epoll_wait(2), NOTES)
+                            self._serve(sender)
         finally:
             with suppress(KeyError):
                 while True:
-                    self._give_back(*waiting.popitem())
+                    self._give_back(*self._waiting.popitem())
 
-    def _go_on(self, ride: Ride) -> bool:
+    def _serve(self, fd: int) -> None:
+        waiting = self._waiting
+        ride = None if self.closed else waiting.pop(fd, None)  # None: taken back, or only to be woken
+        if ride is None:
+            return
+        wants = self._go_on(ride)
+        if wants is Wants.LOOP or (wants is not ride.wants and not self._change(fd, ride, wants)):
+            self._give_back(fd, ride)
+            if self.spoilt:
+                raise SpoiltThread
+            return
+        waiting[fd] = ride
+        if ride.recalled and waiting.pop(fd, None) is not None:
+            self._give_back(fd, ride)
+
+    def _go_on(self, ride: Ride) -> Wants:
         try:
             return ride.rider.go_on(ride)
         except BaseException as exc:
             ride.error = exc
-            return False
+            return Wants.LOOP
+
+    def _change(self, fd: int, ride: Ride, wants: Wants) -> bool:
+        with suppress(ValueError, OSError):  # as in `carry`; as in `_give_back`
+            self._unwatch(fd, ride)
+            ride.wants = wants
+            self._watch(fd, ride)
+            return True
+        return False
+
+    def _watch(self, fd: int, ride: Ride) -> None:
+        if ride.wants is Wants.REQUEST:
+            self._epoll.register(fd, select.EPOLLIN)
+        else:
+            self._room.register(fd, select.EPOLLOUT)
+
+    def _unwatch(self, fd: int, ride: Ride) -> None:
+        (self._epoll if ride.wants is Wants.REQUEST else self._room).unregister(fd)
 
     def _give_back(self, fd: int, ride: Ride) -> None:
         with suppress(ValueError, OSError):  # the lane was dissolved without this thread, which was lost
-            self._epoll.unregister(fd)
+            self._unwatch(fd, ride)
         self._done.put(ride)
         with suppress(trio.RunFinishedError):
             self._token.run_sync_soon(self.collect)
@@ -274,7 +317,7 @@ class Lane:
         """
         ride.task = trio.lowlevel.current_task()
         try:
-            self._epoll.register(ride.fd, select.EPOLLIN)
+            self._watch(ride.fd, ride)
         except OSError:  # the system's limit (epoll_ctl(2), ENOSPC): the loop waits for the client, as for others
             return
         self._waiting[ride.fd] = ride  # last: whoever takes it out unregisters it
@@ -291,7 +334,7 @@ class Lane:
         ride = self._waiting.pop(fd, None)
         if ride is None:
             return False
-        self._epoll.unregister(fd)
+        self._unwatch(fd, ride)
         self._resume(ride)
         return True
 
@@ -341,8 +384,7 @@ class Lane:
             ride, _ = self.attended.popitem()
             self._late.append(ride.rider.lose(ride))
             self._resume(ride)
-        self._epoll.close()
-        os.close(self._wake)
+        self._descriptors.close()
         self._cancel_call = nothing  # it refers to the call, and the call to this
 
     def _resume(self, ride: Ride) -> None:

@@ -186,6 +186,24 @@ class Outlet:
                 self.left = not (self._unsent or answer.missing)
         return self.left
 
+    @property
+    def leaving(self) -> int:
+        """Bytes of what `leave` has framed that `leave_on` may be tried with."""
+        return 0 if self._trouble is not None or self._rate is not None else sum(map(len, self._unsent))
+
+    def leave_on(self) -> int:
+        """Send what the kernel takes by now of what `leave` has framed; returns the bytes sent.
+
+        What goes wrong is `deliver`'s, as with `leave`.
+        """
+        try:
+            sent = self._wire.transport.push_nowait(self._unsent)
+        except Exception as exc:
+            self._trouble = exc
+            return 0
+        self.left = not self._unsent
+        return sent
+
     def _check(self) -> None:
         """Nothing more is sent after a failure; and one who never waits is to learn of the request's cancellation."""
         call = self._thread.call

@@ -156,8 +156,9 @@ class TlsTransport(Transport):
             _raise_gone(exc, "while sending")
         return sent
 
-    def push_nowait(self, parts: Parts) -> None:
+    def push_nowait(self, parts: Parts) -> int:
         """As `Transport`, which needs not send anything: the pump encrypts what is in files."""
+        return 0
 
     def readable_nowait(self) -> bool:
         """As `Transport`."""

@@ -25,6 +25,7 @@ import trio
 
 from sendfile import DiskStalled, FileSpan, MinRate, Parts, Pump, Rate, Stalled, TlsSender, TooSlow
 from sendfile.held import held_by_kernel
+from sendfile.pump import DIRECT_BYTES
 from sendfile.send import send_unchecked
 from trio_wsgi.errors import AppError, ClientGone, ClientStalled, ClientTooSlow, DiskFailed, find_lack
 
@@ -35,6 +36,8 @@ _GONE = {
 }  # fmt: skip
 A = TypeVar("A")
 T = TypeVar("T")
+FAST = 1 << 20  # bytes per second of who reads fast
+_AT_ONCE = (2 << 20) + (8 << 10)  # bytes, a head among them, that the kernel is given for one who does: it takes more
 LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
@@ -51,7 +54,7 @@ class Transport:
     bare = True  # what the peer sends is what the socket receives
     takes_blocks = True  # `send_block_nowait` is there
 
-    __slots__ = ("_kernel", "_pump", "_sender", "loop_thread", "sock", "token")
+    __slots__ = ("_kernel", "_pump", "_sender", "fast", "loop_thread", "sock", "token")
 
     def __init__(self, sock: socket.socket, pump: Pump, kernel: bool = True) -> None:
         self.sock = sock
@@ -60,6 +63,7 @@ class Transport:
         self._pump = pump
         self._kernel = kernel
         self._sender: TlsSender | None = None
+        self.fast = False  # its peer was seen to read fast: megabytes that the kernel holds for it soon leave
 
     def receive_nowait(self, size: int) -> bytes:
         """At most `size` bytes, b"" when the peer has closed its side.
@@ -108,14 +112,18 @@ class Transport:
         except OSError as exc:
             raise ClientGone(exc.errno, f"while sending: {exc.strerror}") from exc
 
-    def push_nowait(self, parts: Parts) -> None:
+    def push_nowait(self, parts: Parts) -> int:
         """Send what of bytes and files is in memory and the kernel takes now; `parts` keeps the rest.
+
+        Returns:
+            The bytes sent: `DIRECT_BYTES` at most, or more to who is `fast`.
 
         Raises:
             ClientGone, FileTooShort, DiskFailed, AppError: as `deliver`.
         """
         try:
-            self._pump.push_unchecked(self.sock, parts, kernel=self._kernel)
+            limit = _AT_ONCE if self.fast else DIRECT_BYTES
+            return self._pump.push_unchecked(self.sock, parts, limit, kernel=self._kernel)
         except (OSError, ValueError) as exc:
             raise _whose(exc, parts) from exc
 
