@@ -4,7 +4,7 @@ Laws:
 
 * Nothing here waits for the disk.
 * Looking is sampled: bytes between two pages that are in memory count as in memory; the two are at most 256 KiB apart
-  in the first MiB, a quarter of what is looked at otherwise, and so up to 2 MiB after MiB upon MiB that were (looks cost
+  in the first MiB, a quarter of what is looked at otherwise, so up to 2 MiB after MiB upon MiB that were (looks cost
   some 1 % of the CPU of a warm download). Where the sample errs, one step waits for the disk; nothing worse.
 * What was found is believed for a second: a slow reader's next bytes may have been evicted meanwhile.
 * Where a file system cannot tell (tmpfs, FUSE, NFS, other kernels), what was not fetched in the last ten seconds
