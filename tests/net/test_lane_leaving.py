@@ -18,7 +18,7 @@ from serving import Served, receive_to_end, serving
 from waiting import until
 
 from trio_wsgi import Outcome
-from trio_wsgi.net.lane import Lane, Wants
+from trio_wsgi.net.lane import ROOM, Lane
 from trio_wsgi.net.status import State
 
 BIG = 15_000_000  # more than the two sockets of a connection hold; what is left of it is soon gone
@@ -74,7 +74,7 @@ async def board_fast(served: Served) -> trio.SocketStream:
 
 
 def wants_room(lane: Lane | None) -> bool:
-    return lane is not None and any(ride.wants is Wants.ROOM for ride in list(lane.rides))
+    return lane is not None and any(ride.wants is ROOM for ride in list(lane.rides))
 
 
 async def go_half_way(served: Served) -> trio.SocketStream:

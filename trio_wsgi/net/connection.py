@@ -24,7 +24,7 @@ from trio_wsgi.errors import ClientError, ClientGone, ClientStalled, find_lack
 from trio_wsgi.net.account import Beginning
 from trio_wsgi.net.exchange import Exchange
 from trio_wsgi.net.greeting import LATE, Greeting
-from trio_wsgi.net.lane import Ride, Wants
+from trio_wsgi.net.lane import LOOP, REQUEST, Ride, Wants
 from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.linger import has_unread, linger
 from trio_wsgi.net.peer import Peer
@@ -251,11 +251,10 @@ class Connection:
         self._serving = None
         return True
 
-    def _note_speed(self) -> None:
+    def _note_speed(self, fast_until: float) -> None:
         """The next request has come: by then its client had the last answer."""
-        if self._fast_until is not None:
-            self._transport.fast = self._service.now() <= self._fast_until
-            self._fast_until = None
+        self._transport.fast = self._service.now() <= fast_until
+        self._fast_until = None
 
     # -- in the lane (`lane.Rider`) ------------------------------------------------------------------------------
 
@@ -295,25 +294,26 @@ class Connection:
                 try:
                     head = wire.receive_head_nowait()
                 except trio.WouldBlock:
-                    return Wants.LOOP if self._note_beginning() else Wants.REQUEST
+                    return LOOP if self._note_beginning() else REQUEST
                 except ClientGone as exc:
                     if wire.has_input:
                         self._trouble = exc
-                    return Wants.LOOP
+                    return LOOP
                 except ClientError as exc:
                     self._trouble = exc
-                    return Wants.LOOP
+                    return LOOP
                 self._fresh = False
-                self._note_speed()
+                if self._fast_until is not None:
+                    self._note_speed(self._fast_until)
                 wants = ride.call(self._begin_exchange(head).serve_in_lane)
-            if wants is not Wants.REQUEST:
+            if wants is not REQUEST:
                 return wants
             if not self._end_exchange():
-                return Wants.LOOP
+                return LOOP
             if not wire.has_input:
                 ride.stirred = self._service.now()
-                return Wants.REQUEST
-        return Wants.LOOP
+                return REQUEST
+        return LOOP
 
     def attend(self, ride: Ride, since: float) -> None:
         """On the loop: look after the present request (`lane.Rider`)."""
@@ -363,7 +363,8 @@ class Connection:
                     self._waiting = False
                 try:
                     head = wire.receive_head_nowait()
-                    self._note_speed()
+                    if self._fast_until is not None:
+                        self._note_speed(self._fast_until)
                     # who has just come has not had an answer
                     self._brisk = not self._fresh and service.now() - self._idle_since <= _BRISK
                     return head

@@ -33,7 +33,7 @@ from trio_wsgi.net.apprun import AppRun, close, close_logging, dispose_answer
 from trio_wsgi.net.appthread import AppThread
 from trio_wsgi.net.health import answer_health
 from trio_wsgi.net.inlet import UNREAD_MAX, finish_body
-from trio_wsgi.net.lane import Ride, Wants
+from trio_wsgi.net.lane import LOOP, REQUEST, ROOM, Ride, Wants
 from trio_wsgi.net.lanes import SILENT_AFTER
 from trio_wsgi.net.outlet import Outlet
 from trio_wsgi.net.peer import Peer
@@ -303,14 +303,14 @@ class Exchange:
         head, wire = self._head, self._wire
         assert head is not None
         if self._health or not wire.body_done or head.expects_continue or head.scheme is not None:
-            return Wants.LOOP
+            return LOOP
         try:
             mounted = self._mounted
             answer = self._answer_at_hand(head, *mounted) if mounted else self._begin_app(head).ask_in_lane(ride)
             if answer is None:
-                return Wants.LOOP
+                return LOOP
             self._ride, self._answer = ride, answer
-            whole = not ride.cancelled and self._leave(answer)
+            whole = not ride.cancelled and self._outlet.leave(answer) and self._close_in_lane(answer)
         except BaseException as exc:
             self._ride, self._error = ride, exc
             whole = False
@@ -331,14 +331,14 @@ class Exchange:
 
     def _go_on_in_lane(self, ride: Ride, whole: bool) -> Wants:
         if self._app is not None and not ride.end():  # the loop looks after it, up to its end
-            return Wants.LOOP
+            return LOOP
         if whole:
             self._end_in_lane(ride)
-            return Wants.REQUEST if self.keep else Wants.LOOP
+            return REQUEST if self.keep else LOOP
         if not (self._wire.transport.fast and self._error is None and self._may_leave_from_lane()):
-            return Wants.LOOP
+            return LOOP
         ride.stirred = self._service.now()
-        return Wants.ROOM
+        return ROOM
 
     def _may_leave_from_lane(self) -> bool:
         """Whether what is left of the answer is soon gone, and nobody has to look after its client meanwhile."""
@@ -346,10 +346,6 @@ class Exchange:
         least = 0 if service.min_rate is None else service.min_rate.bytes_per_second
         patient = least <= FAST and service.config.write_timeout >= _PATIENT
         return patient and answer is not None and not answer.missing and 0 < self._outlet.leaving <= _SOON
-
-    def _leave(self, answer: Answer) -> bool:
-        """In the lane's thread: send what the kernel takes of the answer; when that is all (True), close it."""
-        return self._outlet.leave(answer) and self._close_in_lane(answer)
 
     def _close_in_lane(self, answer: Answer) -> bool:
         """In the lane's thread: close what has left.

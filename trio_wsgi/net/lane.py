@@ -48,6 +48,9 @@ class Wants(enum.Enum):
     LOOP = "nothing: it is given back"
 
 
+REQUEST, ROOM, LOOP = Wants  # to look one up in its class takes a call, in Python 3.11
+
+
 class Rider(Protocol):
     """A connection, as the lane sees it."""
 
@@ -84,7 +87,7 @@ class Ride:
         self._context = context_of_thread()
         self.context = self._context  # of the present request
         self.stirred = lane.now()  # when its last request ended, or its client last took bytes
-        self.wants = Wants.REQUEST
+        self.wants = REQUEST
         self.cancelled = False  # its present request
         self.recalled = False  # the loop wants it back, and says so once
         self.attended = False  # the loop has charge of its present request, and gets it back
@@ -171,7 +174,7 @@ class Ride:
         """Its task was cancelled."""
         task, self.task = self.task, None  # whom Trio itself wakes then
         if self.recall():
-            if self.wants is Wants.REQUEST:
+            if self.wants is REQUEST:
                 return trio.lowlevel.Abort.SUCCEEDED
             assert task is not None
             trio.lowlevel.reschedule(task)  # it sees the cancellation where it delivers what is left
@@ -254,7 +257,7 @@ class Lane:
         if ride is None:
             return
         wants = self._go_on(ride)
-        if wants is Wants.LOOP or (wants is not ride.wants and not self._change(fd, ride, wants)):
+        if wants is LOOP or (wants is not ride.wants and not self._change(fd, ride, wants)):
             self._give_back(fd, ride)
             if self.spoilt:
                 raise SpoiltThread
@@ -268,7 +271,7 @@ class Lane:
             return ride.rider.go_on(ride)
         except BaseException as exc:
             ride.error = exc
-            return Wants.LOOP
+            return LOOP
 
     def _change(self, fd: int, ride: Ride, wants: Wants) -> bool:
         with suppress(ValueError, OSError):  # as in `carry`; as in `_give_back`
@@ -279,13 +282,13 @@ class Lane:
         return False
 
     def _watch(self, fd: int, ride: Ride) -> None:
-        if ride.wants is Wants.REQUEST:
+        if ride.wants is REQUEST:
             self._epoll.register(fd, select.EPOLLIN)
         else:
             self._room.register(fd, select.EPOLLOUT)
 
     def _unwatch(self, fd: int, ride: Ride) -> None:
-        (self._epoll if ride.wants is Wants.REQUEST else self._room).unregister(fd)
+        (self._epoll if ride.wants is REQUEST else self._room).unregister(fd)
 
     def _give_back(self, fd: int, ride: Ride) -> None:
         with suppress(ValueError, OSError):  # the lane was dissolved without this thread, which was lost
