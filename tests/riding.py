@@ -84,18 +84,20 @@ def say(start_response: StartResponse, body: bytes) -> list[bytes]:
 
 
 class Steps(trio.abc.Instrument):
-    """Counts the steps of the tasks that serve connections."""
+    """Counts the steps of some tasks."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name  # its end
         self.count = 0
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.count += task.name == "trio_wsgi connection"
+        self.count += task.name.endswith(self.name)
 
 
 @asynccontextmanager
-async def counting_steps() -> AsyncIterator[Steps]:
-    steps = Steps()
+async def counting_steps(name: str = "trio_wsgi connection") -> AsyncIterator[Steps]:
+    """Count the steps of the tasks that serve connections, or of those with another name."""
+    steps = Steps(name)
     trio.lowlevel.add_instrument(steps)
     yield steps
     trio.lowlevel.remove_instrument(steps)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import select
+from typing import Any
 
 import pytest
 import trio
 from asking import CLOSE, KEPT
-from riding import TRIES, App, ask_for, board, lane_of, receive
+from riding import TRIES, App, ask_for, board, counting_steps, lane_of, receive
 from serving import receive_all, serving
 from standing import Gate
 from waiting import until
+
+from trio_wsgi.net.lanes import LOOK_LATER
 
 SIZE = 100_000
 
@@ -36,17 +39,43 @@ async def test_a_silent_client_rides_no_longer_and_the_lane_ends_with_the_last()
         await receive(client, 5)
 
 
-@pytest.mark.parametrize("scarce", ["eventfd", "epoll"])
-async def test_without_descriptors_there_is_no_lane_and_no_harm(scarce: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: object) -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+@pytest.mark.parametrize(("scarce", "left"), [("eventfd", 0), ("epoll", 0), ("epoll", 1)])
+async def test_without_descriptors_there_is_no_lane_and_no_harm(
+    scarce: str, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module: Any = {"eventfd": os, "epoll": select}[scarce]
+    make = getattr(module, scarce)
+    made = 0
+
+    def fails(*args: object) -> Any:
+        nonlocal made
+        if made == left:
+            made = 0
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        made += 1
+        return make(*args)
 
     async with serving(App()) as served, await served.connect() as client:
-        monkeypatch.setattr(*{"eventfd": (os, "eventfd"), "epoll": (select, "epoll")}[scarce], fails)
+        monkeypatch.setattr(module, scarce, fails)
         for _ in range(5):
             await client.send_all(KEPT)
             await receive(client, 5)
         assert lane_of(served) is None
+
+
+async def test_the_loop_looks_rarely_after_the_only_one() -> None:
+    """Behind whom nobody waits: at 20 requests a second, looking each 5 ms took twice as much CPU as the requests."""
+    async with serving(App()) as served, await board(served, 5) as client:
+        lane = lane_of(served)
+        async with counting_steps("Lanes._look_after") as steps:
+            began = trio.current_time()
+            for _ in range(10):
+                await client.send_all(KEPT)
+                await receive(client, 5)
+                await trio.sleep(0.03)
+            most = (trio.current_time() - began) / LOOK_LATER
+        assert lane_of(served) is lane
+        assert 0 < steps.count <= most + 5  # the first ones, before it was known to be alone
 
 
 async def test_who_comes_while_others_ride_is_served_there_at_once() -> None:

@@ -6,8 +6,8 @@ Laws:
   do, and gives it back when anybody needs it, or nobody rides.
 * It is for requests that compute. Where one lasts while others ride, or they are found to wait for something else, it
   is closed, and calls are spread over threads for a while (`pace`).
-* A request lasts after `STUCK_AFTER` seconds. The loop looks as often, but more rarely while requests are brief, as a
-  look costs as much as several of them.
+* A request lasts after `STUCK_AFTER` seconds. The loop looks as often, but more rarely while requests are brief, or
+  nobody waits behind them, as a look costs as much as several of them.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 SILENT_AFTER = 0.25  # seconds without a request after which a client is not brisk any more
 BRIEF = 0.0005  # seconds of requests, on average, among which one that lasts is not expected
+_TOLD = 8  # requests of which the loop may hear late: many at once would keep it
 LOOK_LATER = 0.02  # seconds between two looks then: each takes the interpreter from the lane's thread
 
 
@@ -116,7 +117,8 @@ class Lanes:
                 before, took, worked = (took, worked), lane.took, lane.processor_time()
                 pace.note(took - before[0], worked - before[1])
                 count, served = lane.served - served, lane.served
-                pause = LOOK_LATER if took - before[0] < count * BRIEF and not told else STUCK_AFTER
+                brief = took - before[0] <= count * BRIEF or len(lane.rides) == 1  # behind which nobody waits
+                pause = LOOK_LATER if brief and not (told and count > _TOLD) else STUCK_AFTER
             if stuck and len(lane.rides) > 1:
                 pace.part()
             if stuck or not pace.together or (not lane.thread and now - opened >= SILENT_AFTER):
