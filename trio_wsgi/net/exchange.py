@@ -307,57 +307,66 @@ class Exchange:
         try:
             mounted = self._mounted
             answer = self._answer_at_hand(head, *mounted) if mounted else self._begin_app(head).ask_in_lane(ride)
-            if answer is None:
-                return LOOP
-            self._ride, self._answer = ride, answer
-            whole = not ride.cancelled and self._outlet.leave(answer) and self._close_in_lane(answer)
         except BaseException as exc:
             self._ride, self._error = ride, exc
-            whole = False
             if not ride.cancelled and tells_of_cancellation(exc):
                 ride.spoil()
-        return self._go_on_in_lane(ride, whole)
+            answer = None
+        else:
+            if answer is not None:
+                self._ride, self._answer = ride, answer
+        alone = self._app is None or ride.end()  # else the loop looks after it, up to its end
+        return self._leave_in_lane(ride, answer) if alone and answer is not None else LOOP
 
     def send_on_in_lane(self, ride: Ride) -> Wants:
         """In the lane's thread: send what there is room for by now of what is left; returns as `serve_in_lane`."""
-        answer, transport = self._answer, self._wire.transport
-        assert answer is not None
-        if self._app is not None:
-            ride.begin()
-        sent = self._outlet.leave_on()
-        left = self._outlet.left  # then there may have been room for more
-        transport.fast = left or 0 < sent >= FAST * (self._service.now() - ride.stirred)
-        return self._go_on_in_lane(ride, left and self._close_in_lane(answer))
+        assert self._answer is not None
+        return self._leave_in_lane(ride, self._answer, again=True)
 
-    def _go_on_in_lane(self, ride: Ride, whole: bool) -> Wants:
-        if self._app is not None and not ride.end():  # the loop looks after it, up to its end
-            return LOOP
+    def _leave_in_lane(self, ride: Ride, answer: Answer, again: bool = False) -> Wants:
+        # This is not the application's time: it may last where the machine is busy, and no other thread would help.
+        outlet, transport = self._outlet, self._wire.transport
+        try:
+            if again:
+                sent = outlet.leave_on()
+                waited = self._service.now() - ride.stirred
+                transport.fast = outlet.left or 0 < sent >= FAST * waited  # there may have been room for more
+            else:
+                outlet.leave(answer)
+            whole = outlet.left and self._close_in_lane(ride, answer)
+        except BaseException as exc:
+            self._error, whole = exc, False
         if whole:
             self._end_in_lane(ride)
             return REQUEST if self.keep else LOOP
-        if not (self._wire.transport.fast and self._error is None and self._may_leave_from_lane()):
+        if not (transport.fast and self._error is None and self._may_leave_from_lane(answer)):
             return LOOP
         ride.stirred = self._service.now()
         return ROOM
 
-    def _may_leave_from_lane(self) -> bool:
+    def _may_leave_from_lane(self, answer: Answer) -> bool:
         """Whether what is left of the answer is soon gone, and nobody has to look after its client meanwhile."""
-        service, answer = self._service, self._answer
+        service = self._service
         least = 0 if service.min_rate is None else service.min_rate.bytes_per_second
         patient = least <= FAST and service.config.write_timeout >= _PATIENT
-        return patient and answer is not None and not answer.missing and 0 < self._outlet.leaving <= _SOON
+        return patient and not answer.missing and 0 < self._outlet.leaving <= _SOON
 
-    def _close_in_lane(self, answer: Answer) -> bool:
+    def _close_in_lane(self, ride: Ride, answer: Answer) -> bool:
         """In the lane's thread: close what has left.
 
-        False where the file system may keep who closes it: the loop waits for that, and not for long.
+        False where the loop is to see to it, or to what comes after it: the file system may keep who closes it, and the
+        loop waits for that, but not for long; or it has lasted.
         """
         closing = answer.closing
         if closing is not None and closing.device:
             return False
         if closing is not None:
             answer.closing = None
+            if not closing.quick:  # the application's own code
+                ride.begin()
             close_logging(closing)
+            if not closing.quick and not ride.end():
+                return False
         self._account.ended = self._service.now()
         return True
 

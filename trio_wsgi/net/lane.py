@@ -12,8 +12,8 @@ Laws:
   which from then on looks after deadline and disconnect, and gets the ride back with the answer.
 * What the kernel does not take of an answer leaves from here, too, as room comes, as long as its client reads fast: to
   hand it over to the loop, and to take the ride in again, costs more than to send it.
-* Nobody waits behind a request that lasts: the loop looks for one again and again (`lanes`), attends to it, and takes
-  all others back.
+* Nobody waits behind an application that lasts: the loop looks for one again and again (`lanes`), attends to it, takes
+  all others back. To send what it has answered lasts only where the machine is busy, and no other thread would help.
 * The lane is closed before its slot is cancelled, so that no other request sees that cancellation. Where one sees a
   cancellation that is nobody's, the thread gives all rides back and ends.
 """
@@ -338,6 +338,7 @@ class Lane:
         if ride is None:
             return False
         self._unwatch(fd, ride)
+        self._hear()  # of its requests, before more is told of it
         self._resume(ride)
         return True
 
@@ -372,12 +373,15 @@ class Lane:
 
     def collect(self) -> None:
         """See what the thread has done."""
-        while not self.told.empty():
-            self.told.get_nowait()()
+        self._hear()
         while not self._done.empty():
             ride = self._done.get_nowait()
             self.attended.pop(ride, None)
             self._resume(ride)
+
+    def _hear(self) -> None:
+        while not self.told.empty():
+            self.told.get_nowait()()
 
     def dissolve(self) -> None:
         """Free the lane; its thread has ended, was never there, or is lost: whom it keeps goes on without it."""
