@@ -27,7 +27,7 @@ from bench.client import Failed
 from bench.metrics import METRICS
 from bench.results import Finding
 from bench.roster import Present
-from bench.samples import Samples
+from bench.samples import COLD, Samples
 from bench.scenario import Scenario
 from bench.server import Setting, open_server
 from bench.trace import Trace
@@ -117,17 +117,19 @@ def rotate(items: list[Present], by: int) -> list[Present]:
 def run(plan: Plan, ground: Ground, tell: Callable[[str], None]) -> Iterator[Finding]:
     """Run the plan, bout by bout, telling each as a line of text."""
     turns = list_turns(plan)
-    for sample in dict.fromkeys(sample for turn in turns for sample in turn.scenario.samples):
+    wanted = dict.fromkeys(sample for turn in turns for sample in turn.scenario.samples)
+    for sample in wanted:
         if not ground.samples.has(sample):
             tell(f"making the sample {sample} in {ground.samples.folder}")
         ground.samples.path(sample)  # making them is nobody's time
-    began = time.monotonic()
-    for number, turn in enumerate(turns):
-        finding = run_bout(turn, ground, choose_pace(plan, turn.scenario).seconds)
-        took = time.monotonic() - began
-        left = took / (number + 1) * (len(turns) - number - 1)
-        tell(f"[{number + 1:4}/{len(turns)}, {left / 60:3.0f} min left] {describe(finding, turn.scenario)}")
-        yield finding
+    with ground.samples.hold(sample for sample in wanted if sample not in COLD):
+        began = time.monotonic()
+        for number, turn in enumerate(turns):
+            finding = run_bout(turn, ground, choose_pace(plan, turn.scenario).seconds)
+            took = time.monotonic() - began
+            left = took / (number + 1) * (len(turns) - number - 1)
+            tell(f"[{number + 1:4}/{len(turns)}, {left / 60:3.0f} min left] {describe(finding, turn.scenario)}")
+            yield finding
 
 
 def describe(finding: Finding, scenario: Scenario) -> str:

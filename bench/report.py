@@ -33,8 +33,8 @@ One WSGI application, one server at a time, all on the same machine, in interlea
 contestant in turn, then again, so that what changes with time changes for all. One worker process each, the same number
 of threads where there are threads, limits of connections out of the way; the rest is as its authors ship it. Every
 server is started afresh for every measurement, and what it delivers is checked: status, byte count, and once the hash
-of the content. Who fails is shown with the reason; who is missing from a table was not measured there, or cannot do
-what it asks for.
+of the content. Files that are not meant to be cold are kept in memory all the time. Who fails is shown with the reason;
+who is missing from a table was not measured there, or cannot do what it asks for.
 
 - **CPU** is user and system time of the server's whole process tree, from the kernel, over the very window of the load.
   It is the figure to compare: throughput on a small machine depends on the client as well, whose own CPU is shown.

@@ -2,6 +2,7 @@
 
 Laws:
 - A sample is made once, whole or not at all, and kept for the next run; its content follows from its name.
+- Those that are to be warm are held in memory; those that are to be cold are not.
 - A user's own file is among them as long as its run lasts, under a name that no other run has.
 - Everybody may read them: servers that start as root serve as somebody else.
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
+import mmap
 import os
 import random
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +65,21 @@ class Samples:
         with self.path(name).open("rb") as file:
             file.seek(start)
             return hashlib.sha256(file.read(length)).hexdigest()
+
+    @contextmanager
+    def hold(self, names: Iterable[str]) -> Iterator[None]:
+        """Keep files in memory while the block runs, by mapping them.
+
+        What is only sent may count as unused, and be evicted in the midst of a window, where the kernel reclaims such
+        pages before anybody needs them (Linux, Documentation/admin-guide/mm/damon).
+        """
+        populate: int = getattr(mmap, "MAP_POPULATE", 0)  # Linux
+        with ExitStack() as stack:
+            for name in names:
+                with self.path(name).open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ)
+                stack.enter_context(mapped)
+            yield
 
     @contextmanager
     def adopt(self, path: Path | None) -> Iterator[str]:

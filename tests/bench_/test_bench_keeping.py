@@ -125,3 +125,15 @@ def test_what_a_container_may_use_is_told(
         (tmp_path / name).write_text(text + "\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
     assert machine.read_container_limits() == limits
+
+
+def test_what_is_to_be_warm_is_mapped_while_it_is_measured(tmp_path: Path) -> None:
+    """Else a kernel that reclaims what nobody maps (DAMON) evicts it in the midst of a window, as was seen."""
+    samples = Samples(tmp_path / "samples")
+
+    def is_mapped() -> bool:
+        return str(samples.path("100k")) in Path("/proc/self/maps").read_text()
+
+    with samples.hold(["100k"]):
+        assert is_mapped()
+    assert not is_mapped()
