@@ -21,7 +21,7 @@ from sendfile_wires import Pair, content, fill, queue, receive, unix_pair, unix_
 from trio.testing import MockClock, wait_all_tasks_blocked
 from waiting import until
 
-from sendfile import DiskStalled, FileSpan, Part, Pump, Stalled
+from sendfile import DiskStalled, FileSpan, Part, Pump, Stalled, residency
 from sendfile.disk import Disk
 
 KIB = 1 << 10
@@ -209,9 +209,10 @@ async def test_where_nobody_can_tell_a_file_is_fetched_once(pair: Pair, noise: I
 
 @pytest.mark.parametrize("in_memory", [True, False], ids=["tmpfs", "another"])
 async def test_only_a_file_system_in_memory_is_taken_to_be_as_fast_farther_on(
-    in_memory: bool, pair: Pair, noise: IO[bytes], nursery: trio.Nursery
+    in_memory: bool, pair: Pair, noise: IO[bytes], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of FUSE or NFS the beginning of a file may be in memory, and the rest a second away: no step waits for that."""
+    monkeypatch.setattr(residency, "_MEMORY_SPEED", 1)  # as if it took no time, be the machine as busy as it may
     disk = Untold(free=True)
     disk.is_in_memory = lambda fd: in_memory  # type: ignore[method-assign]
     span = whole(noise)
