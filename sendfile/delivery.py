@@ -31,7 +31,7 @@ from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, send_step
 from sendfile.tls import PIECE, TlsSender
 
-_FAST = 1 << 20  # bytes per second, from which on a reader is fast
+FAST = 1 << 20  # bytes per second, from which on a reader is fast
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
 
 
@@ -178,7 +178,7 @@ class Delivery:
                 self.rate.spend(now, sent)
             self.speed.note(now, self.done)
             if self.full_at is not None and self.parts:
-                fast = sent >= _FAST * (now - self.full_at)
+                fast = sent >= FAST * (now - self.full_at)
                 self._bound(not fast)
                 self._cork(fast)
                 self.full_at = None

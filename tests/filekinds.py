@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import io
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+
+class Noted(io.BufferedReader):
+    """A file whose close is the application's own code; in which threads that ran."""
+
+    closed_in: ClassVar[list[str]] = []
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed_in.append(threading.current_thread().name)
+        super().close()
 
 
 def gzipped(path: Path) -> Any:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import threading
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trio
 from asking import CLOSE, KEPT, Environ, StartResponse
+from filekinds import Noted
 from riding import TRIES, App, ask_for, board, counting_steps, receive, say
 from serving import receive_all, serving
 from waiting import until
@@ -45,17 +46,6 @@ async def test_every_request_has_its_record_though_the_client_says_nothing_more(
             record = await served.record(known + count)
             assert (record.outcome, record.body_sent, record.status) == (Outcome.FINISHED, 5, 200)
             assert 0 < record.duration < 5
-
-
-class Noted(io.BufferedReader):
-    """A file whose close is the application's own code."""
-
-    closed_in: ClassVar[list[str]] = []
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed_in.append(threading.current_thread().name)
-        super().close()
 
 
 async def test_a_file_is_closed_where_its_closing_may_block(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 from asking import KEPT, Environ, StartResponse
+from filekinds import Noted
 from riding import TRIES, ask_for, board, counting_steps, lane_of, receive, say
 from serving import Served, receive_to_end, serving
 from waiting import until
@@ -26,27 +27,17 @@ LARGE = 1_000_000  # enough to tell how fast its client reads
 SIZES = {"/big": BIG, "/large": LARGE}
 
 
-class Noted(io.BufferedReader):
-    """A file whose closes are counted."""
-
-    closes = 0
-
-    def close(self) -> None:
-        Noted.closes += not self.closed
-        super().close()
-
-
 class Files:
     """An application that answers "hello", or with so much of a file as a path stands for."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.opened = 0
-        self.known = Noted.closes
+        self.known = len(Noted.closed_in)
 
     @property
     def closed(self) -> int:
-        return Noted.closes - self.known
+        return len(Noted.closed_in) - self.known
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         size = SIZES.get(environ["PATH_INFO"])

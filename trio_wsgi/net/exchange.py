@@ -23,6 +23,7 @@ from functools import partial
 import trio
 
 from sendfile import Transfer as Job
+from sendfile.delivery import FAST
 from sendfile.pump import DIRECT_BYTES
 from trio_wsgi.disk.answer import Answer
 from trio_wsgi.disk.mount import Mount, find_mount
@@ -40,7 +41,6 @@ from trio_wsgi.net.peer import Peer
 from trio_wsgi.net.service import Service
 from trio_wsgi.net.slot import Call, LostThread, raise_error, tells_of_cancellation
 from trio_wsgi.net.status import ConnectionStatus, State, Transfer
-from trio_wsgi.net.transport import FAST
 from trio_wsgi.net.verdict import AppFailed, judge
 from trio_wsgi.net.wire import Wire
 from trio_wsgi.rules.dates import format_http_date

@@ -36,8 +36,7 @@ _GONE = {
 }  # fmt: skip
 A = TypeVar("A")
 T = TypeVar("T")
-FAST = 1 << 20  # bytes per second of who reads fast
-_AT_ONCE = (2 << 20) + (8 << 10)  # bytes, a head among them, that the kernel is given for one who does: it takes more
+_AT_ONCE = (2 << 20) + (8 << 10)  # bytes, a head among them, that the kernel is given for who reads fast: it takes more
 LOOKS = 4  # per idle_timeout, at what the peer has taken
 
 
