@@ -7,7 +7,7 @@ Laws:
   and opened again by somebody else is never written to.
 * A peer has stalled ``idle_timeout`` after its last byte was accepted, or after the end of a pause. A step notes only
   when it was; who looks at the right time are the `alarms`.
-* While a delivery is paused it takes no step, and no clock that blames the peer runs.
+* While a delivery is paused, as when a thread sends for it, it takes no step, and no clock that blames the peer runs.
 * The kernel takes little ahead for a reader who is slow, and much for one who is fast, in large packets (``held``).
   The waits for room tell them apart; up to the end of the first one everybody is slow. A socket is given back as it
   came.
@@ -23,15 +23,17 @@ from dataclasses import dataclass
 import trio
 
 from sendfile.held import UNSENT, bound_unsent, cork, held_by_kernel, unbound_unsent, uncork
-from sendfile.parts import Parts, head, size
+from sendfile.parts import Parts, consume, head, size
 from sendfile.rate import MinRate, Rate, Speed, TooSlow, Watch
 from sendfile.readers import Fetch
 from sendfile.residency import Frontier, Residency
+from sendfile.senders import LEAST
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, send_step
 from sendfile.tls import PIECE, TlsSender
 
 FAST = 1 << 20  # bytes per second, from which on a reader is fast
+_SWIFT = 16 << 20  # and from which on it may be worth a thread
 _POLLRDHUP: int = getattr(select, "POLLRDHUP", 0)  # Linux
 
 
@@ -64,8 +66,8 @@ class Delivery:
     """
 
     __slots__ = ("away", "corked", "done", "error", "fd", "fetch", "frontier", "full_at", "idle_timeout", "kernel",
-                 "lowat", "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope", "sender",
-                 "sock", "speed", "started_at", "task", "watch", "watched")  # fmt: skip
+                 "lent", "lowat", "moved_at", "open", "parts", "paused_at", "progress", "queued", "rate", "scope",
+                 "sender", "sock", "speed", "started_at", "swift", "task", "turn_at", "watch", "watched")  # fmt: skip
 
     def __init__(
         self,
@@ -97,13 +99,15 @@ class Delivery:
         self.watched = False  # is its socket in the pump's epoll?
         self.lowat: int | None = None  # that the socket came with, while the kernel takes little ahead
         self.corked = False  # do small packets wait for more?
+        self.lent = False  # does a thread send for it (`senders`), or is about to?
+        self.swift = False  # did its last wait for room end so soon that one is worth it?
         self.task: trio.lowlevel.Task | None = None  # that waits for its end, or that of its fetch
         self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its task's other waits
         self.error: BaseException | None = None  # why it ended, if not well
         self.frontier = Frontier((sender is not None or not kernel) and hasattr(os, "pread"))
         self.fetch: Fetch | None = None  # what it waits for
         self.full_at: float | None = None  # since when the kernel has had no room
-        self.started_at = self.moved_at = trio.current_time()
+        self.started_at = self.moved_at = self.turn_at = trio.current_time()  # `turn_at`: when one may have it again
         self.speed = Speed(self.started_at)
         self.paused_at: float | None = None
         self.away = 0.0  # seconds spent in pauses that have ended
@@ -172,19 +176,41 @@ class Delivery:
         else:  # Corked, the end of a piece would wait 200 ms for a next piece that is not to come before.
             sent = send_step(self.sock, self.parts, limit, kernel=self.kernel, cork=self.rate is None)
         if sent:
-            self.moved_at = now
-            self.done += sent
             if self.rate is not None:
                 self.rate.spend(now, sent)
-            self.speed.note(now, self.done)
             if self.full_at is not None and self.parts:
                 fast = sent >= FAST * (now - self.full_at)
+                self.swift = sent >= _SWIFT * (now - self.full_at)
                 self._bound(not fast)
                 self._cork(fast)
                 self.full_at = None
-            if self.progress is not None:
-                self.progress(sent)
+            self._moved(now, sent)
         return sent
+
+    def _moved(self, now: float, sent: int) -> None:
+        self.moved_at = now
+        self.done += sent
+        self.speed.note(now, self.done)
+        if self.progress is not None:
+            self.progress(sent)
+
+    def worth_a_thread(self, now: float) -> FileSpan | None:
+        """What one may send for it now, if any."""
+        if not self.swift or now < self.turn_at or not self.kernel or self.rate is not None or self.sender is not None:
+            return None
+        first = head(self.parts)
+        return first if isinstance(first, FileSpan) and first.count >= LEAST else None
+
+    def sent_by_thread(self, sent: int, now: float) -> None:
+        """A thread has had its turn. Raises what ``progress`` raises."""
+        self.resume(now)
+        self.full_at = None
+        if sent < LEAST:  # not before as long again as up to now: it is rarely tried in vain
+            self.swift = False
+            self.turn_at = now + max(1.0, now - self.started_at)
+        if sent:
+            consume(self.parts, sent)
+            self._moved(now, sent)
 
     def await_room(self, now: float) -> None:
         """The kernel is full: how long it takes to have room again is the reader's doing."""

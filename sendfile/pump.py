@@ -16,6 +16,8 @@ Laws:
   descriptor or thread is left to fetch with.
 * Who pauses, or waits for bytes to be fetched, is in no epoll, and may be cancelled at any time. What no epoll tells is
   looked at from time to time (``alarms``).
+* Who takes all it is given, of a long file, has a thread send for it, turn after turn (``senders``): it is in no epoll
+  then, and no step is taken.
 * Only its own epoll is closed here, never a socket or a file.
 """
 
@@ -39,6 +41,7 @@ from sendfile.parts import Parts, check_parts, head
 from sendfile.rate import MinRate, Rate
 from sendfile.readers import Readers
 from sendfile.residency import Residency
+from sendfile.senders import Senders
 from sendfile.span import FileSpan, HasFileno
 from sendfile.step import CLOSED, STEP, check_socket, send_step
 from sendfile.tls import TlsSender
@@ -82,14 +85,24 @@ class Pump:
         disk: tells what is in memory and fetches what is not; None for the real one.
         half_close: whether a peer that has ended its sending side counts as gone when a disk makes it wait for long.
             Else it goes unnoticed until the next bytes are sent to it, if all it did was to close.
+        senders: how many threads may send to those who read as fast as they are sent to; None for four where this
+            process may use more than one processor, else none. Without an epoll there are none.
 
     Start it with ``await nursery.start(pump.run)``; it runs until it is cancelled, once.
     """
 
-    def __init__(self, *, epoll: bool | None = None, disk: Disk | None = None, half_close: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        epoll: bool | None = None,
+        disk: Disk | None = None,
+        half_close: bool = False,
+        senders: int | None = None,
+    ) -> None:
         disk = Disk() if disk is None else disk
         self._residency = Residency(disk)
         self._readers = Readers(disk)
+        self._senders = Senders(self._residency, senders)
         self._wants_epoll = hasattr(select, "epoll") if epoll is None else epoll
         self._state = _State.NEW
         self._table: dict[int, Delivery] = {}  # by descriptor
@@ -102,6 +115,11 @@ class Pump:
 
     def __repr__(self) -> str:
         return f"<Pump {self._state.value}, {len(self._table)} deliveries>"
+
+    @property
+    def holds_copies(self) -> bool:
+        """Whether there may be copies of sockets, which a child that is forked now gets as well."""
+        return self._senders.taken > 0
 
     def jobs(self) -> list[Transfer]:
         """How the deliveries that are under way stand now. Costs a look at each of their parts."""
@@ -184,7 +202,8 @@ class Pump:
 
             After any of these ``parts`` holds what has not been sent, be it that bytes stand for some of a file.
 
-        Cancellation: may happen at any time; ``parts`` then holds what has not been sent.
+        Cancellation: may happen at any time; ``parts`` then holds what has not been sent. Where a thread is sending it
+            waits for the end of its turn, some 50 ms.
         """
         check_socket(sock, tls=sender is not None)
         check_parts(parts)
@@ -210,6 +229,10 @@ class Pump:
                     else:
                         self._start(delivery)
                         await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+                        while delivery.lent:
+                            await self._send_by_thread(delivery)
+                            if delivery.open:
+                                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
             finally:
                 self._remove(delivery)
                 delivery.release()
@@ -348,6 +371,34 @@ class Pump:
         delivery.fetch = fetch = delivery.next_fetch(done)
         self._readers.ask(fetch)
 
+    def _lend(self, delivery: Delivery, now: float) -> None:
+        """Have its caller's task see to `_send_by_thread`."""
+        self._unwatch(delivery)
+        delivery.pause(now)
+        delivery.lent = True
+        self._senders.take()
+        delivery.wake()
+
+    async def _send_by_thread(self, delivery: Delivery) -> None:
+        """One turn of a thread; after it, it is stepped again when it can be, or was ended."""
+        try:
+            span = delivery.parts[0]
+            assert isinstance(span, FileSpan)
+            sent = await self._senders.send(delivery.sock, span, delivery.frontier)
+        finally:
+            delivery.lent = False
+            self._senders.give_back()
+        now = trio.current_time()
+        delivery.sent_by_thread(sent, now)
+        if not delivery.open:
+            return
+        if not delivery.owns_its_descriptor():
+            raise trio.ClosedResourceError(CLOSED)
+        if delivery.parts:
+            self._start(delivery)
+        else:
+            self._remove(delivery)
+
     async def _wait_fetched(self, delivery: Delivery, now: float) -> None:
         """The same in the caller's task, where there is no epoll: until they are there, or it was ended."""
         self._fetch(delivery, now)
@@ -401,6 +452,9 @@ class Pump:
             if not delivery.open:
                 continue
             try:
+                if self._senders.free and delivery.worth_a_thread(now):
+                    self._lend(delivery, now)
+                    continue
                 room = delivery.room(now, most)
                 if room and not (warm := delivery.warm(now, self._residency, room)):
                     self._fetch(delivery, now)

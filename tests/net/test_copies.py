@@ -19,6 +19,7 @@ from serving import receive_to_end, serving
 from tlsapps import TLS
 from waiting import until
 
+from sendfile import senders
 from trio_wsgi import Config, Server
 from trio_wsgi.net import accepting
 from trio_wsgi.net.certificates import TlsSocket
@@ -206,6 +207,37 @@ async def test_a_child_has_none_of_our_sockets_and_their_numbers_are_taken(child
             before |= {os.fstat(fd).st_ino for fd in numbers}
             await ask(stream, "/fork")
             assert children.told() == "([], [False, False])"
+
+
+async def test_a_child_has_no_copy_that_a_thread_sends_by(
+    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads as fast as it is sent to has a thread, and so one descriptor more, for some time."""
+    size = 64 << 20
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+
+    def app(environ: Environ, start_response: StartResponse) -> Any:
+        start_response("200 OK", PLAIN)
+        return environ["wsgi.file_wrapper"]((tmp_path / "large").open("rb"))
+
+    def send_turn(*args: Any) -> int:
+        if not copies:
+            copies.append(len(find_sockets(served_at[0])))
+            children.fork(lambda: find_sockets(served_at[0]))
+        return turn(*args)
+
+    copies: list[int] = []
+    served_at: list[int] = []
+    turn = senders._send_turn
+    monkeypatch.setattr(senders, "_send_turn", send_turn)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    async with serving(app) as served, await served.connect() as stream:
+        served_at.append(served.port)
+        body, how = await ask(stream, "/")
+        assert (len(body), how) == (size, "closed")
+    assert copies == [3], "the listener, the connection and its copy"
+    assert children.told() == "[]"
 
 
 async def test_a_child_gives_up_our_sockets_where_those_of_unix_are_forbidden(

@@ -59,7 +59,7 @@ async def test_those_left_over_by_a_turn_are_first_in_the_next(
 ) -> None:
     """A turn's bytes end before its sockets do; yet nobody has a second step before everybody had a first."""
     sparse.truncate(1 << 40)
-    pump = Pump(epoll=True)
+    pump = Pump(epoll=True, senders=0)
     order: list[int] = []
 
     async with trio.open_nursery() as nursery:
@@ -95,7 +95,7 @@ async def test_a_step_is_as_long_as_the_others_can_do_without(
 ) -> None:
     """No step holds the loop for much more than a millisecond, and none is shorter than it need be."""
     sparse.truncate(1 << 40)
-    pump = Pump(epoll=True)
+    pump = Pump(epoll=True, senders=0)
     asked: list[int] = []
 
     def sendfile(out: int, file: int, offset: int, count: int) -> int:

@@ -8,8 +8,9 @@ Laws:
   from there, and none is taken from one.
 * Its number stays taken, by a socket whose peer has gone. So whatever still goes by the number in that child
   (the object, OpenSSL) does not touch what is opened there later.
-* A connection that nobody can name at that moment, as accept(2) has only just made it or it goes over to TLS, is found
-  among all that is open, by the address where it came in. Other sockets are not touched.
+* A descriptor that nobody can name at that moment, as accept(2) has only just made it, its connection goes over to TLS
+  or a thread of the pump sends by a copy, is found among all that is open, by the address where its connection came in.
+  Other sockets are not touched.
 * It costs who forks, some milliseconds for 10,000 connections. Who serves pays with two assignments for each of them.
 """
 
@@ -20,6 +21,7 @@ import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
+from sendfile import Pump
 from trio_wsgi.forks import undone_in_children
 from trio_wsgi.net.connection import Connection
 
@@ -34,11 +36,13 @@ class Copies:
 
     Attributes:
         incomplete: whether there may be one that is not among them yet.
+        pump: what sends for them, once it does.
     """
 
     def __init__(self, connections: Collection[Connection]) -> None:
         self._connections = connections
         self.incomplete = False
+        self.pump: Pump | None = None
 
     @contextmanager
     def given_up(self, names: Collection[object]) -> Iterator[None]:
@@ -59,7 +63,8 @@ class Copies:
 
     def _give_up(self, nobody: int, names: Collection[object]) -> None:
         numbers = {connection.sock.fileno() for connection in self._connections}
-        if self.incomplete or -1 in numbers:  # -1: its socket is on the way to another object, or closed
+        copied = self.pump is not None and self.pump.holds_copies
+        if self.incomplete or copied or -1 in numbers:  # -1: its socket is on the way to another object, or closed
             numbers.discard(-1)
             numbers |= _find_connections({_place(name) for name in names}, numbers)
         for number in numbers:

@@ -188,6 +188,7 @@ class Server:
             trio.open_nursery() as draining,
         ):
             self._service = service
+            self._copies.pump = service.pump
             if self._tls is not None:
                 log.info(
                     "TLS: certificates from %s; kernel TLS: %s", ", ".join(self.config.certfile), describe_kernel_tls()
