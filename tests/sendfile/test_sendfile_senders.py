@@ -86,28 +86,30 @@ class Reader:
         self.resting = False
         self.ended = False
         self._tail = b""
+        self._buffer = memoryview(bytearray(BLOCK))
 
     async def run(self) -> None:
-        buffer = bytearray(1 << 20)
-        while True:
-            try:
+        with contextlib.suppress(ConnectionError, trio.ClosedResourceError):
+            while not self.ended:
                 if self.resting:
                     await trio.sleep(0.001)
-                    continue
-                count = self._sock.recv_into(buffer, min(len(buffer), BLOCK - self.received % BLOCK))
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
-                continue
-            except ConnectionError:
-                count = 0
-            if not count:
-                self.ended = True
-                return
-            await trio.lowlevel.checkpoint()
-            self.received += count
-            self._tail = (self._tail + bytes(buffer[max(0, count - 13) : count]))[-13:]
-            if self.received % BLOCK == 0:
-                self.told.append(self._tail)
+                else:
+                    await self._read()
+        self.ended = True
+
+    async def _read(self) -> None:
+        buffer = self._buffer[: BLOCK - self.received % BLOCK]
+        try:
+            count = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(self._sock)
+            return
+        await trio.lowlevel.checkpoint()
+        self.ended = not count
+        self.received += count
+        self._tail = (self._tail + bytes(buffer[max(0, count - 13) : count]))[-13:]
+        if count and self.received % BLOCK == 0:
+            self.told.append(self._tail)
 
 
 def read(nursery: trio.Nursery, sock: socket.socket) -> Reader:
@@ -161,7 +163,7 @@ async def test_who_is_cancelled_in_a_turn_has_what_was_not_sent(
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert gated.holds_copies
     disk.gate.release(10**6)
-    await until(lambda: not gated.jobs())
+    await outcome.wait_end()
     assert outcome.scope.cancelled_caught
     left = parts[0]
     assert isinstance(left, FileSpan)
@@ -248,6 +250,7 @@ async def test_a_peer_that_resets_in_a_turn(
         await disk.reached()
         reader.resting = True
         await trio.testing.wait_all_tasks_blocked(0.01)
+        trio.lowlevel.notify_closing(far)
         reset(far)
         disk.gate.release(10**6)
         await outcome.wait_end()
