@@ -104,6 +104,7 @@ class Delivery:
         self.task: trio.lowlevel.Task | None = None  # that waits for its end, or that of its fetch
         self.scope: trio.CancelScope | None = None  # where there is no epoll: ends its task's other waits
         self.error: BaseException | None = None  # why it ended, if not well
+        # Of whoever sends: the event loop, or the thread whose turn it is.
         self.frontier = Frontier((sender is not None or not kernel) and hasattr(os, "pread"))
         self.fetch: Fetch | None = None  # what it waits for
         self.full_at: float | None = None  # since when the kernel has had no room

@@ -384,7 +384,7 @@ class Pump:
         try:
             span = delivery.parts[0]
             assert isinstance(span, FileSpan)
-            sent = await self._senders.send(delivery.sock, span, delivery.frontier)
+            sent = await self._senders.send(delivery.sock, span, delivery.frontier) if delivery.open else 0
         finally:
             delivery.lent = False
             self._senders.give_back()
