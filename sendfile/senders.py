@@ -16,7 +16,6 @@ Laws:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
@@ -78,17 +77,17 @@ class Senders:
 
         Cancellation: before the turn begins.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                copy = os.dup(sock.fileno())
-            except (OSError, ValueError):  # none is left; closed under us
-                return 0
-            stack.callback(os.close, copy)
-            try:
-                turn = partial(_send_turn, copy, span, frontier, self._residency, trio.current_time())
-                return await trio.to_thread.run_sync(turn, limiter=self._limiter)
-            except RuntimeError:  # threading's own, for want of memory or of the system's leave
-                return 0
+        try:
+            copy = os.dup(sock.fileno())
+        except (OSError, ValueError):  # none is left; closed under us
+            return 0
+        try:
+            turn = partial(_send_turn, copy, span, frontier, self._residency, trio.current_time())
+            return await trio.to_thread.run_sync(turn, limiter=self._limiter)
+        except RuntimeError:  # threading's own, for want of memory or of the system's leave
+            return 0
+        finally:
+            os.close(copy)
 
 
 def _send_turn(copy: int, span: FileSpan, frontier: Frontier, residency: Residency, now: float) -> int:

@@ -61,10 +61,11 @@ async def test_the_kernel_takes_all_it_likes_for_who_reads_fast(pump: Pump, tcp:
 
 
 async def test_who_becomes_slow_has_the_end_of_each_step_at_once(
-    pump: Pump, tcp: Pair, sparse: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
+    epoll: bool, tcp: Pair, sparse: IO[bytes], mock_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     near, far = tcp
     sparse.truncate(1 << 30)
+    await nursery.start((pump := Pump(epoll=epoll, senders=0)).run)  # a thread would go by a clock of its own
     outcome = begin(nursery, pump, near, queue(whole(sparse)))
     for seconds, corked in ((0, True), (5, False)):  # since the kernel was full
         while is_corked(near) is not corked:
