@@ -22,7 +22,7 @@ import os, pwd, sys, time
 import trio
 getpwnam = pwd.getpwnam
 def ask(name):
-    print("asked on the event loop" if trio.lowlevel.in_trio_run() else "asked", flush=True)
+    os.write(1, b"asked on the event loop\\n" if trio.lowlevel.in_trio_run() else b"asked\\n")
     while os.path.exists("/proc/self/cwd/hang"):
         time.sleep(0.01)
     return getpwnam(name)
