@@ -85,8 +85,8 @@ class Pump:
         disk: tells what is in memory and fetches what is not; None for the real one.
         half_close: whether a peer that has ended its sending side counts as gone when a disk makes it wait for long.
             Else it goes unnoticed until the next bytes are sent to it, if all it did was to close.
-        senders: how many threads may send to those who read as fast as they are sent to; None for four where this
-            process may use more than one processor, else none. Without an epoll there are none.
+        senders: how many threads may send to those who read as fast as they are sent to; None for as many as this
+            process may use processors beside one, four at most. Without an epoll there are none.
 
     Start it with ``await nursery.start(pump.run)``; it runs until it is cancelled, once.
     """

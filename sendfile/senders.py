@@ -1,7 +1,7 @@
 """A few threads that send long pieces of files to those who read as fast as they are sent to.
 
 The kernel takes a processor's whole time to send to such a reader, and the event loop has one. A thread in sendfile(2)
-does not hold Python's interpreter: four of them keep another processor busy, and the loop free for everybody else.
+does not hold Python's interpreter: it keeps another processor busy, and the loop free for everybody else.
 
 Laws:
 
@@ -29,7 +29,7 @@ from sendfile.span import FileSpan, HasFileno
 LEAST = 8 << 20
 """Bytes of a file from which on a turn is worth its price, 0.2 ms."""
 
-_THREADS = 4  # with eight, eight readers had no more, and took a tenth more CPU
+_MOST = 4  # threads, and no more than there are other processors: of four on two, others had twice the p99
 _TURN_SECONDS = 0.05  # after which others have the thread
 _CALL = 4 << 20  # bytes of one system call: what a socket's buffer has room for
 _PATIENCE = 10  # milliseconds without room
@@ -40,7 +40,7 @@ class Senders:
 
     Args:
         residency: what is in memory.
-        most: how many; None: four, where this process may use more than one processor, else none.
+        most: how many; None: as many as this process may use processors beside one, four at most.
 
     Attributes:
         taken: how many are at work, or about to be.
@@ -48,7 +48,7 @@ class Senders:
 
     def __init__(self, residency: Residency, most: int | None) -> None:
         if most is None:
-            most = _THREADS if hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) > 1 else 0
+            most = min(len(os.sched_getaffinity(0)) - 1, _MOST) if hasattr(os, "sched_getaffinity") else 0
         self._residency = residency
         self._most = most
         self._limiter = trio.CapacityLimiter(max(most, 1))
