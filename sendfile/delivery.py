@@ -195,17 +195,16 @@ class Delivery:
         if self.progress is not None:
             self.progress(sent)
 
-    def worth_a_thread(self, now: float) -> FileSpan | None:
-        """What one may send for it now, if any."""
+    def worth_a_thread(self, now: float) -> bool:
+        """Whether one may send for it now: what is at its head."""
         if not self.swift or now < self.turn_at or not self.kernel or self.rate is not None or self.sender is not None:
-            return None
+            return False
         first = head(self.parts)
-        return first if isinstance(first, FileSpan) and first.count >= LEAST else None
+        return isinstance(first, FileSpan) and first.count >= LEAST
 
     def sent_by_thread(self, sent: int, now: float) -> None:
-        """A thread has had its turn. Raises what ``progress`` raises."""
-        self.resume(now)
-        self.full_at = None
+        """A thread has had its turn, whose time counts as its bytes do. Raises what ``progress`` raises."""
+        self.paused_at = self.full_at = None
         if sent < LEAST:  # not before as long again as up to now: it is rarely tried in vain
             self.swift = False
             self.turn_at = now + max(1.0, now - self.started_at)
