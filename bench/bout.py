@@ -161,6 +161,20 @@ class Bout:
                 facts = client.wait_result(self.seconds + 60)
         return summarize(facts, watch)
 
+    def load_beside_good_client(self, interval: float, connections: int, **settings: object) -> Figures:
+        """The same with a client beside it that asks for little each `interval` seconds."""
+        with (
+            self.client("load", connections=connections, **settings) as client,
+            self.good_client("/hello", interval, self.seconds) as good_client,
+        ):
+            client.wait_ready()
+            with self.watch() as watch:
+                client.go()
+                good_client.go()
+                facts = client.wait_result(self.seconds + 60)
+                good = good_client.wait_result(self.seconds + 60)
+        return summarize(facts, watch) | summarize_good_client(good)
+
     def wrk(self, target: str, connections: int) -> Figures:
         """The same by wrk for what is too quick for our own client, where it is installed."""
         program = shutil.which("wrk")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.bout import Bout, Figures, summarize, summarize_good_client
+from bench.bout import Bout, Figures
 from bench.contestants import Can
 from bench.samples import COLD
 from bench.scenario import Scenario
@@ -19,17 +19,7 @@ def measure(bout: Bout) -> Figures:
     length = bout.samples.length(COLD[0])
     targets = [f"/file/{name}" for name in COLD]
     files = [str(bout.samples.path(name)) for name in COLD]
-    with (
-        bout.client("load", targets=targets, evict=files, connections=CONNECTIONS, length=length, whole=False) as load,
-        bout.good_client("/hello", INTERVAL, bout.seconds) as good_client,
-    ):
-        load.wait_ready()
-        with bout.watch() as watch:
-            load.go()
-            good_client.go()
-            facts = load.wait_result(bout.seconds + 60)
-            good = good_client.wait_result(bout.seconds + 60)
-    return summarize(facts, watch) | summarize_good_client(good)
+    return bout.load_beside_good_client(INTERVAL, CONNECTIONS, targets=targets, evict=files, length=length, whole=False)
 
 
 SCENARIOS = (
