@@ -35,23 +35,31 @@ _CALL = 4 << 20  # bytes of one system call: what a socket's buffer has room for
 _PATIENCE = 10  # milliseconds without room
 
 
+def count_senders(processes: int = 1) -> int:
+    """How many threads are best: one for each processor beside the first, four at most.
+
+    ``processes``: so many share the processors that this one may use (sched_getaffinity(2)), and all of them send.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    return max(0, min(len(os.sched_getaffinity(0)) // processes - 1, _MOST))
+
+
 class Senders:
     """The threads of one pump.
 
     Args:
         residency: what is in memory.
-        most: how many; None: as many as this process may use processors beside one, four at most.
+        most: how many; None: as `count_senders` says.
 
     Attributes:
         taken: how many are at work, or about to be.
     """
 
     def __init__(self, residency: Residency, most: int | None) -> None:
-        if most is None:
-            most = min(len(os.sched_getaffinity(0)) - 1, _MOST) if hasattr(os, "sched_getaffinity") else 0
         self._residency = residency
-        self._most = most
-        self._limiter = trio.CapacityLimiter(max(most, 1))
+        self._most = count_senders() if most is None else most
+        self._limiter = trio.CapacityLimiter(max(self._most, 1))
         self.taken = 0
 
     def __repr__(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -14,8 +15,12 @@ from typing import Any
 
 import pytest
 import trio
+from asking import request
 from downloads import MIB, Client, Closes, blocking_client, file_app, make_sparse
 from serving import Command, command, serving
+
+from sendfile import senders
+from trio_wsgi import Config, Server
 
 each_way = pytest.mark.usefixtures("each_way")
 
@@ -160,3 +165,29 @@ def test_a_thousand_slow_readers_do_not_delay_hello(gib: Path, record_property: 
     assert figures["p50 beside"] < 0.1
     assert figures["p99 beside"] < 0.5
     assert figures["bytes per download"] < 64 * 1024
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_fast_reader_has_a_thread_where_a_processor_is_left(
+    gib: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers on two processors have none left: each sends by itself."""
+    turns: list[object] = []
+    turn = senders._send_turn
+
+    def send_turn(*args: Any) -> int:
+        turns.append(args)
+        return turn(*args)
+
+    monkeypatch.setattr(senders, "_send_turn", send_turn)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    server = Server(file_app(lambda _: gib.open("rb")), Config(bind=("127.0.0.1:0",)), processes=processes)
+    async with trio.open_nursery() as nursery:
+        (address,) = await nursery.start(server.serve)
+        async with await trio.open_tcp_stream(address.host, address.port) as stream:
+            await stream.send_all(request(target="/big"))
+            received = 0
+            while received < GIB // 4:
+                received += len(await stream.receive_some(MIB))
+        nursery.cancel_scope.cancel()
+    assert bool(turns) is (processes == 1)

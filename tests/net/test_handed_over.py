@@ -138,12 +138,17 @@ def test_middleware_that_cannot_be_is_told_when_the_server_is_made(guard: str) -
 async def test_wsgi_multiprocess_is_what_the_program_says(several: bool) -> None:
     """Only the program knows whether others of it serve the same application (PEP 3333)."""
     async with trio.open_nursery() as nursery:
-        server = Server(hello, Config(bind=ANYWHERE), multiprocess=several)
+        server = Server(hello, Config(bind=ANYWHERE), processes=1 + several)
         (address,) = await nursery.start(server.serve)
         async with await trio.open_tcp_stream(address.host, address.port) as client:
             await client.send_all(REQUEST)
             assert f"multiprocess={several}".encode() in await client.receive_some()
         nursery.cancel_scope.cancel()
+
+
+def test_a_process_that_serves_is_one_at_least() -> None:
+    with pytest.raises(ValueError, match="processes must be 1 or more, as this one is among them, not 0"):
+        Server(hello, processes=0)
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------

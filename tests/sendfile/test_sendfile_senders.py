@@ -21,6 +21,7 @@ from waiting import until
 
 from sendfile import FileSpan, FileTooShort, Part, Pump, Rate, Stalled
 from sendfile.disk import Disk
+from sendfile.senders import count_senders
 
 SIZE = 96 << 20  # bytes: some turns of a thread
 BLOCK = 1 << 20
@@ -121,6 +122,18 @@ def read(nursery: trio.Nursery, sock: socket.socket) -> Reader:
 async def lent(pump: Pump) -> None:
     """A thread sends."""
     await until(lambda: pump.holds_copies)
+
+
+@pytest.mark.parametrize(
+    ("processors", "processes", "threads"),
+    [(1, 1, 0), (2, 1, 1), (64, 1, 4), (2, 2, 0), (8, 4, 1), (8, 3, 1), (2, 5, 0)],
+)
+def test_no_more_threads_than_other_processors(
+    processors: int, processes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two, four threads doubled the p99 of others; where each has its own process, that sends by itself."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)))
+    assert count_senders(processes) == threads
 
 
 @pytest.mark.parametrize("senders", [4, 1, 0])

@@ -57,7 +57,8 @@ class Server:
         observers: called with the `RequestRecord` of every finished request, on the event loop, some milliseconds after
             its end at most; must be quick. What they return is ignored.
         tls: what `open_tls` gave for these settings, where we may not read keys any more; else they are read here.
-        multiprocess: whether other processes serve the application, too: `wsgi.multiprocess`.
+        processes: how many serve the application, this one included: they share the processors, and `wsgi.multiprocess`
+            is whether there are others.
 
     Raises:
         ConfigError: a certificate, or what belongs to it, cannot be used, or `tls` is given and the settings name none;
@@ -65,6 +66,7 @@ class Server:
             lists them.
         AppLoadError: a middleware cannot be loaded.
         TypeError: `app` is no WSGI application, or another argument is not what it should be.
+        ValueError: `processes` is less than 1.
     """
 
     def __init__(
@@ -74,13 +76,15 @@ class Server:
         *,
         observers: Sequence[Observer] = (),
         tls: Tls | None = None,
-        multiprocess: bool = False,
+        processes: int = 1,
     ) -> None:
         check_app(app)
         self.config: Config = _check_config(config).placed()
         _check_observers(observers)
+        if processes < 1:
+            raise ValueError(f"processes must be 1 or more, as this one is among them, not {processes}")
         self._app = apply_middleware(app, self.config.middleware)
-        self._multiprocess = multiprocess
+        self._processes = processes
         self._observers = Observers(AccessLog(self.config.access_logformat), tuple(observers))
         self._tls = open_tls(self.config) if tls is None else _check_tls(tls, self.config)
         self._accepting = trio.CancelScope()
@@ -184,7 +188,7 @@ class Server:
         self, listeners: Sequence[Listener], task_status: trio.TaskStatus[tuple[Address, ...]]
     ) -> None:
         async with (
-            open_service(self._app, self.config, self._observers, self._tls) as service,
+            open_service(self._app, self.config, self._observers, self._tls, self._processes) as service,
             trio.open_nursery() as draining,
         ):
             self._service = service
@@ -195,7 +199,7 @@ class Server:
                 )
             try:
                 async with trio.open_nursery() as connections:
-                    doors = [Door(each, _build_site(self.config, each, self._multiprocess)) for each in listeners]
+                    doors = [Door(each, _build_site(self.config, each, self._processes > 1)) for each in listeners]
                     acceptor = Acceptor(service, connections, doors, self._connections, self._copies, self._accepting)
                     await acceptor.run(task_status)
                     draining.start_soon(drain_connections, self._connections, lambda: self._drain_limits)
@@ -283,7 +287,7 @@ async def serve(
     """Serve a WSGI app inside a Trio program: `addresses = await nursery.start(trio_wsgi.serve, app, config)`.
 
     Runs until it is cancelled. Arguments and errors are those of `Server` and `Server.serve`; make a `Server` to drain
-    it, or to give it `tls` of its own or `multiprocess`.
+    it, or to give it `tls` of its own or `processes`.
     """
     await Server(app, config, observers=observers).serve(listeners, task_status=task_status)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 
 from sendfile import MinRate, Pump
+from sendfile.senders import count_senders
 from sendfile.tls import PIECE
 from trio_wsgi.config import Config
 from trio_wsgi.disk.mount import Mount
@@ -71,15 +72,18 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    app: WSGIApplication, config: Config, observers: Observers, tls: Tls | None
+    app: WSGIApplication, config: Config, observers: Observers, tls: Tls | None, processes: int
 ) -> AsyncIterator[Service]:
     """Open all that connections share; they must have ended when the block is left.
+
+    Args:
+        processes: how many share the processors.
 
     Raises:
         ConfigError: a directory that is to be served is not there, or what is to read HTTP.
     """
     half_close = config.half_close == "abort"
-    pump = Pump(half_close=half_close)
+    pump = Pump(half_close=half_close, senders=count_senders(processes))
     alarms = Alarms()
     limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_field_size)
     watch = DisconnectWatch(half_close, config.write_timeout)

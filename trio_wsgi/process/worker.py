@@ -171,7 +171,7 @@ def serve_order(order: Order, sock: socket.socket) -> int:
         for listener in listeners:
             start_listening(listener, config.backlog)
         counting = (recycling,) if config.max_requests else ()  # a record is made only for those who want one
-        server = Server(app, config.for_server(), observers=counting, tls=tls, multiprocess=config.workers > 1)
+        server = Server(app, config.for_server(), observers=counting, tls=tls, processes=config.workers)
         process = Process(server, listeners, logs, alone=False)
         tell = functools.partial(_report, config=config, channel=Channel(sock), recycling=recycling, started=started)
         run_serving(process, early, tell)
