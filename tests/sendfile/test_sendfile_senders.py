@@ -142,7 +142,7 @@ async def test_all_arrive_as_they_are(path: Path, nursery: trio.Nursery, senders
     seen = 0
     async with running(Pump(senders=senders)) as pump:
         with contextlib.ExitStack() as opened:
-            readers, outcomes, progress = [], [], []
+            nears, readers, outcomes, progress = [], [], [], []
             for number in range(6):
                 near, far = map(opened.enter_context, tcp_pair())
                 file = opened.enter_context(path.open("rb"))
@@ -150,6 +150,7 @@ async def test_all_arrive_as_they_are(path: Path, nursery: trio.Nursery, senders
                 progress.append(steps)
                 parts = queue(b"h" * BLOCK, whole(file), bytes([number]) * BLOCK)
                 outcomes.append(begin(nursery, pump, near, parts, progress=steps.append))
+                nears.append(near)
                 readers.append(read(nursery, far))
             while not all(outcome.ended for outcome in outcomes):
                 seen += pump.holds_copies
@@ -160,6 +161,9 @@ async def test_all_arrive_as_they_are(path: Path, nursery: trio.Nursery, senders
             assert [sum(steps) for steps in progress] == [total] * 6
             for number, reader in enumerate(readers):
                 assert reader.told == [b"h" * 13, *TOLD, bytes([number]) * 13]
+            for near in nears:
+                near.close()
+            await until(lambda: all(reader.ended for reader in readers))
         assert not pump.holds_copies
     assert bool(seen) is bool(senders)
 
@@ -209,8 +213,7 @@ async def test_a_number_that_is_somebody_elses_by_then(
     """Closed in a turn, be it without a word: not a byte goes to who has the number next."""
     near, far = tcp_pair()
     with near, far:
-        outcome = begin(nursery, gated, near, queue(whole(file)))
-        read(nursery, far)
+        outcome, reader = begin(nursery, gated, near, queue(whole(file))), read(nursery, far)
         await disk.reached()
         number = near.fileno()
         if told:
@@ -225,6 +228,7 @@ async def test_a_number_that_is_somebody_elses_by_then(
             for end in (again, peer):
                 with pytest.raises(BlockingIOError):
                     end.recv(1)
+        await until(lambda: reader.ended)
 
 
 async def test_a_file_that_is_closed_in_a_turn(
@@ -420,6 +424,8 @@ async def test_the_loop_serves_others_in_a_turn(
         reader = read(nursery, far)
         await other.wait_end()
         await until(lambda: reader.received == SIZE)
+        near.close()
+        await until(lambda: reader.ended)
     (job,) = gated.jobs()
     assert job.stalled_for == 0, "nobody knows what it takes meanwhile"
     disk.gate.release(10**6)
