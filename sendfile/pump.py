@@ -228,11 +228,10 @@ class Pump:
                         await step_on(delivery, self._residency, self._wait_fetched)
                     else:
                         self._start(delivery)
-                        await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
-                        while delivery.lent:
-                            await self._send_by_thread(delivery)
-                            if delivery.open:
-                                await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+                        while delivery.open:
+                            await trio.lowlevel.wait_task_rescheduled(self._park(delivery))
+                            if delivery.lent:
+                                await self._send_by_thread(delivery)
             finally:
                 self._remove(delivery)
                 delivery.release()
