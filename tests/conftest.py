@@ -7,6 +7,7 @@ name behind it, such as gunicorn#2669, is the thread on GitHub that tells of it.
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from riding import ride_at_once
 # How long an example takes says more of the machine's other guests than of us.
 hypothesis.settings.register_profile("here", deadline=None)
 hypothesis.settings.load_profile("here")
+
+# A shell's script has what it starts in the background ignore Ctrl-C, and so all that we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

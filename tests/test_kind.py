@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_wsgi.kind import KINDS, parse_seconds, parse_size, show_seconds, show_size
@@ -21,6 +21,8 @@ def test_shown_duration_reads_back(seconds: float) -> None:
 
 
 @given(st.text())
+@example("1\N{LATIN SMALL LETTER LONG S}")
+@example("1\N{KELVIN SIGN}")
 def test_reading_numbers_ends_in_a_value_or_a_value_error(text: str) -> None:
     for parse in (parse_size, parse_seconds, KINDS["int"].parse):
         try:

@@ -30,9 +30,10 @@ Pairs = tuple[tuple[str, str], ...]
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
-_SIZE = re.compile(r"([0-9]+) ?([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_FLAGS = re.IGNORECASE | re.ASCII  # without the second, the sign of Kelvin is a k, and the long s an s
+_SIZE = re.compile(r"([0-9]+) ?([kmgt]?)(?:i?b)?", _FLAGS)
 _SIZE_SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(ms|s|m|h|d|)", re.IGNORECASE)
+_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(ms|s|m|h|d|)", _FLAGS)
 _SECONDS_FACTOR = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NO_DEADLINE = frozenset({"none", "inf", "never"})
 _YES, _NO = ("1", "y", "yes", "true", "on"), ("0", "n", "no", "false", "off")
