@@ -226,7 +226,7 @@ class Delivery:
 
     def _cork(self, corked: bool) -> None:
         if corked and not self.corked:
-            self.corked = self.rate is None and self.sender is None and cork(self.sock)
+            self.corked = self.rate is None and cork(self.sock)
         elif not corked and self.corked:
             uncork(self.sock)
             self.corked = False

@@ -6,8 +6,9 @@ Laws:
   line busy while we do something else; for one who reads slowly it is memory and nothing else, and memory of which the
   kernel has a bounded amount for all (tcp(7), tcp_mem). When that is used up, everybody waits: with 5,000 readers at
   16 KB/s, 2.2 GiB were, the kernel took small pieces only, and our CPU and the p99 of others doubled.
-* What it holds for one who reads fast leaves in packets as large as can be: the odd end of a step waits for the next
-  step, 200 ms at most (tcp(7), TCP_CORK). To one who reads slowly it may be all that there is to come for a while.
+* What it holds for one who reads fast leaves in packets as large as can be: the odd end of a step, or of a record of
+  TLS, waits for the next one, 200 ms at most (tcp(7), TCP_CORK). To one who reads slowly it may be all that there is to
+  come for a while.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import IO
 
 import pytest
 import trio
+from sendfile_peers import ONE_VERSION, Peers
 from sendfile_pumps import begin
 from sendfile_wires import PLENTY, Pair, fill, queue, receive, whole
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -58,6 +59,21 @@ async def test_the_kernel_takes_all_it_likes_for_who_reads_fast(pump: Pump, tcp:
     await outcome.wait_end()
     assert outcome.sent == len(PLENTY)
     assert not is_corked(near), "nothing is to follow"
+
+
+@ONE_VERSION
+async def test_records_share_packets_for_who_reads_fast(peers: Peers, pump: Pump, nursery: trio.Nursery) -> None:
+    outcome = begin(nursery, pump, peers.near, queue(PLENTY), sender=peers.sender)
+    await wait_all_tasks_blocked()
+    assert not is_corked(peers.near)
+    received = 0
+    while not is_corked(peers.near):
+        received += len(await peers.receive(1 << 16))
+        assert received <= len(PLENTY) // 2
+        await trio.lowlevel.checkpoint()
+    assert received + len(await peers.receive(len(PLENTY) - received)) == len(PLENTY)
+    await outcome.wait_end()
+    assert not is_corked(peers.near), "nothing is to follow"
 
 
 async def test_who_becomes_slow_has_the_end_of_each_step_at_once(
