@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from answers import Answer, read_answer
 from asking import error_lines, request
 from downloads import connected, known_bytes
 from serving import Served, serving
+
+from trio_wsgi.disk.root import Root
 
 DATA = known_bytes(100_000)
 OWN = b"the app's own body, which nobody is to see"
@@ -216,6 +219,21 @@ async def test_what_is_not_there_is_a_404(root: Path, caplog: pytest.LogCaptureF
         (line,) = error_lines(caplog)
         assert value in line
         caplog.clear()
+
+
+@pytest.mark.parametrize(("lacking", "status"), [(errno.EACCES, 403), (errno.EIO, 500)])
+async def test_what_cannot_be_opened_is_no_error_of_the_apps(
+    lacking: int, status: int, root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a mount: the log says of which file, and why, without a traceback."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(lacking, os.strerror(lacking))
+
+    monkeypatch.setattr(Root, "open", refuse)
+    answer = await named(root, "X-Accel-Redirect", "/protected/f.bin")
+    assert answer.status == status
+    assert error_lines(caplog) == [f"x-accel-redirect: '/protected/f.bin': {os.strerror(lacking)}"]
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "403 Forbidden", "302 Found", "206 Partial Content", "500 Oops"])

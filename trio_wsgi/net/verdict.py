@@ -27,7 +27,7 @@ from trio_wsgi.errors import (
 from trio_wsgi.net.pool import Overloaded
 from trio_wsgi.record import Outcome
 from trio_wsgi.rules.headers import Head
-from trio_wsgi.rules.reasons import REASONS
+from trio_wsgi.rules.reasons import REASONS, RETRY_AFTER
 
 _STALLS = {
     "header_timeout": Outcome.HEADER_TIMEOUT,
@@ -35,7 +35,6 @@ _STALLS = {
     "write_timeout": Outcome.WRITE_TIMEOUT,
 }
 _ELSEWHERE = (404, 421)  # requests that are right, but for what is not here
-_RETRY_AFTER = b"1"  # seconds
 
 
 class AppFailed(Exception):
@@ -94,7 +93,7 @@ class Verdict:
         reason = REASONS.get(self.status, b"Error")
         said = f": {self.text}" if self.text else ""
         body = f"{self.status} {reason.decode()}{said}\n".encode(errors="backslashreplace")
-        retry = [(b"Retry-After", _RETRY_AFTER)] if self.retry else []
+        retry = [RETRY_AFTER] if self.retry else []
         return Head(self.status, reason, [(b"Content-Type", b"text/plain; charset=utf-8"), *retry]), body
 
 

@@ -24,3 +24,6 @@ REASONS = {
     504: b"Gateway Timeout",
     505: b"HTTP Version Not Supported",
 }
+
+RETRY_AFTER = (b"Retry-After", b"1")
+"""What a 503 says beside its reason: seconds (RFC 9110 §10.2.3)."""

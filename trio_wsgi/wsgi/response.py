@@ -24,12 +24,13 @@ from trio_wsgi.disk.accel import RATE_MAX, AccelMap, NamedFile, read_order
 from trio_wsgi.disk.answer import Answer, answer_file, say
 from trio_wsgi.disk.closing import Closing
 from trio_wsgi.disk.spool import Spool
-from trio_wsgi.errors import AppError
+from trio_wsgi.errors import AppError, find_lack
 from trio_wsgi.rules import appfault
 from trio_wsgi.rules.conditional import validators_of
 from trio_wsgi.rules.fileanswer import FileOptions, decide_app_answer
 from trio_wsgi.rules.head import RequestHead
 from trio_wsgi.rules.headers import CONTENTLESS, Head, body_allowed, check_headers, check_status, get_all, get_length
+from trio_wsgi.rules.reasons import RETRY_AFTER
 from trio_wsgi.wsgi.bodylength import BodyLength
 from trio_wsgi.wsgi.bridge import check_cancelled
 from trio_wsgi.wsgi.policies import Buffering, WritePolicy, choose_policy
@@ -217,9 +218,12 @@ class Response:
         limit_rate = self._asked_rate()
         try:
             found = self.options.accel.open(named)
-        except PermissionError as exc:
-            log.error("%s: %s", named, exc.strerror)
-            return say(self._request, 403)
+        except OSError as exc:  # ours, not the app's: as of a mount
+            lack = find_lack(exc)
+            log.error("%s: %s", named, lack or exc.strerror)
+            if lack is not None:
+                return say(self._request, 503, [RETRY_AFTER])
+            return say(self._request, 403 if isinstance(exc, PermissionError) else 500)
         finally:
             self._phase = Phase.FINISHED
         if found is None:
