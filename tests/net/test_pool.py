@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import queue
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import sniffio
@@ -225,6 +226,48 @@ async def test_who_was_put_behind_a_call_that_lasts_is_freed_though_nothing_else
         async with open_pool(2, 5) as pool, trio.open_nursery() as nursery:
             for _ in range(2):
                 nursery.start_soon(pool.run, partial(both.wait, 2))
+
+
+async def test_whom_the_loop_has_not_woken_yet_is_not_stuck() -> None:
+    """Its turns last for 16 ms, as when many clients come at once: to spread the calls over threads would not help."""
+
+    keep_busy = partial(time.sleep, 0.002)
+
+    async def keep_calling(pool: ThreadPool) -> None:
+        for _ in range(8):
+            keep_busy()
+            await pool.run(thread_name)
+
+    for _ in range(10):  # as below
+        async with open_pool(8, 100) as pool:
+            await pool.run(thread_name)
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(keep_calling, pool)
+            if pool.pace.together:
+                return
+    raise AssertionError("they were found stuck, again and again")
+
+
+class TakenLate(queue.SimpleQueue[Any]):
+    """Whoever is woken for what is in it gets no processor, or not the interpreter, for 20 ms."""
+
+    def get(self, *_: object) -> Any:
+        while self.empty():
+            time.sleep(0.001)
+        time.sleep(0.02)
+        return super().get()
+
+
+async def test_whose_thread_has_not_begun_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread would fare no better."""
+    async with open_pool(8, 100) as pool:
+        monkeypatch.setattr(trio_wsgi.net.slot.queue, "SimpleQueue", TakenLate)
+        await pool.run(thread_name)
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(pool.run, thread_name)
+        assert pool.pace.together
 
 
 async def test_context_variables_flow_in_and_do_not_leak_out() -> None:

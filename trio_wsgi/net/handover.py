@@ -39,16 +39,12 @@ class Handover(trio.abc.Instrument):
             trio.lowlevel.add_instrument(self)
         self._outbox.append((slot, call))
 
-    def still_has(self, slot: Slot) -> bool:
-        """Whether the slot was the last to be given something, and was not even woken."""
-        return bool(self._outbox) and self._outbox[-1][0] is slot
-
     def flush(self) -> None:
         """Wake the threads that were given something."""
         now = self._now()
         for slot, call in self._outbox:
             if slot.calls[0] is call:
-                slot.since = now  # not before
+                slot.since = now
             slot.inbox.put(call)
         self._outbox.clear()
 

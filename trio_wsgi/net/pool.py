@@ -282,7 +282,7 @@ class ThreadPool:
     def _stands_in_for_others(self, slot: Slot) -> bool:
         if not slot.calls or slot.calls[0].lasts is not None or slot.scope.cancel_called or not self.pace.together:
             return False
-        return self._handover.still_has(slot) or self._now() - slot.since < STUCK_AFTER
+        return self._now() - slot.since < STUCK_AFTER
 
     def _give(self, slot: Slot, call: Call) -> None:
         call.slot = self._hot = slot
@@ -291,6 +291,7 @@ class ThreadPool:
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
+            slot.since = math.inf  # up to when it is woken
         else:
             self._ahead += 1
             self._look_at(self._now() + STUCK_AFTER)  # not when it is woken: how long the loop will wait is known then
@@ -345,7 +346,8 @@ class ThreadPool:
                 now = self._now()
                 self._read_reports()
                 for slot in self._slots:
-                    if len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
+                    runs = slot.inbox.qsize() < len(slot.calls)  # else it waits for the interpreter, as all would
+                    if runs and len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
                         self.pace.part()
                         self._take_back(slot)
                 for call in [call for call in self._waiting if call.expires <= now]:
