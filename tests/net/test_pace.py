@@ -15,25 +15,29 @@ class Time:
         return self.now
 
 
-def run(pace: Pace, took: float, worked: float, calls: int = 16) -> None:
+def run(pace: Pace, took: float, worked: float, calls: int = 16, others: float = 0.0) -> None:
     for _ in range(calls):
-        pace.note(took, worked)
+        pace.note(took, worked, worked + others)
 
 
 @pytest.mark.parametrize(
-    ("took", "worked", "together"),
+    ("took", "worked", "others", "together"),
     [
-        pytest.param(0.003, 0.003, True, id="they compute"),
-        pytest.param(0.003, 0.0015, True, id="half of the time"),
-        pytest.param(0.003, 0.0001, False, id="they wait"),
-        pytest.param(0.0001, 0.0, True, id="they wait, but who cares"),
+        pytest.param(0.003, 0.003, 0.0, True, id="they compute"),
+        pytest.param(0.003, 0.0015, 0.0, True, id="half of the time"),
+        pytest.param(0.003, 0.0001, 0.0, False, id="they wait"),
+        pytest.param(0.003, 0.0001, 0.0010, False, id="they wait, while others compute as well"),
+        pytest.param(0.003, 0.0005, 0.0020, True, id="they wait for the interpreter"),
+        pytest.param(0.003, 0.0001, 0.0090, True, id="for threads that need none, as far as can be told"),
+        pytest.param(0.003, 0.0005, -0.0005, False, id="what they worked was the kernel's work"),
+        pytest.param(0.0001, 0.0, 0.0, True, id="they wait, but who cares"),
     ],
 )
-def test_who_is_kept_together(took: float, worked: float, together: bool) -> None:
+def test_who_is_kept_together(took: float, worked: float, others: float, together: bool) -> None:
     pace = Pace(Time())
-    run(pace, took, worked, 15)
+    run(pace, took, worked, 15, others)
     assert pace.together, "a few prove nothing"
-    run(pace, took, worked, 1)
+    run(pace, took, worked, 1, others)
     assert pace.together is together
 
 

@@ -270,6 +270,22 @@ async def test_whose_thread_has_not_begun_is_not_stuck(monkeypatch: pytest.Monke
         assert pool.pace.together
 
 
+async def test_who_is_looked_at_late_is_looked_at_again() -> None:
+    """While the loop was at something else the call has had little of the interpreter."""
+    keep_busy = partial(time.sleep, 0.009)
+    for _ in range(10):  # as below
+        async with open_pool(8, 100) as pool:
+            await pool.run(thread_name)
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(pool.run, partial(time.sleep, 0.012))
+                await trio.sleep(0.001)
+                keep_busy()
+            if pool.pace.together:
+                return
+    raise AssertionError("it was found stuck, again and again")
+
+
 async def test_context_variables_flow_in_and_do_not_leak_out() -> None:
     def read_and_write() -> str:
         before = variable.get()

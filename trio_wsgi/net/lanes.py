@@ -22,6 +22,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 
 from trio_wsgi.net.lane import Lane, Ride, Rider
+from trio_wsgi.net.pace import computed_by_all
 from trio_wsgi.net.pool import STUCK_AFTER, Overloaded, ThreadPool
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, SpoiltThread
 
@@ -103,6 +104,7 @@ class Lanes:
         pace = self._threads.pace
         opened = silent_since = self._now()
         took = worked = 0.0
+        computed = computed_by_all()
         served = 0
         pause = STUCK_AFTER
         while True:
@@ -114,8 +116,9 @@ class Lanes:
             if lane.closed:
                 continue
             if lane.thread:  # one look stands for a call
-                before, took, worked = (took, worked), lane.took, lane.processor_time()
-                pace.note(took - before[0], worked - before[1])
+                before = took, worked, computed
+                took, worked, computed = lane.took, lane.processor_time(), computed_by_all()
+                pace.note(took - before[0], worked - before[1], computed - before[2])
                 count, served = lane.served - served, lane.served
                 brief = took - before[0] <= count * BRIEF or len(lane.rides) == 1  # behind which nobody waits
                 pause = LOOK_LATER if brief and not (told and count > _TOLD) else STUCK_AFTER

@@ -54,6 +54,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 STUCK_AFTER = 0.005  # seconds of a call behind which others do not wait
+_LATE = 0.002  # seconds: a loop that looks later was at something else, and calls had little of the interpreter
 AHEAD = 16  # calls that one thread is given at most
 
 
@@ -344,10 +345,11 @@ class ThreadPool:
                 with trio.CancelScope(deadline=self._next_look()) as self._nap:
                     await trio.sleep_forever()
                 now = self._now()
+                due = self._nap.deadline
+                at = due if now - due > _LATE else now
                 self._read_reports()
                 for slot in self._slots:
-                    runs = slot.inbox.qsize() < len(slot.calls)  # else it waits for the interpreter, as all would
-                    if runs and len(slot.calls) > 1 and now - slot.since >= STUCK_AFTER:
+                    if len(slot.calls) > 1 and slot.runs_for(at) >= STUCK_AFTER:
                         self.pace.part()
                         self._take_back(slot)
                 for call in [call for call in self._waiting if call.expires <= now]:
@@ -424,7 +426,7 @@ class ThreadPool:
         else:
             slot.calls.popleft()
             if call.lasts is None and self.pace.together:
-                self.pace.note(call.took, call.worked)
+                self.pace.note(call.took, call.worked, call.computed)
             self._settle(call)
         if slot.calls:  # put behind it, and running by now
             self._ahead -= 1

@@ -25,6 +25,7 @@ from typing import Any, NoReturn, Protocol
 
 import trio
 
+from trio_wsgi.net.pace import computed_by_all
 from trio_wsgi.wsgi import bridge
 from trio_wsgi.wsgi.call import call_app
 
@@ -128,8 +129,8 @@ class Call:
         begins: called, on the loop, when a thread takes it.
     """
 
-    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "error", "expires", "fn", "lasts", "patience",
-                 "result", "slot", "task", "thread_wanted", "took", "worked")  # fmt: skip
+    __slots__ = ("begins", "cancelled", "closes", "computed", "context", "dispose", "error", "expires", "fn", "lasts",
+                 "patience", "result", "slot", "task", "thread_wanted", "took", "worked")  # fmt: skip
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class Call:
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
         self.error: BaseException | None = None
-        self.took = self.worked = 0.0  # seconds of its thread, and of a processor
+        self.took = self.worked = self.computed = 0.0  # seconds of its thread, of a processor, `computed_by_all`
 
     def resume(self) -> None:
         """Have its caller go on, which has not been told yet how it ended."""
@@ -201,7 +202,7 @@ class Slot:
         self._attend = attend
         self._token = trio.lowlevel.current_trio_token()
         self.calls: deque[Call] = deque()  # that it was given and has not reported; it runs the first, or is done
-        self.since = math.inf  # when its present call began; infinite while it is idle
+        self.since = math.inf  # when its present call began; infinite while it is idle, or not woken yet
         self.returned = trio.Event()  # from the call that was cancelled
         self.lost = False
         self.thread = 0  # its identifier, once it is there
@@ -223,12 +224,17 @@ class Slot:
                 call = inbox.get()
                 if call is None:
                     return
-                began, worked = time.perf_counter(), time.thread_time()
+                began, worked, computed = time.perf_counter(), time.thread_time(), computed_by_all()
                 try:
                     call.result = call.context.run(call.fn)
                 except BaseException as exc:
                     call.error = exc
                 call.took, call.worked = time.perf_counter() - began, time.thread_time() - worked
+                call.computed = computed_by_all() - computed
+
+    def runs_for(self, at: float) -> float:
+        """Seconds that its present call has run by then; none while the thread waits for the interpreter to take it."""
+        return at - self.since if self.inbox.qsize() < len(self.calls) else 0.0
 
     def stack(self) -> str:
         """Where its thread is at this moment, from the call on: what is below it is ours."""
