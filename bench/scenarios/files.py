@@ -39,6 +39,7 @@ SCENARIOS = (
     download("1g", 64),
     download("10m", 8),
     download("100k", 8, quick=True),
+    download("100k", 64),
     download("1g", 8, static=True),
     download("10m", 8, static=True),
     download("100k", 8, static=True),

@@ -41,6 +41,15 @@ def test_who_is_kept_together(took: float, worked: float, others: float, togethe
     assert pace.together is together
 
 
+@pytest.mark.parametrize("long", [4, 8])
+def test_a_few_that_take_long_have_met_others_who_compute(long: int) -> None:
+    """Seen with 64 clients: while the loop looks after all of them, some calls take 4 ms, and the others 0.1."""
+    pace = Pace(Time())
+    run(pace, 0.0001, 0.0001, 16 - long)
+    run(pace, 0.004, 0.0004, long)
+    assert pace.together is (long < 8)
+
+
 def test_a_mistake_is_repeated_later_each_time_up_to_a_bound_and_forgotten_with_the_first_success() -> None:
     time = Time()
     pace = Pace(time)

@@ -23,7 +23,7 @@ import trio
 
 from trio_wsgi.net.lane import Lane, Ride, Rider
 from trio_wsgi.net.pace import computed_by_all
-from trio_wsgi.net.pool import STUCK_AFTER, Overloaded, ThreadPool
+from trio_wsgi.net.pool import STUCK_AFTER, Overloaded, ThreadPool, time_of_look
 from trio_wsgi.net.slot import Abandoned, Call, LostThread, SpoiltThread
 
 log = logging.getLogger("trio_wsgi.error")
@@ -108,11 +108,12 @@ class Lanes:
         served = 0
         pause = STUCK_AFTER
         while True:
-            await trio.sleep(pause if lane.running or not lane.closed else SILENT_AFTER)
+            due = self._now() + (pause if lane.running or not lane.closed else SILENT_AFTER)
+            await trio.sleep_until(due)
             told = not lane.told.empty()  # of requests: the more wait for the loop, the longer it is busy with them
             lane.collect()
             now = self._now()
-            stuck = lane.attend_to_stuck(now - STUCK_AFTER)
+            stuck = lane.attend_to_stuck(time_of_look(due, now) - STUCK_AFTER)
             if lane.closed:
                 continue
             if lane.thread:  # one look stands for a call

@@ -4,7 +4,8 @@ Laws:
 
 * Calls that compute are kept together, for threads fight over the interpreter. Calls that wait for something else, such
   as a database, are spread: behind each other they would take as long as all of them.
-* Who waits for the interpreter computes: as long as others have it, nobody can tell a wait by the time that it takes.
+* Who waits for the interpreter computes: as long as others have it, nobody can tell a wait by the time that it takes;
+  nor by a few calls that take long among many that do not.
 * It is judged while they are together; apart, they wait for the interpreter most of the time.
 * To be together is tried again after a while, later each time that it was a mistake.
 """
@@ -24,7 +25,7 @@ APART_FOR = 1.0  # seconds, at first and where a call lasted
 APART_MOST = 64.0  # seconds, after many mistakes
 _SAMPLE = 16  # calls that are judged together
 _COMPUTES = 0.3  # share of the time that others leave it, from which on a call computes
-_WORTH = 0.0005  # seconds that a call takes on average, below which its waiting does not matter
+_WORTH = 0.0005  # seconds that a call takes, below which its waiting does not matter
 
 
 def computed_by_all() -> float:
@@ -40,14 +41,13 @@ class Pace:
         now: the clock, in seconds.
     """
 
-    __slots__ = ("_apart_until", "_calls", "_left", "_now", "_pause", "_took", "_worked")
+    __slots__ = ("_apart_until", "_calls", "_now", "_pause", "_waited")
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._apart_until = -math.inf
         self._pause = APART_FOR
-        self._calls = 0
-        self._took = self._left = self._worked = 0.0
+        self._calls = self._waited = 0
 
     def __repr__(self) -> str:
         return f"<Pace {'together' if self.together else f'apart, next time for {self._pause:g} s'}>"
@@ -71,12 +71,11 @@ class Pace:
             computed: `computed_by_all` meanwhile.
         """
         self._calls += 1
-        self._took += took
-        self._worked += worked
-        self._left += took - min(max(0.0, computed - worked), took)
+        left = took - min(max(0.0, computed - worked), took)
+        self._waited += took >= _WORTH and worked < _COMPUTES * left
         if self._calls < _SAMPLE:
             return
-        if self._took >= _SAMPLE * _WORTH and self._worked < _COMPUTES * self._left:
+        if self._waited >= _SAMPLE // 2:
             self._apart_until = self._now() + self._pause
             self._pause = min(2 * self._pause, APART_MOST)
         else:
@@ -84,5 +83,4 @@ class Pace:
         self._forget()
 
     def _forget(self) -> None:
-        self._calls = 0
-        self._took = self._left = self._worked = 0.0
+        self._calls = self._waited = 0

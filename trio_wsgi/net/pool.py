@@ -54,7 +54,7 @@ log = logging.getLogger("trio_wsgi.error")
 
 LOST_AFTER = 5.0  # seconds that a cancelled thread has to come back
 STUCK_AFTER = 0.005  # seconds of a call behind which others do not wait
-_LATE = 0.002  # seconds: a loop that looks later was at something else, and calls had little of the interpreter
+_LATE = 0.002  # seconds
 AHEAD = 16  # calls that one thread is given at most
 
 
@@ -345,8 +345,7 @@ class ThreadPool:
                 with trio.CancelScope(deadline=self._next_look()) as self._nap:
                     await trio.sleep_forever()
                 now = self._now()
-                due = self._nap.deadline
-                at = due if now - due > _LATE else now
+                at = time_of_look(self._nap.deadline, now)
                 self._read_reports()
                 for slot in self._slots:
                     if len(slot.calls) > 1 and slot.runs_for(at) >= STUCK_AFTER:
@@ -464,6 +463,12 @@ class ThreadPool:
     def _end_idle(self) -> None:
         while self._idle:
             self._idle.pop().inbox.put(None)
+
+
+def time_of_look(due: float, now: float) -> float:
+    """As of when the loop finds calls stuck: a loop that looks late was at something else, and they had little of the
+    interpreter meanwhile."""
+    return due if now - due > _LATE else now
 
 
 def _spoils(error: BaseException) -> bool:
