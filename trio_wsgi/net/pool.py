@@ -292,15 +292,13 @@ class ThreadPool:
         slot.calls.append(call)
         if len(slot.calls) == 1:
             self._begin(slot)
-            slot.since = math.inf  # up to when it is woken
         else:
             self._ahead += 1
             self._look_at(self._now() + STUCK_AFTER)  # not when it is woken: how long the loop will wait is known then
         self._handover.give(slot, call)
 
     def _begin(self, slot: Slot) -> None:
-        """Its first call runs now, as far as the loop can tell."""
-        slot.since = self._now()
+        """Its first call runs now, or as soon as the thread is woken."""
         begins = slot.calls[0].begins
         if begins is not None:
             begins()
@@ -425,10 +423,11 @@ class ThreadPool:
         else:
             slot.calls.popleft()
             if call.lasts is None and self.pace.together:
-                self.pace.note(call.took, call.worked, call.computed)
+                self.pace.note(*call.spent)
             self._settle(call)
         if slot.calls:  # put behind it, and running by now
             self._ahead -= 1
+            slot.since = self._now()
             self._begin(slot)
             return
         slot.since = math.inf

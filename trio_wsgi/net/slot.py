@@ -129,8 +129,8 @@ class Call:
         begins: called, on the loop, when a thread takes it.
     """
 
-    __slots__ = ("begins", "cancelled", "closes", "computed", "context", "dispose", "error", "expires", "fn", "lasts",
-                 "patience", "result", "slot", "task", "thread_wanted", "took", "worked")  # fmt: skip
+    __slots__ = ("begins", "cancelled", "closes", "context", "dispose", "error", "expires", "fn", "lasts", "patience",
+                 "result", "slot", "spent", "task", "thread_wanted")  # fmt: skip
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Call:
         self.slot: Slot | None = None  # whose inbox it was put into
         self.result: Any = None
         self.error: BaseException | None = None
-        self.took = self.worked = self.computed = 0.0  # seconds of its thread, of a processor, `computed_by_all`
+        self.spent = (0.0, 0.0, 0.0)  # seconds of its thread, of a processor, and `computed_by_all`
 
     def resume(self) -> None:
         """Have its caller go on, which has not been told yet how it ended."""
@@ -229,8 +229,8 @@ class Slot:
                     call.result = call.context.run(call.fn)
                 except BaseException as exc:
                     call.error = exc
-                call.took, call.worked = time.perf_counter() - began, time.thread_time() - worked
-                call.computed = computed_by_all() - computed
+                took, worked = time.perf_counter() - began, time.thread_time() - worked
+                call.spent = took, worked, computed_by_all() - computed
 
     def runs_for(self, at: float) -> float:
         """Seconds that its present call has run by then; none while the thread waits for the interpreter to take it."""
