@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serving import command
 from waiting import until
+from workers import wait_log
 
 from sendfile import FileSpan, Part
 from trio_wsgi.disk.spool import Spool
@@ -188,7 +189,7 @@ def test_a_full_disk_is_an_oserror_in_the_app_and_a_clean_500(path: str, tmp_pat
         assert fetch(f"{running.url}{path}")[0] == 200
         resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
         assert fetch(f"{running.url}{path}")[0] == 500
-        assert "the app saw OSError: [Errno 27] File too large" in running.log
+        wait_log(running, "the app saw OSError: [Errno 27] File too large")
         assert fetch(f"{running.url}/hello") == (200, b"hello")
         assert list(spool_to.iterdir()) == []
         assert deleted_files(running.process.pid, spool_to) == []
